@@ -1,0 +1,206 @@
+"""From the bytes of a shard to samples. Whatever cannot be used is dropped, counted by reason and named; nothing is executed.
+
+Only members with the extensions below are looked at: images by PIL's JPEG, PNG and WebP decoders, `.txt` as UTF-8 and
+`.json`. A sample that carries a member from which loading could run code is refused as a whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from webdataset.gopen import gopen  # type: ignore[import-untyped]
+from webdataset.tariterators import base_plus_ext  # type: ignore[import-untyped]
+
+from data.sample import IMAGE_EXTENSIONS, Sample, from_record
+from data.shards import DataError
+
+MAX_PIXELS = 100_000_000
+MAX_MEMBER_BYTES = 1 << 28
+MAX_CAPTION = 10_000  # characters
+REFUSED = frozenset(("pkl", "pickle", "pyd", "pt", "pth", "ckpt", "joblib", "dill"))  # pickles, whatever they hold
+FORMATS = ("JPEG", "PNG", "WEBP")  # without this list PIL would try every plugin, Ghostscript for EPS among them
+
+# PIL warns from 89 Mpixel on and raises at twice that; `decode_image` has its own limit and counts what exceeds it.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+Members = dict[str, Any]  # one undecoded sample: extension -> bytes, and the strings "__key__" and "__url__"
+
+
+class Tally:
+    """What became of the samples that were read: `drops` by reason, a few examples of them, and how many were `seen`.
+
+    `drops` also holds notes such as "caption cut", of samples that were kept; `dropped` counts only those that were not.
+    """
+
+    def __init__(self, drops: Counter[str] | None = None) -> None:
+        self.drops: Counter[str] = Counter() if drops is None else drops
+        self.examples: list[str] = []
+        self.seen = 0
+        self.dropped = 0
+
+    def drop(self, reason: str, where: str) -> None:
+        self.dropped += 1
+        self.note(reason, where)
+
+    def note(self, reason: str, where: str) -> None:
+        self.drops[reason] += 1
+        if self.drops[reason] <= 3:
+            self.examples.append(f"{where} {reason}")
+
+    def add(self, other: Tally) -> None:
+        self.drops.update(other.drops)
+        self.examples = (self.examples + other.examples)[:20]
+        self.seen += other.seen
+        self.dropped += other.dropped
+
+    def check(self, max_drop_share: float, name: str) -> None:
+        """Raises DataError when more than `max_drop_share` of the samples seen so far were dropped."""
+        if self.dropped > max_drop_share * self.seen:
+            share = f"{self.dropped} of {self.seen} samples of {name} were dropped (more than {max_drop_share:.0%} allowed)"
+            raise DataError(f"{share}: {self.summary()}. Look at them with `make check-data`, or allow more with max_drop_share")
+
+    def summary(self) -> str:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.drops.most_common()) or "no reason was given"
+        return f"{reasons}; for example {'; '.join(self.examples[:3])}" if self.examples else reasons
+
+
+def read_shard(url: str, tally: Tally) -> Iterator[Members]:
+    """The undecoded samples of one tar in file order. A damaged tar ends early and is counted; it never raises."""
+    try:
+        # The path is opened here and only urls by webdataset: its opener would take a path with a colon for a url.
+        with open(url, "rb") if url.startswith("/") else gopen(url) as stream:
+            yield from _grouped(url, stream, tally)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        tally.seen += 1
+        tally.drop("unreadable shard" if isinstance(error, OSError) else "truncated shard", f"{url}: {error}")
+
+
+class Unusable(Exception):
+    """Why a sample cannot be used, in the few words under which it is counted."""
+
+
+def decode(members: Members, needs: Collection[str], tally: Tally) -> Sample | None:
+    """One sample, or None after counting why not. `needs` names the fields of Sample that must not be empty."""
+    tally.seen += 1
+    where = f"{members['__url__']}:{members['__key__']}"
+    try:
+        _refuse(members)
+        sample = _described(members, decode_image(_image_member(members)))
+        for need in needs:
+            if not getattr(sample, need):
+                raise Unusable(f"no {need}")
+    except Unusable as reason:
+        tally.drop(str(reason), f"{where} (members: {_extensions(members)})" if str(reason) == "no image" else where)
+        return None
+    if any(len(caption) > MAX_CAPTION for caption in sample.captions):
+        tally.note("caption cut", where)
+        sample = replace(sample, captions=tuple(caption[:MAX_CAPTION] for caption in sample.captions))
+    return sample
+
+
+def decode_image(encoded: bytes) -> np.ndarray:
+    """uint8 RGB `[height, width, 3]`, upright, on white where it is transparent. Raises Unusable."""
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise Unusable("image too large")
+        image.load()
+        return np.asarray(to_rgb(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise Unusable("image too large") from None
+    except Unusable:
+        raise
+    except Exception as error:  # damaged files raise almost anything, and none may stop a training
+        raise Unusable("undecodable image") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as upright 8-bit RGB."""
+    if image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion would clip at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _refuse(members: Members) -> None:
+    for extension in members:
+        if extension.rpartition(".")[2] in REFUSED:
+            raise Unusable(f"refused .{extension}")
+    key = members["__key__"]
+    if key.startswith("/") or ".." in key.split("/"):
+        raise Unusable("unsafe key")
+    if "__problem__" in members:
+        raise Unusable(members["__problem__"])
+
+
+def _image_member(members: Members) -> bytes:
+    for extension in IMAGE_EXTENSIONS:
+        if extension in members:
+            return members[extension]
+    raise Unusable("no image")
+
+
+def _described(members: Members, image: np.ndarray) -> Sample:
+    text = members["txt"].decode("utf-8", "replace") if "txt" in members else None
+    try:
+        record = json.loads(members["json"]) if "json" in members else {}
+    except (ValueError, RecursionError):
+        raise Unusable("bad json") from None
+    try:
+        return from_record(members["__key__"], image, text, record)
+    except (TypeError, KeyError, ValueError):
+        raise Unusable("bad record") from None
+
+
+def _extensions(members: Members) -> str:
+    return " ".join(f".{extension}" for extension in members if not extension.startswith("__"))
+
+
+def _grouped(url: str, stream: IO[bytes], tally: Tally) -> Iterator[Members]:
+    """Neighbouring members with the same key (name up to the first dot of the file name, as WebDataset defines it) in one dict.
+
+    Stands in for webdataset's own grouping, which after a damaged tar lets half a sample run into the next shard.
+    """
+    seen: set[str] = set()
+    sample: Members | None = None
+    with tarfile.open(fileobj=stream, mode="r|*") as tar:
+        for info in tar:
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep a record of every member it has passed
+            key, extension = base_plus_ext(info.name)
+            if key is None or not info.isreg():
+                continue
+            if sample is None or sample["__key__"] != key:
+                if sample is not None:
+                    yield sample
+                sample = {"__key__": key, "__url__": url}
+                if key in seen:
+                    sample["__problem__"] = "duplicate key"
+                seen.add(key)
+            extension = extension.lower()
+            if extension in sample:
+                sample["__problem__"] = "duplicate member"
+            elif info.size > MAX_MEMBER_BYTES:
+                sample["__problem__"] = "member too large"
+            elif extension in IMAGE_EXTENSIONS or extension in ("txt", "json"):
+                file = tar.extractfile(info)
+                sample[extension] = file.read() if file else b""
+            else:
+                sample[extension] = b""  # its name is enough to refuse or to ignore it
+    if sample is not None:
+        yield sample

@@ -1,0 +1,152 @@
+"""The one loader: shards in, batches out. `Loader` for training, `in_order` for evaluation.
+
+A split that fits the memory budget is decoded once and held (data/memory.py); a larger or remote one is streamed
+(data/streaming.py). The promises are the same: every sample once per epoch over all ranks and workers, an exact position to
+resume from, and every dropped sample counted by its reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from data.decode import Tally
+from data.memory import Collate, MemoryBatches, decoded, fits, load
+from data.sample import Sample
+from data.shards import DataError, Split
+from data.streaming import StreamBatches
+
+MEMORY_BUDGET = 4 << 30  # bytes of uint8 pixels
+
+
+class Loader:
+    """Endless training batches: what `collate(samples, rng)` returns, computed in the workers.
+
+    batch_size: samples per batch and rank.
+    collate: a picklable callable; its generator is seeded by (seed, rank, number of the batch), whatever worker runs it.
+    needs: fields of Sample that must not be empty; samples without them are dropped and counted.
+    max_drop_share: above this share of dropped samples the loader raises DataError.
+    state: what `state()` returned; batches then continue right after that one. Seed, batch size and world must be the same.
+
+    Raises DataError for data that cannot be used.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        collate: Collate,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        needs: Collection[str] = ("captions",),
+        memory_budget: int = MEMORY_BUDGET,
+        max_drop_share: float = 0.1,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        if batch_size < 1 or workers < 0 or not 0 <= rank < world:
+            raise ValueError(f"batch_size {batch_size}, workers {workers}, rank {rank} of {world}: one of them is impossible")
+        self._tallies: dict[int, Tally] = {}
+        self._source: MemoryBatches | StreamBatches
+        if state["kind"] == "memory" if state else fits(split, memory_budget):
+            self._tallies[0] = Tally()
+            samples = load(split, needs=needs, tally=self._tallies[0], max_drop_share=max_drop_share, threads=max(workers, 2))
+            self._source = MemoryBatches(samples, batch_size=batch_size, collate=collate, seed=seed, rank=rank, world=world, state=state)
+            self.samples: int | None = len(samples)
+            self.workers = workers
+        else:
+            self._source = StreamBatches(
+                split,
+                batch_size=batch_size,
+                collate=collate,
+                seed=seed,
+                rank=rank,
+                world=world,
+                workers=workers,
+                needs=needs,
+                max_drop_share=max_drop_share,
+                state=state,
+            )
+            self.samples = split.samples
+            self.workers = self._source.workers
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Continues after the last batch that was taken, also when called again."""
+        batches = DataLoader(
+            self._source,
+            batch_size=None,
+            num_workers=self.workers,
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
+        )
+        for item in batches:
+            if isinstance(item, DataError):
+                raise item
+            batch, position, tallies = item
+            self._tallies |= tallies
+            self._source.advance(position)
+            yield batch
+
+    def state(self) -> dict[str, Any]:
+        """The position right after the last batch that was yielded, ready for json."""
+        return self._source.state()
+
+    @property
+    def epoch(self) -> int:
+        """Completed passes over the split (streaming: by the stream that is furthest behind)."""
+        return self._source.epoch
+
+    @property
+    def drops(self) -> Counter[str]:
+        """Dropped samples by reason, as far as batches were taken, and notes such as "caption cut". Streaming counts every epoch."""
+        return sum((tally.drops for tally in self._tallies.values()), Counter[str]())
+
+    @property
+    def dropped_examples(self) -> list[str]:
+        """A few of them, as "shard:key reason"."""
+        return [example for tally in self._tallies.values() for example in tally.examples]
+
+
+def in_order(
+    split: Split,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    needs: Collection[str] = (),
+    drops: Counter[str] | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+    max_drop_share: float = 0.1,
+) -> Iterator[list[Sample]]:
+    """Every usable sample exactly once, in lists of `batch_size` (the last one shorter), for evaluation.
+
+    The order is that of the keys if the split fits the memory budget, otherwise that of shards and files (our own writers
+    make them the same). It depends neither on `batch_size` nor on `workers` (threads that decode). A key that an earlier
+    shard has already used becomes `key#2`, so that results can be traced by key. `drops` is filled with what was left out.
+    """
+    tally = Tally(drops)
+    if fits(split, memory_budget):
+        samples = iter(load(split, needs=needs, tally=tally, max_drop_share=max_drop_share, threads=workers))
+    else:
+        samples = decoded(split, needs=needs, tally=tally, threads=workers)
+    uses: Counter[str] = Counter()
+    batch: list[Sample] = []
+    for sample in samples:
+        uses[sample.key] += 1
+        batch.append(sample if uses[sample.key] == 1 else replace(sample, key=f"{sample.key}#{uses[sample.key]}"))
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+    tally.check(max_drop_share, f"{split.name}/{split.split}")
+
+
+def _unchanged(item: Any) -> Any:
+    return item

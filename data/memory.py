@@ -1,0 +1,123 @@
+"""Training batches from a split held in memory: decoded once, shuffled exactly, in the same order for any number of workers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from data.decode import Members, Tally, decode, read_shard
+from data.sample import Sample
+from data.shards import DataError, Split
+
+JPEG_EXPANSION = 10  # decoded bytes per byte of shard, assumed where no index knows
+
+Collate = Callable[[list[Sample], np.random.Generator], dict[str, torch.Tensor]]
+
+
+class MemoryBatches(IterableDataset[Any]):
+    """Endless batches: the permutations of all epochs one after another, cut into global batches of `batch_size * world`
+    samples of which each rank takes its slice. So every sample comes once per epoch over all ranks; a batch may span two epochs.
+    """
+
+    def __init__(
+        self, samples: list[Sample], *, batch_size: int, collate: Collate, seed: int, rank: int, world: int, state: dict[str, Any] | None
+    ) -> None:
+        self.samples = samples
+        self.batch_size = batch_size
+        self.collate = collate
+        self.seed = seed
+        self.rank = rank
+        self.step = batch_size * world
+        self.seen = state["seen"] if state else 0  # by all ranks together
+        self.permutation: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self.packed: tuple[torch.Tensor, list[Sample], list[tuple[int, ...]]] | None = None
+        if state and state["samples"] != len(samples):
+            raise DataError(
+                f"the saved position is in a set of {state['samples']} samples, this one has {len(samples)}: "
+                "the data changed since. Start a new run, or bring the old shards back"
+            )
+
+    def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], int, dict[int, Tally]]]:
+        """Yields batch, samples seen after it, and no tally (nothing is dropped any more). Of `workers` workers each makes every `workers`-th batch, in turn."""
+        worker, start = get_worker_info(), self.seen
+        for index in itertools.count(worker.id if worker else 0, worker.num_workers if worker else 1):
+            first = start + index * self.step
+            mine = first + self.rank * self.batch_size
+            samples = [self._sample_at(position) for position in range(mine, mine + self.batch_size)]
+            yield self.collate(samples, np.random.default_rng([self.seed, self.rank, first // self.step])), first + self.step, {}
+
+    def advance(self, seen: int) -> None:
+        self.seen = seen
+
+    def state(self) -> dict[str, Any]:
+        return {"kind": "memory", "seen": self.seen, "samples": len(self.samples)}
+
+    @property
+    def epoch(self) -> int:
+        return self.seen // len(self.samples)
+
+    def _sample_at(self, position: int) -> Sample:
+        epoch, offset = divmod(position, len(self.samples))
+        if epoch != self.permutation[0]:
+            self.permutation = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.samples)))
+        return self.samples[self.permutation[1][offset]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers that are not forked get the pixels as one shared tensor; pickled arrays would be a copy for each of them."""
+        if self.packed is None:
+            shapes = [sample.image.shape for sample in self.samples]
+            pixels = torch.from_numpy(np.concatenate([sample.image.reshape(-1) for sample in self.samples])).share_memory_()
+            self.packed = (pixels, [replace(sample, image=np.empty(0, np.uint8)) for sample in self.samples], shapes)
+        return self.__dict__ | {"samples": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        assert self.packed is not None
+        pixels, samples, shapes = self.packed
+        images = np.split(pixels.numpy(), np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+        self.samples = [replace(sample, image=image.reshape(shape)) for sample, image, shape in zip(samples, images, shapes, strict=True)]
+
+
+def fits(split: Split, budget: int) -> bool:
+    """Whether the decoded images of a split stay within `budget` bytes; estimated from the size of the tars without an index."""
+    if split.decoded_bytes is not None:
+        return split.decoded_bytes <= budget
+    if not all(url.startswith("/") for url in split.urls):
+        return False
+    return sum(Path(url).stat().st_size for url in split.urls) * JPEG_EXPANSION <= budget
+
+
+def load(split: Split, *, needs: Collection[str], tally: Tally, max_drop_share: float, threads: int = 0) -> list[Sample]:
+    """All usable samples of a split in key order. Raises DataError when there are none, or too many were dropped."""
+    samples = list(decoded(split, needs=needs, tally=tally, threads=threads))
+    if not samples:
+        raise DataError(f"{split.name}/{split.split} has no usable sample in {len(split.urls)} shards: {tally.summary()}")
+    tally.check(max_drop_share, f"{split.name}/{split.split}")
+    return sorted(samples, key=lambda sample: sample.key)  # stable: equal keys stay in the order of their shards
+
+
+def decoded(split: Split, *, needs: Collection[str], tally: Tally, threads: int = 0) -> Iterator[Sample]:
+    """Every usable sample by shard, then by place in the shard. Threads help because PIL decodes outside the interpreter lock."""
+
+    def decode_one(members: Members) -> tuple[Sample | None, Tally]:
+        own = Tally()
+        return decode(members, needs, own), own
+
+    raw = (members for url in split.urls for members in read_shard(url, tally))
+    if threads < 2:
+        yield from (sample for members in raw if (sample := decode(members, needs, tally)) is not None)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        while chunk := list(itertools.islice(raw, 64 * threads)):
+            for sample, own in pool.map(decode_one, chunk):
+                tally.add(own)
+                if sample is not None:
+                    yield sample

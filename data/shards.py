@@ -1,0 +1,292 @@
+"""Data sets on disk: finding the shards of a split, and writing new ones.
+
+A data set is a folder of splits, a split a folder of tar files with an `index.json` beside them:
+
+    .data/scenes/train/00000.tar 00001.tar ... index.json
+    .data/scenes/val/00000.tar index.json
+
+Shards of other makers (img2dataset's, any WebDataset) have no index. They are read as they are; what only the index
+knows (number of samples, decoded size, content hash) is None until `make check-data` has written one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import braceexpand
+
+from data.sample import Sample, to_record
+
+SCHEMA = 1
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+REMOTE = ("http://", "https://", "gs://", "hf://")
+USUAL_ORDER = ("train", "val", "test", "heldout", "style")
+
+
+class DataError(Exception):
+    """The data cannot be used as asked. The message says what was found, what was expected and what to try next."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of one split. `samples`, `decoded_bytes` (uint8 RGB) and `hash` are None when there is no index."""
+
+    name: str
+    split: str
+    folder: Path | None
+    urls: tuple[str, ...]
+    samples: int | None = None
+    decoded_bytes: int | None = None
+    hash: str | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def find(spec: str | Path, split: str, *, allow_commands: bool = False) -> Split:
+    """The shards of `split` in the data set that `spec` names.
+
+    `spec` is a data set folder (holding `<split>/`), a folder of tars, a tar, a brace pattern of any of them
+    (`/x/{00000..00012}.tar`, also `https://`, `gs://`, `hf://`), or several of these joined by `::`. `pipe:` urls run a
+    shell command, so they need `allow_commands`.
+
+    A folder of tars without an index (as img2dataset writes it) has no named splits: it answers to any name.
+    Raises FileNotFoundError or DataError.
+    """
+    parts: list[Split] = []
+    tars: list[str] = []
+    for place in _expand(spec):
+        if _is_tar(place, allow_commands):
+            tars.append(place)
+        else:
+            parts.append(_from_folder(Path(place), split))
+    if tars:
+        parts.append(_from_tars(tars, split))
+    return parts[0] if len(parts) == 1 else _joined(parts, split)
+
+
+def splits(spec: str | Path) -> list[str]:
+    """Names of the splits that `find` would find, train first. Tars that are not sorted into splits count as train."""
+    found: list[set[str]] = []
+    for place in _expand(spec):
+        folder = Path(place)
+        if _is_tar(place, allow_commands=True):
+            found.append({"train"})
+        elif _tars_in(folder) or (folder / "index.json").exists():
+            found.append({str(_read_index(folder).get("split", "train"))})
+        else:
+            found.append(set(_split_folders(folder)))
+    common = set.intersection(*found)
+    return [name for name in USUAL_ORDER if name in common] + sorted(common.difference(USUAL_ORDER))
+
+
+def write_shard(path: Path, samples: Iterable[tuple[Sample, str, bytes]]) -> dict[str, Any]:
+    """Writes one tar from `(sample, extension, encoded image)` and returns its entry for `write_index`.
+
+    The same samples give the same bytes on every machine. `sample.image` (decoded) is only asked for its size.
+    """
+    count = decoded = 0
+
+    def fill(file: IO[bytes]) -> None:
+        nonlocal count, decoded
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample, extension, encoded in samples:
+                _add(tar, f"{sample.key}.{extension}", encoded)
+                if sample.captions:
+                    _add(tar, f"{sample.key}.txt", sample.captions[0].encode())
+                _add(tar, f"{sample.key}.json", json.dumps(to_record(sample), separators=(",", ":")).encode())
+                count += 1
+                decoded += sample.image.nbytes
+
+    _write_atomically(path, fill)
+    return {"file": path.name, "samples": count, "decoded_bytes": decoded} | fingerprint(path)
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """The part of a shard's index entry that tells whether the file has changed: its size and its SHA-256."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def write_index(
+    folder: Path,
+    *,
+    name: str,
+    split: str,
+    shards: Sequence[Mapping[str, Any]],
+    classes: Sequence[str] | None = None,
+    dropped: Mapping[str, int] | None = None,
+) -> Path:
+    """Writes `folder/index.json` from the entries of its shards (`write_shard`), and returns its path."""
+    index = {
+        "schema": SCHEMA,
+        "name": name,
+        "split": split,
+        "samples": sum(shard["samples"] for shard in shards),
+        "decoded_bytes": sum(shard["decoded_bytes"] for shard in shards),
+        "hash": _sha256("".join(shard["sha256"] for shard in shards)),
+        "classes": list(classes) if classes is not None else None,
+        "shards": [dict(shard) for shard in shards],
+        "dropped": dict(dropped or {}),
+    }
+    path = folder / "index.json"
+    _write_atomically(path, lambda file: file.write((json.dumps(index, indent=1) + "\n").encode()))
+    return path
+
+
+def _expand(spec: str | Path) -> list[str]:
+    places = [place for part in str(spec).split("::") if part.strip() for place in braceexpand.braceexpand(part.strip())]
+    if not places:
+        raise DataError(f"no data: {str(spec)!r} names no shards. Expected a data set folder or tars, such as DATA=.data/scenes")
+    return places
+
+
+def _is_tar(place: str, allow_commands: bool) -> bool:
+    if place.startswith("pipe:"):
+        if not allow_commands:
+            raise DataError(f"{place!r} would run a shell command. If you trust it, pass allow_commands=True to data.shards.find")
+        return True
+    if place.startswith(REMOTE):
+        return True
+    if "://" in place:
+        raise DataError(f"{place!r}: expected a local path or one of {', '.join(REMOTE)}")
+    return place.endswith(TAR_ENDINGS) and not Path(place).is_dir()
+
+
+def _from_folder(folder: Path, split: str) -> Split:
+    inner = folder / split
+    if inner.is_dir():
+        return _from_split_folder(inner, split)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no data at {folder}. {_how_to_make(folder)}")
+    if _tars_in(folder) or (folder / "index.json").exists():
+        return _from_split_folder(folder, split)
+    there = ", ".join(_split_folders(folder)) or "no folder with tars"
+    raise FileNotFoundError(f"{folder} has no split {split!r} (found: {there}). {_how_to_make(folder)}")
+
+
+def _from_split_folder(folder: Path, split: str) -> Split:
+    index, tars = _read_index(folder), _tars_in(folder)
+    if not index:
+        if not tars:
+            raise DataError(f"{folder} holds no tar files, so there is nothing to read. {_how_to_make(folder)}")
+        name = folder.parent.name if folder.name == split else folder.name
+        return Split(name=name, split=split, folder=folder, urls=tuple(str(tar.absolute()) for tar in tars))
+    if index["split"] != split:
+        raise DataError(f"{folder} is the split {index['split']!r}, but {split!r} was asked for. Give its parent folder as DATA")
+    _compare(folder, index, tars)
+    return Split(
+        name=index["name"],
+        split=split,
+        folder=folder,
+        urls=tuple(str((folder / shard["file"]).absolute()) for shard in index["shards"]),
+        samples=index["samples"],
+        decoded_bytes=index["decoded_bytes"],
+        hash=index["hash"],
+        classes=tuple(index["classes"]) if index["classes"] else None,
+    )
+
+
+def _compare(folder: Path, index: Mapping[str, Any], tars: Sequence[Path]) -> None:
+    """Holds the index against the files: a stale one would make every count and every hash of a report wrong."""
+    listed = {shard["file"]: shard.get("bytes") for shard in index["shards"]}
+    if not listed:
+        raise DataError(f"{folder / 'index.json'} lists no shards. {_how_to_make(folder)}")
+    for file, size in listed.items():
+        path = folder / file
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing, though {folder / 'index.json'} lists it. {_how_to_make(folder)}")
+        if size is not None and path.stat().st_size != size:
+            raise DataError(f"{path} has {path.stat().st_size} bytes, index.json says {size}. {_how_to_index(folder)}")
+    if extra := sorted({tar.name for tar in tars} - listed.keys()):
+        raise DataError(f"{folder / 'index.json'} does not list {extra[0]} ({len(extra)} such tars). {_how_to_index(folder)}")
+
+
+def _from_tars(tars: Sequence[str], split: str) -> Split:
+    remote = (*REMOTE, "pipe:")
+    for tar in tars:
+        if not tar.startswith(remote) and not Path(tar).exists():
+            raise FileNotFoundError(f"{tar} does not exist ({len(tars)} tars were asked for). {_how_to_make(Path(tar).parent)}")
+    urls = tuple(tar if tar.startswith(remote) else str(Path(tar).absolute()) for tar in tars)
+    return Split(name=Path(tars[0]).parent.name or "shards", split=split, folder=None, urls=urls)
+
+
+def _joined(parts: Sequence[Split], split: str) -> Split:
+    def total(values: Sequence[int | None]) -> int | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if len(known) == len(values) else None
+
+    hashes = [part.hash for part in parts]
+    return Split(
+        name="+".join(dict.fromkeys(part.name for part in parts)),
+        split=split,
+        folder=None,
+        urls=tuple(url for part in parts for url in part.urls),
+        samples=total([part.samples for part in parts]),
+        decoded_bytes=total([part.decoded_bytes for part in parts]),
+        hash=_sha256("".join(map(str, hashes))) if all(hashes) else None,
+        classes=parts[0].classes if len({part.classes for part in parts}) == 1 else None,
+    )
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / "index.json"
+    if not path.exists():
+        return {}
+    try:
+        index = json.loads(path.read_text())
+        if index["schema"] != SCHEMA:
+            raise DataError(f"{path} has schema {index['schema']!r}, expected {SCHEMA}. {_how_to_index(folder)}")
+        for key in ("name", "split", "samples", "decoded_bytes", "hash", "classes"):
+            index[key]
+        for shard in index["shards"]:
+            if Path(shard["file"]).name != shard["file"]:
+                raise ValueError(f"{shard['file']!r} is not a plain file name")
+        return index
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not an index of ours: {type(error).__name__} {error}. {_how_to_index(folder)}") from error
+
+
+def _tars_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.name.endswith(TAR_ENDINGS) and path.is_file())
+
+
+def _split_folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no data at {folder}. {_how_to_make(folder)}")
+    return sorted(inner.name for inner in folder.iterdir() if inner.is_dir() and _tars_in(inner))
+
+
+def _how_to_make(folder: Path) -> str:
+    return f"Make it with `make data` (embedded set) or `make import`, or look at it with `make check-data DATA={folder}`"
+
+
+def _how_to_index(folder: Path) -> str:
+    return f"Rewrite the index with `make check-data DATA={folder} ARGS=--write-index`"
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)  # its defaults carry no time, no user and a fixed mode
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def _write_atomically(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            fill(file)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

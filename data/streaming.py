@@ -1,0 +1,135 @@
+"""Training batches from shards that are streamed: too large for memory, or remote.
+
+A rank reads `streams` streams, one per worker. In every epoch the shards are permuted, dealt to the ranks, then to the
+streams; each stream shuffles undecoded samples in a buffer and goes on with the next epoch when its shards are through.
+So every sample comes once per epoch over all ranks and streams. Resuming replays a stream's epoch undecoded.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import warnings
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.filters import detshuffle  # type: ignore[import-untyped]
+
+from data.decode import Members, Tally, decode, read_shard
+from data.memory import Collate
+from data.sample import Sample
+from data.shards import DataError, Split
+
+SHUFFLE_BUFFER = 2000  # undecoded samples per stream
+CHECK_AFTER = 100  # samples of a stream, before the share of dropped ones means something
+EMPTY_EPOCHS = 8  # a stream without a usable sample for so many epochs ends in an error; one bad shard alone must not
+
+
+Position = tuple[int, int]  # epoch, and undecoded samples already taken from it
+
+
+class StreamBatches(IterableDataset[Any]):
+    """Endless batches, taken from the streams in turn.
+
+    The number of streams is part of the state, so the batches after a resume do not depend on the new number of workers.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        collate: Collate,
+        seed: int,
+        rank: int,
+        world: int,
+        workers: int,
+        needs: Collection[str],
+        max_drop_share: float,
+        state: dict[str, Any] | None,
+    ) -> None:
+        per_rank = len(split.urls) // world
+        if per_rank == 0:
+            raise DataError(
+                f"{split.name}/{split.split} has {len(split.urls)} shards for {world} ranks, and each rank reads shards of its own. "
+                "Use fewer ranks, or write the data as more, smaller shards"
+            )
+        if workers > per_rank:
+            warnings.warn(f"{split.name} has {per_rank} shards per rank, so {workers} loader workers become {per_rank}", stacklevel=3)
+        self.split = split
+        self.batch_size = batch_size
+        self.collate = collate
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.needs = tuple(needs)
+        self.max_drop_share = max_drop_share
+        self.batches = state["batches"] if state else 0  # of this rank
+        self.positions = [tuple(p) for p in state["positions"]] if state else [(0, 0)] * max(1, min(workers, per_rank))
+        if len(self.positions) > per_rank:
+            raise DataError(f"the saved position has {len(self.positions)} streams per rank, but {per_rank} shards are left for each")
+        self.workers = math.gcd(len(self.positions), workers)  # so that each worker serves whole streams; 0 stays 0
+
+    def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], Position, dict[int, Tally]] | DataError]:
+        """Yields batch, position of its stream after it, what that stream dropped so far; or a DataError to be raised.
+
+        (An exception that leaves a worker would reach the user wrapped in a traceback of the worker.)
+        """
+        worker, count = get_worker_info(), len(self.positions)
+        streams = [self._stream(number, *position) for number, position in enumerate(self.positions)]
+        try:
+            for index in itertools.count(self.batches + (worker.id if worker else 0), worker.num_workers if worker else 1):
+                samples, position, tally = next(streams[index % count])
+                batch = self.collate(samples, np.random.default_rng([self.seed, self.rank, index]))
+                yield batch, position, {index % count: copy.deepcopy(tally)}
+        except DataError as error:
+            yield error
+
+    def advance(self, position: Position) -> None:
+        self.positions[self.batches % len(self.positions)] = position
+        self.batches += 1
+
+    def state(self) -> dict[str, Any]:
+        return {"kind": "streaming", "batches": self.batches, "positions": [list(position) for position in self.positions]}
+
+    @property
+    def epoch(self) -> int:
+        return min(epoch for epoch, _ in self.positions)
+
+    def _stream(self, number: int, epoch: int, offset: int) -> Iterator[tuple[list[Sample], Position, Tally]]:
+        """The samples of one stream in batches, endlessly, beginning `offset` undecoded samples into `epoch`."""
+        tally = Tally()
+        samples: list[Sample] = []
+        empty_epochs = 0
+        while empty_epochs < EMPTY_EPOCHS:
+            empty_epochs += offset == 0
+            for place, members in enumerate(self._shuffled(number, epoch, tally), start=1):
+                if place <= offset:
+                    continue
+                sample = decode(members, self.needs, tally)
+                if sample is None:
+                    if tally.seen >= CHECK_AFTER:
+                        tally.check(self.max_drop_share, f"{self.split.name}/{self.split.split}")
+                    continue
+                empty_epochs = 0
+                samples.append(sample)
+                if len(samples) == self.batch_size:
+                    yield samples, (epoch, place), tally
+                    samples = []
+            epoch, offset = epoch + 1, 0
+        raise DataError(
+            f"{self.split.name}/{self.split.split} gave no usable sample in {EMPTY_EPOCHS} passes: {tally.summary()}. "
+            "Look at it with `make check-data`"
+        )
+
+    def _shuffled(self, number: int, epoch: int, tally: Tally) -> Iterator[Members]:
+        """The undecoded samples of one stream in one epoch."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.split.urls))
+        mine = order[self.rank :: self.world][number :: len(self.positions)]
+        in_file_order = (members for shard in mine for members in read_shard(self.split.urls[shard], tally))
+        seed = int(np.random.SeedSequence([self.seed, self.rank, number, epoch]).generate_state(1)[0])
+        return detshuffle(bufsize=SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, seed=seed).run(in_file_order)
