@@ -1,0 +1,52 @@
+"""Side by side: every evaluated run as a terminal table, Markdown, CSV and one self-contained HTML page.
+
+    python -m eval.compare [--runs .runs] [--out .runs/compare] [--dataset NAME]
+
+Reads result files only; needs neither torch nor the models. Runs that saw other data or prompts are refused, not averaged.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from eval.report import page, plain
+from eval.report.report import build
+from eval.report.results import ResultError, read_runs
+
+MODELS = ("clip", "siglip", "flava", "maskvlm", "coca", "cm3leon", "frozen", "minigpt4", "blip2", "magic", "asif")
+
+
+def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), dataset: str | None = None) -> int:
+    """Compare all evaluated runs.
+
+    Args:
+        runs: folder of run folders.
+        out: where report.html, report.md and report.csv go.
+        dataset: compare on this data set only.
+    """
+    console, errors = Console(), Console(stderr=True)
+    try:
+        report = build(read_runs(runs), MODELS, dataset)
+    except ResultError as error:
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return 1
+    if not report.datasets and dataset is not None:
+        errors.print(f"{runs}: no run was evaluated on {dataset!r}. Evaluate one: make eval-clip DATA=...", markup=False)
+        return 1
+    plain.terminal(report, console)
+    if not report.datasets:
+        console.print(f"No results under {runs} yet. Begin with: make train-clip eval-clip", markup=False)
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in (("report.md", plain.markdown(report)), ("report.csv", plain.table_csv(report)), ("report.html", page.html(report))):
+        (out / name).write_text(text, encoding="utf-8")
+    console.print(f"Written: {out}/report.html, report.md, report.csv", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(compare))

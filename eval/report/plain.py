@@ -1,0 +1,133 @@
+"""The report without a browser: Markdown, CSV and the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from html import escape
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from eval.report.report import DatasetReport, Report
+from eval.report.tables import COSTS, Entry, Line, Table
+
+
+def markdown(report: Report) -> str:
+    lines = ["# Paragone: side by side", "", *(f"{sentence}  " for sentence in status(report))]
+    for dataset in report.datasets:
+        lines += ["", f"## {cell(dataset.name)}", ""]
+        lines += ["Data: " + ", ".join(f"{cell(split)} `{known}`" for split, known in dataset.hashes.items()) + "."]
+        for table in (dataset.overview, *dataset.tasks):
+            lines += ["", f"### {cell(table.title)}", "", *markdown_table(table)]
+            lines += [f"\n{cell(remark)}" for remark in table.remarks]
+        proven = proven_lines(dataset)
+        if proven:
+            lines += ["", "### Better than, by paired bootstrap", "", *(f"- {cell(line)}" for line in proven)]
+        lines += ["", *(f"[{number}] {cell(reason)}  " for reason, number in dataset.footnotes.items())]
+    return "\n".join([*lines, "", "## Commands", "", "```", *report.commands, "```", ""])
+
+
+def markdown_table(table: Table) -> list[str]:
+    heads = [f"{group}: {label}" for group, columns in table.groups for label, _ in columns]
+    lines = ["| model | " + " | ".join(cell(head) for head in heads) + " |", "|---" + "|---:" * len(heads) + "|"]
+
+    def add(line: Line, style: str = "") -> None:
+        name = f"{style}{cell(line.label)}{style} ({cell(line.detail)})"
+        lines.append(f"| {name} | " + " | ".join(markdown_entry(shown) for shown in line.entries) + " |")
+
+    for block in table.blocks:
+        add(block.line, "**")
+        for line in block.runs:
+            add(line)
+    for line in table.controls:
+        add(line, "*")
+    return lines
+
+
+def markdown_entry(shown: Entry) -> str:
+    text = f"**{cell(shown.text)}**" if shown.best else cell(shown.text)
+    return text + (f" ({shown.interval})" if shown.interval else "") + (f" [{shown.mark}]" if shown.mark else "")
+
+
+def proven_lines(dataset: DatasetReport) -> list[str]:
+    lines = []
+    for key in dataset.headline:
+        for (a, b), difference in dataset.proofs.get(key, {}).items():
+            if difference.proven:
+                interval = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+                lines.append(
+                    f"{key.task} {key.metric} on {key.split}: {dataset.rows[a].name} better than {dataset.rows[b].name}, {interval}"
+                )
+    return lines
+
+
+def cell(text: str) -> str:
+    """Text that cannot leave its Markdown cell, nor bring HTML or a link along."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("[", "\\[").replace("`", "'")
+
+
+CSV_COLUMNS = (
+    "dataset model paradigm preset trained_on run seed variant task split metric value low high n unit status adapter note".split()
+)
+
+
+def table_csv(report: Report) -> str:
+    """Every cell of every run, one per line, unrounded; an empty value is a missing one. Costs are lines of the task `cost`."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for dataset in report.datasets:
+        for result in dataset.results:
+            about = {name: getattr(result, name) for name in ("dataset", "model", "paradigm", "preset", "trained_on", "seed")}
+            about["run"] = result.run.name
+            for item in result.cells:
+                numbers = {
+                    name: getattr(item, name) for name in ("variant", "value", "low", "high", "n", "unit", "status", "adapter", "note")
+                }
+                writer.writerow(about | item.key._asdict() | numbers)
+            for cost in COSTS:
+                value = result.inference_flops if cost.field == "inference_flops" else result.run.cost.get(cost.field)
+                writer.writerow(about | {"variant": "model", "task": "cost", "metric": cost.field, "value": value})
+    return buffer.getvalue()
+
+
+def status(report: Report) -> list[str]:
+    """What is there and what is missing, in sentences."""
+    names = list(dict.fromkeys(row.model for dataset in report.datasets for row in dataset.rows))
+    sentences = [f"{len(names)} models compared ({', '.join(names)}), {len(report.runs)} runs, {len(report.datasets)} data sets."]
+    if report.untrained:
+        sentences.append(f"Still untrained: {', '.join(report.untrained)}; make train-<model> eval-<model>.")
+    if report.unevaluated:
+        sentences.append("Trained, not evaluated: " + ", ".join(f"{model} (make eval-{model})" for model in report.unevaluated) + ".")
+    return sentences
+
+
+def terminal(report: Report, console: Console) -> None:
+    """The overview of each data set: here models are columns, because a terminal is narrow and metrics are many."""
+    for dataset in report.datasets:
+        table = dataset.overview
+        shown = [block.line for block in table.blocks] + [line for line in table.controls if line.detail == "any model"]
+        with_interval = console.width >= 34 + 20 * len(shown)
+        grid = Grid(title=Text(dataset.name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        grid.add_column("")
+        for line in shown:
+            grid.add_column(Text(line.label), justify="right", style="dim" if line.detail == "any model" else "")
+        grid.add_row("", *(Text(line.detail, style="dim") for line in shown), end_section=True)
+        index = 0
+        for group, columns in table.groups:
+            for label, _ in columns:
+                entries = [line.entries[index] for line in shown]
+                grid.add_row(Text(f"{group} · {label}"), *(terminal_entry(entry, with_interval) for entry in entries))
+                index += 1
+            grid.add_section()
+        console.print(grid)
+    for sentence in status(report):
+        console.print(Text(sentence))
+
+
+def terminal_entry(shown: Entry, with_interval: bool) -> Text:
+    text = Text(shown.text, style="bold" if shown.best else "dim" if shown.kind == "absent" else "")
+    return text.append(f" {shown.interval}", style="dim") if shown.interval and with_interval else text

@@ -1,0 +1,164 @@
+"""Figures as inline SVG: text stays text, ink follows the page's colour, hues follow its light or dark palette."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from eval.report import words
+from eval.report.results import Key, Run
+from eval.report.rows import Row, shared_control
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#010101"  # sentinel: becomes currentColor
+HUES = tuple(f"#0101{index:02x}" for index in range(0xE0, 0xE8))  # sentinels: become var(--hue-0) ... var(--hue-7) of the style sheet
+MARKERS = "osD^vPX*"
+CURVE_POINTS = 250  # per curve: more is invisible at this size and makes the page heavy
+
+
+def training_curves(runs: Sequence[Run], title: str, longest: float) -> str | None:
+    """One model's loss terms over samples seen, each divided by its chance value, so that all panels share both axes.
+
+    Terms that declare no chance value are drawn relative to where they began, dashed.
+    """
+    logs = [run.log for run in runs if run.log]
+    terms = list(dict.fromkeys(term for log in logs for line in log for term in line.get("terms", {})))
+    if not terms:
+        return None
+    with panel(3.4, 2.4) as (figure, axes):
+        for index, term in enumerate(terms):
+            for log in logs:
+                line = [entry for entry in log if isinstance(entry.get("terms", {}).get(term), int | float) and "samples" in entry]
+                if not line:
+                    continue
+                chance = line[-1].get("chance", {}).get(term)
+                unit = chance or line[0]["terms"][term] or 1.0
+                thinned = line[:: -(-len(line) // CURVE_POINTS)] + line[-1:]
+                axes.plot(
+                    [entry["samples"] for entry in thinned],
+                    [entry["terms"][term] / unit for entry in thinned],
+                    color=HUES[index % len(HUES)],
+                    linewidth=1.3,
+                    linestyle="-" if chance else "--",
+                    alpha=1 if log is logs[0] else 0.45,
+                    label=f"{term}, {'chance' if chance else 'start'} {unit:.3g}" if log is logs[0] else None,
+                )
+        axes.axhline(1, color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
+        axes.set(xlim=(0, longest or 1), ylim=(0, 1.25), xlabel="samples seen", ylabel="loss ÷ chance")
+        axes.xaxis.set_major_formatter(lambda value, _: words.si(value).replace(" ", "\u00a0"))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=1 if len(terms) < 4 else 2, borderpad=0, borderaxespad=0.3)
+        return svg(figure, title)
+
+
+def quality_against_compute(rows: Sequence[Row], key: Key) -> str | None:
+    """A score over training FLOPs; the dotted line is chance. None when no row has both."""
+    points = [(row, row.cost("train_flops"), row.value(key)) for row in rows]
+    points = [(row, flops, value) for row, flops, value in points if flops and value.value is not None]
+    if not points:
+        return None
+    paradigms = list(dict.fromkeys(row.paradigm for row in rows))
+    with panel(3.4, 2.5) as (figure, axes):
+        for row, flops, value in points:
+            place = paradigms.index(row.paradigm)
+            color, marker = HUES[place % len(HUES)], MARKERS[place % len(MARKERS)]
+            if value.low is not None and value.high is not None:
+                axes.plot([flops, flops], [value.low, value.high], color=color, linewidth=1, alpha=0.6)
+            axes.plot(flops, value.value, marker=marker, color=color, markersize=5, linestyle="")
+            axes.annotate(
+                row.name, (flops, value.value), xytext=(6, 3), textcoords="offset points", color=color, fontsize=8.5, parse_math=False
+            )
+        chance = shared_control(list(rows), key, "chance").value
+        if chance is not None:
+            axes.axhline(chance, color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
+        axes.set_xscale("log")
+        flops_all = [flops for _, flops, _ in points]
+        axes.set_xlim(min(flops_all) / 2.5, max(flops_all) * 6)  # room for the names at the right
+        if points[0][2].unit == "share":
+            axes.set_ylim(0, 1.03)
+        axes.set(xlabel="training compute", ylabel=key.metric)
+        axes.xaxis.set_major_formatter(lambda value, _: words.si(value, "FLOP").replace(" ", "\u00a0"))
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        return svg(figure, f"{key.task} {key.metric} on {key.split} against training compute")
+
+
+def shift_gaps(row: Row, rows: Sequence[Row], pairs: Sequence[tuple[Key, list[Key]]]) -> str | None:
+    """One model under distribution shift: per metric a filled dot in distribution, open marks for the shifts, a tick at chance."""
+    lines = [(home, away) for home, away in pairs if row.value(home).value is not None and row.value(home).unit == "share"]
+    if not lines:
+        return None
+    shifts = list(dict.fromkeys(key.split for _, away in pairs for key in away))
+    with panel(3.4, 0.55 + 0.2 * len(lines)) as (figure, axes):
+        for height, (home, away) in enumerate(reversed(lines)):
+            chance = shared_control(list(rows), home, "chance").value
+            if chance is not None:
+                axes.plot([chance, chance], [height - 0.35, height + 0.35], color=INK, linewidth=1, alpha=0.7)
+            shares = {key.split: row.value(key).value for key in (home, *away)}
+            known = [value for value in shares.values() if value is not None]
+            axes.plot([min(known), max(known)], [height, height], color=INK, linewidth=0.8, alpha=0.25)
+            axes.plot(shares[home.split], height, marker="o", color=HUES[0], markersize=5.5, linestyle="")
+            for place, split in enumerate(shifts):
+                if shares.get(split) is not None:
+                    color, marker = HUES[(place + 1) % len(HUES)], "s^Dv"[place % 4]
+                    axes.plot(shares[split], height, marker=marker, color=color, fillstyle="none", markersize=5, linestyle="")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.7, len(lines) - 0.3))
+        axes.set_yticks(range(len(lines)), [f"{home.task} {home.metric}" for home, _ in reversed(lines)], parse_math=False)
+        axes.tick_params(axis="y", length=0)
+        return svg(figure, f"{row.name}: in distribution and shifted")
+
+
+@contextmanager
+def panel(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """An empty figure of `width` x `height` inches in the page's manner. matplotlib is imported here: only the page needs it."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style: dict[str, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "paragone",  # the same ids every time: the page is a function of the results
+        "font.family": "sans-serif",
+        "font.size": 8.5,
+        "text.parse_math": False,  # a model named $x$ is not mathematics
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": INK,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": INK,
+        "grid.alpha": 0.1,
+        "grid.linewidth": 0.6,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.minor.size": 0,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "legend.handlelength": 1.4,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def svg(figure: Figure, title: str) -> str:
+    """The figure as an SVG element that scales with its container, its title for screen readers."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
+    text = buffer.getvalue()
+    head, body = text[text.index("<svg") :].split(">", 1)
+    head = re.sub(r' (width|height)="[^"]*"', "", head)  # the view box alone: the page sets the size
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|font-family: [^;]*; ", "", body, flags=re.DOTALL)  # the page's font and rules
+    text = f'{head} role="img"><title>{escape(title)}</title>{body}'.replace(INK, "currentColor")
+    for index, hue in enumerate(HUES):
+        text = text.replace(hue, f"var(--hue-{index})")
+    return text

@@ -1,0 +1,214 @@
+"""Result files of finished evaluations, read back: what the report knows, before any arithmetic.
+
+A run folder holds `recipe.json`, `cost.json`, `train.jsonl` and, per data set it was judged on, `eval/<data set>/eval.json`
+(one cell per number), `showcase.json` (a few pictures with the texts ranked first) and per-sample `*.jsonl` records.
+Nothing here imports torch or a model: a report can be made where nothing can be trained.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SCHEMA = 1
+CONTROL_ORDER = ("chance", "oracle", "untrained", "shuffled images")  # other variants follow, in the order they are met
+
+
+class ResultError(Exception):
+    """Result files that cannot be read, or that may not share a table. The message says which, and what to run next."""
+
+
+class Key(NamedTuple):
+    """What a number measures. Two runs are compared only under the same key on the same data."""
+
+    task: str
+    split: str
+    metric: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number of one run. `value` is None where there is none, and `note` then says why (never 0 for "could not")."""
+
+    key: Key
+    variant: str = "model"
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    unit: str = "share"
+    status: str = ""  # "", "n/a" (the paradigm cannot) or "not run"
+    note: str = ""
+    adapter: str = ""
+    records: Path | None = None  # per-sample JSONL, for paired tests
+    field: str = ""  # the numeric field of the records whose mean is the value
+    better: str = "higher"  # or "lower", or "neither" (a yes-rate is not a merit)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: its folder and what it cost. Read lazily, because most reports need only part of it."""
+
+    name: str
+    folder: Path
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        return read_json(self.folder / "recipe.json") if (self.folder / "recipe.json").exists() else {}
+
+    @cached_property
+    def cost(self) -> dict[str, Any]:
+        return read_json(self.folder / "cost.json") if (self.folder / "cost.json").exists() else {}
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """The logged steps in order. A step logged twice (a killed and resumed run repeats some) counts as logged last."""
+        steps = {line["step"]: line for line in read_jsonl(self.folder / "train.jsonl") if "event" not in line and "step" in line}
+        return [steps[step] for step in sorted(steps)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One run judged on one data set."""
+
+    run: Run
+    folder: Path
+    model: str
+    paradigm: str
+    preset: str
+    seed: int
+    dataset: str
+    trained_on: str
+    data_hashes: dict[str, str | None]
+    prompts: dict[str, str]
+    cells: tuple[Cell, ...]
+    inference_flops: float | None
+    hardware: str
+    by_key: dict[tuple[Key, str], Cell] = field(repr=False)
+
+    @cached_property
+    def showcase(self) -> dict[str, Any]:
+        path = self.folder / "showcase.json"
+        return read_json(path) if path.exists() else {}
+
+
+def read_runs(root: Path) -> list[Run]:
+    """The runs under `root`, by name. A folder counts as a run when it holds a recipe, a model or an evaluation."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return [Run(path.name, path) for path in folders if any((path / mark).exists() for mark in ("recipe.json", "model.json", "eval"))]
+
+
+def read_results(runs: list[Run]) -> list[Result]:
+    return [read_result(run, path.parent) for run in runs for path in sorted(run.folder.glob("eval/*/eval.json"))]
+
+
+def read_result(run: Run, folder: Path) -> Result:
+    path = folder / "eval.json"
+    raw = read_json(path)
+    if raw.get("schema") != SCHEMA:
+        raise ResultError(
+            f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}. Evaluate again: make eval-{raw.get('model', '<model>')}"
+        )
+    try:
+        cells = tuple(read_cell(cell, folder) for cell in raw["cells"])
+        return Result(
+            run=run,
+            folder=folder,
+            model=str(raw["model"]),
+            paradigm=str(raw["paradigm"]),
+            preset=str(raw["preset"]),
+            seed=int(raw["seed"]),
+            dataset=str(raw["dataset"]),
+            trained_on=str(raw["trained_on"]),
+            data_hashes=dict(raw["data_hashes"]),
+            prompts=dict(raw.get("prompts") or {}),
+            cells=cells,
+            inference_flops=number(raw.get("inference_flops_per_image")),
+            hardware=str(raw.get("hardware") or ""),
+            by_key={(cell.key, cell.variant): cell for cell in cells},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"no field {error}" if isinstance(error, KeyError) else str(error)
+        raise ResultError(f"{path}: {what}. Evaluate again: make eval-{raw.get('model', '<model>')}") from error
+
+
+def read_cell(raw: dict[str, Any], folder: Path) -> Cell:
+    value = number(raw.get("value"))
+    status = str(raw.get("status") or "")
+    note = str(raw.get("note") or "")
+    if value is None and not status:
+        status, note = "not run", note or "the result file gives no value and no reason"
+    return Cell(
+        key=Key(str(raw["task"]), str(raw["split"]), str(raw["metric"])),
+        variant=str(raw.get("variant") or "model"),
+        value=value,
+        low=number(raw.get("low")),
+        high=number(raw.get("high")),
+        n=raw.get("n"),
+        unit=str(raw.get("unit") or "share"),
+        status=status,
+        note=note,
+        adapter=str(raw.get("adapter") or ""),
+        records=folder / Path(raw["records"]).name if raw.get("records") else None,  # .name: records lie beside eval.json, nowhere else
+        field=str(raw.get("field") or raw["metric"]),
+        better=str(raw.get("better") or "higher"),
+    )
+
+
+def refuse_unlike(results: list[Result]) -> None:
+    """Raise ResultError when runs judged on one data set saw different data or were asked with different prompts."""
+    complaints = []
+    for dataset in dict.fromkeys(result.dataset for result in results):
+        same = [result for result in results if result.dataset == dataset]
+        for what, kind in (("data hash of split", "data_hashes"), ("prompt hash of", "prompts")):
+            for name in dict.fromkeys(name for result in same for name in getattr(result, kind)):
+                by_hash: dict[str, list[Result]] = {}
+                for result in same:
+                    if known := getattr(result, kind).get(name):  # a set without an index has no hash: nothing to hold against it
+                        by_hash.setdefault(known, []).append(result)
+                if len(by_hash) > 1:
+                    lines = [f"  {known[:12]}  {', '.join(result.run.name for result in who)}" for known, who in by_hash.items()]
+                    models = sorted({result.model for who in by_hash.values() for result in who})
+                    complaints.append(
+                        f"{dataset}: the {what} {name!r} differs between runs, so their numbers may not share a table:\n"
+                        + "\n".join(lines)
+                        + f"\n  Evaluate the outdated ones again: make {' '.join('eval-' + model for model in models)}"
+                    )
+    if complaints:
+        raise ResultError("\n".join(complaints))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{path}: cannot be read as JSON ({error}). Delete it and run its train or eval command again.") from error
+    if not isinstance(value, dict):
+        raise ResultError(f"{path}: expected a JSON object, found {type(value).__name__}.")
+    return value
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, line by line; lines that do not parse are skipped (a run in progress ends in half a line)."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def number(value: Any) -> float | None:
+    """A finite float, or None: NaN and infinities are no results."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"expected a number, found {value!r}")
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,192 @@
+"""Runs become rows: seeds of one experiment side by side, each number with its interval.
+
+A row is one *experiment*: the same model, preset, training data and recipe. Its runs differ by seed only. Anything else that
+differs (another learning rate, say) makes another row, labelled with what differs, so that a mean is never taken over unlike runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from eval.report.results import CONTROL_ORDER, Cell, Key, Result
+
+# Recipe fields that say where and how fast a run went, not what it was.
+CIRCUMSTANCES = {"seed", "out", "device", "workers", "name", "run", "resume", "wandb", "compile", "log_every", "save_every", "threads"}
+IN_DISTRIBUTION = ("test", "val", "train")  # splits drawn like the training data, the one to headline first; any other is a shift
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One experiment on one data set."""
+
+    model: str
+    paradigm: str
+    preset: str
+    trained_on: str
+    difference: str  # what sets it apart from rows of the same model, preset and data, or ""
+    results: tuple[Result, ...]  # one per seed
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} ({self.difference})" if self.difference else self.model
+
+    @property
+    def detail(self) -> str:
+        return f"{self.preset} · {self.trained_on} · {len(self.results)} seed{'s' * (len(self.results) > 1)}"
+
+    def value(self, key: Key, variant: str = "model") -> Value:
+        return combine([result.by_key.get((key, variant)) for result in self.results], self.model)
+
+    def cost(self, name: str) -> Any:
+        """The mean over seeds of a number of cost.json (None unless every seed has it); of words, the distinct ones."""
+        values = [result.inference_flops if name == "inference_flops" else result.run.cost.get(name) for result in self.results]
+        if any(value is None for value in values):
+            return None
+        if all(isinstance(value, int | float) for value in values):
+            return sum(values) / len(values)
+        return ", ".join(dict.fromkeys(map(str, values)))
+
+    @property
+    def unfinished(self) -> bool:
+        return any(result.run.cost.get("finished") is False for result in self.results)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A number as the table shows it; `how` says what its interval means."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    unit: str = "share"
+    status: str = ""
+    note: str = ""
+    adapter: str = ""
+    how: str = ""
+    better: str = "higher"
+
+
+def to_rows(results: list[Result], order: tuple[str, ...]) -> list[Row]:
+    """Rows of one data set, paradigms and models in the order of `order` (strangers last), seeds ascending."""
+    families: dict[tuple[str, str, str, str], dict[str, list[Result]]] = {}
+    for result in sorted(results, key=lambda result: (result.seed, result.run.name)):
+        family = families.setdefault((result.paradigm, result.model, result.preset, result.trained_on), {})
+        recipe = json.dumps(substance(result), sort_keys=True)
+        while any(other.seed == result.seed for other in family.get(recipe, [])):
+            recipe += "again"  # one seed trained twice is one seed: the repetition gets a row of its own
+        family.setdefault(recipe, []).append(result)
+
+    rows = []
+    for (paradigm, model, preset, trained_on), family in families.items():
+        recipes = [substance(group[0]) for group in family.values()]
+        varying = [
+            name for name in dict.fromkeys(name for recipe in recipes for name in recipe) if len({str(r.get(name)) for r in recipes}) > 1
+        ]
+        for index, (recipe, group) in enumerate(zip(recipes, family.values(), strict=True)):
+            difference = ", ".join(f"{name}={recipe.get(name)}" for name in varying)
+            if recipe in recipes[:index]:
+                difference = f"{group[0].run.name}, a repetition"
+            rows.append(
+                Row(model=model, paradigm=paradigm, preset=preset, trained_on=trained_on, difference=difference, results=tuple(group))
+            )
+
+    def place(model: str) -> int:
+        return order.index(model) if model in order else len(order)
+
+    first = {row.paradigm: min(place(other.model) for other in rows if other.paradigm == row.paradigm) for row in rows}
+    return sorted(rows, key=lambda row: (first[row.paradigm], row.paradigm, place(row.model), row.model, row.preset, row.trained_on))
+
+
+def substance(result: Result) -> dict[str, Any]:
+    """The recipe, flattened to {"optim.lr": 0.001}, without its circumstances."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if name not in CIRCUMSTANCES:
+                    walk(inner, f"{path}.{name}" if path else name)
+        else:
+            flat[path] = value
+
+    walk(result.run.recipe, "")
+    return flat
+
+
+def combine(cells: list[Cell | None], model: str) -> Value:
+    """One value from the cells of several seeds: mean and Student-t 95 % interval; a single seed keeps its bootstrap interval."""
+    present = [cell for cell in cells if cell is not None]
+    valued = [cell for cell in present if cell.value is not None]
+    if not valued:
+        absent = present[0] if present else None
+        return Value(
+            status=(absent.status if absent else "") or "not run",
+            note=absent.note if absent else f"not in the result file; make eval-{model} runs it",
+        )
+    first = valued[0]
+    values = [cell.value for cell in valued if cell.value is not None]
+    mean = sum(values) / len(values)
+    low, high, how = first.low, first.high, "95 % bootstrap over samples, 1 seed"
+    if len(values) > 1:
+        low, high = t_interval(values)
+        if first.unit == "share":
+            low, high = max(low, 0.0), min(high, 1.0)
+        how = f"95 % over {len(values)} seeds"
+    note = first.note if len(valued) == len(cells) else f"{len(valued)} of {len(cells)} seeds have a value. {first.note}".strip()
+    return Value(value=mean, low=low, high=high, n=first.n, unit=first.unit, note=note, adapter=first.adapter, how=how, better=first.better)
+
+
+def t_interval(values: list[float]) -> tuple[float, float]:
+    """95 % confidence interval of the mean of a few values (two seeds make it honest, and wide)."""
+    from scipy.special import stdtrit  # a quarter second of import that single-seed reports do without
+
+    count, mean = len(values), sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    half = float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count)
+    return mean - half, mean + half
+
+
+def keys(results: list[Result]) -> list[Key]:
+    """All that was measured, tasks and metrics as first met, splits in-distribution first."""
+    found = dict.fromkeys(cell.key for result in results for cell in result.cells)
+    tasks, splits, metrics = (list(dict.fromkeys(key[part] for key in found)) for part in range(3))
+    splits.sort(key=lambda split: IN_DISTRIBUTION.index(split) if split in IN_DISTRIBUTION else len(IN_DISTRIBUTION))
+    return sorted(found, key=lambda key: (tasks.index(key.task), splits.index(key.split), metrics.index(key.metric)))
+
+
+def headline(all_keys: list[Key]) -> list[Key]:
+    """The columns of the overview: per task its first split, at most six metrics, recall at 1 standing for recall at all ranks."""
+    chosen: list[Key] = []
+    for task in dict.fromkeys(key.task for key in all_keys):
+        of_task = [key for key in all_keys if key.task == task]
+        brief = [key for key in of_task if key.split == of_task[0].split and ("@" not in key.metric or key.metric.endswith("@1"))]
+        chosen += (brief or of_task)[:6]
+    return chosen
+
+
+def control_variants(results: list[Result]) -> list[str]:
+    """Variants other than the trained model, chance and oracle first."""
+    found = dict.fromkeys(cell.variant for result in results for cell in result.cells if cell.variant != "model")
+    return sorted(found, key=lambda name: CONTROL_ORDER.index(name) if name in CONTROL_ORDER else len(CONTROL_ORDER))
+
+
+def shared_control(rows: list[Row], key: Key, variant: str) -> Value:
+    """Chance and oracle belong to the data, not to a model: their mean over runs, with the range where runs disagree."""
+    cells = [cell for row in rows for result in row.results if (cell := result.by_key.get((key, variant))) and cell.value is not None]
+    values = [cell.value for cell in cells if cell.value is not None]
+    if not values:
+        return Value(status="not run", note=f"no run gives a value for {variant}")
+    spread = max(values) - min(values) > 1e-6
+    return Value(
+        value=sum(values) / len(values),
+        low=min(values) if spread else None,
+        high=max(values) if spread else None,
+        n=cells[0].n,
+        unit=cells[0].unit,
+        note=cells[0].note,
+        how="range over runs" if spread else "",
+    )

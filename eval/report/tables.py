@@ -1,0 +1,193 @@
+"""Tables as data: which rows, which columns, what each cell says. HTML, Markdown and the terminal only lay them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from eval.report import words
+from eval.report.paired import Difference
+from eval.report.results import Key
+from eval.report.rows import Row, Value, control_variants, shared_control
+
+SHARED_CONTROLS = ("chance", "oracle")  # one row for all models; every other control belongs to a model
+
+
+@dataclass(frozen=True)
+class CostColumn:
+    label: str
+    title: str
+    field: str  # of cost.json, or inference_flops
+    show: Callable[[Any], str]
+
+
+COSTS = (
+    CostColumn("samples", "training samples seen", "samples_seen", words.si),
+    CostColumn("trained", "trainable parameters", "trainable_parameters", words.si),
+    CostColumn("total", "all parameters, frozen ones included", "total_parameters", words.si),
+    CostColumn("train FLOP", "floating-point operations of the whole training", "train_flops", words.si),
+    CostColumn("train time", "training wall-clock, on the hardware named", "train_seconds", words.duration),
+    CostColumn("FLOP/image", "floating-point operations to embed or describe one image", "inference_flops", words.si),
+    CostColumn("memory", "peak memory of training", "peak_memory_mb", words.memory),
+    CostColumn("hardware", "where it was trained", "hardware", lambda value: words.MISSING if value is None else str(value)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One cell as shown."""
+
+    text: str
+    interval: str = ""
+    title: str = ""
+    mark: int | None = None  # number of its footnote
+    sort: float | None = None
+    fill: float | None = None  # share of the way from chance (0) to the best possible (1); negative below chance
+    best: bool = False  # proven better than every other row
+    kind: str = "value"  # or "absent", "cost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    label: str
+    detail: str
+    entries: list[Entry]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """An experiment: its line, and one line per run where it has several seeds."""
+
+    paradigm: str
+    line: Line
+    runs: list[Line]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    title: str
+    groups: list[tuple[str, list[tuple[str, str]]]]  # [(group, [(column, tooltip)])]
+    blocks: list[Block]
+    controls: list[Line]
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        return [label for _, columns in self.groups for label, _ in columns]
+
+
+class Footnotes(dict[str, int]):
+    """Reasons, numbered as they are first met."""
+
+    def number(self, reason: str) -> int:
+        return self.setdefault(reason, len(self) + 1)
+
+
+def make_table(
+    title: str,
+    rows: list[Row],
+    keys: list[Key],
+    *,
+    by_task: bool,
+    costs: bool,
+    heat: bool,
+    proofs: dict[Key, dict[tuple[int, int], Difference]],
+    footnotes: Footnotes,
+) -> Table:
+    """Models in rows, `keys` in columns under their split (and task, with `by_task`), then cost columns, then control rows."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for key in keys:
+        name = f"{key.task} · {key.split}" if by_task else key.split
+        groups.setdefault(name, []).append((key.metric, f"{key.task}, {key.split}: {key.metric}"))
+    if costs:
+        groups["cost"] = [(cost.label, cost.title) for cost in COSTS]
+
+    def measured(row: Row, variant: str = "model") -> list[Entry]:
+        return [entry(row.value(key, variant), key, rows, footnotes, heat=heat) for key in keys]
+
+    def line(row: Row, index: int | None, label: str, detail: str) -> Line:
+        entries = measured(row)
+        if index is not None:
+            entries = [mark_best(shown, key, index, rows, proofs) for shown, key in zip(entries, keys, strict=True)]
+        return Line(label=label, detail=detail, entries=entries + [cost_entry(row, cost) for cost in COSTS if costs])
+
+    blocks = []
+    for index, row in enumerate(rows):
+        singles = [replace(row, results=(result,)) for result in row.results] if len(row.results) > 1 else []
+        blocks.append(
+            Block(
+                paradigm=row.paradigm,
+                line=line(row, index, row.name, row.detail + (", unfinished" if row.unfinished else "")),
+                runs=[line(single, None, f"seed {single.results[0].seed}", single.results[0].run.name) for single in singles],
+            )
+        )
+
+    padding = [Entry(text="", kind="cost") for _ in COSTS if costs]
+    controls = []
+    for variant in control_variants([result for row in rows for result in row.results]):
+        if variant in SHARED_CONTROLS:
+            shared = [entry(shared_control(rows, key, variant), key, rows, footnotes, heat=False) for key in keys]
+            controls.append(Line(label=variant, detail="any model", entries=shared + padding))
+        else:
+            controls += [Line(label=variant, detail=f"{row.name} · {row.detail}", entries=measured(row, variant) + padding) for row in rows]
+    controls = [control for control in controls if any(shown.kind == "value" for shown in control.entries)]
+    return Table(title=title, groups=list(groups.items()), blocks=blocks, controls=controls, remarks=remarks(rows, keys))
+
+
+def entry(value: Value, key: Key, rows: list[Row], footnotes: Footnotes, *, heat: bool) -> Entry:
+    if value.value is None:
+        reason = value.note or "no reason given"
+        return Entry(text=value.status, title=reason, mark=footnotes.number(reason), kind="absent")
+    interval = ""
+    if value.low is not None and value.high is not None:
+        interval = f"{words.quantity(value.low, value.unit)}–{words.quantity(value.high, value.unit)}"
+    most = max((other.n for row in rows if (other := row.value(key)).n), default=value.n)
+    fewer = value.n is not None and most is not None and value.n < most
+    return Entry(
+        text=words.quantity(value.value, value.unit),
+        interval=interval,
+        title="; ".join(filter(None, [f"n = {value.n}" if value.n else "", value.how, value.adapter, value.note])),
+        mark=footnotes.number(f"{key.task} {key.split} on {value.n} samples where another row has {most}") if fewer else None,
+        sort=value.value,
+        fill=from_chance(value, key, rows) if heat else None,
+    )
+
+
+def from_chance(value: Value, key: Key, rows: list[Row]) -> float | None:
+    """(value - chance) / (best possible - chance), clipped to [-1, 1]; None where chance or the best possible is unknown."""
+    chance = shared_control(rows, key, "chance").value
+    top = 1.0 if value.unit == "share" and value.better == "higher" else shared_control(rows, key, "oracle").value
+    if value.value is None or value.better == "neither" or chance is None or top is None or abs(top - chance) < 1e-9:
+        return None
+    if value.low is not None and value.high is not None and value.low <= chance <= value.high:
+        return 0.0  # not told apart from chance
+    return max(-1.0, min(1.0, (value.value - chance) / (top - chance)))
+
+
+def mark_best(shown: Entry, key: Key, index: int, rows: list[Row], proofs: dict[Key, dict[tuple[int, int], Difference]]) -> Entry:
+    rivals = [other for other, row in enumerate(rows) if other != index and row.value(key).value is not None]
+    pairs = proofs.get(key, {})
+    best = bool(rivals) and all((pair := pairs.get((index, other))) is not None and pair.proven for other in rivals)
+    return replace(shown, best=best)
+
+
+def cost_entry(row: Row, cost: CostColumn) -> Entry:
+    value = row.cost(cost.field)
+    note = cost.title if value is not None else f"{cost.title}: not recorded"
+    return Entry(text=cost.show(value), title=note, sort=value if isinstance(value, int | float) else None, kind="cost")
+
+
+def remarks(rows: list[Row], keys: list[Key]) -> list[str]:
+    """What the cells say about themselves, said once: how each score was made, and the evaluators' notes."""
+    adapters: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        for key in keys:
+            value = row.value(key)
+            if value.value is not None and value.adapter and row.name not in adapters.setdefault(value.adapter, []):
+                adapters[value.adapter].append(row.name)
+            if value.value is not None and value.note and key.split not in notes.setdefault(value.note, []):
+                notes[value.note].append(key.split)
+    said = [f"Scored by {adapter}: {', '.join(names)}." for adapter, names in adapters.items()]
+    return said + [f"{', '.join(splits)}: {note}." for note, splits in notes.items()]

@@ -1,0 +1,46 @@
+"""Numbers as people read them. A missing value is a dash, never a zero."""
+
+from __future__ import annotations
+
+MISSING = "–"
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def share(value: float | None) -> str:
+    """.712, 1.000, −.034: three decimals, no zero before the point."""
+    if value is None:
+        return MISSING
+    text = f"{abs(value):.3f}"
+    return ("−" if value < 0 and float(text) else "") + text.removeprefix("0")
+
+
+def quantity(value: float | None, unit: str = "share") -> str:
+    """A score in its own unit: shares with three decimals, anything else with three significant digits."""
+    if value is None or unit == "share":
+        return share(value)
+    return f"{value:.3g}".replace("-", "−") if abs(value) < 1000 else si(value)
+
+
+def si(value: float | None, unit: str = "") -> str:
+    """640 k, 1.25 PFLOP: three significant digits and an SI prefix."""
+    if value is None:
+        return MISSING
+    for scale, prefix in PREFIXES:
+        if abs(value) >= 0.9995 * scale:
+            return f"{value / scale:#.3g}".rstrip(".").rstrip() + f" {prefix}{unit}"
+    return f"{value:.3g}" + (f" {unit}" if unit else "")
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest:02d} s"
+    return f"{seconds / 3600:.1f} h"
+
+
+def memory(megabytes: float | None) -> str:
+    return MISSING if megabytes is None else f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
