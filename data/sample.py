@@ -8,7 +8,7 @@ and are read as they are: their json holds the caption under "caption" and colum
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -56,6 +56,9 @@ class Sample:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+Texts = TypeVar("Texts", Question, Foil)
+
+
 def to_record(sample: Sample) -> dict[str, Any]:
     """The json member of a sample: every field that is set, except key and image."""
     fields = {name: getattr(sample, name) for name in ("captions", "label", "questions", "foils", "objects", "extra")}
@@ -69,23 +72,50 @@ def to_record(sample: Sample) -> dict[str, Any]:
 def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str, Any]) -> Sample:
     """Inverse of `to_record`; also accepts img2dataset's json, whose unknown columns are kept in `extra`.
 
-    Raises TypeError or KeyError when a known field has the wrong shape: the loader counts such a sample as dropped.
+    Blank captions are left out. Raises TypeError, KeyError or ValueError when a known field has the wrong shape: the loader
+    counts such a sample as dropped.
     """
+    if not isinstance(record, dict):
+        raise TypeError(f"record: expected an object, found {record!r:.80}")
     known = dict(record)
-    captions = known.pop("captions", None)
-    caption = known.pop("caption", None)
+    captions, caption, label = known.pop("captions", None), known.pop("caption", None), known.pop("label", None)
     if captions is None:
-        first = text if text is not None else caption
-        captions = [first] if first else []
-    if isinstance(captions, str) or not all(isinstance(item, str) for item in captions):
-        raise TypeError(f"captions: expected a list of strings, found {captions!r:.80}")
+        captions = [text if text is not None else caption or ""]
     return Sample(
         key=key,
         image=image,
-        captions=tuple(captions),
-        label=known.pop("label", None),
-        questions=tuple(Question(**item) for item in known.pop("questions", ())),
-        foils=tuple(Foil(**item) for item in known.pop("foils", ())),
-        objects=tuple(Object(item["name"], tuple(item["box"]), item.get("attributes", {})) for item in known.pop("objects", ())),
+        captions=tuple(_sound(caption) for caption in _list("captions", captions) if _text("caption", caption).strip()),
+        label=str(label) if isinstance(label, int) else None if label is None else _text("label", label),
+        questions=tuple(_texts(Question(**item)) for item in _list("questions", known.pop("questions", []))),
+        foils=tuple(_texts(Foil(**item)) for item in _list("foils", known.pop("foils", []))),
+        objects=tuple(_object(item) for item in _list("objects", known.pop("objects", []))),
         extra=known.pop("extra", {}) | known,
     )
+
+
+def _object(item: Any) -> Object:
+    left, top, right, bottom = map(float, item["box"])
+    return Object(_text("name", item["name"]), (left, top, right, bottom), dict(item.get("attributes", {})))
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{name}: expected a list, found {value!r:.80}")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a string, found {value!r:.80}")
+    return value
+
+
+def _texts(item: Texts) -> Texts:
+    for name in item.__slots__:
+        _text(name, getattr(item, name))
+    return item
+
+
+def _sound(caption: str) -> str:
+    """Without lone surrogates, which json can carry and no tokenizer takes."""
+    return caption if caption.isascii() else caption.encode("utf-8", "replace").decode()
