@@ -1,0 +1,5 @@
+"""What comes out: tasks that measure any model with the right capabilities, their controls, and the side-by-side report."""
+
+
+class EvalError(Exception):
+    """An evaluation cannot be done as asked; the message names the file or value, what was expected, and what to try."""

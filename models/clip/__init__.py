@@ -1,0 +1,3 @@
+from models.clip.model import CLIP, CLIPConfig
+
+__all__ = ["CLIP", "CLIPConfig"]

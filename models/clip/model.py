@@ -1,0 +1,139 @@
+"""CLIP: an image tower and a text tower trained so that matching pairs are close (Radford et al., 2021, arXiv 2103.00020).
+
+Deviations at small scale, all in the configuration: `tiny` puts convolutions before the image blocks, pools by the mean
+instead of a class token, uses ReLU, and learns its own small vocabulary. `paper` is ViT-B/32 as published.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.clip.objective import clip_loss
+from models.collate import PairCollate
+from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.layers import Block, Losses, TransformerConfig, VisionConfig, vision_transformer
+from models.text import Tokenizer
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    vision: VisionConfig = field(default_factory=lambda: VisionConfig(width=768, depth=12, heads=12, image_size=224, patch_size=32, pre_norm=True))
+    text: TransformerConfig = field(default_factory=lambda: TransformerConfig(width=512, depth=12, heads=8))
+    embed_dim: int = 512
+    context: int = 77
+    vocab_size: int = 49_408
+    temperature: float = 0.07  # initial; section 2.5
+    max_scale: float = 100.0  # section 2.5: clipped, or training becomes unstable
+    random_crop: float = 1.0  # smallest share of the side kept by the random square crop, CLIP's only augmentation
+
+    @classmethod
+    def tiny(cls) -> CLIPConfig:
+        """1.9 M parameters; minutes on two CPU cores."""
+        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
+        text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
+        return cls(vision=vision, text=text, embed_dim=128, context=32)
+
+    @classmethod
+    def small(cls) -> CLIPConfig:
+        """The paper's towers at a sixth of their size (27 M), for 128 px pictures and one GPU."""
+        vision = VisionConfig(width=384, depth=12, heads=6, image_size=128, patch_size=16, pre_norm=True)
+        return cls(vision=vision, text=TransformerConfig(width=256, depth=6, heads=4), embed_dim=256, random_crop=0.9)
+
+    @classmethod
+    def paper(cls) -> CLIPConfig:
+        """ViT-B/32, table 20: 151,277,313 parameters."""
+        return cls(random_crop=0.9)
+
+    @classmethod
+    def vit_b16(cls) -> CLIPConfig:
+        return cls(vision=VisionConfig(width=768, depth=12, heads=12, image_size=224, patch_size=16, pre_norm=True))
+
+    @classmethod
+    def vit_l14(cls) -> CLIPConfig:
+        vision = VisionConfig(width=1024, depth=24, heads=16, image_size=224, patch_size=14, pre_norm=True)
+        return cls(vision=vision, text=TransformerConfig(width=768, depth=12, heads=12), embed_dim=768)
+
+
+class TextTower(nn.Module):
+    """Causal transformer; a text's feature is the state at its end token."""
+
+    def __init__(self, config: TransformerConfig, *, vocab_size: int, context: int, end: int) -> None:
+        super().__init__()
+        self.end = end
+        self.tokens = nn.Embedding(vocab_size, config.width)
+        self.positions = nn.Parameter(torch.empty(context, config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self._initialise(config)
+
+    def forward(self, ids: Tensor) -> Tensor:  # [B, T] -> [B, D]
+        x = self.tokens(ids) + self.positions[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x, causal=True)  # what follows the end token cannot reach it: no padding mask is needed
+        end = (ids == self.end).int().argmax(dim=1)  # the first end token; ids of padding may be larger than end's
+        return self.norm(x[torch.arange(len(x), device=x.device), end])
+
+    def _initialise(self, config: TransformerConfig) -> None:
+        width = config.width
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.positions, std=0.01)
+        for block in self.blocks:
+            nn.init.normal_(block.attn.qkv.weight, std=width**-0.5)
+            nn.init.normal_(block.attn.proj.weight, std=width**-0.5 * (2 * config.depth) ** -0.5)
+            nn.init.normal_(block.fc1.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.fc2.weight, std=width**-0.5 * (2 * config.depth) ** -0.5)
+
+
+class CLIP(nn.Module):
+    paradigm = "contrastive"
+
+    def __init__(self, config: CLIPConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.collate = PairCollate(ImageTransform(config.vision.image_size, config.random_crop), tokenizer, config.context)
+        self.visual = vision_transformer(config.vision)
+        self.text = TextTower(config.text, vocab_size=config.vocab_size, context=config.context, end=tokenizer.end)
+        self.visual_projection = nn.Linear(config.vision.width, config.embed_dim, bias=False)
+        self.text_projection = nn.Linear(config.text.width, config.embed_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+        nn.init.normal_(self.visual_projection.weight, std=config.vision.width**-0.5)
+        nn.init.normal_(self.text_projection.weight, std=config.text.width**-0.5)
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        """Figure 3 of the paper: embed both sides, compare all pairs, classify in both directions."""
+        return self.objective(self.encode(batch))
+
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per-pair features, L2-normalised `[B, embed_dim]`."""
+        return {"image": self._image_features(batch["pixels"]), "text": self._text_features(batch["ids"])}
+
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        return clip_loss(features["image"], features["text"], self.logit_scale.exp())
+
+    def after_step(self) -> None:
+        with torch.no_grad():
+            self.logit_scale.clamp_(max=math.log(self.config.max_scale))
+
+    @torch.no_grad()
+    def encode_image(self, images: Sequence[np.ndarray]) -> Tensor:
+        """uint8 `[height, width, 3]` pictures of any size -> L2-normalised float32 `[N, embed_dim]`."""
+        return self._image_features(self.collate.images(images).to(self.logit_scale.device))
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """L2-normalised float32 `[N, embed_dim]`."""
+        return self._text_features(self.collate.texts(texts).to(self.logit_scale.device))
+
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        return F.normalize(self.visual_projection(self.visual(normalise(pixels, OPENAI_MEAN, OPENAI_STD))).float(), dim=-1)
+
+    def _text_features(self, ids: Tensor) -> Tensor:
+        return F.normalize(self.text_projection(self.text(ids)).float(), dim=-1)

@@ -1,0 +1,29 @@
+"""CLIP's objective: symmetric cross-entropy over the similarities of all pairs in the batch (figure 3 of the paper)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.layers import Losses, gather, rank
+
+
+def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> Losses:
+    """InfoNCE in both directions.
+
+    image, text: L2-normalised features of this rank's pairs `[b, D]`; scale: exp of the learned log temperature's inverse.
+    Each rank classifies its own b rows against all B = world * b columns; the mean over ranks is the full-batch loss, and
+    so is the mean of their gradients.
+    """
+    image_logits = scale * image @ gather(text).T  # [b, B]
+    text_logits = scale * text @ gather(image).T  # [b, B]
+    right = rank() * len(image) + torch.arange(len(image), device=image.device)
+    terms = {
+        "image_to_text": F.cross_entropy(image_logits, right),
+        "text_to_image": F.cross_entropy(text_logits, right),
+    }
+    chance = math.log(image_logits.shape[1])
+    return Losses(sum(terms.values()) / 2, terms, dict.fromkeys(terms, chance))

@@ -1,0 +1,3 @@
+from models.siglip.model import SigLIP, SigLIPConfig
+
+__all__ = ["SigLIP", "SigLIPConfig"]

@@ -1,0 +1,125 @@
+"""SigLIP: CLIP's two towers with a sigmoid instead of a softmax (Zhai et al., 2023, arXiv 2303.15343).
+
+Deviations at small scale, all in the configuration: `tiny` puts convolutions before the image blocks, uses ReLU, learns
+its own small vocabulary, and starts the bias at the small batch's prior. `paper` is ViT-B/16 as released.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.collate import PairCollate
+from models.images import HALF, ImageTransform, normalise
+from models.layers import Block, Losses, TransformerConfig, VisionConfig, vision_transformer
+from models.siglip.objective import siglip_loss
+from models.text import Tokenizer
+
+
+def _vit(**sizes: int) -> VisionConfig:
+    return VisionConfig(**sizes, activation="gelu_tanh", norm_eps=1e-6, pool="map")  # type: ignore[arg-type]
+
+
+def _text(**sizes: int) -> TransformerConfig:
+    return TransformerConfig(**sizes, activation="gelu_tanh", norm_eps=1e-6)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class SigLIPConfig:
+    """The text feature has the image tower's width: there is no projection on the image side (section 3.1, released models)."""
+
+    vision: VisionConfig = field(default_factory=lambda: _vit(width=768, depth=12, heads=12, image_size=224, patch_size=16))
+    text: TransformerConfig = field(default_factory=lambda: _text(width=768, depth=12, heads=12))
+    context: int = 64
+    vocab_size: int = 32_000
+    scale: float = 10.0  # initial t; section 3.2
+    bias: float = -10.0  # initial b; section 3.2
+    random_crop: float = 1.0
+
+    @classmethod
+    def tiny(cls) -> SigLIPConfig:
+        """2.2 M parameters; minutes on two CPU cores. The bias starts at -ln(127), the log-odds of a true pair in a batch of 128."""
+        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="map")
+        text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
+        return cls(vision=vision, text=text, context=32, bias=-math.log(127))
+
+    @classmethod
+    def small(cls) -> SigLIPConfig:
+        """The paper's towers at a seventh of their size (28 M), for 128 px pictures and one GPU."""
+        return cls(
+            vision=_vit(width=384, depth=12, heads=6, image_size=128, patch_size=16),
+            text=_text(width=256, depth=6, heads=4),
+            random_crop=0.9,
+        )
+
+    @classmethod
+    def paper(cls) -> SigLIPConfig:
+        """ViT-B/16: 203,155,970 parameters."""
+        return cls()
+
+
+class TextTower(nn.Module):
+    """Bidirectional transformer over a sequence padded to full length; a text's feature is the state at the last position."""
+
+    def __init__(self, config: TransformerConfig, *, vocab_size: int, context: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocab_size, config.width)
+        self.positions = nn.Parameter(torch.empty(context, config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        nn.init.normal_(self.tokens.weight, std=config.width**-0.5)
+        nn.init.normal_(self.positions, std=config.width**-0.5)
+
+    def forward(self, ids: Tensor) -> Tensor:  # [B, context] -> [B, D]
+        x = self.tokens(ids) + self.positions
+        for block in self.blocks:
+            x = block(x)  # padding is not masked, in the paper's code neither
+        return self.norm(x[:, -1])
+
+
+class SigLIP(nn.Module):
+    paradigm = "contrastive"
+
+    def __init__(self, config: SigLIPConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.collate = PairCollate(ImageTransform(config.vision.image_size, config.random_crop), tokenizer, config.context, fixed_length=True)
+        self.visual = vision_transformer(config.vision)
+        self.text = TextTower(config.text, vocab_size=config.vocab_size, context=config.context)
+        self.text_projection = nn.Linear(config.text.width, config.vision.width)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
+        self.logit_bias = nn.Parameter(torch.tensor(float(config.bias)))
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        """Algorithm 1 of the paper: embed both sides, then a binary question for every pair."""
+        return self.objective(self.encode(batch))
+
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per-pair features, L2-normalised `[B, width]`."""
+        return {"image": self._image_features(batch["pixels"]), "text": self._text_features(batch["ids"])}
+
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        return siglip_loss(features["image"], features["text"], self.logit_scale.exp(), self.logit_bias)
+
+    @torch.no_grad()
+    def encode_image(self, images: Sequence[np.ndarray]) -> Tensor:
+        """uint8 `[height, width, 3]` pictures of any size -> L2-normalised float32 `[N, width]`."""
+        return self._image_features(self.collate.images(images).to(self.logit_scale.device))
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """L2-normalised float32 `[N, width]`."""
+        return self._text_features(self.collate.texts(texts).to(self.logit_scale.device))
+
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        return F.normalize(self.visual(normalise(pixels, HALF, HALF)).float(), dim=-1)
+
+    def _text_features(self, ids: Tensor) -> Tensor:
+        return F.normalize(self.text_projection(self.text(ids)).float(), dim=-1)

@@ -1,0 +1,36 @@
+"""SigLIP's objective: every pair of the batch is its own yes/no question (equation 1 and algorithm 1 of the paper)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.layers import Losses, gather, rank
+
+
+def siglip_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Losses:
+    """-1/B sum_ij log sigmoid(z_ij (scale x_i . y_j + bias)), z = +1 for pairs and -1 for all others.
+
+    image, text: L2-normalised features of this rank's pairs `[b, D]`. The bias enters with a plus sign: the displayed
+    equation of the paper has the sign wrong, its algorithm 1 is right. The sum is divided by B, not B^2.
+    The texts of the other ranks come in chunks of b, so that no more than b x b logits exist at once (section 3.3).
+    """
+    b = len(image)
+    own = 2 * torch.eye(b, device=image.device) - 1
+    chunks = gather(text).split(b)
+    positive, negative = image.new_zeros(()), image.new_zeros(())
+    for index, chunk in enumerate(chunks):
+        z = own if index == rank() else -torch.ones_like(own)
+        losses = -F.logsigmoid(z * (scale * image @ chunk.T + bias))  # [b, b]
+        positive = positive + losses[z > 0].sum() / b
+        negative = negative + losses[z < 0].sum() / b
+    return Losses(positive + negative, {"positive": positive, "negative": negative}, {"total": _at_chance(len(chunks) * b)})
+
+
+def _at_chance(batch: int) -> float:
+    """The loss when every logit is the constant that the share of true pairs, 1 / B, calls for. About ln B + 1."""
+    others = batch - 1
+    return math.log(batch) + (others * math.log(batch / others) if others else 0.0)

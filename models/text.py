@@ -1,0 +1,162 @@
+"""Tokenizers: a small BPE trained on the training captions, open_clip's, or one from the hub, behind one interface.
+
+A tokenizer is a picklable object with `vocab_size`, `pad`, `start`, `end` (ids; `start` may be None) and
+`encode(text) -> list[int]` without start and end. How a sequence is laid out is each paper's own choice: `layout`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+
+class Tokenizer(Protocol):
+    name: str
+    vocab_size: int
+    pad: int
+    start: int | None
+    end: int
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+def layout(tokenizer: Tokenizer, texts: Sequence[str], context: int, *, fixed: bool = False) -> Tensor:
+    """`[start] tokens end pad...`, int64 `[B, T]`, cut so that `end` always stays.
+
+    T is the longest text of the batch (a third of the text tower's cost in a batch of captions), or `context` when `fixed`.
+    """
+    start = [] if tokenizer.start is None else [tokenizer.start]
+    rows = [[*start, *tokenizer.encode(text)][: context - 1] + [tokenizer.end] for text in texts]
+    ids = torch.full((len(rows), context if fixed else max(map(len, rows), default=1)), tokenizer.pad)
+    for row, tokens in zip(ids, rows, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens)
+    return ids
+
+
+class BPETokenizer:
+    """Lower-cased byte-level BPE, as CLIP's, learned from captions. Ids 0, 1, 2 are padding, start and end."""
+
+    pad, start, end = 0, 1, 2
+
+    def __init__(self, fast: FastTokenizer) -> None:
+        self.fast = fast
+        self.name = "bpe"
+        self._known: dict[str, list[int]] = {}  # captions repeat every epoch; encoding them costs more than a look-up
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+        """Learn at most `vocab_size` tokens. Raises ValueError when there is no text to learn from."""
+        fast = FastTokenizer(models.BPE())
+        fast.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        fast.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=["<pad>", "<start>", "<end>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # any text can be written, also unseen characters
+            show_progress=False,
+        )
+        texts = list(texts)
+        if not texts:
+            raise ValueError("no captions to train a tokenizer on: the training split has none")
+        fast.train_from_iterator(texts, trainer)
+        return cls(fast)
+
+    @classmethod
+    def load(cls, path: Path) -> BPETokenizer:
+        return cls(FastTokenizer.from_file(str(path)))
+
+    def save(self, path: Path) -> None:
+        self.fast.save(str(path))
+
+    @cached_property
+    def vocab_size(self) -> int:  # type: ignore[override]
+        return self.fast.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        ids = self._known.get(text)
+        if ids is None:
+            ids = self.fast.encode(text, add_special_tokens=False).ids
+            if len(self._known) < 1_000_000:
+                self._known[text] = ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.fast.decode(list(ids), skip_special_tokens=True).strip()
+
+    def __getstate__(self) -> str:
+        return self.fast.to_str()
+
+    def __setstate__(self, state: str) -> None:
+        self.__init__(FastTokenizer.from_str(state))  # type: ignore[misc]
+
+
+class OpenCLIPTokenizer:
+    """CLIP's own 49,408-token BPE, shipped inside open_clip: works offline. Padding is 0, as in the released models."""
+
+    pad = 0
+
+    def __init__(self) -> None:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        self.name = "open_clip"
+        self.inner = SimpleTokenizer()
+        self.vocab_size = self.inner.vocab_size
+        self.start: int | None = self.inner.sot_token_id
+        self.end: int = self.inner.eot_token_id
+
+    def encode(self, text: str) -> list[int]:
+        return self.inner.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.inner.decode([i for i in ids if i not in (self.pad, self.start, self.end)]).strip()
+
+
+class HubTokenizer:
+    """A transformers tokenizer by hub id or local folder (`google/siglip-base-patch16-224`, `facebook/opt-125m`, ...)."""
+
+    def __init__(self, source: str) -> None:
+        from transformers import AutoTokenizer
+
+        self.name = source
+        self.inner = AutoTokenizer.from_pretrained(source)
+        self.vocab_size = len(self.inner)
+        self.start: int | None = self.inner.bos_token_id
+        self.end: int = self.inner.eos_token_id
+        self.pad: int = self.end if self.inner.pad_token_id is None else self.inner.pad_token_id
+
+    def encode(self, text: str) -> list[int]:
+        return self.inner.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.inner.decode(list(ids), skip_special_tokens=True).strip()
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """`tokenizer.json`: the whole BPE, or only the name of one that a library or the hub provides."""
+    if isinstance(tokenizer, BPETokenizer):
+        tokenizer.save(folder / "tokenizer.json")
+    else:
+        (folder / "tokenizer.json").write_text(json.dumps({"tokenizer": tokenizer.name}))
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    content: dict[str, Any] = json.loads(path.read_text())
+    if "tokenizer" not in content:
+        return BPETokenizer.load(path)
+    return named_tokenizer(content["tokenizer"])
+
+
+def named_tokenizer(name: str) -> Tokenizer:
+    """`open_clip`, or a hub id / folder that transformers' AutoTokenizer loads (needs the network unless it is cached)."""
+    return OpenCLIPTokenizer() if name == "open_clip" else HubTokenizer(name)
