@@ -55,7 +55,7 @@ class Tally:
     def note(self, reason: str, where: str) -> None:
         self.drops[reason] += 1
         if self.drops[reason] <= 3:
-            self.examples.append(f"{where} {reason}")
+            self.examples.append(f"{where if where.isprintable() else ascii(where)} {reason}")
 
     def add(self, other: Tally) -> None:
         self.drops.update(other.drops)
@@ -110,12 +110,17 @@ def decode(members: Members, needs: Collection[str], tally: Tally) -> Sample | N
 
 def decode_image(encoded: bytes) -> np.ndarray:
     """uint8 RGB `[height, width, 3]`, upright, on white where it is transparent. Raises Unusable."""
+    return np.asarray(open_image(encoded)[0])
+
+
+def open_image(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> tuple[Image.Image, str]:
+    """The image as upright 8-bit RGB, and the name of its format. Raises Unusable."""
     try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        image = Image.open(io.BytesIO(encoded), formats=formats)
         if image.width * image.height > MAX_PIXELS:
             raise Unusable("image too large")
         image.load()
-        return np.asarray(to_rgb(image))
+        return to_rgb(image), image.format or ""
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Unusable("image too large") from None
     except Unusable:
@@ -202,5 +207,7 @@ def _grouped(url: str, stream: IO[bytes], tally: Tally) -> Iterator[Members]:
                 sample[extension] = file.read() if file else b""
             else:
                 sample[extension] = b""  # its name is enough to refuse or to ignore it
+        if tar.fileobj.tell() - tar.offset < tarfile.BLOCKSIZE:  # a whole tar ends in a block of zeros; tarfile does not insist
+            raise tarfile.ReadError("the end of the archive is missing")
     if sample is not None:
         yield sample

@@ -78,7 +78,7 @@ def splits(spec: str | Path) -> list[str]:
         folder = Path(place)
         if _is_tar(place, allow_commands=True):
             found.append({"train"})
-        elif _tars_in(folder) or (folder / "index.json").exists():
+        elif tars_in(folder) or (folder / "index.json").exists():
             found.append({str(_read_index(folder).get("split", "train"))})
         else:
             found.append(set(_split_folders(folder)))
@@ -130,7 +130,7 @@ def write_index(
         "split": split,
         "samples": sum(shard["samples"] for shard in shards),
         "decoded_bytes": sum(shard["decoded_bytes"] for shard in shards),
-        "hash": _sha256("".join(shard["sha256"] for shard in shards)),
+        "hash": content_hash(shards),
         "classes": list(classes) if classes is not None else None,
         "shards": [dict(shard) for shard in shards],
         "dropped": dict(dropped or {}),
@@ -138,6 +138,15 @@ def write_index(
     path = folder / "index.json"
     _write_atomically(path, lambda file: file.write((json.dumps(index, indent=1) + "\n").encode()))
     return path
+
+
+def content_hash(shards: Iterable[Mapping[str, Any]]) -> str:
+    """The hash of a split, from the index entries of its shards."""
+    return _sha256("".join(shard["sha256"] for shard in shards))
+
+
+def tars_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.name.endswith(TAR_ENDINGS) and path.is_file())
 
 
 def _expand(spec: str | Path) -> list[str]:
@@ -165,14 +174,14 @@ def _from_folder(folder: Path, split: str) -> Split:
         return _from_split_folder(inner, split)
     if not folder.is_dir():
         raise FileNotFoundError(f"no data at {folder}. {_how_to_make(folder)}")
-    if _tars_in(folder) or (folder / "index.json").exists():
+    if tars_in(folder) or (folder / "index.json").exists():
         return _from_split_folder(folder, split)
     there = ", ".join(_split_folders(folder)) or "no folder with tars"
     raise FileNotFoundError(f"{folder} has no split {split!r} (found: {there}). {_how_to_make(folder)}")
 
 
 def _from_split_folder(folder: Path, split: str) -> Split:
-    index, tars = _read_index(folder), _tars_in(folder)
+    index, tars = _read_index(folder), tars_in(folder)
     if not index:
         if not tars:
             raise DataError(f"{folder} holds no tar files, so there is nothing to read. {_how_to_make(folder)}")
@@ -253,14 +262,10 @@ def _read_index(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not an index of ours: {type(error).__name__} {error}. {_how_to_index(folder)}") from error
 
 
-def _tars_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.name.endswith(TAR_ENDINGS) and path.is_file())
-
-
 def _split_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no data at {folder}. {_how_to_make(folder)}")
-    return sorted(inner.name for inner in folder.iterdir() if inner.is_dir() and _tars_in(inner))
+    return sorted(inner.name for inner in folder.iterdir() if inner.is_dir() and tars_in(inner))
 
 
 def _how_to_make(folder: Path) -> str:

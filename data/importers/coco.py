@@ -1,0 +1,65 @@
+"""COCO captions: one json with `images` and `annotations` (also Flickr8k, Flickr30k, NoCaps, ... in that format)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from data.importers.write import Row, read_text, write_split
+from data.shards import DataError
+
+OWN_FIELDS = ("file_name", "width", "height")
+
+
+def import_coco(*, captions: Path, images: Path, out: Path, split: str, size: int | None = None, label: str | None = None) -> None:
+    """COCO captions json.
+
+    Args:
+        captions: the json file, such as captions_train2017.json.
+        images: folder that the file names in it are relative to.
+        out: data set folder to write, such as .data/coco.
+        split: name of the split to write: train, val or test.
+        size: shrink images so that the shorter side has this many pixels.
+        label: field of the entries under "images" that becomes the sample's class label.
+    """
+    dropped: Counter[str] = Counter()
+    rows = _rows(captions, label, dropped)
+    classes = sorted({row.label for row in rows if row.label is not None}) if label else None
+    write_split(rows, images=images, out=out, split=split, size=size, classes=classes, dropped=dropped, needs=("captions",))
+
+
+def _rows(path: Path, label: str | None, dropped: Counter[str]) -> list[Row]:
+    entries, annotations = _parts(path)
+    rows: dict[int | str, Row] = {}
+    for entry in entries:
+        file, image_id = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(file, str) or not isinstance(image_id, int | str):
+            dropped["image entry without id or file_name"] += 1
+        elif image_id in rows:
+            dropped["image entry with a used id"] += 1
+        else:
+            value = entry.get(label) if label else None
+            extra = {name: value for name, value in entry.items() if name not in OWN_FIELDS}
+            rows[image_id] = Row(file=file, label=None if value is None else str(value), extra=extra)
+    for annotation in annotations:
+        image_id, caption = (annotation.get("image_id"), annotation.get("caption")) if isinstance(annotation, dict) else (None, None)
+        if not isinstance(caption, str):
+            dropped["annotation whose caption is not a string"] += 1
+        elif not isinstance(image_id, int | str) or image_id not in rows:
+            dropped["annotation of an unknown image"] += 1
+        else:
+            rows[image_id].captions.append(caption)
+    return list(rows.values())
+
+
+def _parts(path: Path) -> tuple[list[Any], list[Any]]:
+    try:
+        content = json.loads(read_text(path))
+        entries, annotations = content["images"], content["annotations"]
+        if not isinstance(entries, list) or not isinstance(annotations, list):
+            raise TypeError("not lists")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f'{path} is not COCO captions json ({error!r}): expected {{"images": [...], "annotations": [...]}}') from error
+    return entries, annotations

@@ -1,0 +1,53 @@
+"""Class folders: one folder of images per class, as torchvision's ImageFolder expects them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.importers.write import Row, read_text, write_split
+from data.shards import DataError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def import_folder(*, images: Path, out: Path, split: str, classes: Path | None = None, size: int | None = None) -> None:
+    """Image folder with one sub-folder per class.
+
+    Args:
+        images: the folder that holds the class folders.
+        out: data set folder to write, such as .data/pets.
+        split: name of the split to write: train, val or test.
+        classes: json {"classes": [{"folder": "n02123045", "name": "tabby cat"}, ...]}, their order is kept; without it
+            (and without a classes.json in the folder) classes are named by their folders, "_" read as a space.
+        size: shrink images so that the shorter side has this many pixels.
+    """
+    names = _class_names(images, classes)
+    rows = [row for folder, name in names.items() for row in _rows(images, folder, name)]
+    write_split(rows, images=images, out=out, split=split, size=size, classes=list(names.values()), needs=("label",))
+
+
+def _class_names(images: Path, classes: Path | None) -> dict[str, str]:
+    """Folder -> class name."""
+    if not images.is_dir():
+        raise FileNotFoundError(f"{images} is not a folder. Expected one sub-folder of images per class")
+    path = classes or images / "classes.json"
+    if classes is None and not path.exists():
+        names = {folder.name: folder.name.replace("_", " ") for folder in sorted(images.iterdir()) if folder.is_dir()}
+    else:
+        try:
+            names = {str(entry["folder"]): str(entry["name"]) for entry in json.loads(read_text(path))["classes"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f'{path}: {error!r}. Expected {{"classes": [{{"folder": "...", "name": "..."}}]}}') from error
+    if not names:
+        raise DataError(f"{images} has no class folders. Expected {images}/<class>/<image>.jpg")
+    if missing := [folder for folder in names if not (images / folder).is_dir()]:
+        raise FileNotFoundError(f"{path} names the folder {missing[0]!r} ({len(missing)} such), which is not in {images}")
+    return names
+
+
+def _rows(images: Path, folder: str, name: str) -> Iterator[Row]:
+    for path in sorted((images / folder).rglob("*")):
+        if path.suffix.lower() in ENDINGS:
+            yield Row(file=str(path.relative_to(images)), label=name)

@@ -1,0 +1,134 @@
+"""What every importer ends in: rows of file names and texts become the shards of one split."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from data.decode import FORMATS, MAX_MEMBER_BYTES, Tally, Unusable, open_image
+from data.sample import Sample, from_record
+from data.shards import DataError, write_index, write_shard
+
+SAMPLES_PER_SHARD = 1000
+SOURCES = (*FORMATS, "BMP", "GIF", "TIFF")  # what is read; the others are written as PNG
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image file (relative to the images folder) and what is said about it."""
+
+    file: str
+    captions: list[str] = field(default_factory=list)
+    label: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def write_split(
+    rows: Sequence[Row],
+    *,
+    images: Path,
+    out: Path,
+    split: str,
+    needs: Collection[str],
+    size: int | None = None,
+    classes: Sequence[str] | None = None,
+    dropped: Counter[str] | None = None,
+) -> None:
+    """Writes `out/split` from rows, whole or not at all, and prints what was written and what was dropped (with `dropped` before).
+
+    Keys are running numbers in the order of the rows; the file's name stays in `extra["file"]`. Files are copied as they are
+    unless they must be shrunk or are in a format that the loader does not read.
+    """
+    folder = out / split
+    if Path(split).name != split:
+        raise DataError(f"--split {split!r} is not a plain name such as train")
+    if folder.exists():
+        raise DataError(f"{folder} is already there. Remove it to import again, or choose another --out or --split")
+    if not images.is_dir():
+        raise FileNotFoundError(f"--images {images} is not a folder")
+    tally = Tally(dropped)
+    partial = out / f".{split}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    samples = _samples(rows, images=images, size=size, needs=needs, tally=tally)
+    shards: list[dict[str, Any]] = []
+    for first in samples:
+        path = partial / f"{len(shards):05d}.tar"
+        shards.append(write_shard(path, chain([first], islice(samples, SAMPLES_PER_SHARD - 1))))
+    if not shards:
+        raise DataError(f"none of {len(rows)} images could be used: {tally.summary()}")
+    write_index(partial, name=out.absolute().name, split=split, shards=shards, classes=classes, dropped=tally.drops)
+    os.replace(partial, folder)
+    print(f"{folder}: {sum(shard['samples'] for shard in shards)} samples in {len(shards)} shards")
+    if tally.drops:
+        print(f"left out: {tally.summary()}")
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error})") from error
+
+
+def _samples(
+    rows: Sequence[Row], *, images: Path, size: int | None, needs: Collection[str], tally: Tally
+) -> Iterator[tuple[Sample, str, bytes]]:
+    root = images.resolve()
+    count = 0
+    for row in track(rows, description="importing", disable=not sys.stderr.isatty()):
+        try:
+            encoded, extension, image = _prepared(_read_inside(root, row.file), size)
+            record = {"captions": row.captions, "label": row.label, "extra": {"file": row.file} | row.extra}
+            sample = from_record(f"{count:08d}", image, None, record)
+            for need in needs:
+                if not getattr(sample, need):
+                    raise Unusable(f"no {need}")
+        except Unusable as reason:
+            tally.drop(str(reason), row.file)
+        else:
+            count += 1
+            yield sample, extension, encoded
+
+
+def _read_inside(root: Path, name: str) -> bytes:
+    """The bytes of a file in the folder `root`. A table from elsewhere must not pull other files of this machine into a data set."""
+    try:
+        path = (root / name).resolve()
+        if not path.is_relative_to(root):
+            raise Unusable("path outside the images folder")
+        if not path.is_file():
+            raise Unusable("no image file")
+        if path.stat().st_size > MAX_MEMBER_BYTES:
+            raise Unusable("image too large")
+        return path.read_bytes()
+    except (OSError, ValueError, RuntimeError):  # unreadable, a name that no file can have, a loop of links
+        raise Unusable("unreadable file") from None
+
+
+def _prepared(encoded: bytes, size: int | None) -> tuple[bytes, str, np.ndarray]:
+    """Encoded bytes to store, their extension, and the decoded image."""
+    image, format = open_image(encoded, SOURCES)
+    shrink = size / min(image.size) if size else 1.0
+    if shrink >= 1 and format in EXTENSIONS:
+        return encoded, EXTENSIONS[format], np.asarray(image)
+    if shrink < 1:
+        image = image.resize((round(image.width * shrink), round(image.height * shrink)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if format in ("JPEG", "MPO", "WEBP"):
+        image.save(buffer, "JPEG", quality=95)
+        return buffer.getvalue(), "jpg", np.asarray(image)
+    image.save(buffer, "PNG")
+    return buffer.getvalue(), "png", np.asarray(image)
