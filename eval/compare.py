@@ -13,11 +13,11 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from eval import EvalError
 from eval.report import page, plain
 from eval.report.report import build
-from eval.report.results import ResultError, read_runs
-
-MODELS = ("clip", "siglip", "flava", "maskvlm", "coca", "cm3leon", "frozen", "minigpt4", "blip2", "magic", "asif")
+from eval.report.results import read_runs
+from models import PARADIGMS
 
 
 def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), dataset: str | None = None) -> int:
@@ -30,8 +30,8 @@ def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), da
     """
     console, errors = Console(), Console(stderr=True)
     try:
-        report = build(read_runs(runs), MODELS, dataset)
-    except ResultError as error:
+        report = build(read_runs(runs), tuple(PARADIGMS), dataset)
+    except EvalError as error:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1
     if not report.datasets and dataset is not None:

@@ -53,5 +53,5 @@ def scatters(dataset: DatasetReport) -> list[tuple[str, Markup]]:
 
 
 def gaps(dataset: DatasetReport) -> list[tuple[str, str, Markup]]:
-    drawn = [(row.name, row.detail, plots.shift_gaps(row, dataset.rows, dataset.shifts)) for row in dataset.rows if dataset.shifts]
+    drawn = [(row.name, row.seeds, plots.shift_gaps(row, dataset.rows, dataset.shifts)) for row in dataset.rows if dataset.shifts]
     return [(name, detail, Markup(figure)) for name, detail, figure in drawn if figure]

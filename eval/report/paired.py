@@ -41,8 +41,7 @@ def differences(rows: list[Row], keys: list[Key]) -> dict[Key, dict[tuple[int, i
         shared = set.intersection(*(set(run) for runs in samples.values() for run in runs)) if samples else set()
         if len(samples) < 2 or len(shared) < 2:
             continue
-        names = sorted(shared)
-        replicates = {index: resample(runs, names, index) for index, runs in samples.items()}
+        replicates = resample(samples, sorted(shared))
         sign = -1 if rows[next(iter(samples))].value(key).better == "lower" else 1
         found[key] = {}
         for a, (mean_a, draws_a) in replicates.items():
@@ -82,17 +81,19 @@ def cell_samples(cell: Cell, read: dict[Path, list[dict[str, Any]]]) -> dict[str
     return grouped if abs(mean - cell.value) < 1e-3 else {}
 
 
-def resample(runs: list[dict[str, tuple[float, int]]], names: list[str], salt: int) -> tuple[float, np.ndarray]:
-    """The mean over seeds and samples, and its bootstrap replicates [RESAMPLES]; the draws of samples are the same for every row."""
-    weights = draws(len(names))  # [R, N]
-    means, columns = [], []
-    for run in runs:
-        totals = np.array([run[name] for name in names], dtype=np.float32)  # [N, 2]: sum, count
-        sums = weights @ totals  # [R, 2]
-        columns.append(sums[:, 0] / np.maximum(sums[:, 1], 1e-9))
-        means.append(totals[:, 0].sum() / totals[:, 1].sum())
-    seeds = np.random.default_rng(salt).integers(len(runs), size=(RESAMPLES, len(runs)))  # [R, S]
-    return float(np.mean(means)), np.take_along_axis(np.stack(columns, axis=1), seeds, axis=1).mean(axis=1)
+def resample(samples: dict[int, list[dict[str, tuple[float, int]]]], names: list[str]) -> dict[int, tuple[float, np.ndarray]]:
+    """Per row its mean over seeds and samples, and bootstrap replicates of it [RESAMPLES] from draws of samples that all rows share."""
+    runs = [run for row_runs in samples.values() for run in row_runs]
+    totals = np.array([[run[name] for run in runs] for name in names], dtype=np.float32)  # [N, runs, 2]: sum, count
+    drawn = (draws(len(names)) @ totals.reshape(len(names), -1)).reshape(RESAMPLES, len(runs), 2)
+    means, shares = totals.sum(0), drawn[:, :, 0] / np.maximum(drawn[:, :, 1], 1e-9)  # [runs, 2], [R, runs]
+    found, start, rng = {}, 0, np.random.default_rng(1)
+    for row, row_runs in samples.items():
+        mine = slice(start, start := start + len(row_runs))
+        seeds = rng.integers(len(row_runs), size=(RESAMPLES, len(row_runs)))  # [R, seeds]
+        mean = float((means[mine, 0] / means[mine, 1]).mean())
+        found[row] = mean, np.take_along_axis(shares[:, mine], seeds, axis=1).mean(axis=1)
+    return found
 
 
 @lru_cache(maxsize=8)

@@ -35,7 +35,7 @@ def markdown_table(table: Table) -> list[str]:
     lines = ["| model | " + " | ".join(cell(head) for head in heads) + " |", "|---" + "|---:" * len(heads) + "|"]
 
     def add(line: Line, style: str = "") -> None:
-        name = f"{style}{cell(line.label)}{style} ({cell(line.detail)})"
+        name = f"{style}{cell(line.label)}{style}" + (f" ({cell(line.detail)})" if line.detail else "")
         lines.append(f"| {name} | " + " | ".join(markdown_entry(shown) for shown in line.entries) + " |")
 
     for block in table.blocks:
@@ -109,19 +109,20 @@ def terminal(report: Report, console: Console) -> None:
     """The overview of each data set: here models are columns, because a terminal is narrow and metrics are many."""
     for dataset in report.datasets:
         table = dataset.overview
-        shown = [block.line for block in table.blocks] + [line for line in table.controls if line.detail == "any model"]
-        with_interval = console.width >= 34 + 20 * len(shown)
-        grid = Grid(title=Text(dataset.name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        grid.add_column("")
-        for line in shown:
-            grid.add_column(Text(line.label), justify="right", style="dim" if line.detail == "any model" else "")
-        grid.add_row("", *(Text(line.detail, style="dim") for line in shown), end_section=True)
-        index = 0
+        lines = [block.line for block in table.blocks] + table.controls
+        with_interval = console.width >= 20 + 18 * len(lines)
+        grid = Grid(title=Text(dataset.name, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        grid.add_column("", no_wrap=True)
+        for row in dataset.rows:
+            grid.add_column(Text(row.name), justify="right", overflow="fold")
+        for line in table.controls:
+            grid.add_column(Text(line.label), justify="right", style="dim")
+        grid.add_row("", *(Text(row.seeds, style="dim") for row in dataset.rows), end_section=True)
+        entries = zip(*(line.entries for line in lines), strict=True)
         for group, columns in table.groups:
-            for label, _ in columns:
-                entries = [line.entries[index] for line in shown]
-                grid.add_row(Text(f"{group} · {label}"), *(terminal_entry(entry, with_interval) for entry in entries))
-                index += 1
+            grid.add_row(Text(group, style="bold"))
+            for (label, _), across in zip(columns, entries, strict=False):
+                grid.add_row(Text(f"  {label}"), *(terminal_entry(shown, with_interval) for shown in across))
             grid.add_section()
         console.print(grid)
     for sentence in status(report):

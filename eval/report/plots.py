@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.report import words
 from eval.report.results import Key, Run
-from eval.report.rows import Row, shared_control
+from eval.report.rows import Row, control
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +64,8 @@ def quality_against_compute(rows: Sequence[Row], key: Key) -> str | None:
     points = [(row, flops, value) for row, flops, value in points if flops and value.value is not None]
     if not points:
         return None
+    from matplotlib.ticker import NullLocator
+
     paradigms = list(dict.fromkeys(row.paradigm for row in rows))
     with panel(3.4, 2.5) as (figure, axes):
         for row, flops, value in points:
@@ -71,20 +74,30 @@ def quality_against_compute(rows: Sequence[Row], key: Key) -> str | None:
             if value.low is not None and value.high is not None:
                 axes.plot([flops, flops], [value.low, value.high], color=color, linewidth=1, alpha=0.6)
             axes.plot(flops, value.value, marker=marker, color=color, markersize=5, linestyle="")
-            axes.annotate(
-                row.name, (flops, value.value), xytext=(6, 3), textcoords="offset points", color=color, fontsize=8.5, parse_math=False
-            )
-        chance = shared_control(list(rows), key, "chance").value
+        chance = control(list(rows), key, "chance").value
         if chance is not None:
             axes.axhline(chance, color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
         axes.set_xscale("log")
-        flops_all = [flops for _, flops, _ in points]
-        axes.set_xlim(min(flops_all) / 2.5, max(flops_all) * 6)  # room for the names at the right
-        if points[0][2].unit == "share":
-            axes.set_ylim(0, 1.03)
+        axes.set_xlim(min(flops for _, flops, _ in points) / 2, max(flops for _, flops, _ in points) * 2)
+        axes.set_ylim(0, 1.03 if points[0][2].unit == "share" else None)
+        bottom, top = axes.get_ylim()
+        for (row, flops, value), height in zip(points, spread([v.value / top for _, _, v in points], gap=0.075), strict=True):
+            color = HUES[paradigms.index(row.paradigm) % len(HUES)]
+            axes.annotate(
+                row.name,
+                (flops, value.value),
+                xytext=(1.03, height),
+                textcoords="axes fraction",
+                verticalalignment="center",
+                color=color,
+                parse_math=False,
+                annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.35, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4},
+            )
         axes.set(xlabel="training compute", ylabel=key.metric)
         axes.xaxis.set_major_formatter(lambda value, _: words.si(value, "FLOP").replace(" ", "\u00a0"))
-        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(round_numbers(*axes.get_xlim()))
         return svg(figure, f"{key.task} {key.metric} on {key.split} against training compute")
 
 
@@ -96,7 +109,7 @@ def shift_gaps(row: Row, rows: Sequence[Row], pairs: Sequence[tuple[Key, list[Ke
     shifts = list(dict.fromkeys(key.split for _, away in pairs for key in away))
     with panel(3.4, 0.55 + 0.2 * len(lines)) as (figure, axes):
         for height, (home, away) in enumerate(reversed(lines)):
-            chance = shared_control(list(rows), home, "chance").value
+            chance = control(list(rows), home, "chance").value
             if chance is not None:
                 axes.plot([chance, chance], [height - 0.35, height + 0.35], color=INK, linewidth=1, alpha=0.7)
             shares = {key.split: row.value(key).value for key in (home, *away)}
@@ -110,7 +123,26 @@ def shift_gaps(row: Row, rows: Sequence[Row], pairs: Sequence[tuple[Key, list[Ke
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.7, len(lines) - 0.3))
         axes.set_yticks(range(len(lines)), [f"{home.task} {home.metric}" for home, _ in reversed(lines)], parse_math=False)
         axes.tick_params(axis="y", length=0)
+        axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", ".25", ".5", ".75", "1"))
         return svg(figure, f"{row.name}: in distribution and shifted")
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """A few ticks for a logarithmic axis: whole decades, or 1, 2, 5 within them where decades are too few."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5) if low <= digit * 10.0**decade <= high]
+    coarse = [10.0**decade for decade in decades if low <= 10.0**decade <= high]
+    return fine if len(fine) <= 3 else coarse if 2 <= len(coarse) <= 4 else fine[:: math.ceil(len(fine) / 3)]
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """The same heights in the same order, moved apart to at least `gap` and down from 1 where they would leave the axes."""
+    moved = list(heights)
+    ceiling = 1.0
+    for index in sorted(range(len(moved)), key=lambda index: -moved[index]):
+        moved[index] = min(moved[index], ceiling)
+        ceiling = moved[index] - gap
+    return moved
 
 
 @contextmanager

@@ -38,6 +38,15 @@ class DatasetReport:
         return {split: known[:12] if known else "not indexed, so unverified" for split, known in found.items()}
 
     @property
+    def decided(self) -> list[Key]:
+        """Headline metrics on which at least one model is proven better than another."""
+        return [key for key in self.headline if any(pair.proven for pair in self.proofs.get(key, {}).values())]
+
+    @property
+    def undecided(self) -> list[Key]:
+        return [key for key in self.headline if key in self.proofs and key not in self.decided]
+
+    @property
     def shifts(self) -> list[tuple[Key, list[Key]]]:
         """Each headline metric with the same metric on other splits."""
         away = {
@@ -97,7 +106,7 @@ class Report:
 
 
 def build(runs: list[Run], models: tuple[str, ...], only: str | None = None) -> Report:
-    """Read everything and refuse what is not comparable (ResultError). `only` names one data set."""
+    """Read everything and refuse what is not comparable (EvalError). `only` names one data set."""
     everything = read_results(runs)
     results = [result for result in everything if only in (None, result.dataset)]
     refuse_unlike(results)
@@ -118,15 +127,14 @@ def build_dataset(name: str, results: list[Result], models: tuple[str, ...]) -> 
     rows, all_keys = to_rows(here, models), keys(here)
     proofs = differences(rows, all_keys)
     footnotes = Footnotes()
-    shared = {"proofs": proofs, "footnotes": footnotes}
     return DatasetReport(
         name=name,
         rows=rows,
         keys=all_keys,
         headline=headline(all_keys),
-        overview=make_table("Overview", rows, headline(all_keys), by_task=True, costs=True, heat=False, **shared),
+        overview=make_table("Overview", rows, headline(all_keys), proofs, footnotes, overview=True),
         tasks=[
-            make_table(task, rows, [key for key in all_keys if key.task == task], by_task=False, costs=False, heat=True, **shared)
+            make_table(task, rows, [key for key in all_keys if key.task == task], proofs, footnotes)
             for task in dict.fromkeys(key.task for key in all_keys)
         ],
         proofs=proofs,

@@ -14,12 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eval import EvalError
+
 SCHEMA = 1
 CONTROL_ORDER = ("chance", "oracle", "untrained", "shuffled images")  # other variants follow, in the order they are met
-
-
-class ResultError(Exception):
-    """Result files that cannot be read, or that may not share a table. The message says which, and what to run next."""
 
 
 class Key(NamedTuple):
@@ -110,9 +108,7 @@ def read_result(run: Run, folder: Path) -> Result:
     path = folder / "eval.json"
     raw = read_json(path)
     if raw.get("schema") != SCHEMA:
-        raise ResultError(
-            f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}. Evaluate again: make eval-{raw.get('model', '<model>')}"
-        )
+        raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}. Evaluate again: make eval-{raw.get('model', '<model>')}")
     try:
         cells = tuple(read_cell(cell, folder) for cell in raw["cells"])
         return Result(
@@ -133,7 +129,7 @@ def read_result(run: Run, folder: Path) -> Result:
         )
     except (KeyError, TypeError, ValueError) as error:
         what = f"no field {error}" if isinstance(error, KeyError) else str(error)
-        raise ResultError(f"{path}: {what}. Evaluate again: make eval-{raw.get('model', '<model>')}") from error
+        raise EvalError(f"{path}: {what}. Evaluate again: make eval-{raw.get('model', '<model>')}") from error
 
 
 def read_cell(raw: dict[str, Any], folder: Path) -> Cell:
@@ -160,11 +156,11 @@ def read_cell(raw: dict[str, Any], folder: Path) -> Cell:
 
 
 def refuse_unlike(results: list[Result]) -> None:
-    """Raise ResultError when runs judged on one data set saw different data or were asked with different prompts."""
+    """Raise EvalError when runs judged on one data set saw different data or were asked with different prompts."""
     complaints = []
     for dataset in dict.fromkeys(result.dataset for result in results):
         same = [result for result in results if result.dataset == dataset]
-        for what, kind in (("data hash of split", "data_hashes"), ("prompt hash of", "prompts")):
+        for what, kind in (("data hash of split", "data_hashes"), ("prompt hash of task", "prompts")):
             for name in dict.fromkeys(name for result in same for name in getattr(result, kind)):
                 by_hash: dict[str, list[Result]] = {}
                 for result in same:
@@ -179,16 +175,16 @@ def refuse_unlike(results: list[Result]) -> None:
                         + f"\n  Evaluate the outdated ones again: make {' '.join('eval-' + model for model in models)}"
                     )
     if complaints:
-        raise ResultError("\n".join(complaints))
+        raise EvalError("\n".join(complaints))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ResultError(f"{path}: cannot be read as JSON ({error}). Delete it and run its train or eval command again.") from error
+        raise EvalError(f"{path}: cannot be read as JSON ({error}). Delete it and run its train or eval command again.") from error
     if not isinstance(value, dict):
-        raise ResultError(f"{path}: expected a JSON object, found {type(value).__name__}.")
+        raise EvalError(f"{path}: expected a JSON object, found {type(value).__name__}.")
     return value
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.report.results import CONTROL_ORDER, Cell, Key, Result
@@ -26,16 +27,18 @@ class Row:
     paradigm: str
     preset: str
     trained_on: str
-    difference: str  # what sets it apart from rows of the same model, preset and data, or ""
+    difference: str = ""  # what sets its recipe apart from rows of the same model, preset and data
+    name: str = ""  # the model, and in brackets what sets the row apart from others of that model
     results: tuple[Result, ...]  # one per seed
 
     @property
-    def name(self) -> str:
-        return f"{self.model} ({self.difference})" if self.difference else self.model
+    def seeds(self) -> str:
+        return f"{len(self.results)} seed{'s' * (len(self.results) > 1)}"
 
     @property
     def detail(self) -> str:
-        return f"{self.preset} · {self.trained_on} · {len(self.results)} seed{'s' * (len(self.results) > 1)}"
+        unfinished = any(result.run.cost.get("finished") is False for result in self.results)
+        return " · ".join(filter(None, [self.preset, self.trained_on, self.seeds, self.difference, "training unfinished" * unfinished]))
 
     def value(self, key: Key, variant: str = "model") -> Value:
         return combine([result.by_key.get((key, variant)) for result in self.results], self.model)
@@ -48,10 +51,6 @@ class Row:
         if all(isinstance(value, int | float) for value in values):
             return sum(values) / len(values)
         return ", ".join(dict.fromkeys(map(str, values)))
-
-    @property
-    def unfinished(self) -> bool:
-        return any(result.run.cost.get("finished") is False for result in self.results)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +93,25 @@ def to_rows(results: list[Result], order: tuple[str, ...]) -> list[Row]:
                 Row(model=model, paradigm=paradigm, preset=preset, trained_on=trained_on, difference=difference, results=tuple(group))
             )
 
+    rows = [replace(row, name=distinct_name(row, rows)) for row in rows]
+
     def place(model: str) -> int:
         return order.index(model) if model in order else len(order)
 
     first = {row.paradigm: min(place(other.model) for other in rows if other.paradigm == row.paradigm) for row in rows}
     return sorted(rows, key=lambda row: (first[row.paradigm], row.paradigm, place(row.model), row.model, row.preset, row.trained_on))
+
+
+def distinct_name(row: Row, rows: list[Row]) -> str:
+    """The model's name, and what tells this row from the model's other rows."""
+    others = [other for other in rows if other.model == row.model]
+    apart = [
+        part
+        for part, values in ((row.preset, {o.preset for o in others}), (row.trained_on, {o.trained_on for o in others}))
+        if len(values) > 1
+    ]
+    apart += [row.difference] if row.difference else []
+    return f"{row.model} ({', '.join(apart)})" if apart else row.model
 
 
 def substance(result: Result) -> dict[str, Any]:
@@ -163,7 +176,7 @@ def headline(all_keys: list[Key]) -> list[Key]:
     chosen: list[Key] = []
     for task in dict.fromkeys(key.task for key in all_keys):
         of_task = [key for key in all_keys if key.task == task]
-        brief = [key for key in of_task if key.split == of_task[0].split and ("@" not in key.metric or key.metric.endswith("@1"))]
+        brief = [key for key in of_task if key.split == of_task[0].split and not re.search(r"@(?!1\b)", key.metric)]
         chosen += (brief or of_task)[:6]
     return chosen
 
@@ -174,8 +187,8 @@ def control_variants(results: list[Result]) -> list[str]:
     return sorted(found, key=lambda name: CONTROL_ORDER.index(name) if name in CONTROL_ORDER else len(CONTROL_ORDER))
 
 
-def shared_control(rows: list[Row], key: Key, variant: str) -> Value:
-    """Chance and oracle belong to the data, not to a model: their mean over runs, with the range where runs disagree."""
+def control(rows: list[Row], key: Key, variant: str) -> Value:
+    """A control over all runs: the mean, with the range where runs disagree (chance and oracle belong to the data, and should not)."""
     cells = [cell for row in rows for result in row.results if (cell := result.by_key.get((key, variant))) and cell.value is not None]
     values = [cell.value for cell in cells if cell.value is not None]
     if not values:

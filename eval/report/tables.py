@@ -9,7 +9,7 @@ from typing import Any
 from eval.report import words
 from eval.report.paired import Difference
 from eval.report.results import Key
-from eval.report.rows import Row, Value, control_variants, shared_control
+from eval.report.rows import Row, Value, control_variants, control
 
 SHARED_CONTROLS = ("chance", "oracle")  # one row for all models; every other control belongs to a model
 
@@ -88,54 +88,53 @@ def make_table(
     title: str,
     rows: list[Row],
     keys: list[Key],
-    *,
-    by_task: bool,
-    costs: bool,
-    heat: bool,
     proofs: dict[Key, dict[tuple[int, int], Difference]],
     footnotes: Footnotes,
+    *,
+    overview: bool = False,
 ) -> Table:
-    """Models in rows, `keys` in columns under their split (and task, with `by_task`), then cost columns, then control rows."""
+    """Models in rows, `keys` in columns under their split, then control rows.
+
+    The overview spans tasks, ends with cost columns and has one row per kind of control; the table of a task fills its cells
+    by their distance from chance and shows the controls of each model.
+    """
+    costs = COSTS if overview else ()
     groups: dict[str, list[tuple[str, str]]] = {}
     for key in keys:
-        name = f"{key.task} · {key.split}" if by_task else key.split
-        groups.setdefault(name, []).append((key.metric, f"{key.task}, {key.split}: {key.metric}"))
+        name = f"{key.task} · {key.split}" if overview else key.split
+        notes = dict.fromkeys(value.note for row in rows if (value := row.value(key)).value is not None and value.note)
+        groups.setdefault(name, []).append((key.metric, "; ".join([f"{key.task}, {key.split}: {key.metric}", *notes])))
     if costs:
-        groups["cost"] = [(cost.label, cost.title) for cost in COSTS]
-
-    def measured(row: Row, variant: str = "model") -> list[Entry]:
-        return [entry(row.value(key, variant), key, rows, footnotes, heat=heat) for key in keys]
+        groups["cost"] = [(cost.label, cost.title) for cost in costs]
 
     def line(row: Row, index: int | None, label: str, detail: str) -> Line:
-        entries = measured(row)
+        entries = [entry(row.value(key), key, rows, footnotes, heat=not overview) for key in keys]
         if index is not None:
             entries = [mark_best(shown, key, index, rows, proofs) for shown, key in zip(entries, keys, strict=True)]
-        return Line(label=label, detail=detail, entries=entries + [cost_entry(row, cost) for cost in COSTS if costs])
+        return Line(label=label, detail=detail, entries=entries + [cost_entry(row, cost) for cost in costs])
 
     blocks = []
     for index, row in enumerate(rows):
         singles = [replace(row, results=(result,)) for result in row.results] if len(row.results) > 1 else []
-        blocks.append(
-            Block(
-                paradigm=row.paradigm,
-                line=line(row, index, row.name, row.detail + (", unfinished" if row.unfinished else "")),
-                runs=[line(single, None, f"seed {single.results[0].seed}", single.results[0].run.name) for single in singles],
-            )
-        )
+        seeds = [line(single, None, f"seed {single.results[0].seed}", single.results[0].run.name) for single in singles]
+        blocks.append(Block(paradigm=row.paradigm, line=line(row, index, row.model, row.detail), runs=seeds))
 
-    padding = [Entry(text="", kind="cost") for _ in COSTS if costs]
     controls = []
     for variant in control_variants([result for row in rows for result in row.results]):
         if variant in SHARED_CONTROLS:
-            shared = [entry(shared_control(rows, key, variant), key, rows, footnotes, heat=False) for key in keys]
-            controls.append(Line(label=variant, detail="any model", entries=shared + padding))
+            sources = [("", [control(rows, key, variant) for key in keys])]
+        elif overview:
+            sources = [("mean and range over models", [control(rows, key, variant) for key in keys])]
         else:
-            controls += [Line(label=variant, detail=f"{row.name} · {row.detail}", entries=measured(row, variant) + padding) for row in rows]
-    controls = [control for control in controls if any(shown.kind == "value" for shown in control.entries)]
+            sources = [(f"{row.name} · {row.seeds}", [row.value(key, variant) for key in keys]) for row in rows]
+        for detail, values in sources:
+            if any(value.value is not None for value in values):
+                shown = [entry(value, key, rows, footnotes) for value, key in zip(values, keys, strict=True)]
+                controls.append(Line(label=variant, detail=detail, entries=shown + [Entry(text="", kind="cost") for _ in costs]))
     return Table(title=title, groups=list(groups.items()), blocks=blocks, controls=controls, remarks=remarks(rows, keys))
 
 
-def entry(value: Value, key: Key, rows: list[Row], footnotes: Footnotes, *, heat: bool) -> Entry:
+def entry(value: Value, key: Key, rows: list[Row], footnotes: Footnotes, *, heat: bool = False) -> Entry:
     if value.value is None:
         reason = value.note or "no reason given"
         return Entry(text=value.status, title=reason, mark=footnotes.number(reason), kind="absent")
@@ -156,8 +155,8 @@ def entry(value: Value, key: Key, rows: list[Row], footnotes: Footnotes, *, heat
 
 def from_chance(value: Value, key: Key, rows: list[Row]) -> float | None:
     """(value - chance) / (best possible - chance), clipped to [-1, 1]; None where chance or the best possible is unknown."""
-    chance = shared_control(rows, key, "chance").value
-    top = 1.0 if value.unit == "share" and value.better == "higher" else shared_control(rows, key, "oracle").value
+    chance = control(rows, key, "chance").value
+    top = 1.0 if value.unit == "share" and value.better == "higher" else control(rows, key, "oracle").value
     if value.value is None or value.better == "neither" or chance is None or top is None or abs(top - chance) < 1e-9:
         return None
     if value.low is not None and value.high is not None and value.low <= chance <= value.high:
@@ -179,15 +178,18 @@ def cost_entry(row: Row, cost: CostColumn) -> Entry:
 
 
 def remarks(rows: list[Row], keys: list[Key]) -> list[str]:
-    """What the cells say about themselves, said once: how each score was made, and the evaluators' notes."""
+    """What several cells say about themselves, said once: how they were scored, and notes that concern more than one metric."""
     adapters: dict[str, list[str]] = {}
-    notes: dict[str, list[str]] = {}
+    notes: dict[str, set[Key]] = {}
     for row in rows:
         for key in keys:
             value = row.value(key)
             if value.value is not None and value.adapter and row.name not in adapters.setdefault(value.adapter, []):
                 adapters[value.adapter].append(row.name)
-            if value.value is not None and value.note and key.split not in notes.setdefault(value.note, []):
-                notes[value.note].append(key.split)
+            if value.value is not None and value.note:
+                notes.setdefault(value.note, set()).add(key)
     said = [f"Scored by {adapter}: {', '.join(names)}." for adapter, names in adapters.items()]
-    return said + [f"{', '.join(splits)}: {note}." for note, splits in notes.items()]
+    for note, concerned in notes.items():
+        if len({key.metric for key in concerned}) > 1:
+            said.append(f"{', '.join(dict.fromkeys(f'{key.task} {key.split}' for key in keys if key in concerned))}: {note}.")
+    return said

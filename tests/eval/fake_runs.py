@@ -27,7 +27,7 @@ SPLITS = {"test": 0.0, "heldout": 0.09, "style": 0.2}
 METRICS = {  # task -> metric -> (chance, how much of the skill it takes, whether shape words or order decide)
     "zeroshot": {"colour": (0.111, 1.3), "shape": (0.125, 0.95), "size": (0.5, 1.1), "fill": (0.333, 1.0)},
     "retrieval": {
-        "i2t R@1": (0.002, 0.9),
+        "i2t R@1 (500)": (0.002, 0.9),
         "i2t R@5": (0.01, 1.1),
         "i2t R@10": (0.02, 1.2),
         "t2i R@1": (0.002, 0.85),
