@@ -67,13 +67,7 @@ def build(out: Path, preset_name: str, seed: int = 0, workers: int | None = None
         ]
         with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
             shards = list(track(pool.map(_write, jobs), f"scenes {preset_name}: {split}", len(jobs), disable=not sys.stderr.isatty()))
-        write_index(
-            folder,
-            name=f"scenes-{preset_name}",
-            split=split,
-            shards=shards,
-            decoded_bytes=total * preset.pixels**2 * 3,
-        )
+        write_index(folder, name=f"scenes-{preset_name}", split=split, shards=shards)
 
 
 def _write(job: tuple[Path, str, str, int, int, int]) -> dict[str, object]:

@@ -46,10 +46,10 @@ def captions(scene: Scene, rng: Random) -> list[str]:
     makers: list[Callable[[], str | None]] = [
         lambda: _opening(rng) + _list_of(_shuffled(ordered, rng), _detail(rng)),
         lambda: _related(scene.things, _detail(rng), rng),
-        lambda: _related(scene.things, ("colour", "shape"), rng),
+        lambda: _related(scene.things, _detail(rng), rng),
         lambda: _counted(scene.things, _detail(rng), rng),
         lambda: f"{_list_of(_shuffled(ordered, rng), _detail(rng))} on a {scene.tone} background",
-        lambda: f"{_list_of(_shuffled(ordered, rng), ('colour', 'shape'))} on a {_texture(scene)} background",
+        lambda: f"{_list_of(_shuffled(ordered, rng), _detail(rng))} on a {_texture(scene)} background",
         lambda: _placed(scene, _detail(rng)),
     ]
     rng.shuffle(makers)
@@ -105,7 +105,7 @@ def _opening(rng: Random) -> str:
 
 
 def _detail(rng: Random) -> tuple[str, ...]:
-    return rng.choice((("colour", "shape"), ("size", "colour", "shape"), ("fill", "colour", "shape"), ATTRIBUTES))
+    return rng.choice((("colour", "shape"), ("size", "colour", "shape"), ("fill", "colour", "shape"), ATTRIBUTES, ATTRIBUTES))
 
 
 def _texture(scene: Scene) -> str:

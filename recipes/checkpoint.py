@@ -1,0 +1,53 @@
+"""The state of a training in one safetensors file: nothing in it can execute, and it appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
+    """Weights, optimiser moments, and `progress` (any json: position of the loader, counters). Random numbers need no state:
+    every step seeds its own."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    names = _names(model, optimizer)
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optim.{key}.{names[index]}": value for key, value in moments.items()}
+    part = path.with_suffix(".part")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, {"progress": json.dumps(progress)})
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put the state back in place and return `progress`. Raises ValueError when the file is not of this training."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            progress: dict[str, Any] = json.loads((file.metadata() or {})["progress"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        model.load_state_dict(weights)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for index, name in _names(model, optimizer).items():
+            moments = {key: tensors[f"optim.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"optim.{key}.{name}" in tensors}
+            if moments:
+                state[index] = moments
+    except (KeyError, RuntimeError, OSError) as error:
+        raise ValueError(f"{path} is not a checkpoint of this training ({error}); remove its folder or choose another OUT=") from error
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress
+
+
+def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:
+    """Position in the optimiser -> name of the parameter."""
+    by_identity = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {index: by_identity[id(parameter)] for index, parameter in enumerate(parameters)}

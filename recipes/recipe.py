@@ -1,0 +1,82 @@
+"""What a training consists of, typed: every field is also a command-line option (`ARGS="--optim.lr 1e-3"`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW, linear warm-up, cosine to zero. Weight decay is for matrices only, not for gains, biases and scalars."""
+
+    lr: float
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    warmup: int = 0
+    """samples"""
+    clip_norm: float = 1.0
+
+    def lr_at(self, samples: int, budget: int) -> float:
+        """Learning rate of the step that begins when `samples` of `budget` have been seen."""
+        if samples < self.warmup:
+            return self.lr * (samples + 1) / self.warmup
+        progress = (samples - self.warmup) / max(1, budget - self.warmup)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+@dataclass(frozen=True)
+class Log:
+    """Where a run reports. Everything goes to train.jsonl in the run folder; wandb only when asked."""
+
+    every: int = 20
+    """steps between two lines"""
+    wandb: Literal["off", "offline", "online"] = "off"
+    project: str = "paragone"
+    validate: int = 512
+    """validation samples whose loss is measured ten times a run; 0 for none"""
+
+
+@dataclass(frozen=True)
+class Recipe(Generic[Config]):
+    """One training. `paper` says where the numbers of the paper are found."""
+
+    model: Config
+    optim: Optim
+    budget: int
+    """training samples to see, over all ranks"""
+    batch: int
+    """samples per step, over all ranks and micro-batches"""
+    micro_batch: int | None = None
+    """samples per forward pass on each rank; smaller needs less memory and changes nothing else"""
+    data: str = ".data/scenes-tiny"
+    """data set folder, folder of shards, or pattern of shards"""
+    tokenizer: str = "train"
+    """"train" (a small BPE from the training captions), "open_clip", or a hub id"""
+    vocab_size: int = 4096
+    """most tokens that a trained BPE may have"""
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the hardware multiplies it natively"""
+    compile: bool = False
+    workers: int = 0
+    """loader processes"""
+    memory_gb: float = 4.0
+    """sets that decode to less are held in memory, larger ones are streamed"""
+    save_minutes: float = 2.0
+    log: Log = field(default_factory=Log)
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch must be at least 1, got {self.micro_batch}")
+
+
+AnyRecipe = Recipe[Any]
