@@ -18,8 +18,8 @@ from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from webdataset.gopen import gopen  # type: ignore[import-untyped]
-from webdataset.tariterators import base_plus_ext  # type: ignore[import-untyped]
+from webdataset.gopen import gopen
+from webdataset.tariterators import base_plus_ext
 
 from data.sample import IMAGE_EXTENSIONS, Sample, from_record
 from data.shards import DataError
@@ -64,13 +64,16 @@ class Tally:
         self.dropped += other.dropped
 
     def check(self, max_drop_share: float, name: str) -> None:
-        """Raises DataError when more than `max_drop_share` of the samples seen so far were dropped."""
+        """Raises DataError when nothing usable was seen so far, or more than `max_drop_share` was dropped."""
+        advice = f"Look at {name} with `make check-data`"
+        if self.dropped == self.seen:
+            raise DataError(f"no usable sample in {name}: {self.summary()}. {advice}")
         if self.dropped > max_drop_share * self.seen:
-            share = f"{self.dropped} of {self.seen} samples of {name} were dropped (more than {max_drop_share:.0%} allowed)"
-            raise DataError(f"{share}: {self.summary()}. Look at them with `make check-data`, or allow more with max_drop_share")
+            allowed = f"more than {max_drop_share:.0%} allowed"
+            raise DataError(f"{self.dropped} of {self.seen} samples of {name} were dropped ({allowed}): {self.summary()}. {advice}")
 
     def summary(self) -> str:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in self.drops.most_common()) or "no reason was given"
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.drops.most_common()) or "the shards are empty"
         return f"{reasons}; for example {'; '.join(self.examples[:3])}" if self.examples else reasons
 
 
@@ -95,7 +98,7 @@ def decode(members: Members, needs: Collection[str], tally: Tally) -> Sample | N
     where = f"{members['__url__']}:{members['__key__']}"
     try:
         _refuse(members)
-        sample = _described(members, decode_image(_image_member(members)))
+        sample = describe(members, decode_image(_image_member(members)))
         for need in needs:
             if not getattr(sample, need):
                 raise Unusable(f"no {need}")
@@ -161,7 +164,7 @@ def _image_member(members: Members) -> bytes:
     raise Unusable("no image")
 
 
-def _described(members: Members, image: np.ndarray) -> Sample:
+def describe(members: Members, image: np.ndarray) -> Sample:
     text = members["txt"].decode("utf-8", "replace") if "txt" in members else None
     try:
         record = json.loads(members["json"]) if "json" in members else {}

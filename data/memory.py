@@ -98,8 +98,6 @@ def fits(split: Split, budget: int) -> bool:
 def load(split: Split, *, needs: Collection[str], tally: Tally, max_drop_share: float, threads: int = 0) -> list[Sample]:
     """All usable samples of a split in key order. Raises DataError when there are none, or too many were dropped."""
     samples = list(decoded(split, needs=needs, tally=tally, threads=threads))
-    if not samples:
-        raise DataError(f"{split.name}/{split.split} has no usable sample in {len(split.urls)} shards: {tally.summary()}")
     tally.check(max_drop_share, f"{split.name}/{split.split}")
     return sorted(samples, key=lambda sample: sample.key)  # stable: equal keys stay in the order of their shards
 

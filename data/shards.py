@@ -28,6 +28,7 @@ from data.sample import Sample, to_record
 SCHEMA = 1
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 REMOTE = ("http://", "https://", "gs://", "hf://")
+NO_FOLDER = "no data at {}. Write it with `make data` (the embedded set) or `make import`, or give another DATA"
 USUAL_ORDER = ("train", "val", "test", "heldout", "style")
 
 
@@ -173,7 +174,7 @@ def _from_folder(folder: Path, split: str) -> Split:
     if inner.is_dir():
         return _from_split_folder(inner, split)
     if not folder.is_dir():
-        raise FileNotFoundError(f"no data at {folder}. {_how_to_make(folder)}")
+        raise FileNotFoundError(NO_FOLDER.format(folder))
     if tars_in(folder) or (folder / "index.json").exists():
         return _from_split_folder(folder, split)
     there = ", ".join(_split_folders(folder)) or "no folder with tars"
@@ -223,7 +224,8 @@ def _from_tars(tars: Sequence[str], split: str) -> Split:
         if not tar.startswith(remote) and not Path(tar).exists():
             raise FileNotFoundError(f"{tar} does not exist ({len(tars)} tars were asked for). {_how_to_make(Path(tar).parent)}")
     urls = tuple(tar if tar.startswith(remote) else str(Path(tar).absolute()) for tar in tars)
-    return Split(name=Path(tars[0]).parent.name or "shards", split=split, folder=None, urls=urls)
+    folder = Path(tars[0]).parent
+    return Split(name=folder.parent.name if folder.name == split else folder.name, split=split, folder=None, urls=urls)
 
 
 def _joined(parts: Sequence[Split], split: str) -> Split:
@@ -251,7 +253,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text())
         if index["schema"] != SCHEMA:
-            raise DataError(f"{path} has schema {index['schema']!r}, expected {SCHEMA}. {_how_to_index(folder)}")
+            raise ValueError(f"schema {index['schema']!r}, expected {SCHEMA}")
         for key in ("name", "split", "samples", "decoded_bytes", "hash", "classes"):
             index[key]
         for shard in index["shards"]:
@@ -259,17 +261,19 @@ def _read_index(folder: Path) -> dict[str, Any]:
                 raise ValueError(f"{shard['file']!r} is not a plain file name")
         return index
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not an index of ours: {type(error).__name__} {error}. {_how_to_index(folder)}") from error
+        raise DataError(
+            f"{path} is not an index of ours: {type(error).__name__} {error}. Delete it; `make check-data DATA={folder}` writes a new one"
+        ) from error
 
 
 def _split_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"no data at {folder}. {_how_to_make(folder)}")
+        raise FileNotFoundError(NO_FOLDER.format(folder))
     return sorted(inner.name for inner in folder.iterdir() if inner.is_dir() and tars_in(inner))
 
 
 def _how_to_make(folder: Path) -> str:
-    return f"Make it with `make data` (embedded set) or `make import`, or look at it with `make check-data DATA={folder}`"
+    return f"Write it with `make data` (the embedded set) or `make import`, or see what is there with `make check-data DATA={folder}`"
 
 
 def _how_to_index(folder: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
-from webdataset.filters import detshuffle  # type: ignore[import-untyped]
+from webdataset.filters import detshuffle
 
 from data.decode import Members, Tally, decode, read_shard
 from data.memory import Collate
@@ -72,7 +72,8 @@ class StreamBatches(IterableDataset[Any]):
         self.positions = [tuple(p) for p in state["positions"]] if state else [(0, 0)] * max(1, min(workers, per_rank))
         if len(self.positions) > per_rank:
             raise DataError(f"the saved position has {len(self.positions)} streams per rank, but {per_rank} shards are left for each")
-        self.workers = math.gcd(len(self.positions), workers)  # so that each worker serves whole streams; 0 stays 0
+        count = len(self.positions)
+        self.workers = math.gcd(count, min(count, workers))  # so that each worker serves whole streams; 0 stays 0
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], Position, dict[int, Tally]] | DataError]:
         """Yields batch, position of its stream after it, what that stream dropped so far; or a DataError to be raised.
@@ -121,10 +122,8 @@ class StreamBatches(IterableDataset[Any]):
                     yield samples, (epoch, place), tally
                     samples = []
             epoch, offset = epoch + 1, 0
-        raise DataError(
-            f"{self.split.name}/{self.split.split} gave no usable sample in {EMPTY_EPOCHS} passes: {tally.summary()}. "
-            "Look at it with `make check-data`"
-        )
+        name = f"{self.split.name}/{self.split.split}"
+        raise DataError(f"no usable sample in {EMPTY_EPOCHS} passes over {name}: {tally.summary()}. Look at it with `make check-data`")
 
     def _shuffled(self, number: int, epoch: int, tally: Tally) -> Iterator[Members]:
         """The undecoded samples of one stream in one epoch."""

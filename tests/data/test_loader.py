@@ -1,0 +1,207 @@
+"""The promises of the loader: each sample once per epoch, an exact resume, the same order for any number of workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.decode import Tally
+from data.loader import Loader, in_order
+from data.shards import DataError, find
+from data.streaming import StreamBatches
+from tests.data.kit import collate_broken, collate_keys, good_members, make_split, write_tar
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore:This DataLoader will create")]
+
+STREAM = 0  # a memory budget that nothing fits
+HOLD = 1 << 30
+SIZES = [7, 5, 1, 6, 5, 4]
+TOTAL = sum(SIZES)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_split(tmp_path_factory.mktemp("data") / "toy", SIZES)
+
+
+def make(folder: Path, budget: int, **options) -> Loader:
+    return Loader(find(folder, "train"), **{"batch_size": 4, "collate": collate_keys, "memory_budget": budget} | options)
+
+
+def taken(loader: Loader, batches: int) -> list[tuple[list[int], float]]:
+    return [(batch["keys"].tolist(), float(batch["draw"])) for batch in islice(loader, batches)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_gives_each_sample_once_per_epoch(folder: Path, world: int, workers: int) -> None:
+    epochs, batch = 3, 2
+    loaders = [make(folder, HOLD, batch_size=batch, rank=rank, world=world, workers=workers) for rank in range(world)]
+    rounds = -(-epochs * TOTAL // (batch * world))
+    ranks = [taken(loader, rounds) for loader in loaders]
+    order = [key for global_batch in zip(*ranks, strict=True) for keys, _ in global_batch for key in keys]
+    for epoch in range(epochs):
+        assert sorted(order[epoch * TOTAL : (epoch + 1) * TOTAL]) == list(range(TOTAL))
+    assert order[:TOTAL] != order[TOTAL : 2 * TOTAL] != list(range(TOTAL))
+
+
+def test_memory_order_is_the_same_for_any_number_of_workers(folder: Path) -> None:
+    runs = [taken(make(folder, HOLD, workers=workers), 20) for workers in (0, 1, 2, 3)]
+    assert runs[0] == runs[1] == runs[2] == runs[3]
+    assert taken(make(folder, HOLD, seed=1), 20) != runs[0]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_streaming_gives_each_sample_once_per_epoch(folder: Path, world: int, workers: int) -> None:
+    for epoch in range(3):
+        keys = []
+        for rank in range(world):
+            source = stream(folder, rank=rank, world=world, workers=workers)
+            for number in range(len(source.positions)):
+                keys += [members["__key__"] for members in source._shuffled(number, epoch, Tally())]
+        assert sorted(map(int, keys)) == list(range(TOTAL))
+
+
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (2, 1), (2, 2), (3, 2)])
+def test_streams_run_through_their_epochs_one_after_another(folder: Path, world: int, workers: int) -> None:
+    """What the loader delivers is the samples of epoch 0, then 1, ... of each stream, in batches taken from the streams in turn."""
+    for rank in range(world):
+        loader = make(folder, STREAM, rank=rank, world=world, workers=workers)
+        batches = taken(loader, 12)
+        source = stream(folder, rank=rank, world=world, workers=workers)
+        count = len(source.positions)
+        for number in range(count):
+            expected = [int(m["__key__"]) for epoch in range(40) for m in source._shuffled(number, epoch, Tally())]
+            got = [key for keys, _ in batches[number::count] for key in keys]
+            assert got == expected[: len(got)] and len(got) == 4 * len(batches[number::count])
+
+
+def stream(folder: Path, **options) -> StreamBatches:
+    fixed = {"batch_size": 4, "collate": collate_keys, "seed": 0, "needs": (), "max_drop_share": 0.1, "state": None}
+    return StreamBatches(find(folder, "train"), **fixed | options)
+
+
+def test_streaming_shuffles_shards_and_samples(folder: Path) -> None:
+    first, second = (list(stream(folder, rank=0, world=1, workers=0)._shuffled(0, epoch, Tally())) for epoch in (0, 1))
+    keys = [[members["__key__"] for members in epoch] for epoch in (first, second)]
+    assert keys[0] != keys[1] != sorted(keys[1])
+    assert taken(make(folder, STREAM, seed=3), 3) != taken(make(folder, STREAM, seed=4), 3)
+
+
+@pytest.mark.parametrize("budget", [HOLD, STREAM])
+@pytest.mark.parametrize(("workers", "resumed"), [(0, 0), (1, 1), (2, 2), (2, 0), (0, 2), (2, 1), (3, 2)])
+def test_resume_continues_exactly(folder: Path, budget: int, workers: int, resumed: int) -> None:
+    whole = taken(make(folder, budget, workers=workers), 24)  # more than three epochs
+    for stop in (0, 1, 4, 7, 15):
+        loader = make(folder, budget, workers=workers)
+        assert taken(loader, stop) == whole[:stop]
+        state = json.loads(json.dumps(loader.state()))
+        again = make(folder, budget, workers=resumed, state=state)
+        assert again.epoch == loader.epoch
+        assert taken(again, 24 - stop) == whole[stop:]
+
+
+@pytest.mark.parametrize("budget", [HOLD, STREAM])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_iterating_again_continues(folder: Path, budget: int, workers: int) -> None:
+    whole = taken(make(folder, budget, workers=workers), 12)
+    loader = make(folder, budget, workers=workers)
+    assert taken(loader, 5) + taken(loader, 7) == whole
+
+
+@pytest.mark.parametrize("budget", [HOLD, STREAM])
+def test_the_global_torch_generator_is_left_alone(folder: Path, budget: int) -> None:
+    before = torch.get_rng_state()
+    taken(make(folder, budget, workers=1), 3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_saved_position_decides_between_memory_and_streaming(folder: Path) -> None:
+    loader = make(folder, STREAM)
+    whole = taken(loader, 3) + taken(loader, 5)
+    first = make(folder, STREAM)
+    taken(first, 3)
+    assert taken(make(folder, HOLD, state=first.state()), 5) == whole[3:]
+
+
+def test_a_position_in_other_data_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = make_split(tmp_path / "other", [3, 3])
+    with pytest.raises(DataError, match=f"{TOTAL} samples, this one has 6"):
+        make(other, HOLD, state=make(folder, HOLD).state())
+    with pytest.raises(DataError, match="3 streams per rank, but 2 shards"):
+        make(other, STREAM, state=make(folder, STREAM, workers=3).state())
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("budget", [HOLD, STREAM])
+def test_in_order_is_exactly_once_in_key_order(folder: Path, budget: int, batch_size: int, workers: int) -> None:
+    batches = list(in_order(find(folder, "train"), batch_size=batch_size, workers=workers, memory_budget=budget))
+    assert [int(sample.key) for batch in batches for sample in batch] == list(range(TOTAL))
+    assert {len(batch) for batch in batches[:-1]} <= {batch_size} and 0 < len(batches[-1]) <= batch_size
+
+
+def test_in_order_sorts_keys_and_tells_equal_ones_apart(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", good_members(2, start=5))
+    write_tar(tmp_path / "b.tar", good_members(6, start=0))
+    split = find(tmp_path, "val")
+    assert [sample.key for (sample,) in in_order(split, batch_size=1)] == [f"{n:06d}" for n in range(6)][:5] + [
+        "000005",
+        "000005#2",
+        "000006",
+    ]
+
+
+def test_fewer_shards_than_workers_or_ranks(folder: Path) -> None:
+    with pytest.warns(UserWarning, match="6 shards per rank, so 9 loader workers become 6"):
+        loader = make(folder, STREAM, workers=9)
+    assert loader.workers == 6 and len(taken(loader, 7)) == 7
+    with pytest.raises(DataError, match=r"6 shards for 7 ranks.*Use fewer ranks"):
+        make(folder, STREAM, world=7)
+    assert len(taken(make(folder, HOLD, world=7, rank=6), 5)) == 5
+
+
+def test_an_error_in_collate_reaches_the_caller(folder: Path) -> None:
+    for workers in (0, 1):
+        with pytest.raises(RuntimeError, match="collate is broken"):
+            taken(make(folder, HOLD, collate=collate_broken, workers=workers), 1)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_need_not_be_forked(folder: Path, method: str) -> None:
+    script = f"""
+import json, multiprocessing
+from pathlib import Path
+from tests.data.test_loader import HOLD, STREAM, make, taken
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method({method!r})
+    print(json.dumps([taken(make(Path({str(folder)!r}), budget, workers=1), 9) for budget in (HOLD, STREAM)]))
+"""
+    path = folder / f"{method}.py"
+    path.write_text(script)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    printed = subprocess.run([sys.executable, str(path)], env=environment, capture_output=True, text=True, timeout=100, check=True).stdout
+    here = [taken(make(folder, budget, workers=1), 9) for budget in (HOLD, STREAM)]
+    assert json.loads(printed) == json.loads(json.dumps(here))
+
+
+def test_drops_of_workers_reach_the_caller(tmp_path: Path) -> None:
+    for shard in range(2):
+        write_tar(tmp_path / "bad" / f"{shard}.tar", [*good_members(19, start=20 * shard), (f"{20 * shard + 19:06d}.png", b"no png")])
+    for workers in (0, 1, 2):
+        loader = make(tmp_path / "bad", STREAM, workers=workers, batch_size=19)
+        taken(loader, 4)  # two passes over 38 usable samples
+        assert set(loader.drops) == {"undecodable image"} and loader.drops.total() >= 2
+        assert ".tar:0000" in loader.dropped_examples[0] and loader.dropped_examples[0].endswith("undecodable image")
+    held = make(tmp_path / "bad", HOLD)
+    assert held.drops == Counter({"undecodable image": 2}) and held.samples == 38
