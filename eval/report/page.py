@@ -19,7 +19,7 @@ def html(report: Report) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("page.html.jinja").render(
+    return environment.get_template("page.j2").render(
         report=report,
         status=status(report),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sized
 from html import escape
 
 from rich import box
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from eval.report import words
 from eval.report.report import DatasetReport, Report
+from eval.report.results import Key
 from eval.report.tables import COSTS, Entry, Line, Table
 
 
@@ -69,25 +72,20 @@ def cell(text: str) -> str:
     return escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("[", "\\[").replace("`", "'")
 
 
-CSV_COLUMNS = (
-    "dataset model paradigm preset trained_on run seed variant task split metric value low high n unit status adapter note".split()
-)
+ABOUT = ("dataset", "model", "paradigm", "preset", "trained_on", "seed")
+NUMBERS = ("variant", "value", "low", "high", "n", "unit", "status", "adapter", "note")
 
 
 def table_csv(report: Report) -> str:
     """Every cell of every run, one per line, unrounded; an empty value is a missing one. Costs are lines of the task `cost`."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(buffer, [*ABOUT, "run", *Key._fields, *NUMBERS], lineterminator="\n")
     writer.writeheader()
     for dataset in report.datasets:
         for result in dataset.results:
-            about = {name: getattr(result, name) for name in ("dataset", "model", "paradigm", "preset", "trained_on", "seed")}
-            about["run"] = result.run.name
+            about = {name: getattr(result, name) for name in ABOUT} | {"run": result.run.name}
             for item in result.cells:
-                numbers = {
-                    name: getattr(item, name) for name in ("variant", "value", "low", "high", "n", "unit", "status", "adapter", "note")
-                }
-                writer.writerow(about | item.key._asdict() | numbers)
+                writer.writerow(about | item.key._asdict() | {name: getattr(item, name) for name in NUMBERS})
             for cost in COSTS:
                 value = result.inference_flops if cost.field == "inference_flops" else result.run.cost.get(cost.field)
                 writer.writerow(about | {"variant": "model", "task": "cost", "metric": cost.field, "value": value})
@@ -97,7 +95,8 @@ def table_csv(report: Report) -> str:
 def status(report: Report) -> list[str]:
     """What is there and what is missing, in sentences."""
     names = list(dict.fromkeys(row.model for dataset in report.datasets for row in dataset.rows))
-    sentences = [f"{len(names)} models compared ({', '.join(names)}), {len(report.runs)} runs, {len(report.datasets)} data sets."]
+    counted: list[tuple[Sized, str]] = [(names, "model"), (report.runs, "run"), (report.datasets, "data set")]
+    sentences = [", ".join(words.count(len(things), what) for things, what in counted) + (f": {', '.join(names)}." if names else ".")]
     if report.untrained:
         sentences.append(f"Still untrained: {', '.join(report.untrained)}; make train-<model> eval-<model>.")
     if report.unevaluated:
@@ -116,7 +115,7 @@ def terminal(report: Report, console: Console) -> None:
         for row in dataset.rows:
             grid.add_column(Text(row.name), justify="right", overflow="fold")
         for line in table.controls:
-            grid.add_column(Text(line.label), justify="right", style="dim")
+            grid.add_column(Text(line.label), justify="right", style="dim", overflow="fold")
         grid.add_row("", *(Text(row.seeds, style="dim") for row in dataset.rows), end_section=True)
         entries = zip(*(line.entries for line in lines), strict=True)
         for group, columns in table.groups:

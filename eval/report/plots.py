@@ -27,65 +27,71 @@ CURVE_POINTS = 250  # per curve: more is invisible at this size and makes the pa
 def training_curves(runs: Sequence[Run], title: str, longest: float) -> str | None:
     """One model's loss terms over samples seen, each divided by its chance value, so that all panels share both axes.
 
-    Terms that declare no chance value are drawn relative to where they began, dashed.
+    A term without a chance value of its own is drawn dashed, relative to that of the total, or else to where it began.
+    Circles are the loss on validation samples, as far as the run took it.
     """
     logs = [run.log for run in runs if run.log]
+    chances = {name: value for log in logs for line in log for name, value in line.get("chance", {}).items() if value}
     terms = list(dict.fromkeys(term for log in logs for line in log for term in line.get("terms", {})))
+    terms = [term for term in terms if term != "total" or term in chances] or terms  # a sum without chance says nothing more
     if not terms:
         return None
+    of_total = chances.get("total") or (next(iter(chances.values())) if len(set(chances.values())) == 1 else None)
     with panel(3.4, 2.4) as (figure, axes):
         for index, term in enumerate(terms):
             for log in logs:
-                line = [entry for entry in log if isinstance(entry.get("terms", {}).get(term), int | float) and "samples" in entry]
-                if not line:
-                    continue
-                chance = line[-1].get("chance", {}).get(term)
-                unit = chance or line[0]["terms"][term] or 1.0
-                thinned = line[:: -(-len(line) // CURVE_POINTS)] + line[-1:]
+                points = [(line["samples"], line["terms"][term]) for line in log if term in line.get("terms", {})]
+                unit = chances.get(term) or of_total or next((value for _, value in points if value), 1.0)
+                thinned = points[:: -(-len(points) // CURVE_POINTS)] + points[-1:]
                 axes.plot(
-                    [entry["samples"] for entry in thinned],
-                    [entry["terms"][term] / unit for entry in thinned],
+                    [samples for samples, _ in thinned],
+                    [value / unit for _, value in thinned],
                     color=HUES[index % len(HUES)],
                     linewidth=1.3,
-                    linestyle="-" if chance else "--",
+                    linestyle="-" if term in chances else "--",
                     alpha=1 if log is logs[0] else 0.45,
-                    label=f"{term}, {'chance' if chance else 'start'} {unit:.3g}" if log is logs[0] else None,
+                    label=words.short(term) + (f", chance {unit:.3g}" if term in chances else "") if log is logs[0] else None,
                 )
+        if validation := [(samples, loss / of_total) for run in runs for samples, loss in run.validation if of_total]:
+            axes.plot(
+                *zip(*validation, strict=True), linestyle="", marker="o", fillstyle="none", markersize=3.5, color=INK, label="validation"
+            )
         axes.axhline(1, color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
         axes.set(xlim=(0, longest or 1), ylim=(0, 1.25), xlabel="samples seen", ylabel="loss ÷ chance")
-        axes.xaxis.set_major_formatter(lambda value, _: words.si(value).replace(" ", "\u00a0"))
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=1 if len(terms) < 4 else 2, borderpad=0, borderaxespad=0.3)
+        axes.xaxis.set_major_formatter(lambda value, _: words.si(value))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=1 if len(terms) < 3 else 2, borderpad=0, borderaxespad=0.3)
         return svg(figure, title)
 
 
 def quality_against_compute(rows: Sequence[Row], key: Key) -> str | None:
     """A score over training FLOPs; the dotted line is chance. None when no row has both."""
-    points = [(row, row.cost("train_flops"), row.value(key)) for row in rows]
-    points = [(row, flops, value) for row, flops, value in points if flops and value.value is not None]
-    if not points:
-        return None
     from matplotlib.ticker import NullLocator
 
+    scored = [(row, row.cost("train_flops"), row.value(key)) for row in rows]
+    points = [(row, float(flops), value.value, value) for row, flops, value in scored if flops and value.value is not None]
+    if not points:
+        return None
     paradigms = list(dict.fromkeys(row.paradigm for row in rows))
+    is_share = points[0][3].unit == "share"
     with panel(3.4, 2.5) as (figure, axes):
-        for row, flops, value in points:
+        for row, flops, score, value in points:
             place = paradigms.index(row.paradigm)
             color, marker = HUES[place % len(HUES)], MARKERS[place % len(MARKERS)]
             if value.low is not None and value.high is not None:
                 axes.plot([flops, flops], [value.low, value.high], color=color, linewidth=1, alpha=0.6)
-            axes.plot(flops, value.value, marker=marker, color=color, markersize=5, linestyle="")
+            axes.plot(flops, score, marker=marker, color=color, markersize=5, linestyle="")
         chance = control(list(rows), key, "chance").value
         if chance is not None:
             axes.axhline(chance, color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
         axes.set_xscale("log")
-        axes.set_xlim(min(flops for _, flops, _ in points) / 2, max(flops for _, flops, _ in points) * 2)
-        axes.set_ylim(0, 1.03 if points[0][2].unit == "share" else None)
-        bottom, top = axes.get_ylim()
-        for (row, flops, value), height in zip(points, spread([v.value / top for _, _, v in points], gap=0.075), strict=True):
+        axes.set_xlim(min(point[1] for point in points) / 2, max(point[1] for point in points) * 2)
+        axes.set_ylim(0, 1.03 if is_share else None)
+        heights = spread([point[2] / axes.get_ylim()[1] for point in points], gap=0.075)
+        for (row, flops, score, _), height in zip(points, heights, strict=True):
             color = HUES[paradigms.index(row.paradigm) % len(HUES)]
             axes.annotate(
-                row.name,
-                (flops, value.value),
+                words.short(row.name),
+                (flops, score),
                 xytext=(1.03, height),
                 textcoords="axes fraction",
                 verticalalignment="center",
@@ -94,8 +100,8 @@ def quality_against_compute(rows: Sequence[Row], key: Key) -> str | None:
                 annotation_clip=False,
                 arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.35, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4},
             )
-        axes.set(xlabel="training compute", ylabel=key.metric)
-        axes.xaxis.set_major_formatter(lambda value, _: words.si(value, "FLOP").replace(" ", "\u00a0"))
+        axes.set(xlabel="training compute", ylabel=words.short(key.metric))
+        axes.xaxis.set_major_formatter(lambda value, _: words.si(value, "FLOP"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(round_numbers(*axes.get_xlim()))
         return svg(figure, f"{key.task} {key.metric} on {key.split} against training compute")
@@ -112,18 +118,17 @@ def shift_gaps(row: Row, rows: Sequence[Row], pairs: Sequence[tuple[Key, list[Ke
             chance = control(list(rows), home, "chance").value
             if chance is not None:
                 axes.plot([chance, chance], [height - 0.35, height + 0.35], color=INK, linewidth=1, alpha=0.7)
-            shares = {key.split: row.value(key).value for key in (home, *away)}
-            known = [value for value in shares.values() if value is not None]
-            axes.plot([min(known), max(known)], [height, height], color=INK, linewidth=0.8, alpha=0.25)
+            shares = {key.split: value for key in (home, *away) if (value := row.value(key).value) is not None}
+            axes.plot([min(shares.values()), max(shares.values())], [height, height], color=INK, linewidth=0.8, alpha=0.25)
             axes.plot(shares[home.split], height, marker="o", color=HUES[0], markersize=5.5, linestyle="")
             for place, split in enumerate(shifts):
-                if shares.get(split) is not None:
+                if split in shares:
                     color, marker = HUES[(place + 1) % len(HUES)], "s^Dv"[place % 4]
                     axes.plot(shares[split], height, marker=marker, color=color, fillstyle="none", markersize=5, linestyle="")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.7, len(lines) - 0.3))
-        axes.set_yticks(range(len(lines)), [f"{home.task} {home.metric}" for home, _ in reversed(lines)], parse_math=False)
-        axes.tick_params(axis="y", length=0)
         axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", ".25", ".5", ".75", "1"))
+        axes.set_yticks(range(len(lines)), [words.short(f"{home.task} {home.metric}") for home, _ in reversed(lines)], parse_math=False)
+        axes.tick_params(axis="y", length=0)
         return svg(figure, f"{row.name}: in distribution and shifted")
 
 
@@ -151,7 +156,7 @@ def panel(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    style: dict[str, Any] = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "paragone",  # the same ids every time: the page is a function of the results
         "font.family": "sans-serif",

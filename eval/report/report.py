@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 
 from eval.report.paired import Difference, differences
@@ -98,11 +99,14 @@ class Report:
     @property
     def commands(self) -> list[str]:
         """What regenerates the report, a line per run."""
-        lines = []
-        for result in {result.run.name: result for dataset in self.datasets for result in dataset.results}.values():
-            variables = f"PRESET={result.preset} SEED={result.seed}"
-            lines.append(f"make train-{result.model} eval-{result.model} {variables}  # {result.run.name}, trained on {result.trained_on}")
-        return [*lines, "make compare"]
+        lines = {}
+        for row in (row for dataset in self.datasets for row in dataset.rows):
+            for result in row.results:
+                variables = {"PRESET": row.preset, "SEED": result.seed, "DATA": result.run.recipe.get("data")}
+                variables |= {"ARGS": " ".join(f"--{name} {value}" for name, value in row.varying.items())}
+                given = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in variables.items() if value not in (None, ""))
+                lines[result.run.name] = " ".join(f"make train-{row.model} eval-{row.model} {given}".split())
+        return [*lines.values(), "make compare"]
 
 
 def build(runs: list[Run], models: tuple[str, ...], only: str | None = None) -> Report:
@@ -112,7 +116,7 @@ def build(runs: list[Run], models: tuple[str, ...], only: str | None = None) -> 
     refuse_unlike(results)
     datasets = [build_dataset(name, results, models) for name in dict.fromkeys(result.dataset for result in results)]
     evaluated = {result.model for result in everything}
-    trained = {str(model) for run in runs if (model := run.recipe.get("model") or run.name.split("-")[0])}
+    trained = {str(run.recipe.get("name")) for run in runs if run.cost}
     return Report(
         datasets=datasets,
         runs=list({result.run.name: result.run for result in results}.values()),

@@ -65,8 +65,15 @@ class Run:
     @cached_property
     def log(self) -> list[dict[str, Any]]:
         """The logged steps in order. A step logged twice (a killed and resumed run repeats some) counts as logged last."""
-        steps = {line["step"]: line for line in read_jsonl(self.folder / "train.jsonl") if "event" not in line and "step" in line}
+        lines = [line for line in read_jsonl(self.folder / "train.jsonl") if "event" not in line]
+        steps = {line["step"]: line for line in lines if {"step", "samples"} <= line.keys()}
         return [steps[step] for step in sorted(steps)]
+
+    @cached_property
+    def validation(self) -> list[tuple[float, float]]:
+        """(samples seen, total loss on validation samples), as measured along the way."""
+        lines = [line for line in read_jsonl(self.folder / "train.jsonl") if line.get("event") == "validate"]
+        return [(line["samples"], line["loss"]) for line in lines if number(line.get("loss")) is not None and "samples" in line]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from eval.report import words
 from eval.report.results import CONTROL_ORDER, Cell, Key, Result
 
-# Recipe fields that say where and how fast a run went, not what it was.
-CIRCUMSTANCES = {"seed", "out", "device", "workers", "name", "run", "resume", "wandb", "compile", "log_every", "save_every", "threads"}
+# Recipe fields that say where and how fast a run went, not what it was. Where the data lie is one: their name is the row's.
+CIRCUMSTANCES = {"seed", "data", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch"}
 IN_DISTRIBUTION = ("test", "val", "train")  # splits drawn like the training data, the one to headline first; any other is a shift
 
 
@@ -28,12 +29,13 @@ class Row:
     preset: str
     trained_on: str
     difference: str = ""  # what sets its recipe apart from rows of the same model, preset and data
+    varying: dict[str, Any] = field(default_factory=dict)  # the recipe fields that do so
     name: str = ""  # the model, and in brackets what sets the row apart from others of that model
     results: tuple[Result, ...]  # one per seed
 
     @property
     def seeds(self) -> str:
-        return f"{len(self.results)} seed{'s' * (len(self.results) > 1)}"
+        return words.count(len(self.results), "seed")
 
     @property
     def detail(self) -> str:
@@ -48,9 +50,8 @@ class Row:
         values = [result.inference_flops if name == "inference_flops" else result.run.cost.get(name) for result in self.results]
         if any(value is None for value in values):
             return None
-        if all(isinstance(value, int | float) for value in values):
-            return sum(values) / len(values)
-        return ", ".join(dict.fromkeys(map(str, values)))
+        numbers = [value for value in values if isinstance(value, int | float)]
+        return sum(numbers) / len(numbers) if len(numbers) == len(values) else ", ".join(dict.fromkeys(map(str, values)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,24 +75,24 @@ def to_rows(results: list[Result], order: tuple[str, ...]) -> list[Row]:
     families: dict[tuple[str, str, str, str], dict[str, list[Result]]] = {}
     for result in sorted(results, key=lambda result: (result.seed, result.run.name)):
         family = families.setdefault((result.paradigm, result.model, result.preset, result.trained_on), {})
-        recipe = json.dumps(substance(result), sort_keys=True)
-        while any(other.seed == result.seed for other in family.get(recipe, [])):
-            recipe += "again"  # one seed trained twice is one seed: the repetition gets a row of its own
-        family.setdefault(recipe, []).append(result)
+        same = json.dumps(substance(result), sort_keys=True)
+        while any(other.seed == result.seed for other in family.get(same, [])):
+            same += " again"  # one seed trained twice is one seed: the repetition gets a row of its own
+        family.setdefault(same, []).append(result)
 
-    rows = []
+    rows: list[Row] = []
     for (paradigm, model, preset, trained_on), family in families.items():
         recipes = [substance(group[0]) for group in family.values()]
-        varying = [
-            name for name in dict.fromkeys(name for recipe in recipes for name in recipe) if len({str(r.get(name)) for r in recipes}) > 1
-        ]
-        for index, (recipe, group) in enumerate(zip(recipes, family.values(), strict=True)):
-            difference = ", ".join(f"{name}={recipe.get(name)}" for name in varying)
-            if recipe in recipes[:index]:
-                difference = f"{group[0].run.name}, a repetition"
-            rows.append(
-                Row(model=model, paradigm=paradigm, preset=preset, trained_on=trained_on, difference=difference, results=tuple(group))
+        fields = dict.fromkeys(name for recipe in recipes for name in recipe)
+        differing = [name for name in fields if len({str(recipe.get(name)) for recipe in recipes}) > 1]
+        for index, group in enumerate(family.values()):
+            varying = {name: recipes[index].get(name) for name in differing}
+            repeats = recipes[index] in recipes[:index]
+            difference = (
+                f"{group[0].run.name}, a repetition" if repeats else ", ".join(f"{name}={value}" for name, value in varying.items())
             )
+            about = {"model": model, "paradigm": paradigm, "preset": preset, "trained_on": trained_on}
+            rows.append(Row(**about, results=tuple(group), difference=difference, varying=varying))
 
     rows = [replace(row, name=distinct_name(row, rows)) for row in rows]
 

@@ -9,7 +9,7 @@ from typing import Any
 from eval.report import words
 from eval.report.paired import Difference
 from eval.report.results import Key
-from eval.report.rows import Row, Value, control_variants, control
+from eval.report.rows import Row, Value, control, control_variants
 
 SHARED_CONTROLS = ("chance", "oracle")  # one row for all models; every other control belongs to a model
 
@@ -140,7 +140,7 @@ def entry(value: Value, key: Key, rows: list[Row], footnotes: Footnotes, *, heat
         return Entry(text=value.status, title=reason, mark=footnotes.number(reason), kind="absent")
     interval = ""
     if value.low is not None and value.high is not None:
-        interval = f"{words.quantity(value.low, value.unit)}–{words.quantity(value.high, value.unit)}"
+        interval = f"{words.quantity(value.low, value.unit)}\N{EN DASH}{words.quantity(value.high, value.unit)}"
     most = max((other.n for row in rows if (other := row.value(key)).n), default=value.n)
     fewer = value.n is not None and most is not None and value.n < most
     return Entry(

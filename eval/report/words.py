@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-MISSING = "–"
+MISSING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -11,24 +12,24 @@ def share(value: float | None) -> str:
     if value is None:
         return MISSING
     text = f"{abs(value):.3f}"
-    return ("−" if value < 0 and float(text) else "") + text.removeprefix("0")
+    return (MINUS if value < 0 and float(text) else "") + text.removeprefix("0")
 
 
 def quantity(value: float | None, unit: str = "share") -> str:
     """A score in its own unit: shares with three decimals, anything else with three significant digits."""
     if value is None or unit == "share":
         return share(value)
-    return f"{value:.3g}".replace("-", "−") if abs(value) < 1000 else si(value)
+    return f"{value:.3g}".replace("-", MINUS) if abs(value) < 1000 else si(value)
 
 
 def si(value: float | None, unit: str = "") -> str:
-    """640 k, 1.25 PFLOP: three significant digits and an SI prefix."""
+    """640 k, 1.25 PFLOP: three significant digits and an SI prefix, held together by no-break spaces."""
     if value is None:
         return MISSING
     for scale, prefix in PREFIXES:
         if abs(value) >= 0.9995 * scale:
-            return f"{value / scale:#.3g}".rstrip(".").rstrip() + f" {prefix}{unit}"
-    return f"{value:.3g}" + (f" {unit}" if unit else "")
+            return f"{value / scale:#.3g}".rstrip(".") + f"\u00a0{prefix}{unit}"
+    return f"{value:.3g}" + (f"\u00a0{unit}" if unit else "")
 
 
 def duration(seconds: float | None) -> str:
@@ -36,10 +37,17 @@ def duration(seconds: float | None) -> str:
         return MISSING
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
-    if seconds < 3600:
-        minutes, rest = divmod(round(seconds), 60)
-        return f"{minutes} min {rest:02d} s"
+    if seconds < 3597:
+        return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def short(text: str, most: int = 28) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def memory(megabytes: float | None) -> str:

@@ -15,26 +15,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-PARADIGM = {
-    "clip": "contrastive",
-    "siglip": "contrastive",
-    "coca": "contrastive + captioning",
-    "cm3leon": "generative",
-    "asif": "training-free",
-}
+from models import PARADIGMS
+
 SKILL = {"clip": 0.72, "siglip": 0.70, "coca": 0.78, "cm3leon": 0.45, "asif": 0.30}
-SPLITS = {"test": 0.0, "heldout": 0.09, "style": 0.2}
-METRICS = {  # task -> metric -> (chance, how much of the skill it takes, whether shape words or order decide)
+SPLITS = {"test": 0.0, "heldout": 0.09, "style": 0.2}  # and what the shift costs
+RECALLS = {f"{way} R@{k} (500)": (k / 500, 0.8 + k / 25) for k in (1, 5, 10) for way in ("i2t", "t2i")}
+METRICS = {  # task -> metric -> (chance, how much of the skill it takes)
     "zeroshot": {"colour": (0.111, 1.3), "shape": (0.125, 0.95), "size": (0.5, 1.1), "fill": (0.333, 1.0)},
-    "retrieval": {
-        "i2t R@1 (500)": (0.002, 0.9),
-        "i2t R@5": (0.01, 1.1),
-        "i2t R@10": (0.02, 1.2),
-        "t2i R@1": (0.002, 0.85),
-        "t2i R@5": (0.01, 1.1),
-    },
+    "retrieval": RECALLS,
     "foils": {"replace": (0.5, 1.25), "swap": (0.5, 0.02), "relation": (0.5, 0.0)},
 }
+NOTES = {"retrieval": "gallery 500 images, 2412 captions"}
 COLOURS = {"red": "#c83c32", "blue": "#3c64c8", "green": "#3c9650", "yellow": "#dcc03c", "purple": "#8c50aa"}
 
 
@@ -52,106 +43,70 @@ def write_run(
     skill: float | None = None,
     log: bool = True,
 ) -> Path:
-    """One evaluated run. Samples have a common difficulty, so that runs are correlated as real ones are."""
-    name = f"{model}-tiny-s{seed}" + "".join(f"-{value}" for value in (recipe or {}).values())
-    folder = root / name / "eval" / dataset
+    """One evaluated run. cm3leon cannot do retrieval; asif has no gradient training; others can do all."""
+    name = "-".join([model, "tiny", f"s{seed}", *map(str, (recipe or {}).values())])
+    run, folder = root / name, root / name / "eval" / dataset
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, *model.encode()])
-    level = (SKILL.get(model, 0.5) if skill is None else skill) + (rng.normal(0, 0.01) if skill is None else 0)
-    cells: list[dict[str, Any]] = []
-    for task, metrics in METRICS.items():
-        if model == "cm3leon" and task == "retrieval":
-            cells += [
-                cell(task, split, m, status="n/a", note="ranking 500 x 2412 pairs by likelihood is out of budget")
-                for split in SPLITS
-                for m in metrics
-            ]
-            continue
-        for split, loss in SPLITS.items():
-            columns = {}
-            for metric, (chance, pull) in metrics.items():
-                share = chance + (1 - chance) * min(0.995, max(0.0, (level - loss) * pull))
-                difficulty = np.random.default_rng([len(split), *metric.encode()]).random(samples)
-                columns[metric] = (difficulty * 0.8 + rng.random(samples) * 0.2 < share).astype(int)
-                value = float(columns[metric].mean())
-                half = 1.96 * (value * (1 - value) / samples) ** 0.5
-                made = {"value": value, "low": max(0.0, value - half), "high": min(1.0, value + half), "n": samples}
-                made |= {
-                    "adapter": "likelihood" if model == "cm3leon" else "embedding similarity",
-                    "records": f"{task}.{split}.model.jsonl",
-                }
-                made["note"] = "gallery 500 images, 2412 captions" if task == "retrieval" else ""
-                cells.append(cell(task, split, metric, **made))
-                cells += [
-                    cell(task, split, metric, variant=v, value=chance + e, n=samples)
-                    for v, e in (("chance", 0), ("untrained", 0.01), ("shuffled images", 0.004))
-                ]
-                cells.append(cell(task, split, metric, variant="oracle", value=1.0, n=samples))
-            lines = [
-                {"header": {"task": task}},
-                *({"key": f"{i:06d}", **{m: int(c[i]) for m, c in columns.items()}} for i in range(samples)),
-            ]
-            write_lines(folder / f"{task}.{split}.model.jsonl", lines)
-    about = {"schema": 1, "run": name, "model": model, "paradigm": PARADIGM.get(model, "other"), "preset": "tiny", "seed": seed}
-    about |= {
-        "dataset": dataset,
-        "trained_on": trained_on,
-        "data_hashes": dict.fromkeys(SPLITS, data_hash),
-        "prompts": {"zeroshot": prompt_hash},
-    }
-    about |= {"cells": cells, "seconds": 12.3, "inference_flops_per_image": 2.1e8, "hardware": "2 CPU cores"}
+    level = SKILL.get(model, 0.5) + rng.normal(0, 0.01) if skill is None else skill
+    cells = [cell for task in METRICS for split in SPLITS for cell in task_cells(model, task, split, folder, level, samples, rng)]
+    about: dict[str, Any] = {"schema": 1, "run": name, "model": model, "paradigm": PARADIGMS[model], "preset": "tiny", "seed": seed}
+    about |= {"dataset": dataset, "trained_on": trained_on, "cells": cells, "seconds": 12.3, "hardware": "2 CPU cores"}
+    about |= {"data_hashes": dict.fromkeys(SPLITS, data_hash), "prompts": {"zeroshot": prompt_hash}, "inference_flops_per_image": 2.1e8}
     write(folder / "eval.json", about)
     write(folder / "showcase.json", showcase(rng, level))
-    write(root / name / "recipe.json", {"model": model, "seed": seed, "out": f".runs/{name}", "optim": {"lr": 0.001} | (recipe or {})})
-    trained = model != "asif"
-    cost = {
-        "samples_seen": 640_000 if trained else 8_000,
-        "trainable_parameters": 3_412_000 if trained else 0,
-        "total_parameters": 3_412_000,
-    }
-    cost |= {"train_seconds": 281.0 if trained else 4.0, "train_flops": 1.3e14 * (1 + SKILL.get(model, 0.5)) if trained else None}
-    write(root / name / "cost.json", cost | {"peak_memory_mb": 910.0, "hardware": "2 CPU cores", "threads": 2, "finished": True})
-    if log and trained:
-        write_lines(root / name / "train.jsonl", training_log(model, rng))
-    return root / name
+    write(run / "recipe.json", {"name": model, "seed": seed, "data": f".data/{trained_on}", "optim": {"lr": 0.001} | (recipe or {})})
+
+    learns = model != "asif"
+    cost: dict[str, Any] = {"samples_seen": 640_000, "total_parameters": 3_412_000, "trainable_parameters": 3_412_000 * learns}
+    cost |= {"train_seconds": 281.0, "train_flops": 1.8e14 * (1 + SKILL.get(model, 0.5)) if learns else None, "peak_memory_mb": 910.0}
+    write(run / "cost.json", cost | {"hardware": "2 CPU cores", "threads": 2, "finished": True})
+    if log and learns:
+        write_lines(run / "train.jsonl", training_log(model, rng))
+    return run
 
 
-def cell(task: str, split: str, metric: str, **fields: Any) -> dict[str, Any]:
-    return {
-        "task": task,
-        "split": split,
-        "metric": metric,
-        "variant": "model",
-        "value": None,
-        "low": None,
-        "high": None,
-        "n": None,
-        "unit": "share",
-    } | fields
+def task_cells(
+    model: str, task: str, split: str, folder: Path, level: float, samples: int, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """The cells of one task, and its records. Samples have a difficulty of their own, so that runs err together as real ones do."""
+    if model == "cm3leon" and task == "retrieval":
+        reason = "ranking 500 x 2412 pairs by likelihood is out of budget"
+        return [cell(task, split, metric, None, status="n/a", note=reason) for metric in METRICS[task]]
+    cells = []
+    lines: list[dict[str, Any]] = [{"key": f"{i:06d}"} for i in range(samples)]
+    for metric, (chance, pull) in METRICS[task].items():
+        share = chance + (1 - chance) * min(0.995, max(0.0, (level - SPLITS[split]) * pull))
+        difficulty = np.random.default_rng([len(split), *metric.encode()]).random(samples)
+        right = difficulty * 0.8 + rng.random(samples) * 0.2 < share
+        for line, answer in zip(lines, right.tolist(), strict=True):
+            line[metric] = int(answer)
+        value = float(right.mean())
+        half = 1.96 * (value * (1 - value) / samples) ** 0.5
+        made = {"low": max(0.0, value - half), "high": min(1.0, value + half), "n": samples, "note": NOTES.get(task, "")}
+        made |= {"adapter": "likelihood" if model == "cm3leon" else "embedding similarity", "records": f"{task}.{split}.model.jsonl"}
+        cells.append(cell(task, split, metric, value, **made))
+        controls = {"chance": chance, "untrained": chance + 0.01, "shuffled images": chance + 0.004, "oracle": 1.0}
+        cells += [cell(task, split, metric, control, variant=variant, n=samples) for variant, control in controls.items()]
+    write_lines(folder / f"{task}.{split}.model.jsonl", [{"header": {"task": task}}, *lines, {"header": "end"}])
+    return cells
+
+
+def cell(task: str, split: str, metric: str, value: float | None, variant: str = "model", **fields: Any) -> dict[str, Any]:
+    return {"task": task, "split": split, "metric": metric, "variant": variant, "value": value, "unit": "share"} | fields
 
 
 def training_log(model: str, rng: np.random.Generator) -> list[dict[str, Any]]:
-    chance = {"contrastive": 5.545} if model != "siglip" else {"sigmoid": 0.693}
-    if model in ("coca", "cm3leon"):
-        chance = ({"contrastive": 5.545} if model == "coca" else {}) | {"captioning": 6.2}
-    lines: list[dict[str, Any]] = [{"event": "start", "seconds": 0}]
-    for step in range(0, 2500, 10):
-        terms = {
-            name: value * (0.12 + 0.88 * float(np.exp(-step / 500))) + float(rng.normal(0, 0.02)) * value for name, value in chance.items()
-        }
-        if model == "siglip":
-            terms["bias drift"] = 10 - step / 2000
-        lines.append(
-            {
-                "step": step,
-                "samples": step * 256,
-                "loss": sum(terms.values()),
-                "terms": terms,
-                "chance": chance,
-                "lr": 1e-3,
-                "seconds": step / 9,
-            }
-        )
+    """Two terms with chance values, or (siglip) a total with one and two parts without, and a validation loss that lags."""
+    terms = {"image to text": 4.85, "text to image": 4.85} if model != "siglip" else {"total": 1.4, "positive": 1.2, "negative": 0.2}
+    chance = terms if model != "siglip" else {"total": 1.4}
+    lines: list[dict[str, Any]] = [{"event": "start"}]
+    for step in range(10, 2500, 10):
+        left = 0.12 + 0.88 * float(np.exp(-step / 500))
+        now = {name: value * (left + float(rng.normal(0, 0.02))) for name, value in terms.items()}
+        lines.append({"step": step, "samples": step * 256, "loss": sum(now.values()), "terms": now, "chance": chance})
+        if step % 250 == 0:
+            lines.append({"event": "validate", "samples": step * 256, "loss": (left + 0.05) * next(iter(chance.values()))})
     return [*lines, {"event": "end"}]
 
 
@@ -162,13 +117,8 @@ def showcase(rng: np.random.Generator, level: float) -> dict[str, Any]:
         a, b = drawing.permutation(list(COLOURS))[:2]
         truth, wrong = f"a large {a} circle above a small {b} square", f"a large {b} circle above a small {a} square"
         third = f"a {a} shape next to something {b}"
-        first = rng.random() < level
-        ranked = (
-            [(truth, 0.41, True), (wrong, 0.38, False), (third, 0.30, True)]
-            if first
-            else [(wrong, 0.41, False), (truth, 0.38, True), (third, 0.3, True)]
-        )
-        ranked_json = [{"text": text, "score": score, "correct": correct} for text, score, correct in ranked]
+        ranked = [(truth, True), (wrong, False)] if rng.random() < level else [(wrong, False), (truth, True)]
+        ranked_json = [{"text": text, "score": 0.4, "correct": correct} for text, correct in [*ranked, (third, True)]]
         items.append({"key": f"{index:06d}", "image": picture(COLOURS[a], COLOURS[b]), "captions": [truth], "ranked": ranked_json})
     return {"schema": 1, "split": "test", "items": items}
 

@@ -1,16 +1,342 @@
-"""The side-by-side report, on made-up run folders."""
+"""The side-by-side report, on made-up run folders whose right answer is known by hand."""
 
 from __future__ import annotations
 
+import csv
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from eval import EvalError
 from eval.compare import compare
-from tests.eval.fake_runs import write_run
+from eval.report import plots, words
+from eval.report.paired import differences
+from eval.report.report import Report, build
+from eval.report.results import Key, read_runs
+from eval.report.rows import combine, headline, keys, t_interval
+from models import PARADIGMS
+from tests.eval.fake_runs import write, write_lines, write_run
+
+COLOUR = Key("zeroshot", "test", "colour")
 
 
-def test_two_models_give_all_four_outputs(tmp_path: Path, capsys) -> None:
+def report_on(root: Path, dataset: str | None = None) -> Report:
+    return build(read_runs(root), tuple(PARADIGMS), dataset)
+
+
+def edit(path: Path, **fields: Any) -> None:
+    write(path, json.loads(path.read_text()) | fields)
+
+
+def edit_cells(run: Path, key: Key, **fields: Any) -> None:
+    path = run / "eval/scenes-tiny/eval.json"
+    raw = json.loads(path.read_text())
+    for cell in raw["cells"]:
+        if (cell["task"], cell["split"], cell["metric"], cell["variant"]) == (*key, "model"):
+            cell |= fields
+    write(path, raw)
+
+
+def test_two_models_give_all_four_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for model in ("clip", "siglip"):
         write_run(tmp_path / "runs", model)
     assert compare(runs=tmp_path / "runs", out=tmp_path / "out") == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "report.md", "report.csv"}
-    assert "Still untrained: flava" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "colour" in printed
+    assert "Still untrained: flava, maskvlm, coca" in printed
+
+
+def test_nothing_trained_yet_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(runs=tmp_path / "none", out=tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "Still untrained: clip, siglip" in printed
+    assert "make train-clip eval-clip" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_evaluation_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "clip")
+    write_run(tmp_path, "siglip")
+    (tmp_path / "siglip-tiny-s0/eval/scenes-tiny/eval.json").unlink()
+    report = report_on(tmp_path)
+    assert report.unevaluated == ["siglip"]
+    assert "siglip" not in report.untrained
+    assert "clip" not in report.untrained
+
+
+def test_an_unknown_data_set_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "clip")
+    assert compare(runs=tmp_path, out=tmp_path / "out", dataset="elsewhere") == 1
+    assert "elsewhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["data_hash", "prompt_hash"])
+def test_unlike_runs_are_refused_by_name(field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "clip")
+    hashes: Any = {field: "f00d" * 16}
+    write_run(tmp_path, "siglip", **hashes)
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 1
+    message = capsys.readouterr().err
+    for part in ("clip-tiny-s0", "siglip-tiny-s0", "f00df00df00d", "make eval-clip eval-siglip"):
+        assert part in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_unlike_runs_on_another_data_set_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    write_run(tmp_path, "clip")
+    write_run(tmp_path, "clip", dataset="other")
+    write_run(tmp_path, "siglip", dataset="other", data_hash="f" * 64)
+    assert [dataset.name for dataset in report_on(tmp_path, "scenes-tiny").datasets] == ["scenes-tiny"]
+    with pytest.raises(EvalError):
+        report_on(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 7}', '{"schema": 1, "model": "clip"}'])
+def test_a_broken_result_file_is_named(content: str, tmp_path: Path) -> None:
+    path = write_run(tmp_path, "clip") / "eval/scenes-tiny/eval.json"
+    path.write_text(content)
+    with pytest.raises(EvalError, match=re.escape(str(path))):
+        report_on(tmp_path)
+
+
+def test_seeds_are_averaged_and_other_recipes_are_not(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        write_run(tmp_path, "clip", seed)
+    write_run(tmp_path, "clip", 3, recipe={"lr": 0.1})
+    rows = report_on(tmp_path).datasets[0].rows
+    assert [len(row.results) for row in rows] == [3, 1]
+    assert rows[0].name == "clip (optim.lr=0.001)"
+    assert rows[1].name == "clip (optim.lr=0.1)"
+    values = [result.by_key[COLOUR, "model"].value for result in rows[0].results]
+    assert rows[0].value(COLOUR).value == pytest.approx(sum(v for v in values if v is not None) / 3)
+    assert "3 seeds" in rows[0].value(COLOUR).how
+    assert "1 seed" in rows[1].value(COLOUR).how
+
+
+def test_one_seed_trained_twice_does_not_count_as_two(tmp_path: Path) -> None:
+    write_run(tmp_path, "clip")
+    write_run(tmp_path, "clip").rename(tmp_path / "again")
+    write_run(tmp_path, "clip")
+    assert [len(row.results) for row in report_on(tmp_path).datasets[0].rows] == [1, 1]
+
+
+def test_other_training_data_or_preset_make_other_rows(tmp_path: Path) -> None:
+    write_run(tmp_path, "clip", 0)
+    edit(write_run(tmp_path, "clip", 1) / "eval/scenes-tiny/eval.json", trained_on="photos")
+    edit(write_run(tmp_path, "clip", 2) / "eval/scenes-tiny/eval.json", preset="small")
+    names = {row.name for row in report_on(tmp_path).datasets[0].rows}
+    assert names == {"clip (tiny, scenes-tiny)", "clip (tiny, photos)", "clip (small, scenes-tiny)"}
+
+
+def test_interval_over_seeds_is_students() -> None:
+    low, high = t_interval([0.5, 0.6, 0.7])  # t(2, .975) = 4.303, standard error .1 / sqrt 3
+    assert (low, high) == pytest.approx((0.6 - 0.24841, 0.6 + 0.24841), abs=1e-4)
+
+
+def test_what_could_not_be_measured_is_never_a_zero(tmp_path: Path) -> None:
+    write_run(tmp_path, "clip")
+    run = write_run(tmp_path, "cm3leon")
+    (run / "cost.json").unlink()
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 0
+    page = (tmp_path / "out/report.html").read_text()
+    reason = "ranking 500 x 2412 pairs by likelihood is out of budget"
+    assert f'title="{reason}">n/a<sup>' in page
+    assert f'-note-1">{reason}</li>' in page
+    lines = list(csv.DictReader((tmp_path / "out/report.csv").open()))
+    missing = [line for line in lines if line["run"] == "cm3leon-tiny-s0" and line["task"] == "retrieval"]
+    assert missing
+    assert all(line["value"] == "" and line["status"] == "n/a" for line in missing if line["variant"] == "model")
+    costs = {line["metric"]: line["value"] for line in lines if line["run"] == "cm3leon-tiny-s0" and line["task"] == "cost"}
+    assert costs["train_flops"] == ""
+    assert costs["inference_flops"] == "210000000.0"
+
+
+def test_a_value_that_is_not_finite_is_missing(tmp_path: Path) -> None:
+    edit_cells(write_run(tmp_path, "clip"), COLOUR, value=float("nan"))
+    value = report_on(tmp_path).datasets[0].rows[0].value(COLOUR)
+    assert value.value is None
+    assert value.status == "not run"
+
+
+def test_a_missing_cell_says_what_would_fill_it() -> None:
+    assert combine([None], "clip").status == "not run"
+    assert "make eval-clip" in combine([None], "clip").note
+
+
+def two_runs(root: Path, a: list[float], b: list[float], **fields: Any) -> Report:
+    """clip answered `a`, siglip `b`, on the same samples, one colour question each."""
+    for model, answers in (("clip", a), ("siglip", b)):
+        run = write_run(root, model)
+        lines = [{"key": str(index), "colour": answer} for index, answer in enumerate(answers)]
+        write_lines(run / "eval/scenes-tiny/zeroshot.test.model.jsonl", [{"header": {}}, *lines, {"header": "end"}])
+        edit_cells(run, COLOUR, **{"value": sum(answers) / len(answers)} | fields)
+    return report_on(root)
+
+
+def test_a_difference_on_the_same_samples_is_proven_where_intervals_overlap(tmp_path: Path) -> None:
+    """60 of 100 against 50 of 100: each interval is +-.10, but clip is right wherever siglip is, and on ten samples more."""
+    report = two_runs(tmp_path, [1.0] * 60 + [0.0] * 40, [1.0] * 50 + [0.0] * 50)
+    pair = report.datasets[0].proofs[COLOUR][0, 1]
+    assert pair.proven
+    assert pair.value == pytest.approx(0.1)
+    assert 0.03 < pair.low < 0.06 < 0.14 < pair.high < 0.17
+    assert not report.datasets[0].proofs[COLOUR][1, 0].proven
+    best = [block.line.entries[0].best for block in report.datasets[0].overview.blocks]
+    assert best == [True, False]
+
+
+def test_the_same_difference_on_unrelated_samples_is_not_proven(tmp_path: Path) -> None:
+    report = two_runs(tmp_path, ([1.0] * 6 + [0.0] * 4) * 10, [1.0] * 50 + [0.0] * 50)
+    assert not any(pair.proven for pair in report.datasets[0].proofs[COLOUR].values())
+
+
+def test_less_can_be_better_and_a_rate_has_no_merit(tmp_path: Path) -> None:
+    a, b = [1.0] * 60 + [0.0] * 40, [1.0] * 50 + [0.0] * 50
+    assert two_runs(tmp_path / "lower", a, b, better="lower").datasets[0].proofs[COLOUR][1, 0].proven
+    assert COLOUR not in two_runs(tmp_path / "neither", a, b, better="neither").datasets[0].proofs
+
+
+def test_records_whose_mean_is_not_the_value_prove_nothing(tmp_path: Path) -> None:
+    two_runs(tmp_path, [1.0] * 60 + [0.0] * 40, [1.0] * 50 + [0.0] * 50)
+    edit_cells(tmp_path / "clip-tiny-s0", COLOUR, value=0.9)
+    dataset = report_on(tmp_path).datasets[0]
+    assert COLOUR not in differences(dataset.rows, [COLOUR])
+
+
+def test_several_records_of_a_sample_stay_together(tmp_path: Path) -> None:
+    """Ten samples of ten records each, all right or all wrong: as uncertain as ten records, not a hundred."""
+    few = two_runs(tmp_path / "few", [1.0] * 6 + [0.0] * 4, [1.0, 0.0] * 5).datasets[0].proofs[COLOUR][0, 1]
+    for run, answers in (("clip", [1.0] * 6 + [0.0] * 4), ("siglip", [1.0, 0.0] * 5)):
+        lines = [{"key": str(i), "colour": answer} for i, answer in enumerate(answers) for _ in range(10)]
+        write_lines(tmp_path / f"few/{run}-tiny-s0/eval/scenes-tiny/zeroshot.test.model.jsonl", lines)
+    many = report_on(tmp_path / "few").datasets[0].proofs[COLOUR][0, 1]
+    assert (many.low, many.high) == pytest.approx((few.low, few.high))
+
+
+class Page(HTMLParser):
+    """Collects what a browser would act on."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.handlers: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+
+def test_the_page_needs_no_network_and_runs_no_strangers_script(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)>\"' onmouseover=alert(1) $x_{$ </title></svg>"
+    run = write_run(tmp_path, "clip", trained_on=evil)
+    folder = run / "eval/scenes-tiny"
+    edit_cells(run, COLOUR, metric=evil, note=evil, adapter=evil)
+    edit_cells(run, Key("foils", "test", "swap"), value=None, status="n/a", note=evil)
+    edit(folder / "eval.json", hardware=evil)
+    edit(run / "cost.json", hardware=evil)
+    log = (run / "train.jsonl").read_text().replace('"image to text"', json.dumps(evil))
+    (run / "train.jsonl").write_text(log)
+    shown = json.loads((folder / "showcase.json").read_text())
+    shown["items"][0] |= {"captions": [evil], "key": evil, "ranked": [{"text": evil, "score": 1, "correct": False}]}
+    shown["items"][1]["image"] = "https://example.com/spy.png"
+    shown["items"][2]["image"] = "data:image/svg+xml;base64,AAAA"
+    write(folder / "showcase.json", shown)
+    write_run(tmp_path, "siglip")
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 0
+
+    text = (tmp_path / "out/report.html").read_text()
+    page = Page(text)
+    assert page.tags.count("script") == 1
+    assert page.handlers == []
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    assert "url(http" not in text
+    assert "@import" not in text
+    assert "spy.png" not in text
+    markdown, _, commands = (tmp_path / "out/report.md").read_text().partition("\n```\n")
+    assert "<script" not in markdown
+    assert commands.count("```") == 1
+
+
+def test_pictures_show_each_models_first_choice(tmp_path: Path) -> None:
+    write_run(tmp_path, "clip", skill=1.0)
+    write_run(tmp_path, "siglip", skill=-1.0)
+    pictures = report_on(tmp_path).datasets[0].pictures
+    assert len(pictures) == 6
+    for picture in pictures:
+        assert [(ranking.model, ranking.texts[0][1]) for ranking in picture.rankings] == [("clip", True), ("siglip", False)]
+        assert not picture.agree
+
+
+def test_headline_keeps_first_split_and_recall_at_one(tmp_path: Path) -> None:
+    write_run(tmp_path, "clip")
+    results = [result for row in report_on(tmp_path).datasets[0].rows for result in row.results]
+    shown = headline(keys(results))
+    assert {key.split for key in shown} == {"test"}
+    assert [key.metric for key in shown if key.task == "retrieval"] == ["i2t R@1 (500)", "t2i R@1 (500)"]
+
+
+def test_a_log_that_was_resumed_and_torn_is_read_once(tmp_path: Path) -> None:
+    write_run(tmp_path, "clip", log=False)
+    lines: list[dict[str, Any]] = [
+        {"step": 1, "samples": 8, "terms": {"a": 3.0}},
+        {"step": 2, "samples": 16, "terms": {"a": 2.0}},
+        {"event": "resume"},
+    ]
+    write_lines(tmp_path / "clip-tiny-s0/train.jsonl", [*lines, {"step": 2, "samples": 16, "terms": {"a": 1.5}}])
+    with (tmp_path / "clip-tiny-s0/train.jsonl").open("a") as file:
+        file.write('{"step": 3, "sam')
+    assert [line["terms"]["a"] for line in read_runs(tmp_path)[0].log] == [3.0, 1.5]
+
+
+def test_the_report_is_a_function_of_the_results(tmp_path: Path) -> None:
+    for model in ("clip", "coca"):
+        write_run(tmp_path / "runs", model)
+    for out in ("one", "two"):
+        assert compare(runs=tmp_path / "runs", out=tmp_path / out) == 0
+    for name in ("report.html", "report.md", "report.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_starting_needs_no_torch_and_no_plots() -> None:
+    heavy = ["torch", "matplotlib", "scipy", "transformers"]
+    code = f"import sys, eval.compare; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (words.share(0.7123), ".712"),
+        (words.share(1.0), "1.000"),
+        (words.share(-0.0341), "\N{MINUS SIGN}.034"),
+        (words.share(-0.0001), ".000"),
+        (words.share(None), words.MISSING),
+        (words.si(640_000), "640\u00a0k"),
+        (words.si(1.25e15, "FLOP"), "1.25\u00a0PFLOP"),
+        (words.si(999_999), "1.00\u00a0M"),
+        (words.si(12), "12"),
+        (words.si(0), "0"),
+        (words.si(None), words.MISSING),
+        (words.duration(281), "4.7 min"),
+        (words.duration(3599.9), "1.0 h"),
+        (words.duration(0.2), "< 1 s"),
+        (words.memory(2048), "2.0 GB"),
+    ],
+)
+def test_numbers_as_people_read_them(written: str, expected: str) -> None:
+    assert written == expected
+
+
+def test_labels_keep_their_order_and_distance() -> None:
+    assert plots.spread([0.5, 0.5, 0.9], 0.1) == pytest.approx([0.5, 0.4, 0.9])
+    assert plots.spread([1.2, 1.1], 0.1) == pytest.approx([1.0, 0.9])
