@@ -46,7 +46,7 @@ class MemoryBatches(IterableDataset[Any]):
             )
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], int, dict[int, Tally]]]:
-        """Yields batch, samples seen after it, and no tally (nothing is dropped any more). Of `workers` workers each makes every `workers`-th batch, in turn."""
+        """Yields batch, samples seen after it, and no tally: nothing is dropped any more. Several workers make the batches in turn."""
         worker, start = get_worker_info(), self.seen
         for index in itertools.count(worker.id if worker else 0, worker.num_workers if worker else 1):
             first = start + index * self.step

@@ -17,7 +17,7 @@ from tests.data.kit import encode, good_members, make_split, picture, write_tar
 FULL = Sample(
     key="000007",
     image=picture(3),
-    captions=("a red dot", "ein roter Punkt – klein"),
+    captions=("a red dot", "ein roter Punkt (klein, rund und schön)"),
     label="dot",
     questions=(Question("how many dots?", "one", "count"),),
     foils=(Foil("a red dot", "a blue dot", "replace_colour"),),
@@ -31,7 +31,8 @@ def test_a_written_sample_is_read_back_equal(tmp_path: Path) -> None:
     tally = Tally()
     (members,) = read_shard(str(tmp_path / "00000.tar"), tally)
     sample = decode(members, ("captions", "label", "questions", "foils", "objects"), tally)
-    assert sample is not None and not tally.drops
+    assert sample is not None
+    assert not tally.drops
     np.testing.assert_array_equal(sample.image, FULL.image)
     assert to_record(sample) == to_record(FULL)
     assert (sample.key, sample.questions, sample.objects) == (FULL.key, FULL.questions, FULL.objects)
@@ -59,7 +60,8 @@ def test_find_in_a_data_set_folder(tmp_path: Path) -> None:
     folder = make_split(tmp_path / "toy", [3, 2])
     split = find(folder, "train")
     assert (split.name, split.split, split.samples, split.decoded_bytes) == ("toy", "train", 5, 5 * 8 * 8 * 3)
-    assert [Path(url).name for url in split.urls] == ["00000.tar", "00001.tar"] and len(split.hash or "") == 64
+    assert [Path(url).name for url in split.urls] == ["00000.tar", "00001.tar"]
+    assert len(split.hash or "") == 64
     assert splits(folder) == ["train"]
     assert find(folder / "train", "train") == split
 
@@ -119,7 +121,7 @@ def test_an_index_that_does_not_fit_its_tars_is_refused(tmp_path: Path) -> None:
         find(tmp_path / "toy", "train")
     (train / "00002.tar").unlink()
     write_tar(train / "00001.tar", good_members(40))
-    with pytest.raises(DataError, match="bytes, index.json says"):
+    with pytest.raises(DataError, match=r"bytes, index\.json says"):
         find(tmp_path / "toy", "train")
     (train / "00001.tar").unlink()
     with pytest.raises(FileNotFoundError, match=r"00001.tar is missing, though .* lists it"):
@@ -130,7 +132,7 @@ def test_an_index_that_does_not_fit_its_tars_is_refused(tmp_path: Path) -> None:
 def test_a_broken_index_is_named(tmp_path: Path, content: str) -> None:
     train = make_split(tmp_path / "toy", [2]) / "train"
     (train / "index.json").write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(DataError, match="index.json"):
+    with pytest.raises(DataError, match=r"index\.json"):
         find(tmp_path / "toy", "train")
 
 
@@ -153,7 +155,8 @@ def test_any_record_is_read_or_refused(record: dict, text: str | None) -> None:
         return
     assert all(isinstance(caption, str) and caption.strip() and caption.encode() for caption in sample.captions)
     assert sample.label is None or isinstance(sample.label, str)
-    assert all(isinstance(question.answer, str) for question in sample.questions) and isinstance(sample.extra, dict)
+    assert all(isinstance(question.answer, str) for question in sample.questions)
+    assert isinstance(sample.extra, dict)
     json.dumps(to_record(sample))
 
 
@@ -161,4 +164,5 @@ def test_any_record_is_read_or_refused(record: dict, text: str | None) -> None:
 def test_any_json_member_is_read_or_counted(content: bytes) -> None:
     tally = Tally()
     sample = decode({"__key__": "k", "__url__": "u", "png": encode(picture(0)), "json": content}, ("captions",), tally)
-    assert (sample is None) == (tally.dropped == 1) and tally.seen == 1
+    assert (sample is None) == (tally.dropped == 1)
+    assert tally.seen == 1
