@@ -1,0 +1,81 @@
+# Paragone. `make help` lists the targets; every target sets up what it needs.
+#
+# Variables: PRESET=tiny|small|paper  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
+#            OUT=<run folder>  ARGS="--optim.lr 1e-3"  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
+
+VENV ?= .venv
+PYTHON ?= python3
+PRESET ?= tiny
+SEED ?= 0
+DEVICE ?= auto
+SCENES := .data/scenes-$(if $(filter small,$(PRESET)),small,tiny)
+DATA ?= $(SCENES)
+TEST ?= $(DATA)
+ON = $(if $(filter .data/scenes-%,$(DATA)),,-$(basename $(notdir $(DATA:%/=%))))
+RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
+
+PY := $(VENV)/bin/python
+READY := $(VENV)/.paragone
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/<model>/' | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@echo "  <model>: clip siglip.  Variables: PRESET DATA TEST SEED DEVICE OUT ARGS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
+
+train-%: $(READY) data ## train a model, or resume it
+	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data $(DATA) --seed $(SEED) --device $(DEVICE) $(ARGS)
+
+eval-%: $(READY) data ## evaluate a trained model on every task it is capable of
+	@test -f $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
+	$(PY) -m eval.run $(RUN) --data $(TEST) --device $(DEVICE) $(ARGS)
+
+compare: $(READY) ## put all evaluated runs side by side: terminal, Markdown, CSV, HTML
+	$(PY) -m eval.compare $(ARGS)
+
+all: train-clip eval-clip train-siglip eval-siglip compare ## train, evaluate and compare every model
+
+data: $(READY) ## write the embedded data set of the preset
+ifeq ($(DATA),$(SCENES))
+	@test -f $(SCENES)/style/index.json || $(PY) -m data.scenes.build --preset $(SCENES:.data/scenes-%=%) --out $(SCENES)
+endif
+
+import: $(READY) ## bring your own data: ARGS="coco|folder|table ... --help"
+	$(PY) -m data.importers $(ARGS)
+
+check-data: $(READY) ## read every sample of DATA= and say what would be dropped; ARGS=--write-index for foreign shards
+	$(PY) -m data.check $(DATA) $(ARGS)
+
+calibrate: $(READY) data ## show that every attribute, relation and question of the embedded data can be learned
+	$(PY) -m recipes.calibrate --data $(DATA) $(ARGS)
+
+params: $(READY) ## parameter counts of the paper-size models, beside the papers'
+	$(PY) -m models.params
+
+bench: $(READY) data ## speed against the reference libraries, as ratios
+	$(PY) -m recipes.bench $(ARGS)
+
+test: $(READY) ## the tests (minutes, two cores)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: $(READY) ## the tests that take longer
+	$(PY) -m pytest -m slow $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean: ## remove runs and generated data, keep the environment
+	rm -rf .runs .data/scenes-*
+
+# torch and torchvision are asked for together, so that both come from one index and fit each other.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.11" "torchvision>=0.26"
+	$(PY) -m pip install -e '.[dev]'
+	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove $(VENV) and choose their index with TORCH_INDEX="; exit 1; }
+	touch $@
+
+.PHONY: help compare all data import check-data calibrate params bench test test-slow lint clean
