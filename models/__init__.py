@@ -50,6 +50,8 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> nn
     model_class, config_class = classes(description["model"])
     model: nn.Module = model_class(from_dict(config_class, description["config"]), load_tokenizer(folder))
     if weights:
+        if not (folder / "model.safetensors").exists():
+            raise FileNotFoundError(f"{folder} holds no model.safetensors: its training was interrupted; run its `make train-...` again")
         state = load_file(folder / "model.safetensors", device="cpu")
         try:
             model.load_state_dict(state)
@@ -59,20 +61,25 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> nn
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
-    """Write what `load` reads. Each file appears whole or not at all."""
+    """Write what `load` reads. The weights appear whole or not at all."""
     from safetensors.torch import save_file
 
+    folder = Path(folder)
+    describe(model, folder)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors.part")
+    os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
+
+
+def describe(model: nn.Module, folder: Path) -> None:
+    """Write what `load` reads except the weights: `model.json` and the tokenizer."""
     from models.text import save_tokenizer
 
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name = next(name for name, (_, class_name, _) in TABLE.items() if class_name == type(model).__name__)
     description = {"model": name, "paradigm": PARADIGMS[name], "config": asdict(model.config)}  # type: ignore[call-overload]
     (folder / "model.json").write_text(json.dumps(description, indent=1))
     save_tokenizer(model.tokenizer, folder)  # type: ignore[arg-type]
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors.part")
-    os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
 
 
 def classes(name: str) -> tuple[type, type]:

@@ -180,7 +180,7 @@ class ConvStem(nn.Module):
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.norm = nn.LayerNorm(embed_dim)
         self.to(memory_format=torch.channels_last)
 
@@ -217,13 +217,13 @@ def rank() -> int:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         rows = [torch.empty_like(x) for _ in range(dist.get_world_size())]
         dist.all_gather(rows, x.contiguous())
         return torch.cat(rows)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         grad = grad.contiguous()
         dist.all_reduce(grad)  # every rank's loss has a share in these rows
         return grad.chunk(dist.get_world_size())[dist.get_rank()]

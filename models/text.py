@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +34,7 @@ def layout(tokenizer: Tokenizer, texts: Sequence[str], context: int, *, fixed: b
     T is the longest text of the batch (a third of the text tower's cost in a batch of captions), or `context` when `fixed`.
     """
     start = [] if tokenizer.start is None else [tokenizer.start]
-    rows = [[*start, *tokenizer.encode(text)][: context - 1] + [tokenizer.end] for text in texts]
+    rows = [[*[*start, *tokenizer.encode(text)][: context - 1], tokenizer.end] for text in texts]
     ids = torch.full((len(rows), context if fixed else max(map(len, rows), default=1)), tokenizer.pad)
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
@@ -45,10 +44,13 @@ def layout(tokenizer: Tokenizer, texts: Sequence[str], context: int, *, fixed: b
 class BPETokenizer:
     """Lower-cased byte-level BPE, as CLIP's, learned from captions. Ids 0, 1, 2 are padding, start and end."""
 
-    pad, start, end = 0, 1, 2
+    pad = 0
+    start: int | None = 1
+    end = 2
 
     def __init__(self, fast: FastTokenizer) -> None:
         self.fast = fast
+        self.vocab_size: int = fast.get_vocab_size()
         self.name = "bpe"
         self._known: dict[str, list[int]] = {}  # captions repeat every epoch; encoding them costs more than a look-up
 
@@ -77,10 +79,6 @@ class BPETokenizer:
 
     def save(self, path: Path) -> None:
         self.fast.save(str(path))
-
-    @cached_property
-    def vocab_size(self) -> int:  # type: ignore[override]
-        return self.fast.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
         ids = self._known.get(text)

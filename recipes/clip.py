@@ -1,17 +1,17 @@
 """CLIP (arXiv 2103.00020).
 
-    make train-clip                               2 CPU cores
-    make train-clip PRESET=small                  one CUDA GPU
-    torchrun --nproc-per-node 8 -m recipes.train clip paper --data SHARDS --tokenizer open_clip
+make train-clip                               2 CPU cores
+make train-clip PRESET=small                  one CUDA GPU
+torchrun --nproc-per-node 8 -m recipes.train clip paper --data SHARDS --tokenizer open_clip
 
-               paper (section 2.5, tables 18, 19)         small              tiny
-    data       WIT, 400 M pairs                           scenes-small       scenes-tiny, 20 k pictures
-    image      ViT-B/32, 224 px                           ViT-S/16, 128 px   convolutions + 3 blocks, 64 px
-    batch      32,768                                     1,024              128
-    seen       32 epochs = 12.8 G                         6.4 M              192 k
-    optimiser  AdamW, lr 5e-4, wd 0.2, betas .9 .98,      lr 1e-3, wd 0.2    lr 1.5e-3, wd 0.05
-               eps 1e-6, warm-up 2,000 steps, cosine
-    augment    random square crop                         the same           none
+           paper (section 2.5, tables 18, 19)         small              tiny
+data       WIT, 400 M pairs                           scenes-small       scenes-tiny, 20 k pictures
+image      ViT-B/32, 224 px                           ViT-S/16, 128 px   convolutions + 3 blocks, 64 px
+batch      32,768                                     1,024              128
+seen       32 epochs = 12.8 G                         6.4 M              192 k
+optimiser  AdamW, lr 5e-4, wd 0.2, betas .9 .98,      lr 1e-3, wd 0.2    lr 1.5e-3, wd 0.05
+           eps 1e-6, warm-up 2,000 steps, cosine
+augment    random square crop                         the same           none
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ class Reporter:
         if not self.active:
             return
         self._write(record)
-        status = f"loss {record['loss']:.3f}  {record['samples_per_s']:,.0f} samples/s  wait {record['data_wait_share']:.0%}  {record['memory_mb']:,.0f} MB"
+        speed = f"{record['samples_per_s']:,.0f} samples/s  wait {record['data_wait_share']:.0%}  {record['memory_mb']:,.0f} MB"
+        status = f"loss {record['loss']:.3f}  {speed}"
         if record["drops"]:
             status += f"  dropped {sum(record['drops'].values())}"
         self.bar.update(self.task, completed=record["samples"], status=status)
@@ -95,4 +96,12 @@ def _cut_after(path: Path, step: int) -> None:
 def _wandb(folder: Path, recipe: AnyRecipe) -> Any:
     import wandb
 
-    return wandb.init(project=recipe.log.project, name=folder.name, id=folder.name, resume="allow", dir=folder, mode=recipe.log.wandb, config=asdict(recipe))
+    return wandb.init(
+        project=recipe.log.project,
+        name=folder.name,
+        id=folder.name,
+        resume="allow",
+        dir=folder,
+        mode="offline" if recipe.log.wandb == "offline" else "online",
+        config=asdict(recipe),
+    )

@@ -10,18 +10,13 @@ import contextlib
 import importlib
 import json
 import math
-import os
-import platform
-import resource
 import signal
 import sys
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import tyro
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,14 +26,13 @@ import models.text
 from data.captions import captions
 from data.loader import Loader, in_order
 from data.shards import DataError, Split, find, splits
-from models.layers import Losses
 from models.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes import checkpoint
 from recipes.log import Reporter
+from recipes.place import Place, hardware, peak_memory_mb
 from recipes.recipe import AnyRecipe, Optim, Recipe
 from recipes.step import average_gradients, backward
-
-NON_FINITE_STEPS = 10  # in a row, before the run is given up
+from recipes.watch import Watch
 
 
 def train(recipe: AnyRecipe, folder: Path) -> int:
@@ -70,10 +64,10 @@ def train(recipe: AnyRecipe, folder: Path) -> int:
     report = Reporter(folder, recipe, step=progress["step"], samples=progress["samples"], active=place.rank == 0)
     report.event("resume" if progress["step"] else "start", _headline(recipe, model, split, loader, place, progress), step=progress["step"])
     if recipe.compile:
-        model.encode = torch.compile(model.encode)  # type: ignore[method-assign]
+        model.encode = torch.compile(model.encode)
     autocast = place.autocast(recipe.precision)
     validation = _validation_batch(recipe, split, model, place)
-    watch = _Watch(recipe, report, progress)
+    watch = Watch(recipe, report, progress)
     stopped = _Signals()
 
     def save() -> None:
@@ -127,17 +121,14 @@ def train(recipe: AnyRecipe, folder: Path) -> int:
 def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place) -> Any:
     """The model with its tokenizer, the same on every rank; the run folder's own where it exists already."""
     _claim(folder, recipe, place)
-    if (folder / "tokenizer.json").exists():
-        tokenizer = models.text.load_tokenizer(folder)
-    else:
-        tokenizer = _tokenizer(recipe, split)
+    tokenizer = models.text.load_tokenizer(folder) if (folder / "tokenizer.json").exists() else _tokenizer(recipe, split)
     name = _name(recipe)
     model_class, _ = models.classes(name)
     torch.manual_seed(recipe.seed)
     config = replace(recipe.model, vocab_size=tokenizer.vocab_size)
     model = model_class(config, tokenizer)
     if place.rank == 0 and not (folder / "model.json").exists():
-        models.save(model, folder)
+        models.describe(model, folder)
     place.wait()
     return model.to(place.device)
 
@@ -169,71 +160,17 @@ def _claim(folder: Path, recipe: AnyRecipe, place: Place) -> None:
     free = ("device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")  # do not change the result
     if path.exists():
         found = json.loads(path.read_text())
-        differs = [f"{key}: {found.get(key)} there, {value} now" for key, value in wanted.items() if key not in free and found.get(key) != value]
+        differs = [key for key, value in wanted.items() if key not in free and found.get(key) != value]
         if differs:
-            raise ValueError(f"{folder} was trained with another recipe ({'; '.join(differs)}). Choose another OUT=, or remove it")
+            changes = "; ".join(f"{key}: {found.get(key)} there, {wanted[key]} now" for key in differs)
+            raise ValueError(f"{folder} was trained with another recipe ({changes}). Choose another OUT=, or remove it")
     elif place.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(wanted, indent=1))
     place.wait()
 
 
-# --------------------------------------------------------------------------------------------- where it is trained
-
-
-@dataclass(frozen=True)
-class Place:
-    """This process among its peers, and its device."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    @classmethod
-    def find(cls, device: str) -> Place:
-        """From torchrun's environment; alone without it. `auto` is CUDA where there is one."""
-        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        if "WORLD_SIZE" not in os.environ:
-            return cls(0, 1, torch.device(kind))
-        if kind.startswith("cuda"):
-            kind = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(kind)
-        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size(), torch.device(kind))
-
-    def autocast(self, precision: str) -> Any:
-        if precision == "auto":
-            precision = "bf16" if multiplies_bf16(self.device) else "fp32"
-        return torch.autocast(self.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
-
-    def any(self, flag: bool) -> bool:
-        """True on every rank when it is true on one, so that all leave the loop at the same step."""
-        if self.world == 1:
-            return flag
-        votes = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(votes)
-        return bool(votes)
-
-    def gather(self, value: Any) -> list[Any]:
-        values = [value] * self.world
-        if self.world > 1:
-            dist.all_gather_object(values, value)
-        return values
-
-    def wait(self) -> None:
-        if self.world > 1:
-            dist.barrier()
-
-    def close(self) -> None:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capable = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
+# ---------------------------------------------------------------------------------------------------- on the side
 
 
 class _Signals:
@@ -249,98 +186,6 @@ class _Signals:
             signal.signal(known, handler)
 
 
-# ------------------------------------------------------------------------------------------------- watching over it
-
-
-class _Watch:
-    """Clocks, averages, and the two guards: losses that stay at chance, and numbers that are no longer numbers."""
-
-    def __init__(self, recipe: AnyRecipe, report: Reporter, progress: dict[str, Any]) -> None:
-        self.recipe, self.report, self.progress = recipe, report, progress
-        self.started = time.monotonic() - progress["seconds"]
-        self.saved = self.logged = time.monotonic()
-        self.waited = 0.0
-        self.samples_logged = progress["samples"]
-        self.non_finite = 0
-        self.warned: set[str] = set()
-        self.recent: dict[str, float] = {}
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def due_to_save(self) -> bool:
-        due = time.monotonic() - self.saved > 60 * self.recipe.save_minutes
-        if due:
-            self.saved = time.monotonic()
-        return due
-
-    @contextlib.contextmanager
-    def waiting(self) -> Any:
-        start = time.monotonic()
-        yield
-        self.waited += time.monotonic() - start
-
-    def step(self, losses: Losses, norm: float, lr: float, loader: Loader) -> None:
-        self._guard_numbers(losses, norm, lr)
-        if self.progress["step"] % self.recipe.log.every and self.progress["samples"] < self.recipe.budget:
-            return
-        values = {"total": losses.total.item()} | {name: term.item() for name, term in losses.terms.items()}
-        now = time.monotonic()
-        elapsed = max(1e-9, now - self.logged)
-        self.report.line(
-            {
-                "step": self.progress["step"],
-                "samples": self.progress["samples"],
-                "loss": values["total"],
-                "terms": values,
-                "chance": losses.chance,
-                "lr": lr,
-                "grad_norm": norm,
-                "samples_per_s": (self.progress["samples"] - self.samples_logged) / elapsed,
-                "data_wait_share": self.waited / elapsed,
-                "memory_mb": peak_memory_mb(),
-                "seconds": self.seconds(),
-                "epoch": loader.epoch,
-                "drops": dict(loader.drops),
-            }
-        )
-        self.logged, self.waited, self.samples_logged = now, 0.0, self.progress["samples"]
-        self._guard_chance(values, losses.chance)
-
-    def _guard_chance(self, values: dict[str, float], chance: dict[str, float]) -> None:
-        for name, at_chance in chance.items():
-            self.recent[name] = 0.7 * self.recent.get(name, values[name]) + 0.3 * values[name]
-            late = self.progress["samples"] > 0.15 * self.recipe.budget and self.progress["step"] >= 100
-            if late and name not in self.warned and self.recent[name] > 0.97 * at_chance:
-                self.warned.add(name)
-                self.report.event(
-                    "warning",
-                    f"loss '{name}' is still at chance ({self.recent[name]:.3f}, chance {at_chance:.3f}) after {self.progress['samples']:,} samples: "
-                    "do captions belong to their images (`make check-data`)? Is the learning rate right?",
-                    step=self.progress["step"],
-                )
-
-    def _guard_numbers(self, losses: Losses, norm: float, lr: float) -> None:
-        if math.isfinite(norm):
-            self.non_finite = 0
-            return
-        self.non_finite += 1
-        terms = {name: term.item() for name, term in losses.terms.items()}
-        self.report.event("warning", f"step {self.progress['step']}: gradient norm {norm}, losses {terms}; step skipped", step=self.progress["step"])
-        if self.non_finite >= NON_FINITE_STEPS:
-            raise FloatingPointError(
-                f"{NON_FINITE_STEPS} steps in a row without finite gradients, last losses {terms} at learning rate {lr:.2e}. "
-                "The last checkpoint is from before; try a lower --optim.lr, or --precision fp32"
-            )
-
-
-def peak_memory_mb() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def _validation_batch(recipe: AnyRecipe, split: Split, model: Any, place: Place) -> list[dict[str, torch.Tensor]]:
     """The first samples of the val split as batches of the training's size, so that losses compare; empty without such a split."""
     size = recipe.batch // place.world
@@ -349,7 +194,7 @@ def _validation_batch(recipe: AnyRecipe, split: Split, model: Any, place: Place)
     try:
         if "val" not in splits(recipe.data):
             return []
-        batches = []
+        batches: list[dict[str, torch.Tensor]] = []
         for samples in in_order(find(recipe.data, "val"), batch_size=size, needs=("captions",)):
             if len(samples) < size or len(batches) * size >= recipe.log.validate:
                 break
@@ -383,12 +228,6 @@ def _headline(recipe: AnyRecipe, model: nn.Module, split: Split, loader: Loader,
     )
 
 
-def hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
 def _write_cost(folder: Path, recipe: AnyRecipe, model: nn.Module, place: Place, progress: dict[str, Any]) -> None:
     cost = {
         "samples_seen": progress["samples"],
@@ -411,7 +250,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args, rest = parser.parse_known_args()
     default: AnyRecipe = importlib.import_module(f"recipes.{args.model}").PRESETS[args.preset]
-    recipe = tyro.cli(Recipe[type(default.model)], default=default, args=rest, prog=f"recipes.train {args.model} {args.preset}")  # type: ignore[misc]
+    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # so that tyro shows the fields of this model's configuration
+    recipe = tyro.cli(kind, default=default, args=rest, prog=f"recipes.train {args.model} {args.preset}")
     try:
         sys.exit(train(recipe, args.out))
     except (DataError, FileNotFoundError, ValueError, FloatingPointError) as error:

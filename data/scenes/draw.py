@@ -7,7 +7,7 @@ drawing a picture is then a few small blends.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 from random import Random
 
 import numpy as np
@@ -92,7 +92,7 @@ def _noise() -> np.ndarray:
     return np.random.RandomState(7).randint(-22, 23, size=(512, 512)).astype(np.int32)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sprite(shape: str, radius: int, angle: int, fill: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coverage 0..255, int32 `[2 * radius + 3] * 2`, of: everything drawn, its bright part, its contour."""
     side = (2 * radius + 3) * SUPERSAMPLE

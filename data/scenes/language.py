@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import permutations
+from itertools import pairwise, permutations
 from random import Random
+from typing import Any
 
 from data.sample import Foil, Object, Question, Sample
 from data.scenes.world import (
@@ -201,7 +202,7 @@ def _replacement(scene: Scene, attribute: str, rng: Random) -> Foil | None:
     index = rng.randrange(len(things))
     others = [value for value in VOCABULARY[attribute] if value != getattr(things[index], attribute)]
     wrong = things[:]
-    wrong[index] = replace(things[index], **{attribute: rng.choice(others)})
+    wrong[index] = replace(things[index], **{attribute: rng.choice(others)})  # type: ignore[arg-type]
     return _foil(things, wrong, detail, f"replace_{attribute}")
 
 
@@ -270,7 +271,7 @@ def parse(caption: str) -> Claims:
     found = list(_OBJECT.finditer(text))
     objects = tuple({name: value for name, value in zip(ATTRIBUTES, match.groups(), strict=True) if value} for match in found)
     relations = []
-    for index, (first, second) in enumerate(zip(found, found[1:], strict=False)):
+    for index, (first, second) in enumerate(pairwise(found)):
         between = re.sub(r"\b(?:an?|the)\b", " ", text[first.end() : second.start()].replace("to the ", "to ")).split()
         for name in RELATIONS:
             if between == RELATION_PHRASE[name].replace("to the ", "to ").split():
@@ -308,6 +309,36 @@ def agreement(caption: str, sample: Sample) -> float:
     if claims.place is not None:
         checks.append(found[0] is not None and sample.objects[found[0]].attributes["place"] == claims.place)
     return sum(checks) / len(checks)
+
+
+def answer(question: str, objects: Sequence[Object], relations: Sequence[Sequence[Any]]) -> str | None:
+    """The true answer to a question of this grammar about objects and their `[i, relation, j]`; None for other questions."""
+
+    def all_with(words: str) -> list[int]:
+        wanted = [word if word in SHAPES else _SINGULAR.get(word, word) for word in words.split() if not word.startswith("object")]
+        return [i for i, thing in enumerate(objects) if set(wanted) <= {thing.name, *thing.attributes.values()}]
+
+    def relation_of(first: str, second: str) -> str | None:
+        one, two = all_with(first), all_with(second)
+        return next((name for i, name, j in relations if i in one and j in two), None)
+
+    text = question.lower()
+    if match := re.fullmatch(r"is there an? (.+)\?", text):
+        return "yes" if all_with(match[1]) else "no"
+    if match := re.fullmatch(r"how many (.+) are there\?", text):
+        return str(len(all_with(match[1])))
+    if match := re.fullmatch(r"what (colour|shape) is the (.+)\?", text):
+        found = all_with(match[2])
+        return _value(objects[found[0]], match[1]) if found else None
+    if match := re.fullmatch(r"where is the (.+) as seen from the (.+)\?", text):
+        return relation_of(match[1], match[2])
+    for name, phrase in RELATION_PHRASE.items():
+        if match := re.fullmatch(rf"is the (.+) {phrase} the (.+)\?", text):
+            return "yes" if relation_of(match[1], match[2]) == name else "no"
+    return None
+
+
+_SINGULAR = {_plural(shape): shape for shape in SHAPES}
 
 
 def _look_up(said: dict[str, str], objects: Sequence[Object], taken: Sequence[int | None]) -> int | None:

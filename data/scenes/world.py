@@ -105,7 +105,10 @@ def sample_scene(preset: Preset, split: str, rng: Random) -> Scene:
 
 def relation(a: Thing, b: Thing) -> str | None:
     """Where `a` is as seen from `b`: one of RELATIONS, or None when the direction is too diagonal to call."""
-    dx, dy = a.x - b.x, a.y - b.y
+    return direction(a.x - b.x, a.y - b.y)
+
+
+def direction(dx: float, dy: float) -> str | None:
     if 2 * abs(dx) >= 3 * abs(dy):
         return "left" if dx < 0 else "right"
     if 2 * abs(dy) >= 3 * abs(dx):

@@ -24,7 +24,9 @@ from models.text import Tokenizer
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    vision: VisionConfig = field(default_factory=lambda: VisionConfig(width=768, depth=12, heads=12, image_size=224, patch_size=32, pre_norm=True))
+    vision: VisionConfig = field(
+        default_factory=lambda: VisionConfig(width=768, depth=12, heads=12, image_size=224, patch_size=32, pre_norm=True)
+    )
     text: TransformerConfig = field(default_factory=lambda: TransformerConfig(width=512, depth=12, heads=8))
     embed_dim: int = 512
     context: int = 77
@@ -69,9 +71,10 @@ class TextTower(nn.Module):
         self.end = end
         self.tokens = nn.Embedding(vocab_size, config.width)
         self.positions = nn.Parameter(torch.empty(context, config.width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        blocks = [Block(config) for _ in range(config.depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self._initialise(config)
+        self._initialise(config, blocks)
 
     def forward(self, ids: Tensor) -> Tensor:  # [B, T] -> [B, D]
         x = self.tokens(ids) + self.positions[: ids.shape[1]]
@@ -80,11 +83,11 @@ class TextTower(nn.Module):
         end = (ids == self.end).int().argmax(dim=1)  # the first end token; ids of padding may be larger than end's
         return self.norm(x[torch.arange(len(x), device=x.device), end])
 
-    def _initialise(self, config: TransformerConfig) -> None:
+    def _initialise(self, config: TransformerConfig, blocks: list[Block]) -> None:
         width = config.width
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)
-        for block in self.blocks:
+        for block in blocks:
             nn.init.normal_(block.attn.qkv.weight, std=width**-0.5)
             nn.init.normal_(block.attn.proj.weight, std=width**-0.5 * (2 * config.depth) ** -0.5)
             nn.init.normal_(block.fc1.weight, std=(2 * width) ** -0.5)

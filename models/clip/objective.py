@@ -26,4 +26,4 @@ def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> Losses:
         "text_to_image": F.cross_entropy(text_logits, right),
     }
     chance = math.log(image_logits.shape[1])
-    return Losses(sum(terms.values()) / 2, terms, dict.fromkeys(terms, chance))
+    return Losses((terms["image_to_text"] + terms["text_to_image"]) / 2, terms, dict.fromkeys(terms, chance))

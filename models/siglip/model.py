@@ -23,7 +23,7 @@ from models.text import Tokenizer
 
 
 def _vit(**sizes: int) -> VisionConfig:
-    return VisionConfig(**sizes, activation="gelu_tanh", norm_eps=1e-6, pool="map")  # type: ignore[arg-type]
+    return VisionConfig(**sizes, activation="gelu_tanh", norm_eps=1e-6, pool="map")
 
 
 def _text(**sizes: int) -> TransformerConfig:
@@ -90,7 +90,9 @@ class SigLIP(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
-        self.collate = PairCollate(ImageTransform(config.vision.image_size, config.random_crop), tokenizer, config.context, fixed_length=True)
+        self.collate = PairCollate(
+            ImageTransform(config.vision.image_size, config.random_crop), tokenizer, config.context, fixed_length=True
+        )
         self.visual = vision_transformer(config.vision)
         self.text = TextTower(config.text, vocab_size=config.vocab_size, context=config.context)
         self.text_projection = nn.Linear(config.text.width, config.vision.width)

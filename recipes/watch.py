@@ -1,0 +1,97 @@
+"""What watches over a training: clocks, averages, and two guards."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from data.loader import Loader
+from models.layers import Losses
+from recipes.log import Reporter
+from recipes.place import peak_memory_mb
+from recipes.recipe import AnyRecipe
+
+NON_FINITE_STEPS = 10  # in a row, before the run is given up
+
+
+class Watch:
+    """Clocks, averages, and the two guards: losses that stay at chance, and numbers that are no longer numbers."""
+
+    def __init__(self, recipe: AnyRecipe, report: Reporter, progress: dict[str, Any]) -> None:
+        self.recipe, self.report, self.progress = recipe, report, progress
+        self.started = time.monotonic() - progress["seconds"]
+        self.saved = self.logged = time.monotonic()
+        self.waited = 0.0
+        self.samples_logged = progress["samples"]
+        self.non_finite = 0
+        self.warned: set[str] = set()
+        self.recent: dict[str, float] = {}
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def due_to_save(self) -> bool:
+        due = time.monotonic() - self.saved > 60 * self.recipe.save_minutes
+        if due:
+            self.saved = time.monotonic()
+        return due
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.waited += time.monotonic() - start
+
+    def step(self, losses: Losses, norm: float, lr: float, loader: Loader) -> None:
+        self._guard_numbers(losses, norm, lr)
+        if self.progress["step"] % self.recipe.log.every and self.progress["samples"] < self.recipe.budget:
+            return
+        values = {"total": losses.total.item()} | {name: term.item() for name, term in losses.terms.items()}
+        now = time.monotonic()
+        elapsed = max(1e-9, now - self.logged)
+        self.report.line(
+            {
+                "step": self.progress["step"],
+                "samples": self.progress["samples"],
+                "loss": values["total"],
+                "terms": values,
+                "chance": losses.chance,
+                "lr": lr,
+                "grad_norm": norm,
+                "samples_per_s": (self.progress["samples"] - self.samples_logged) / elapsed,
+                "data_wait_share": self.waited / elapsed,
+                "memory_mb": peak_memory_mb(),
+                "seconds": self.seconds(),
+                "epoch": loader.epoch,
+                "drops": dict(loader.drops),
+            }
+        )
+        self.logged, self.waited, self.samples_logged = now, 0.0, self.progress["samples"]
+        self._guard_chance(values, losses.chance)
+
+    def _guard_chance(self, values: dict[str, float], chance: dict[str, float]) -> None:
+        for name, at_chance in chance.items():
+            self.recent[name] = 0.7 * self.recent.get(name, values[name]) + 0.3 * values[name]
+            late = self.progress["samples"] > 0.15 * self.recipe.budget and self.progress["step"] >= 100
+            if late and name not in self.warned and self.recent[name] > 0.97 * at_chance:
+                self.warned.add(name)
+                found = f"loss '{name}' is still at chance ({self.recent[name]:.3f}, chance {at_chance:.3f})"
+                advice = "do captions belong to their images (`make check-data`)? Is the learning rate right?"
+                self.report.event("warning", f"{found} after {self.progress['samples']:,} samples: {advice}", step=self.progress["step"])
+
+    def _guard_numbers(self, losses: Losses, norm: float, lr: float) -> None:
+        if math.isfinite(norm):
+            self.non_finite = 0
+            return
+        self.non_finite += 1
+        terms = {name: term.item() for name, term in losses.terms.items()}
+        step = self.progress["step"]
+        self.report.event("warning", f"step {step}: gradient norm {norm}, losses {terms}; step skipped", step=step)
+        if self.non_finite >= NON_FINITE_STEPS:
+            raise FloatingPointError(
+                f"{NON_FINITE_STEPS} steps in a row without finite gradients, last losses {terms} at learning rate {lr:.2e}. "
+                "The last checkpoint is from before; try a lower --optim.lr, or --precision fp32"
+            )
