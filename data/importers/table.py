@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +57,19 @@ def import_table(
 
 
 def _records(table: Path, columns: tuple[str, ...], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+    if table.suffix not in (*DELIMITERS, *JSON_LINES):
+        raise DataError(f"{table}: expected a name ending in {', '.join((*DELIMITERS, *JSON_LINES))}")
     text = read_text(table)
     if table.suffix in JSON_LINES:
         yield from _json_lines(table, text, columns, dropped)
-    elif table.suffix in DELIMITERS:
-        csv.field_size_limit(1 << 24)
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=DELIMITERS[table.suffix])
-        _check_columns(table, columns, reader.fieldnames or [])
-        try:
-            yield from reader
-        except csv.Error as error:
-            raise DataError(f"{table}, line {reader.line_num}: {error}") from error
-    else:
-        raise DataError(f"{table}: expected a name ending in {', '.join((*DELIMITERS, *JSON_LINES))}")
+        return
+    csv.field_size_limit(1 << 24)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=DELIMITERS[table.suffix])
+    _check_columns(table, columns, reader.fieldnames or ())
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{table}, line {reader.line_num}: {error}") from error
 
 
 def _json_lines(table: Path, text: str, columns: tuple[str, ...], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
@@ -84,10 +84,10 @@ def _json_lines(table: Path, text: str, columns: tuple[str, ...], dropped: Count
             continue
         seen |= dict.fromkeys(record)
         yield record
-    _check_columns(table, columns, list(seen))
+    _check_columns(table, columns, seen)
 
 
-def _check_columns(table: Path, wanted: tuple[str, ...], found: list[str] | Any) -> None:
+def _check_columns(table: Path, wanted: tuple[str, ...], found: Collection[str]) -> None:
     if missing := [column for column in wanted if column not in found]:
         raise DataError(
             f"{table} has no column {missing[0]!r}, only {', '.join(map(repr, found)) or 'none'}. "
