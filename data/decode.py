@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -187,7 +187,7 @@ def _grouped(url: str, stream: IO[bytes], tally: Tally) -> Iterator[Members]:
     """
     seen: set[str] = set()
     sample: Members | None = None
-    with tarfile.open(fileobj=stream, mode="r|*") as tar:
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictHeader) as tar:
         for info in tar:
             tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep a record of every member it has passed
             key, extension = base_plus_ext(info.name)
@@ -210,7 +210,18 @@ def _grouped(url: str, stream: IO[bytes], tally: Tally) -> Iterator[Members]:
                 sample[extension] = file.read() if file else b""
             else:
                 sample[extension] = b""  # its name is enough to refuse or to ignore it
-        if tar.fileobj.tell() - tar.offset < tarfile.BLOCKSIZE:  # a whole tar ends in a block of zeros; tarfile does not insist
-            raise tarfile.ReadError("the end of the archive is missing")
     if sample is not None:
         yield sample
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """Only a block of zeros ends a tar. tarfile silently stops at a damaged or missing header, too."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error

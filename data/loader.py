@@ -31,7 +31,7 @@ class Loader:
     collate: a picklable callable; its generator is seeded by (seed, rank, number of the batch), whatever worker runs it.
     needs: fields of Sample that must not be empty; samples without them are dropped and counted.
     max_drop_share: above this share of dropped samples the loader raises DataError.
-    state: what `state()` returned; batches then continue right after that one. Seed, batch size and world must be the same.
+    state: what `state()` returned; batches then continue right after that one. Data, seed, batch size and world must be the same.
 
     Raises DataError for data that cannot be used.
     """
@@ -53,6 +53,9 @@ class Loader:
     ) -> None:
         if batch_size < 1 or workers < 0 or not 0 <= rank < world:
             raise ValueError(f"batch_size {batch_size}, workers {workers}, rank {rank} of {world}: one of them is impossible")
+        self._setting = {"seed": seed, "batch_size": batch_size, "world": world, "data": split.hash}
+        if state:
+            _compare(self._setting, state)
         self._tallies: dict[int, Tally] = {}
         self._source: MemoryBatches | StreamBatches
         if state["kind"] == "memory" if state else fits(split, memory_budget):
@@ -96,7 +99,7 @@ class Loader:
 
     def state(self) -> dict[str, Any]:
         """The position right after the last batch that was yielded, ready for json."""
-        return self._source.state()
+        return self._source.state() | self._setting
 
     @property
     def epoch(self) -> int:
@@ -146,6 +149,12 @@ def in_order(
     if batch:
         yield batch
     tally.check(max_drop_share, f"{split.name}/{split.split}")
+
+
+def _compare(now: dict[str, Any], saved: dict[str, Any]) -> None:
+    for name, value in now.items():
+        if value != saved[name] and None not in (value, saved[name]):
+            raise DataError(f"the saved position was made with {name} {saved[name]}, now it is {value}: resume with the same or start anew")
 
 
 def _unchanged(item: Any) -> Any:

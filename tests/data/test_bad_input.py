@@ -156,6 +156,16 @@ def test_a_truncated_tar_gives_what_is_whole(tmp_path: Path, workers: int, cut: 
     assert 17 <= len(keys) - 20 < 20
 
 
+def test_a_damaged_header_ends_the_shard_and_is_counted(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "set" / "0.tar", good_members(20))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"000015.png", b"00\xff015.png"))  # its checksum is now wrong
+    drops: Counter[str] = Counter()
+    batches = in_order(find(tmp_path / "set", "train"), batch_size=50, drops=drops, max_drop_share=0.5)
+    assert sum(map(len, batches)) == 14
+    assert drops == Counter({"truncated shard": 1})
+
+
 def test_what_is_no_tar_is_counted(tmp_path: Path) -> None:
     write_tar(tmp_path / "set" / "0.tar", good_members(12))
     (tmp_path / "set" / "1.tar").write_text("<html>404</html>")

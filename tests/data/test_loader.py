@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 
@@ -134,12 +138,18 @@ def test_a_saved_position_decides_between_memory_and_streaming(folder: Path) -> 
     assert taken(make(folder, HOLD, state=first.state()), 5) == whole[3:]
 
 
-def test_a_position_in_other_data_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_position_of_another_run_is_refused(folder: Path, tmp_path: Path) -> None:
     other = make_split(tmp_path / "other", [3, 3])
-    with pytest.raises(DataError, match=f"{TOTAL} samples, this one has 6"):
-        make(other, HOLD, state=make(folder, HOLD).state())
-    with pytest.raises(DataError, match="3 streams per rank, but 2 shards"):
-        make(other, STREAM, state=make(folder, STREAM, workers=3).state())
+    unknown = make_split(tmp_path / "unknown", [3, 3], index=False)
+    for budget in (HOLD, STREAM):
+        state = make(folder, budget, workers=3).state()
+        with pytest.raises(DataError, match="position was made with data"):
+            make(other, budget, state=state)
+        for options in ({"seed": 1}, {"batch_size": 5}, {"world": 2}):
+            with pytest.raises(DataError, match=f"position was made with {next(iter(options))}"):
+                make(folder, budget, state=state, **options)
+        with pytest.raises(DataError, match=f"{TOTAL} samples, this one has 6|3 streams per rank, but 2 shards"):
+            make(unknown, budget, state=state)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -208,3 +218,18 @@ def test_drops_of_workers_reach_the_caller(tmp_path: Path) -> None:
     held = make(tmp_path / "bad", HOLD)
     assert held.drops == Counter({"undecodable image": 2})
     assert held.samples == 38
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads urls with curl")
+def test_shards_are_streamed_from_urls(folder: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder / "train"))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}"
+        split = find(f"{base}/{{00000..00005}}.tar", "train")
+        assert [int(sample.key) for batch in in_order(split, batch_size=9) for sample in batch] == list(range(TOTAL))
+        batches = list(islice(Loader(split, batch_size=TOTAL, collate=collate_keys, workers=1), 2))
+        assert sorted(batches[0]["keys"].tolist()) == list(range(TOTAL))
+        drops: Counter[str] = Counter()
+        list(in_order(find(f"{base}/{{00005..00006}}.tar", "train"), batch_size=9, drops=drops, max_drop_share=0.5))
+        server.shutdown()
+    assert drops.total() == 1
