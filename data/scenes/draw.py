@@ -63,7 +63,7 @@ def _colours(name: str, shifted: bool, rng: Random) -> tuple[tuple[int, int, int
     """The object's paint and the darker shade of its stripes, slightly different in every picture."""
     jitter = 30 if shifted else 14
     red, green, blue = (min(255, max(0, level + rng.randrange(-jitter, jitter + 1))) for level in PALETTE[name])
-    return (red, green, blue), (red // 2, green // 2, blue // 2)
+    return (red, green, blue), (red * 2 // 5, green * 2 // 5, blue * 2 // 5)
 
 
 def _background(scene: Scene, rng: Random) -> np.ndarray:

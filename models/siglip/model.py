@@ -22,19 +22,19 @@ from models.siglip.objective import siglip_loss
 from models.text import Tokenizer
 
 
-def _vit(**sizes: int) -> VisionConfig:
-    return VisionConfig(**sizes, activation="gelu_tanh", norm_eps=1e-6, pool="map")
+def _vit(*, width: int, depth: int, heads: int, image_size: int) -> VisionConfig:
+    return VisionConfig(width, depth, heads, "gelu_tanh", norm_eps=1e-6, image_size=image_size, patch_size=16, pool="map")
 
 
-def _text(**sizes: int) -> TransformerConfig:
-    return TransformerConfig(**sizes, activation="gelu_tanh", norm_eps=1e-6)  # type: ignore[arg-type]
+def _text(*, width: int, depth: int, heads: int) -> TransformerConfig:
+    return TransformerConfig(width, depth, heads, "gelu_tanh", norm_eps=1e-6)
 
 
 @dataclass(frozen=True)
 class SigLIPConfig:
     """The text feature has the image tower's width: there is no projection on the image side (section 3.1, released models)."""
 
-    vision: VisionConfig = field(default_factory=lambda: _vit(width=768, depth=12, heads=12, image_size=224, patch_size=16))
+    vision: VisionConfig = field(default_factory=lambda: _vit(width=768, depth=12, heads=12, image_size=224))
     text: TransformerConfig = field(default_factory=lambda: _text(width=768, depth=12, heads=12))
     context: int = 64
     vocab_size: int = 32_000
@@ -53,7 +53,7 @@ class SigLIPConfig:
     def small(cls) -> SigLIPConfig:
         """The paper's towers at a seventh of their size (28 M), for 128 px pictures and one GPU."""
         return cls(
-            vision=_vit(width=384, depth=12, heads=6, image_size=128, patch_size=16),
+            vision=_vit(width=384, depth=12, heads=6, image_size=128),
             text=_text(width=256, depth=6, heads=4),
             random_crop=0.9,
         )

@@ -1,0 +1,167 @@
+"""The embedded data set: deterministic, true to its word, free of shortcuts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.loader import in_order
+from data.sample import Sample, to_record
+from data.scenes.build import build, make_sample
+from data.scenes.language import agreement, answer, parse
+from data.scenes.world import COLOURS, HELD_OUT, PRESETS, SHAPES
+from data.shards import find
+
+# sha256 over the pixels and records of the first 50 samples, committed so that a change of the pictures is never silent:
+# python -c "from tests.data.test_scenes import fingerprint; print(fingerprint('tiny', 'train'))"
+GOLDEN = {
+    ("tiny", "train"): "75164497623dfaf7d5d854a6e79e34c23452ff6b300e5a58b31ab7b2d35bfe0e",
+    ("tiny", "style"): "564cc93a7f74c2b2c79c2939b644ff31ab0b2dad99b46f43e288c81727cd7216",
+    ("small", "train"): "64754f0eb550180a29e4eeda9c7df7ec1715db74d4cc069e814fa820ae81cf8e",
+}
+
+
+def fingerprint(preset: str, split: str) -> str:
+    digest = hashlib.sha256()
+    for index in range(50):
+        sample = make_sample(PRESETS[preset], split, index)
+        digest.update(sample.image.tobytes())
+        digest.update(json.dumps(to_record(sample), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    return [make_sample(PRESETS["tiny"], "train", index) for index in range(1500)]
+
+
+@pytest.mark.parametrize(("preset", "split"), GOLDEN)
+def test_pictures_are_the_published_ones(preset: str, split: str) -> None:
+    assert fingerprint(preset, split) == GOLDEN[preset, split]
+
+
+def test_shards_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        build(tmp_path / str(workers), "tiny", workers=workers, samples={"train": 1010, "test": 5})
+    for split in ("train", "test"):
+        tars = [sorted((tmp_path / str(workers) / split).glob("*.tar")) for workers in (1, 2)]
+        assert [tar.read_bytes() for tar in tars[0]] == [tar.read_bytes() for tar in tars[1]]
+    assert len(list((tmp_path / "1" / "train").glob("*.tar"))) == 2
+    read = [sample for batch in in_order(find(tmp_path / "1", "train"), batch_size=100) for sample in batch]
+    assert [sample.key for sample in read] == [f"{index:08d}" for index in range(1010)]
+    original = make_sample(PRESETS["tiny"], "train", 1009)
+    assert read[1009].captions == original.captions
+    assert read[1009].objects == original.objects
+    assert read[1009].foils == original.foils
+    difference = np.abs(read[1009].image.astype(int) - original.image.astype(int))
+    assert difference.mean() < 6  # JPEG, quality 92
+
+
+def test_an_interrupted_build_is_finished(tmp_path: Path) -> None:
+    build(tmp_path, "tiny", workers=1, samples={"train": 10, "test": 5})
+    (tmp_path / "test" / "index.json").unlink()
+    (tmp_path / "test" / "00000.tar").write_bytes(b"half a shard")
+    before = (tmp_path / "train" / "00000.tar").stat().st_mtime_ns
+    build(tmp_path, "tiny", workers=1, samples={"train": 10, "test": 5})
+    assert len(next(in_order(find(tmp_path, "test"), batch_size=100))) == 5
+    assert (tmp_path / "train" / "00000.tar").stat().st_mtime_ns == before
+
+
+def test_every_caption_is_true_and_every_foil_false(samples: list[Sample]) -> None:
+    for sample in samples:
+        assert len(set(sample.captions)) == 5
+        assert all(agreement(caption, sample) == 1.0 for caption in sample.captions), sample.captions
+        for foil in sample.foils:
+            assert agreement(foil.caption, sample) == 1.0, foil
+            assert agreement(foil.foil, sample) < 1.0, foil
+
+
+def test_swaps_keep_the_words_and_replacements_change_one(samples: list[Sample]) -> None:
+    def words(text: str) -> Counter[str]:  # "an" is "a" before a vowel
+        return Counter("a" if word == "an" else word for word in text.replace(",", "").split())
+
+    kinds = Counter()
+    for sample in samples:
+        for foil in sample.foils:
+            kinds[foil.kind] += 1
+            changed = words(foil.caption) - words(foil.foil)
+            if foil.kind.startswith("swap"):
+                assert not changed, foil
+            elif foil.kind != "replace_relation":
+                assert sum(changed.values()) == 1, foil
+    assert set(kinds) == {
+        *(f"replace_{name}" for name in ("size", "fill", "colour", "shape", "relation")),
+        *(f"swap_attribute_{name}" for name in ("colour", "size", "fill")),
+        "swap_relation",
+    }
+
+
+def test_questions_have_the_answers_they_are_given(samples: list[Sample]) -> None:
+    asked = [(question, sample) for sample in samples for question in sample.questions]
+    assert {question.kind for question, _ in asked} == {"exist", "count", "colour", "shape", "relation"}
+    for question, sample in asked:
+        assert answer(question.question, sample.objects, sample.extra["relations"]) == question.answer, question
+
+
+def test_answers_cannot_be_guessed_from_the_words(samples: list[Sample]) -> None:
+    """The most frequent answer of each question type stays near what its number of answers allows."""
+    limits = {"exist": 0.56, "count": 0.62, "colour": 0.2, "shape": 0.2, "relation": 0.3}
+    for kind, limit in limits.items():
+        answers = Counter(question.answer for sample in samples for question in sample.questions if question.kind == kind)
+        assert answers.most_common(1)[0][1] / answers.total() < limit, answers
+
+
+def test_held_out_pairs_are_only_in_their_split(samples: list[Sample]) -> None:
+    def pairs(sample: Sample) -> set[tuple[str, str]]:
+        return {(thing.attributes["colour"], thing.name) for thing in sample.objects}
+
+    assert not any(pairs(sample) & HELD_OUT for sample in samples)
+    assert all(pairs(make_sample(PRESETS["tiny"], "heldout", index)) & HELD_OUT for index in range(200))
+    assert {colour for colour, _ in HELD_OUT} <= set(COLOURS)
+    assert {shape for _, shape in HELD_OUT} == set(SHAPES)
+    seen = set().union(*map(pairs, samples))
+    assert seen == {(colour, shape) for colour in COLOURS for shape in SHAPES} - HELD_OUT
+
+
+def test_boxes_hold_their_objects(samples: list[Sample]) -> None:
+    for sample in samples[:200]:
+        for thing in sample.objects:
+            left, top, right, bottom = thing.box
+            assert 0 <= left < right <= 64
+            assert 0 <= top < bottom <= 64
+            assert 10 <= right - left <= 31
+
+
+def test_agreement_weighs_claims() -> None:
+    sample = next(s for s in (make_sample(PRESETS["tiny"], "train", i) for i in range(100)) if len(s.objects) == 1)
+    thing = sample.objects[0]
+    other = next(colour for colour in COLOURS if colour != thing.attributes["colour"])
+    true = f"a {thing.attributes['size']} {thing.attributes['colour']} {thing.name}"
+    assert agreement(true, sample) == 1.0
+    assert agreement(f"{true} and a {other} square", sample) < 1.0
+    assert 0 < agreement(f"a {other} {thing.name}", sample) < 1.0
+    assert agreement("nothing to see here", sample) == 0.0
+    assert agreement("", sample) == 0.0
+
+
+def test_parse_reads_what_is_there_and_no_more() -> None:
+    claims = parse("A small red star to the left of a blue circle, with an orange heart on a dark background")
+    assert [thing["shape"] for thing in claims.objects] == ["star", "circle", "heart"]
+    assert claims.objects[0] == {"size": "small", "colour": "red", "shape": "star"}
+    assert claims.relations == ((0, "left", 1),)
+    assert claims.background == "dark"
+    assert claims.place is None
+    assert parse("two objects: a star at the top left and a circle").count == 2
+    assert parse("a green cross at the top left").place == "top left"
+    assert parse("a dog on a sofa").objects == ()
+
+
+def test_small_preset_has_larger_and_fuller_pictures() -> None:
+    samples = [make_sample(PRESETS["small"], "train", index) for index in range(60)]
+    assert samples[0].image.shape == (128, 128, 3)
+    assert max(len(sample.objects) for sample in samples) == 5
