@@ -58,7 +58,7 @@ def training_curves(runs: Sequence[Run], title: str, longest: float) -> str | No
             )
         axes.axhline(1, color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
         axes.set(xlim=(0, longest or 1), ylim=(0, 1.25), xlabel="samples seen", ylabel="loss ÷ chance")
-        axes.xaxis.set_major_formatter(lambda value, _: words.si(value))
+        axes.xaxis.set_major_formatter(lambda value, _: words.si(value).replace(".00", ""))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=1 if len(terms) < 3 else 2, borderpad=0, borderaxespad=0.3)
         return svg(figure, title)
 
@@ -98,10 +98,18 @@ def quality_against_compute(rows: Sequence[Row], key: Key) -> str | None:
                 color=color,
                 parse_math=False,
                 annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.35, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "relpos": (0, 0.5),
+                    "color": color,
+                    "alpha": 0.35,
+                    "linewidth": 0.7,
+                    "shrinkA": 1,
+                    "shrinkB": 4,
+                },
             )
         axes.set(xlabel="training compute", ylabel=words.short(key.metric))
-        axes.xaxis.set_major_formatter(lambda value, _: words.si(value, "FLOP"))
+        axes.xaxis.set_major_formatter(lambda value, _: words.si(value, "FLOP").replace(".00", ""))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(round_numbers(*axes.get_xlim()))
         return svg(figure, f"{key.task} {key.metric} on {key.split} against training compute")

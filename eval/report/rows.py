@@ -35,7 +35,7 @@ class Row:
 
     @property
     def seeds(self) -> str:
-        return words.count(len(self.results), "seed")
+        return words.count(len(self.results), "seed").replace(" ", "\N{NO-BREAK SPACE}")
 
     @property
     def detail(self) -> str:
@@ -173,12 +173,17 @@ def keys(results: list[Result]) -> list[Key]:
 
 
 def headline(all_keys: list[Key]) -> list[Key]:
-    """The columns of the overview: per task its first split, at most six metrics, recall at 1 standing for recall at all ranks."""
+    """The columns of the overview, per task on its first split: at most four metrics, the first that evaluation wrote.
+
+    Recall at 1 stands for recall at all ranks, and a kind for its varieties (replace for replace_colour).
+    """
     chosen: list[Key] = []
     for task in dict.fromkeys(key.task for key in all_keys):
         of_task = [key for key in all_keys if key.task == task]
-        brief = [key for key in of_task if key.split == of_task[0].split and not re.search(r"@(?!1\b)", key.metric)]
-        chosen += (brief or of_task)[:6]
+        metrics = [key.metric for key in of_task if key.split == of_task[0].split]
+        fine = [m for m in metrics if re.search(r"@(?!1\b)", m) or any(m.startswith(f"{other}_") for other in metrics)]
+        brief = [key for key in of_task if key.split == of_task[0].split and key.metric not in fine]
+        chosen += (brief or of_task)[:4]
     return chosen
 
 
@@ -190,10 +195,12 @@ def control_variants(results: list[Result]) -> list[str]:
 
 def control(rows: list[Row], key: Key, variant: str) -> Value:
     """A control over all runs: the mean, with the range where runs disagree (chance and oracle belong to the data, and should not)."""
-    cells = [cell for row in rows for result in row.results if (cell := result.by_key.get((key, variant))) and cell.value is not None]
+    found = [cell for row in rows for result in row.results if (cell := result.by_key.get((key, variant)))]
+    cells = [cell for cell in found if cell.value is not None]
     values = [cell.value for cell in cells if cell.value is not None]
     if not values:
-        return Value(status="not run", note=f"no run gives a value for {variant}")
+        absent = found[0] if found else None
+        return Value(status=absent.status if absent else "not run", note=absent.note if absent else f"no run has this control ({variant})")
     spread = max(values) - min(values) > 1e-6
     return Value(
         value=sum(values) / len(values),

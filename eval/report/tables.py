@@ -103,14 +103,14 @@ def make_table(
     for key in keys:
         name = f"{key.task} · {key.split}" if overview else key.split
         notes = dict.fromkeys(value.note for row in rows if (value := row.value(key)).value is not None and value.note)
-        groups.setdefault(name, []).append((key.metric, "; ".join([f"{key.task}, {key.split}: {key.metric}", *notes])))
+        groups.setdefault(name, []).append((key.metric.replace("_", " "), "; ".join([f"{key.task}, {key.split}: {key.metric}", *notes])))
     if costs:
         groups["cost"] = [(cost.label, cost.title) for cost in costs]
 
     def line(row: Row, index: int | None, label: str, detail: str) -> Line:
         entries = [entry(row.value(key), key, rows, footnotes, heat=not overview) for key in keys]
         if index is not None:
-            entries = [mark_best(shown, key, index, rows, proofs) for shown, key in zip(entries, keys, strict=True)]
+            entries = [against_rivals(shown, key, index, rows, proofs, footnotes) for shown, key in zip(entries, keys, strict=True)]
         return Line(label=label, detail=detail, entries=entries + [cost_entry(row, cost) for cost in costs])
 
     blocks = []
@@ -141,13 +141,10 @@ def entry(value: Value, key: Key, rows: list[Row], footnotes: Footnotes, *, heat
     interval = ""
     if value.low is not None and value.high is not None:
         interval = f"{words.quantity(value.low, value.unit)}\N{EN DASH}{words.quantity(value.high, value.unit)}"
-    most = max((other.n for row in rows if (other := row.value(key)).n), default=value.n)
-    fewer = value.n is not None and most is not None and value.n < most
     return Entry(
         text=words.quantity(value.value, value.unit),
         interval=interval,
         title="; ".join(filter(None, [f"n = {value.n}" if value.n else "", value.how, value.adapter, value.note])),
-        mark=footnotes.number(f"{key.task} {key.split} on {value.n} samples where another row has {most}") if fewer else None,
         sort=value.value,
         fill=from_chance(value, key, rows) if heat else None,
     )
@@ -164,11 +161,18 @@ def from_chance(value: Value, key: Key, rows: list[Row]) -> float | None:
     return max(-1.0, min(1.0, (value.value - chance) / (top - chance)))
 
 
-def mark_best(shown: Entry, key: Key, index: int, rows: list[Row], proofs: dict[Key, dict[tuple[int, int], Difference]]) -> Entry:
-    rivals = [other for other, row in enumerate(rows) if other != index and row.value(key).value is not None]
+def against_rivals(
+    shown: Entry, key: Key, index: int, rows: list[Row], proofs: dict[Key, dict[tuple[int, int], Difference]], footnotes: Footnotes
+) -> Entry:
+    """The entry of row `index`, marked when it is proven best, and when it was judged on fewer samples than another."""
+    values = [row.value(key) for row in rows]
+    rivals = [other for other, value in enumerate(values) if other != index and value.value is not None]
     pairs = proofs.get(key, {})
     best = bool(rivals) and all((pair := pairs.get((index, other))) is not None and pair.proven for other in rivals)
-    return replace(shown, best=best)
+    n, most = values[index].n, max((value.n for value in values if value.n), default=None)
+    fewer = shown.kind == "value" and n is not None and most is not None and n < most
+    reason = f"{key.task} {key.split}: {n} samples, where another row has {most}"
+    return replace(shown, best=best, mark=footnotes.number(reason) if fewer else shown.mark)
 
 
 def cost_entry(row: Row, cost: CostColumn) -> Entry:
@@ -178,18 +182,16 @@ def cost_entry(row: Row, cost: CostColumn) -> Entry:
 
 
 def remarks(rows: list[Row], keys: list[Key]) -> list[str]:
-    """What several cells say about themselves, said once: how they were scored, and notes that concern more than one metric."""
-    adapters: dict[str, list[str]] = {}
-    notes: dict[str, set[Key]] = {}
-    for row in rows:
-        for key in keys:
-            value = row.value(key)
-            if value.value is not None and value.adapter and row.name not in adapters.setdefault(value.adapter, []):
-                adapters[value.adapter].append(row.name)
-            if value.value is not None and value.note:
-                notes.setdefault(value.note, set()).add(key)
-    said = [f"Scored by {adapter}: {', '.join(names)}." for adapter, names in adapters.items()]
-    for note, concerned in notes.items():
-        if len({key.metric for key in concerned}) > 1:
-            said.append(f"{', '.join(dict.fromkeys(f'{key.task} {key.split}' for key in keys if key in concerned))}: {note}.")
+    """What several cells say about themselves, said once: how they were scored, and notes on all metrics of a task."""
+    adapters: dict[str, dict[str, None]] = {}
+    notes: dict[tuple[str, str], list[str]] = {}
+    for key in keys:
+        values = [(row.name, value) for row in rows if (value := row.value(key)).value is not None]
+        for name, value in values:
+            adapters.setdefault(value.adapter, {})[name] = None
+        notes.setdefault((key.task, key.split), []).extend(dict.fromkeys(value.note for _, value in values))
+    said = [f"Scored by {adapter}: {', '.join(names)}." for adapter, names in adapters.items() if adapter]
+    common = {place: found[0] for place, found in notes.items() if len(found) > 1 and len(set(found)) == 1 and found[0]}
+    for note in dict.fromkeys(common.values()):
+        said.append(f"{', '.join(f'{task} {split}' for (task, split), other in common.items() if other == note)}: {note}.")
     return said
