@@ -1,0 +1,78 @@
+"""From answers to numbers: ranks that treat ties fairly, and bootstrap intervals over images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.stats import binomtest
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A share with its 95% interval; `n` is the number of images it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def estimate(totals: Sequence[float] | np.ndarray, counts: Sequence[float] | np.ndarray | None = None) -> Estimate:
+    """`sum(totals) / sum(counts)` with a percentile bootstrap that resamples images (clusters), not their records.
+
+    Image i contributes `counts[i]` records (default one; any non-negative weight will do) of which `totals[i]` were right.
+    Images without records are left out. When every image is wholly right, or wholly wrong, resampling sees no spread:
+    the interval is then the exact binomial one (Clopper-Pearson). Memory: 4 kB per image.
+    """
+    right = np.asarray(totals, np.float64)
+    weight = np.ones_like(right) if counts is None else np.asarray(counts, np.float64)
+    right, weight = right[weight > 0], weight[weight > 0]
+    n = len(right)
+    if n == 0:
+        raise ValueError("cannot estimate a share from no records")
+    value = float(right.sum() / weight.sum())
+    if not right.any() or np.array_equal(right, weight):
+        exact = binomtest(n if right.any() else 0, n).proportion_ci()
+        return Estimate(value, float(exact.low), float(exact.high), n)
+    draws = _draws(n)
+    low, high = np.percentile(draws @ right.astype(np.float32) / (draws @ weight.astype(np.float32)), (2.5, 97.5))
+    return Estimate(value, float(low), float(high), n)
+
+
+def ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Where each query's best right candidate stands: int `[Q, 3]` of (above, tied, right among the tied).
+
+    `scores` is `[Q, C]`, `right` a mask of the same shape with at least one True a row. `above` counts the candidates that
+    beat the best right one, `tied` those that share its score (itself included): enough to know every recall@k.
+    """
+    best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
+    tied = scores == best
+    return np.stack([(scores > best).sum(axis=1), tied.sum(axis=1), (tied & right).sum(axis=1)], axis=1)
+
+
+def expected_recall(places: Sequence[Sequence[int]] | np.ndarray, k: int) -> np.ndarray:
+    """Probability `[Q]` that a right candidate is among the first k when ties are broken at random.
+
+    `places` comes from `ranks`. The k - above slots left for the tied group are a draw without replacement, so the chance
+    of missing every right one is hypergeometric; a model that gives one score to everything gets exactly chance.
+    """
+    above, tied, right = np.asarray(places, np.int64).reshape(-1, 3).T
+    slots = np.clip(k - above, 0, tied)
+    missed = np.ones(len(above))
+    for drawn in range(k):
+        wrong_left, left = np.maximum(tied - right - drawn, 0), np.maximum(tied - drawn, 1)
+        missed *= np.where(drawn < slots, wrong_left / left, 1.0)
+    return 1 - missed
+
+
+@lru_cache(maxsize=4)
+def _draws(n: int) -> np.ndarray:
+    """How often each of n images occurs in each resample, float32 `[RESAMPLES, n]`; the same for every metric, so that
+    the intervals of two models over the same images are made of the same resamples."""
+    rng = np.random.default_rng(0)
+    return np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]).astype(np.float32)

@@ -1,0 +1,69 @@
+"""Answers on disk, one JSON line per question, so that any number can be traced and an interrupted evaluation goes on.
+
+    {"header": {what the answers depend on}}
+    {"i": 0, "key": "00000000", ...}       i is the sample's position among those asked; a sample may have several lines
+    {"header": "end"}
+
+A file whose header differs is begun anew. Without its last line it is unfinished: it is cut back to the last batch
+boundary, so that the batches asked again are the very ones an uninterrupted run would have asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+END: Record = {"header": "end"}
+
+
+class RecordFile:
+    """Answers about `keys`, in that order. `done` holds the lines found intact, about the first `answered` samples."""
+
+    def __init__(self, path: Path, header: Record, keys: Sequence[str], batch_size: int) -> None:
+        self.path = path
+        lines = _intact_lines(path)
+        if lines and lines[0] != {"header": header}:
+            lines = []
+        self.finished = bool(lines) and lines[-1] == END
+        self.done = [record for record in lines if "header" not in record]
+        if any(not 0 <= record["i"] < len(keys) or record["key"] != keys[record["i"]] for record in self.done):
+            self.done, self.finished = [], False
+        self.answered = len(keys)
+        if not self.finished:
+            self.answered = self.done[-1]["i"] // batch_size * batch_size if self.done else 0
+            self.done = [record for record in self.done if record["i"] < self.answered]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(_as_lines([{"header": header}, *self.done]), encoding="utf-8")
+
+    def append(self, records: Sequence[Record]) -> None:
+        self._write(records)
+        self.done += records
+
+    def finish(self) -> None:
+        self._write([END])
+        self.finished = True
+
+    def _write(self, records: Sequence[Record]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_as_lines(records))
+
+
+def _as_lines(records: Iterable[Record]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _intact_lines(path: Path) -> list[Record]:
+    """The lines up to the first that is torn or is no JSON object."""
+    found: list[Record] = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or not isinstance(record, dict) or not ("header" in record or {"i", "key"} <= record.keys()):
+            break
+        found.append(record)
+    return found

@@ -1,0 +1,331 @@
+"""Evaluate a trained model: `python -m eval.run .runs/clip-tiny-s0 [--data .data/scenes-tiny] [--tasks zeroshot,retrieval]`.
+
+Every task that the data allows and the model is capable of, beside its controls, on the test split and on both shifts where
+the data set has them. Answers stream to `RUN/eval/<data set>/<task>.<split>.<variant>.jsonl`; when all are there, `eval.json`
+(one cell per number), `prompts.json` and `showcase.json` are written next to them. An interrupted evaluation goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from torch.utils.flop_counter import FlopCounterMode
+
+import models
+from data.shards import DataError
+from eval import EvalError
+from eval.capabilities import Features, PairScorer, Scorer, adapt
+from eval.controls import derangement, has_oracle, oracle, untrained
+from eval.metrics import estimate
+from eval.records import Record, RecordFile
+from eval.show import print_tables, showcase
+from eval.source import Source, from_shards, spread
+from eval.tasks import Measure, Task, plan
+
+SCHEMA = 1
+ORACLE_SAMPLES = 100  # reads captions in Python, and a ceiling needs no narrow interval
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A row of the table: who answers, and about which pictures. `subject` None: nobody can, and `why_not` says so."""
+
+    name: str
+    subject: Features | Scorer | None
+    identity: str  # changes when the answers would: a hash of the weights, say
+    why_not: str = ""
+    shuffled: bool = False
+    most: int | None = None  # ask about at most this many samples, evenly spread
+
+    @property
+    def slug(self) -> str:
+        return self.name.split()[0]
+
+
+def main(
+    run: Annotated[Path, tyro.conf.Positional],
+    data: str | None = None,
+    tasks: str | None = None,
+    device: str = "auto",
+    limit: int | None = None,
+    batch_size: int = 128,
+) -> None:
+    """Evaluate a trained model.
+
+    Args:
+        run: run folder, with model.json and model.safetensors.
+        data: data set folder or shards; the data set the model was trained on unless given.
+        tasks: only these, separated by commas (zeroshot, retrieval, foils, probe).
+        device: auto, cpu, cuda, cuda:1, mps.
+        limit: at most this many samples of each split, for a quick look.
+        batch_size: images or texts encoded at once; does not change results.
+    """
+    try:
+        evaluate_run(run, data=data, tasks=tuple(tasks.split(",")) if tasks else None, device=device, limit=limit, batch_size=batch_size)
+    except (EvalError, DataError, FileNotFoundError) as error:
+        sys.exit(f"eval: {error}")
+
+
+def evaluate_run(
+    folder: Path,
+    *,
+    data: str | None = None,
+    tasks: Sequence[str] | None = None,
+    device: str = "auto",
+    limit: int | None = None,
+    batch_size: int = 128,
+) -> Json:
+    """Evaluate the model in a run folder, print the table, and return what is in `eval.json`."""
+    for name in ("model.json", "model.safetensors"):
+        if not (folder / name).exists():
+            raise EvalError(f"{folder / name} is missing: expected a finished run, as `make train-clip` leaves it under .runs/")
+    recipe = json.loads((folder / "recipe.json").read_text()) if (folder / "recipe.json").exists() else {}
+    spec = data or recipe.get("data")
+    if not spec:
+        raise EvalError(f"{folder}/recipe.json names no data set; name one with --data")
+    model: Any = models.load(folder, _device(device))
+    description = json.loads((folder / "model.json").read_text())
+    about = {
+        "run": folder.resolve().name,
+        "model": description["model"],
+        "paradigm": description["paradigm"],
+        "preset": recipe.get("preset", "unknown"),
+        "seed": recipe.get("seed", 0),
+        "trained_on": recipe.get("trained_on") or Path(str(recipe.get("data", "unknown"))).name,
+    }
+    return evaluate(
+        model,
+        untrained(folder, _device(device)),
+        from_shards(spec, limit),
+        folder / "eval",
+        about=about,
+        weights=_sha256((folder / "model.safetensors").read_bytes() + (folder / "model.json").read_bytes()),
+        tasks=tasks,
+        batch_size=batch_size,
+    )
+
+
+def evaluate(
+    model: Any,
+    fresh: Any,
+    source: Source,
+    out: Path,
+    *,
+    about: Json,
+    weights: str,
+    tasks: Sequence[str] | None = None,
+    batch_size: int = 128,
+    console: Console | None = None,
+) -> Json:
+    """Evaluate `model` on `source`, with the untrained model `fresh` as a control, into `out/<data set>/`.
+
+    `weights` identifies the model: records made with other weights, data or prompts are not reused. `tasks` None means all;
+    with a selection the cells of other tasks are kept from an earlier evaluation of the same weights and data.
+    Raises EvalError when there is nothing to evaluate.
+    """
+    start, console, out = time.perf_counter(), console or Console(), out / source.name
+    planned = plan(source)
+    names = list(dict.fromkeys(task.name for task in planned))
+    if unknown := [name for name in tasks or () if name not in names]:
+        raise EvalError(f"{source.name}: no task {unknown[0]!r} for this data set; possible: {', '.join(names) or 'none'}")
+    if not planned:
+        raise EvalError(f"{source.name}: nothing to ask; samples need captions, labels, foils or single objects. See `make check-data`")
+    chosen = [task for task in planned if tasks is None or task.name in tasks]
+    fingerprints = {split: source.fingerprint(split) for split in source.evaluated}
+    variants = _variants(model, fresh, source, weights, batch_size)
+
+    cells: list[Json] = []
+    with Progress(console=console, transient=True) as progress:
+        for task in chosen:
+            for variant in variants:
+                label = f"{task.name} {task.part} {task.split}: {variant.name}".replace("  ", " ")
+                bar = progress.add_task(label, total=len(task.samples))
+                cells += _cells_of(task, variant, source, out, fingerprints[task.split], batch_size, lambda n, bar=bar: progress.advance(bar, n))
+                progress.remove_task(bar)
+            cells += _chance_cells(task)
+
+    settings = {_title(task): task.settings() for task in planned}
+    result: Json = {"schema": SCHEMA, **about}
+    result |= {"dataset": source.name, "weights": weights, "limit": source.limit, "data_hashes": fingerprints}
+    result |= {"prompts": {title: _hash(value) for title, value in settings.items()}, "cells": cells}
+    if tasks is not None:
+        result["cells"] = _kept_cells(out / "eval.json", result, chosen) + cells
+    result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(model)}
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    _write_json(out / "prompts.json", settings)
+    _write_json(out / "showcase.json", showcase(variants[0].subject, planned, source.primary))
+    _write_json(out / "eval.json", result)
+    print_tables(console, result)
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------ one task
+
+
+def _variants(model: Any, fresh: Any, source: Source, weights: str, batch_size: int) -> list[Variant]:
+    subject, beginner = adapt(model, batch_size), adapt(fresh, batch_size)
+    samples = [sample for split in source.evaluated for sample in source.samples(split)]
+    return [
+        Variant(name="model", subject=subject, identity=weights),
+        Variant(name="untrained", subject=beginner, identity=f"untrained {weights}"),
+        Variant(name="shuffled images", subject=subject, identity=weights, shuffled=True),
+        Variant(name="oracle", subject=oracle(samples), identity="oracle 1", most=ORACLE_SAMPLES)
+        if has_oracle(samples)
+        else Variant(name="oracle", subject=None, identity="", why_not="the whole truth is known for the embedded data set only"),
+    ]
+
+
+def _cells_of(task: Task, variant: Variant, source: Source, out: Path, data: str, batch_size: int, advance: Any) -> list[Json]:
+    common = {"task": task.name, "split": task.split, "variant": variant.name, "unit": "share"}
+    status, reason = _obstacle(task, variant)
+    if status:
+        return [common | {"metric": measure.name, "value": None, "status": status, "note": reason} for measure in task.measures]
+    path = out / f"{_title(task)}.{task.split}.{variant.slug}.jsonl"
+    records = answer(task, variant, source, path, data, batch_size, advance)
+    where = "" if task.split != source.primary or task.split == "test" else f"no test split: this is {task.split}; "
+    adapter = "image features" if task.needs is Features else getattr(variant.subject, "adapter", "")
+    return [
+        common | cell | {"adapter": adapter, "note": where + cell["note"], "records": path.name} for cell in summarise(task.measures, records)
+    ]
+
+
+def _obstacle(task: Task, variant: Variant) -> tuple[str, str]:
+    """Why there can be no number: a status and its reason, ("", "") when there can be one."""
+    if variant.subject is None and variant.why_not:
+        return "n/a", variant.why_not
+    if not isinstance(variant.subject, task.needs):
+        return "n/a", f"needs {task.needed_method}"
+    if isinstance(variant.subject, PairScorer) and not task.pairwise:
+        return "not run", f"{len(task.samples)} images x {len(task.texts())} texts are too many to score pair by pair"
+    if variant.shuffled and len(task.samples) < 2:
+        return "n/a", "one picture cannot be exchanged for another"
+    return "", ""
+
+
+def answer(task: Task, variant: Variant, source: Source, path: Path, data: str, batch_size: int, advance: Any = lambda n: None) -> list[Record]:
+    """All records of one task by one variant: those on disk, and the rest asked now, in batches that do not depend on
+    where an earlier attempt was interrupted."""
+    asked = spread(list(range(len(task.samples))), variant.most)
+    header = {"task": _title(task), "split": task.split, "variant": variant.name, "samples": len(asked), "data": data}
+    header |= {"settings": _hash(task.settings()), "subject": variant.identity}
+    file = RecordFile(path, header, [task.samples[row].key for row in asked], batch_size)
+    advance(file.answered)
+    if file.finished:
+        return file.done
+    images = [sample.image for sample in task.samples]
+    if variant.shuffled:
+        images = [images[other] for other in derangement(len(images))]
+    subject: Any = variant.subject
+    subject.prepare([sample.image for sample in source.samples(task.split)], task.texts())
+    for first in range(file.answered, len(asked), batch_size):
+        rows = asked[first : first + batch_size]
+        answers = task.ask(subject, images, rows)
+        file.append(
+            [
+                {"i": first + offset, "key": task.samples[row].key} | record
+                for offset, (row, records) in enumerate(zip(rows, answers, strict=True))
+                for record in records
+            ]
+        )
+        advance(len(rows))
+    file.finish()
+    return file.done
+
+
+def summarise(measures: Sequence[Measure], records: Sequence[Record]) -> list[Json]:
+    """A cell per measure: the mean of its field, with a bootstrap over samples (a sample's records stay together)."""
+    cells = []
+    for measure in measures:
+        totals: dict[int, float] = {}
+        counts: dict[int, float] = {}
+        for record in records:
+            if measure.name in record:
+                totals[record["i"]] = totals.get(record["i"], 0.0) + record[measure.name]
+                counts[record["i"]] = counts.get(record["i"], 0.0) + (record[measure.weight] if measure.weight else 1.0)
+        cell: Json = {"metric": measure.name, "value": None, "status": "not run", "note": "none of the samples asked has one"}
+        if totals:
+            found = estimate(list(totals.values()), list(counts.values()))
+            cell = {"metric": measure.name, "value": found.value, "low": found.low, "high": found.high, "n": found.n, "note": measure.note}
+        cells.append(cell)
+    return cells
+
+
+def _chance_cells(task: Task) -> list[Json]:
+    """Exact, so the interval has no width."""
+    records = [{"i": i} | record for i, group in enumerate(task.blind()) for record in group]
+    exact = [{**cell, "low": cell["value"], "high": cell["value"]} for cell in summarise(task.measures, records)]
+    return [{"task": task.name, "split": task.split, "variant": "chance", "unit": "share", "adapter": "none"} | cell for cell in exact]
+
+
+def _kept_cells(path: Path, result: Json, chosen: Sequence[Task]) -> list[Json]:
+    old = json.loads(path.read_text()) if path.exists() else {}
+    if any(old.get(name) != result[name] for name in ("schema", "weights", "limit", "data_hashes", "prompts")):
+        return []
+    names = {task.name for task in chosen}
+    return [cell for cell in old["cells"] if cell["task"] not in names]
+
+
+# ----------------------------------------------------------------------------------------------------- bookkeeping
+
+
+def inference_flops(model: Any, source: Source) -> int | None:
+    """Floating-point operations (a multiply-add counts two) to take in one image; with its caption where only pairs can be scored."""
+    sample = source.samples(source.primary)[0]
+    with FlopCounterMode(display=False) as counter:
+        if hasattr(model, "encode_image"):
+            model.encode_image([sample.image])
+        elif hasattr(model, "score"):
+            model.score([sample.image], [sample.captions[0] if sample.captions else "a photo"])
+    return counter.get_total_flops() or None
+
+
+def hardware(model: Any) -> str:
+    place = next((parameter.device for parameter in getattr(model, "parameters", lambda: iter(()))()), torch.device("cpu"))
+    if place.type == "cuda":
+        return torch.cuda.get_device_name(place)
+    return f"{platform.machine()} {place.type}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise EvalError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
+    return name
+
+
+def _title(task: Task) -> str:
+    return "-".join(part for part in (task.name, task.part) if part)
+
+
+def _hash(value: Any) -> str:
+    return _sha256(json.dumps(value, sort_keys=True).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

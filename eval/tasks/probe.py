@@ -1,0 +1,166 @@
+"""Linear probe: what a logistic regression can read off frozen image features.
+
+Trained on up to 2,000 pictures of the train split (scenes: pictures of one object, a probe per attribute; else the class
+label), with the regularisation chosen on val. A labelled data set of a single split is probed by 5-fold cross-validation.
+Features are float32, standardised; L-BFGS to convergence (CLIP, appendix A.3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from data.sample import Sample
+from eval.capabilities import Features, Images
+from eval.records import Record
+from eval.source import Source, spread
+from eval.tasks import Measure
+from eval.tasks.zeroshot import SCENE_AXES, scene_attributes
+
+TRAIN_SAMPLES = 2000
+FOLDS = 5
+STRENGTHS = (0.01, 0.1, 1.0)  # C, weakest fit first: of equals the most regularised is taken
+
+
+def plan(source: Source) -> list[Probe]:
+    labelled = {split: [sample for sample in source.samples(split) if truth_of(sample)] for split in source.evaluated}
+    labelled = {split: samples for split, samples in labelled.items() if samples}
+    if "train" in source.streams and "train" not in source.evaluated:
+        if not labelled:
+            return []
+        most = min(TRAIN_SAMPLES, source.limit or TRAIN_SAMPLES)
+        train = first_labelled(source, "train", most)
+        if "val" in source.streams and "val" not in source.evaluated:
+            fits = Fits([(train, first_labelled(source, "val", most))])
+        else:
+            fits = Fits([([s for i, s in enumerate(train) if i % FOLDS], train[::FOLDS])])
+        return [Probe(split, samples, fits, [0] * len(samples), f"trained on {len(train)} images") for split, samples in labelled.items()]
+    return [task for split, samples in labelled.items() if (task := cross_validated(split, samples))]
+
+
+def truth_of(sample: Sample) -> dict[str, str]:
+    """What a probe should read off: {target: value}, {} when nothing is known."""
+    return scene_attributes(sample) or ({"top-1": str(sample.label)} if sample.label is not None else {})
+
+
+def first_labelled(source: Source, split: str, most: int) -> list[Sample]:
+    """Scenes come in random order: stop at `most`. A class-folder set may be sorted by class: read it all, keep some of each."""
+    found = (sample for sample in source.streams[split]() if truth_of(sample))
+    start = list(islice(found, most))
+    if not start or scene_attributes(start[0]):
+        return start
+    return spread([*start, *found], most)
+
+
+def cross_validated(split: str, samples: list[Sample]) -> Probe | None:
+    """Every sample predicted by a probe that did not see it. Classes of fewer than 5 images are left out."""
+    counts = Counter(tuple(truth_of(sample).values()) for sample in samples)
+    kept = [sample for sample in samples if counts[tuple(truth_of(sample).values())] >= FOLDS]
+    targets = [truth_of(sample).get("top-1") for sample in kept]
+    if len(set(targets)) < 2 or None in targets:
+        return None
+    fits, which = [], [0] * len(kept)
+    for number, (seen, unseen) in enumerate(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(targets, targets)):
+        fits.append(([kept[i] for n, i in enumerate(seen) if n % FOLDS], [kept[i] for i in seen[::FOLDS]]))
+        for i in unseen:
+            which[int(i)] = number
+    few = f", {len(samples) - len(kept)} images of classes with fewer than {FOLDS} left out" if len(kept) < len(samples) else ""
+    return Probe(split, kept, Fits(fits), which, f"{FOLDS}-fold cross-validation{few}")
+
+
+@dataclass(eq=False)
+class Fits:
+    """The probes of one data set: for each (train, val) a classifier per target, fitted to a subject when first asked."""
+
+    data: list[tuple[list[Sample], list[Sample]]]
+    _fitted: dict[int, tuple[Features, list[dict[str, Pipeline]]]] = field(default_factory=dict)
+
+    def of(self, subject: Features) -> list[dict[str, Pipeline]]:
+        if id(subject) not in self._fitted:
+            self._fitted[id(subject)] = (subject, [self._fit(subject, train, val) for train, val in self.data])
+        return self._fitted[id(subject)][1]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for sample in (sample for pair in self.data for part in pair for sample in part):
+            digest.update(repr((sample.key, truth_of(sample))).encode() + sample.image.tobytes())
+        return digest.hexdigest()
+
+    @staticmethod
+    def _fit(subject: Features, train: list[Sample], val: list[Sample]) -> dict[str, Pipeline]:
+        seen, unseen = (subject.features([sample.image for sample in part]) for part in (train, val or train))
+        return {
+            name: fit(seen, [truth_of(s)[name] for s in train], unseen, [truth_of(s)[name] for s in val or train])
+            for name in truth_of(train[0])
+        }
+
+
+def fit(train: np.ndarray, labels: list[str], val: np.ndarray, val_labels: list[str]) -> Pipeline:
+    """Standardisation and logistic regression, with the C that does best on val."""
+    if len(set(labels)) < 2:
+        return make_pipeline(DummyClassifier(strategy="most_frequent")).fit(train, labels)
+    candidates = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000)).fit(train, labels) for c in STRENGTHS]
+    return max(candidates, key=lambda probe: probe.score(val, val_labels))
+
+
+@dataclass
+class Probe:
+    split: str
+    samples: Sequence[Sample]
+    fits: Fits
+    which: Sequence[int]  # which of the fits predicts each sample
+    note: str
+    name: ClassVar[str] = "probe"
+    part: str = ""
+    pairwise: bool = True
+    needs: ClassVar[type] = Features
+    needed_method: ClassVar[str] = "encode_image"
+
+    def __post_init__(self) -> None:
+        self.truths = [truth_of(sample) for sample in self.samples]
+        order = [name for name in ("shape", "colour", "size", "fill", "top-1") if name in self.truths[0]]
+        self.measures: Sequence[Measure] = [Measure(name, f"{self._classes(name)} classes, {self.note}") for name in order]
+
+    def settings(self) -> dict[str, Any]:
+        return {"version": 1, "C": list(STRENGTHS), "train": self.fits.fingerprint()}
+
+    def texts(self) -> list[str]:
+        return []
+
+    def ask(self, subject: Features, images: Images, rows: Sequence[int]) -> list[list[Record]]:
+        predicted: dict[int, dict[str, str]] = {row: {} for row in rows}
+        for number, probes in enumerate(self.fits.of(subject)):
+            mine = [row for row in rows if self.which[row] == number]
+            for name, probe in probes.items() if mine else ():
+                for row, value in zip(mine, probe.predict(subject.features([images[row] for row in mine])), strict=True):
+                    predicted[row][name] = str(value)
+        return [
+            [{"truth": truth, "predicted": predicted[row]} | {name: float(predicted[row][name] == truth[name]) for name in truth}]
+            for row in rows
+            for truth in [self.truths[row]]
+        ]
+
+    def blind(self) -> list[list[Record]]:
+        """A guess drawn from the labels that the probe was trained on is right as often as the true one occurs there."""
+        frequencies = []
+        for train, _ in self.fits.data:
+            counts = Counter(pair for sample in train for pair in truth_of(sample).items())
+            frequencies.append({pair: count / len(train) for pair, count in counts.items()})
+        return [
+            [{name: frequencies[fold].get((name, value), 0.0) for name, value in truth.items()}]
+            for fold, truth in zip(self.which, self.truths, strict=True)
+        ]
+
+    def _classes(self, name: str) -> int:
+        return len(SCENE_AXES[name]) if name in SCENE_AXES else len({truth[name] for truth in self.truths})
