@@ -95,4 +95,5 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """Inverse of `dataclasses.asdict`. Unknown or missing fields raise TypeError, so that old files do not load by halves."""
     hints = get_type_hints(cls)
     nested = {field.name for field in fields(cls) if is_dataclass(hints[field.name])}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}  # json has no tuples
     return cls(**{name: from_dict(hints[name], value) if name in nested else value for name, value in values.items()})

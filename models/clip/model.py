@@ -34,6 +34,8 @@ class CLIPConfig:
     temperature: float = 0.07  # initial; section 2.5
     max_scale: float = 100.0  # section 2.5: clipped, or training becomes unstable
     random_crop: float = 1.0  # smallest share of the side kept by the random square crop, CLIP's only augmentation
+    mean: tuple[float, float, float] = OPENAI_MEAN  # of the pixels; some published weights were trained with another
+    std: tuple[float, float, float] = OPENAI_STD
 
     @classmethod
     def tiny(cls) -> CLIPConfig:
@@ -136,7 +138,7 @@ class CLIP(nn.Module):
         return self._text_features(self.collate.texts(texts).to(self.logit_scale.device))
 
     def _image_features(self, pixels: Tensor) -> Tensor:
-        return F.normalize(self.visual_projection(self.visual(normalise(pixels, OPENAI_MEAN, OPENAI_STD))).float(), dim=-1)
+        return F.normalize(self.visual_projection(self.visual(normalise(pixels, self.config.mean, self.config.std))).float(), dim=-1)
 
     def _text_features(self, ids: Tensor) -> Tensor:
         return F.normalize(self.text_projection(self.text(ids)).float(), dim=-1)

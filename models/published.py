@@ -1,0 +1,102 @@
+"""Published weights in our models, by name:
+
+    published("open_clip:ViT-B-32/laion2b_s34b_b79k")         open_clip.list_pretrained() knows the names
+    published("open_clip:ViT-B-32/my_run/weights.safetensors")  a file of yours in place of the tag
+    published("hf:google/siglip-base-patch16-224")            a CLIP or SigLIP of the Hugging Face hub, or a folder like one
+
+Only safetensors are read: any other checkpoint is a pickle, and loading one runs the code inside it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.pretrained import download_pretrained
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+from models.clip import CLIP, CLIPConfig
+from models.convert import State
+from models.images import HALF
+from models.siglip import SigLIP, SigLIPConfig
+from models.text import HubTokenizer, OpenCLIPTokenizer
+
+
+def published(spec: str, device: str = "cpu") -> nn.Module:
+    """The model in eval mode, with the tokenizer and pixel normalisation it was trained with.
+
+    Raises ValueError for names and architectures that are unknown here and for checkpoints that are pickles, and
+    ConnectionError when the files are neither at hand nor within reach.
+    """
+    source, _, name = spec.partition(":")
+    if source == "open_clip" and "/" in name:
+        return _from_open_clip(*name.split("/", 1)).to(device).eval()
+    if source == "hf" and name:
+        return _from_transformers(name).to(device).eval()
+    raise ValueError(f"weights {spec!r}: expected open_clip:MODEL/TAG or hf:NAME, such as open_clip:ViT-B-32/laion2b_s34b_b79k")
+
+
+def _from_open_clip(name: str, tag: str) -> nn.Module:
+    cfg = open_clip.get_model_config(name)
+    if cfg is None:
+        raise ValueError(f"open_clip has no model {name!r}; `python -c 'import open_clip; print(open_clip.list_pretrained())'` lists them")
+    trained = open_clip.get_pretrained_cfg(name, tag)
+    if not trained and not Path(tag).is_file():
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+        raise ValueError(f"open_clip has no weights {tag!r} of {name}, and there is no such file; it has {known}")
+    siglip = "siglip" in cfg["vision_cfg"].get("timm_model_name", "")
+    convert: Any = importlib.import_module("models.siglip.convert" if siglip else "models.clip.convert")
+    config = convert.config_from_open_clip(cfg | ({"quick_gelu": trained["quick_gelu"]} if "quick_gelu" in trained else {}))
+    state = convert.from_open_clip(_safetensors(_download(f"{name}/{tag}", download_pretrained, trained) if trained else tag))
+    mean, std = trained.get("mean"), trained.get("std")
+    return _build(config, state, cfg["text_cfg"].get("hf_tokenizer_name"), mean=mean, std=std)
+
+
+def _from_transformers(name: str) -> nn.Module:
+    theirs = _download(name, AutoConfig.from_pretrained, name)
+    if theirs.model_type not in ("clip", "siglip"):
+        raise ValueError(f"{name} is a {theirs.model_type!r}; only clip and siglip can be loaded")
+    convert: Any = importlib.import_module(f"models.{theirs.model_type}.convert")
+    config = convert.config_from_transformers(theirs)
+    model = _download(name, AutoModel.from_pretrained, name, use_safetensors=True)
+    processor = _download(name, AutoImageProcessor.from_pretrained, name)
+    return _build(config, convert.from_transformers(model.state_dict()), name, mean=processor.image_mean, std=processor.image_std)
+
+
+def _build(config: CLIPConfig | SigLIPConfig, state: State, tokenizer: str | None, *, mean: Any, std: Any) -> nn.Module:
+    """SigLIP's tokenizer is on the hub; CLIP's is part of open_clip."""
+    model: CLIP | SigLIP
+    if isinstance(config, CLIPConfig):
+        if mean:
+            config = replace(config, mean=tuple(mean), std=tuple(std))
+        model = CLIP(config, OpenCLIPTokenizer())
+    else:
+        if mean and (tuple(mean), tuple(std)) != (HALF, HALF):
+            raise ValueError(f"these weights expect pixels normalised by {mean} and {std}; SigLIP here has {HALF} for both")
+        model = SigLIP(config, _download(str(tokenizer), HubTokenizer, str(tokenizer)))
+    model.load_state_dict(state)
+    return model
+
+
+def _safetensors(path: str) -> State:
+    if not path.endswith(".safetensors"):
+        raise ValueError(
+            f"{path} is a pickle, which runs code when it is loaded: only .safetensors are read. If you trust it: "
+            "torch.load(path, weights_only=True), then safetensors.torch.save_file(state, NEW), and open_clip:MODEL/NEW"
+        )
+    return load_file(path)
+
+
+def _download(what: str, function: Any, *args: Any, **options: Any) -> Any:
+    try:
+        return function(*args, **options)
+    except OSError as error:
+        raise ConnectionError(
+            f"{what} cannot be had: not in the cache, and not within reach ({str(error).splitlines()[0]}). "
+            "Check the name and the network; on a machine without one, copy the folder here and name its path"
+        ) from error
