@@ -25,7 +25,8 @@ from data.sample import IMAGE_EXTENSIONS, Sample, from_record
 from data.shards import DataError
 
 MAX_PIXELS = 100_000_000
-MAX_MEMBER_BYTES = 1 << 28
+MAX_BYTES = 1 << 28  # of an encoded image
+MAX_TEXT_BYTES = 1 << 24
 MAX_CAPTION = 10_000  # characters
 REFUSED = frozenset(("pkl", "pickle", "pyd", "pt", "pth", "ckpt", "joblib", "dill"))  # pickles, whatever they hold
 FORMATS = ("JPEG", "PNG", "WEBP")  # without this list PIL would try every plugin, Ghostscript for EPS among them
@@ -82,7 +83,7 @@ def read_shard(url: str, tally: Tally) -> Iterator[Members]:
     try:
         # The path is opened here and only urls by webdataset: its opener would take a path with a colon for a url.
         with open(url, "rb") if url.startswith("/") else gopen(url) as stream:
-            yield from _grouped(url, stream, tally)
+            yield from _grouped(url, stream)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         tally.seen += 1
         tally.drop("unreadable shard" if isinstance(error, OSError) else "truncated shard", f"{url}: {error}")
@@ -165,6 +166,7 @@ def _image_member(members: Members) -> bytes:
 
 
 def describe(members: Members, image: np.ndarray) -> Sample:
+    """The sample that `.txt` and `.json` make of an image. Raises Unusable."""
     text = members["txt"].decode("utf-8", "replace") if "txt" in members else None
     try:
         record = json.loads(members["json"]) if "json" in members else {}
@@ -172,7 +174,7 @@ def describe(members: Members, image: np.ndarray) -> Sample:
         raise Unusable("bad json") from None
     try:
         return from_record(members["__key__"], image, text, record)
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise Unusable("bad record") from None
 
 
@@ -180,7 +182,7 @@ def _extensions(members: Members) -> str:
     return " ".join(f".{extension}" for extension in members if not extension.startswith("__"))
 
 
-def _grouped(url: str, stream: IO[bytes], tally: Tally) -> Iterator[Members]:
+def _grouped(url: str, stream: IO[bytes]) -> Iterator[Members]:
     """Neighbouring members with the same key (name up to the first dot of the file name, as WebDataset defines it) in one dict.
 
     Stands in for webdataset's own grouping, which after a damaged tar lets half a sample run into the next shard.
@@ -203,13 +205,15 @@ def _grouped(url: str, stream: IO[bytes], tally: Tally) -> Iterator[Members]:
             extension = extension.lower()
             if extension in sample:
                 sample["__problem__"] = "duplicate member"
-            elif info.size > MAX_MEMBER_BYTES:
-                sample["__problem__"] = "member too large"
-            elif extension in IMAGE_EXTENSIONS or extension in ("txt", "json"):
+                continue
+            limit = MAX_BYTES if extension in IMAGE_EXTENSIONS else MAX_TEXT_BYTES if extension in ("txt", "json") else 0
+            if info.size <= limit:
                 file = tar.extractfile(info)
                 sample[extension] = file.read() if file else b""
             else:
                 sample[extension] = b""  # its name is enough to refuse or to ignore it
+                if limit:
+                    sample["__problem__"] = "member too large"
     if sample is not None:
         yield sample
 

@@ -76,10 +76,14 @@ class MemoryBatches(IterableDataset[Any]):
             shapes = [sample.image.shape for sample in self.samples]
             pixels = torch.from_numpy(np.concatenate([sample.image.reshape(-1) for sample in self.samples])).share_memory_()
             self.packed = (pixels, [replace(sample, image=np.empty(0, np.uint8)) for sample in self.samples], shapes)
+            self._unpack()  # or this process would hold the pixels twice
         return self.__dict__ | {"samples": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._unpack()
+
+    def _unpack(self) -> None:
         assert self.packed is not None
         pixels, samples, shapes = self.packed
         images = np.split(pixels.numpy(), np.cumsum([np.prod(shape) for shape in shapes])[:-1])

@@ -98,6 +98,8 @@ def write_shard(path: Path, samples: Iterable[tuple[Sample, str, bytes]]) -> dic
         nonlocal count, decoded
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for sample, extension, encoded in samples:
+                if "." in sample.key:
+                    raise ValueError(f"key {sample.key!r}: a reader would end it at the dot")
                 _add(tar, f"{sample.key}.{extension}", encoded)
                 if sample.captions:
                     _add(tar, f"{sample.key}.txt", sample.captions[0].encode())

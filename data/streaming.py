@@ -1,6 +1,6 @@
 """Training batches from shards that are streamed: too large for memory, or remote.
 
-A rank reads `streams` streams, one per worker. In every epoch the shards are permuted, dealt to the ranks, then to the
+A rank reads several streams, one per worker. In every epoch the shards are permuted, dealt to the ranks, then to the
 streams; each stream shuffles undecoded samples in a buffer and goes on with the next epoch when its shards are through.
 So every sample comes once per epoch over all ranks and streams. Resuming replays a stream's epoch undecoded.
 """
@@ -27,7 +27,6 @@ from data.shards import DataError, Split
 SHUFFLE_BUFFER = 2000  # undecoded samples per stream
 CHECK_AFTER = 100  # samples of a stream, before the share of dropped ones means something
 EMPTY_EPOCHS = 8  # a stream without a usable sample for so many epochs ends in an error; one bad shard alone must not
-
 
 Position = tuple[int, int]  # epoch, and undecoded samples already taken from it
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from data.decode import FORMATS, MAX_MEMBER_BYTES, Tally, Unusable, open_image
+from data.decode import FORMATS, MAX_BYTES, Tally, Unusable, open_image
 from data.sample import Sample, from_record
 from data.shards import DataError, write_index, write_shard
 
@@ -111,7 +111,7 @@ def _read_inside(root: Path, name: str) -> bytes:
             raise Unusable("path outside the images folder")
         if not path.is_file():
             raise Unusable("no image file")
-        if path.stat().st_size > MAX_MEMBER_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise Unusable("image too large")
         return path.read_bytes()
     except (OSError, ValueError, RuntimeError):  # unreadable, a name that no file can have, a loop of links
