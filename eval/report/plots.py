@@ -50,7 +50,9 @@ def training_curves(runs: Sequence[Run], title: str, longest: float) -> str | No
                     linewidth=1.3,
                     linestyle="-" if term in chances else "--",
                     alpha=1 if log is logs[0] else 0.45,
-                    label=words.short(term) + (f", chance {unit:.3g}" if term in chances else "") if log is logs[0] else None,
+                    label=words.short(term.replace("_", " ")) + (f", chance {unit:.3g}" if term in chances else "")
+                    if log is logs[0]
+                    else None,
                 )
         if validation := [(samples, loss / of_total) for run in runs for samples, loss in run.validation if of_total]:
             axes.plot(

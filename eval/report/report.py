@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from typing import Any
 
 from eval.report.paired import Difference, differences
 from eval.report.results import Key, Result, Run, read_results, refuse_unlike
@@ -98,15 +99,28 @@ class Report:
 
     @property
     def commands(self) -> list[str]:
-        """What regenerates the report, a line per run."""
-        lines = {}
+        """What regenerates the report: per run its training, then its evaluations."""
+        judged: dict[str, list[tuple[Row, Result]]] = {}
         for row in (row for dataset in self.datasets for row in dataset.rows):
             for result in row.results:
-                variables = {"PRESET": row.preset, "SEED": result.seed, "DATA": result.run.recipe.get("data")}
-                variables |= {"ARGS": " ".join(f"--{name} {value}" for name, value in row.varying.items())}
-                given = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in variables.items() if value not in (None, ""))
-                lines[result.run.name] = " ".join(f"make train-{row.model} eval-{row.model} {given}".split())
-        return [*lines.values(), "make compare"]
+                judged.setdefault(result.run.name, []).append((row, result))
+        lines = []
+        for pairs in judged.values():
+            row, result = pairs[0]
+            data, out = result.run.recipe.get("data"), result.run.folder
+            changed = {name: value for other, _ in pairs for name, value in other.varying.items()}
+            arguments = " ".join(f"--{name} {value}" for name, value in changed.items())
+            lines.append(command(f"train-{row.model}", PRESET=row.preset, SEED=result.seed, DATA=data, OUT=out, ARGS=arguments))
+            for _, judgement in pairs:
+                test = data if judgement.dataset == row.trained_on else f".data/{judgement.dataset}"
+                lines.append(command(f"eval-{row.model}", OUT=out, TEST=test))
+        return [*lines, "make compare"]
+
+
+def command(target: str, **variables: Any) -> str:
+    """A make command line, whatever is in the variables; those without a value are left out."""
+    given = [f"{name}={shlex.quote(' '.join(str(value).split()))}" for name, value in variables.items() if value not in (None, "")]
+    return " ".join(["make", shlex.quote(target), *given])
 
 
 def build(runs: list[Run], models: tuple[str, ...], only: str | None = None) -> Report:

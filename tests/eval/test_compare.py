@@ -120,6 +120,19 @@ def test_seeds_are_averaged_and_other_recipes_are_not(tmp_path: Path) -> None:
     assert "1 seed" in rows[1].value(COLOUR).how
 
 
+def test_commands_say_how_each_run_came_about(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, "clip"), write_run(tmp_path, "clip", recipe={"lr": 0.1})]
+    write_run(tmp_path, "clip", dataset="photos")
+    assert report_on(tmp_path).commands == [
+        f"make train-clip PRESET=tiny SEED=0 DATA=.data/scenes-tiny OUT={runs[0]} ARGS='--optim.lr 0.001'",
+        f"make eval-clip OUT={runs[0]} TEST=.data/scenes-tiny",
+        f"make eval-clip OUT={runs[0]} TEST=.data/photos",
+        f"make train-clip PRESET=tiny SEED=0 DATA=.data/scenes-tiny OUT={runs[1]} ARGS='--optim.lr 0.1'",
+        f"make eval-clip OUT={runs[1]} TEST=.data/scenes-tiny",
+        "make compare",
+    ]
+
+
 def test_one_seed_trained_twice_does_not_count_as_two(tmp_path: Path) -> None:
     write_run(tmp_path, "clip")
     write_run(tmp_path, "clip").rename(tmp_path / "again")
