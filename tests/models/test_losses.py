@@ -1,0 +1,225 @@
+"""The objectives against slow derivations from the papers, at chance, in chunks, in micro-batches, and over two processes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.clip import CLIP, CLIPConfig
+from models.clip.objective import clip_loss
+from models.layers import Losses, TransformerConfig, VisionConfig
+from models.siglip import SigLIP, SigLIPConfig
+from models.siglip import objective as siglip_objective
+from models.siglip.objective import siglip_loss
+from recipes.step import average_gradients, backward
+from tests.models.kit import pictures, randomise, texts, tokenizer
+
+BATCH = 8
+
+
+# ------------------------------------------------------------------------------------- a second, slow derivation
+
+
+def slow_clip(image: np.ndarray, text: np.ndarray, scale: float) -> tuple[float, float]:
+    """Figure 3 of the paper, one pair at a time: (image to text, text to image)."""
+    n = len(image)
+    to_text = to_image = 0.0
+    for i in range(n):
+        to_text -= math.log(math.exp(scale * image[i] @ text[i]) / sum(math.exp(scale * image[i] @ text[j]) for j in range(n)))
+        to_image -= math.log(math.exp(scale * image[i] @ text[i]) / sum(math.exp(scale * image[j] @ text[i]) for j in range(n)))
+    return to_text / n, to_image / n
+
+
+def slow_siglip(image: np.ndarray, text: np.ndarray, scale: float, bias: float) -> tuple[float, float]:
+    """Algorithm 1 of the paper, one pair at a time: (positive pairs, negative pairs)."""
+    n = len(image)
+    positive = negative = 0.0
+    for i in range(n):
+        for j in range(n):
+            logit = scale * image[i] @ text[j] + bias
+            if i == j:
+                positive -= math.log(1 / (1 + math.exp(-logit))) / n
+            else:
+                negative -= math.log(1 / (1 + math.exp(logit))) / n
+    return positive, negative
+
+
+def test_clip_loss_equals_the_slow_one() -> None:
+    image, text = _features(6)
+    losses = clip_loss(image, text, torch.tensor(3.0, dtype=torch.float64))
+    to_text, to_image = slow_clip(image.numpy(), text.numpy(), 3.0)
+    assert losses.terms["image_to_text"].item() == pytest.approx(to_text, abs=1e-12)
+    assert losses.terms["text_to_image"].item() == pytest.approx(to_image, abs=1e-12)
+    assert losses.total.item() == pytest.approx((to_text + to_image) / 2, abs=1e-12)
+
+
+def test_siglip_loss_equals_the_slow_one() -> None:
+    image, text = _features(6)
+    losses = siglip_loss(image, text, torch.tensor(3.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64))
+    positive, negative = slow_siglip(image.numpy(), text.numpy(), 3.0, -1.5)
+    assert losses.terms["positive"].item() == pytest.approx(positive, abs=1e-12)
+    assert losses.terms["negative"].item() == pytest.approx(negative, abs=1e-12)
+    assert losses.total.item() == pytest.approx(positive + negative, abs=1e-12)
+
+
+def test_gradients_equal_finite_differences_of_the_slow_losses() -> None:
+    image, text = _features(5)
+    scale, bias = torch.tensor(3.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
+    cases: list[tuple[Any, Any, list[Tensor]]] = [
+        (clip_loss, lambda *x: sum(slow_clip(*x)) / 2, [image, text, scale]),
+        (siglip_loss, lambda *x: sum(slow_siglip(*x)), [image, text, scale, bias]),
+    ]
+    for loss, slow, values in cases:
+        leaves = [value.clone().requires_grad_() for value in values]
+        loss(*leaves).total.backward()
+        for position, leaf in enumerate(leaves):
+            expected = _finite_differences(slow, [value.numpy() for value in values], position)
+            np.testing.assert_allclose(leaf.grad.numpy(), expected, atol=1e-8)  # type: ignore[union-attr]
+
+
+def _finite_differences(function: Any, values: list[np.ndarray], position: int, step: float = 1e-5) -> np.ndarray:
+    gradient = np.zeros_like(values[position])
+    for index in np.ndindex(gradient.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = [value.copy() for value in values]
+            moved[position][index] += sign * step
+            ends.append(function(*moved))
+        gradient[index] = (ends[0] - ends[1]) / (2 * step)
+    return gradient
+
+
+# ------------------------------------------------------------------------------------------------------- chance
+
+
+def test_clip_chance_is_the_loss_of_features_that_know_nothing() -> None:
+    image, text = _features(512, width=256)
+    losses = clip_loss(image, text, torch.tensor(1.0))
+    for name, term in losses.terms.items():
+        assert losses.chance[name] == math.log(512)
+        assert term.item() == pytest.approx(losses.chance[name], abs=0.02)
+
+
+def test_siglip_chance_is_the_best_constant() -> None:
+    image, text = _features(512, width=256)
+    biases = torch.linspace(-7.5, -5, 126, dtype=torch.float64)
+    losses = [siglip_loss(image, text, torch.tensor(0.0), bias) for bias in biases]
+    assert min(loss.total.item() for loss in losses) == pytest.approx(losses[0].chance["total"], abs=1e-4)
+    assert biases[int(torch.stack([loss.total for loss in losses]).argmin())] == pytest.approx(-math.log(511), abs=0.02)
+
+
+# ------------------------------------------------------------------------------------------- chunks of other ranks
+
+
+def test_siglip_in_chunks_equals_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four ranks played one after the other: the mean of their losses, and of their gradients, is the dense loss'."""
+    values = [*_features(8), torch.tensor(3.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)]
+    dense = [value.clone().requires_grad_() for value in values]
+    chunked = [value.clone().requires_grad_() for value in values]
+    expected = siglip_loss(*dense)
+    expected.total.backward()
+    image, text, scale, bias = chunked
+    monkeypatch.setattr(siglip_objective, "gather", lambda _: text)
+    losses: list[Losses] = []
+    for rank in range(4):
+        monkeypatch.setattr(siglip_objective, "rank", lambda rank=rank: rank)
+        own = slice(2 * rank, 2 * rank + 2)
+        losses.append(siglip_loss(image[own], text[own], scale, bias))
+    total = torch.stack([loss.total for loss in losses]).mean()
+    total.backward()
+    assert total.item() == pytest.approx(expected.total.item(), abs=1e-12)
+    assert {loss.chance["total"] for loss in losses} == {expected.chance["total"]}
+    for mine, reference in zip(chunked, dense, strict=True):
+        torch.testing.assert_close(mine.grad, reference.grad, atol=1e-12, rtol=0)
+
+
+# ------------------------------------------------------------------------------------- micro-batches and processes
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+def test_micro_batches_equal_the_full_batch(name: str, micro_batch: int) -> None:
+    model, batch = _model(name), _batch(name)
+    expected = _gradients(model, batch, micro_batch=None)
+    found = _gradients(model, batch, micro_batch=micro_batch)
+    _assert_equal(found, expected)
+
+
+TWO_PROCESSES = list(itertools.product(["clip", "siglip"], [None, 3]))  # model, micro-batch
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    mp.spawn(_rank, args=(tmp_path,), nprocs=2)  # type: ignore[attr-defined]
+    for name, micro_batch in TWO_PROCESSES:
+        expected = _gradients(_model(name), _batch(name), micro_batch=None)
+        first, second = (load_file(tmp_path / f"{name}-{micro_batch}-{rank}.safetensors") for rank in range(2))
+        _assert_equal(first, expected)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def _rank(rank: int, folder: Path) -> None:
+    """One of two processes, each with its half of the batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    half = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
+    for name, micro_batch in TWO_PROCESSES:
+        gradients = _gradients(_model(name), {key: rows[half] for key, rows in _batch(name).items()}, micro_batch=micro_batch)
+        save_file(gradients, folder / f"{name}-{micro_batch}-{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def _gradients(model: Any, batch: dict[str, Tensor], *, micro_batch: int | None) -> dict[str, Tensor]:
+    """What the optimiser would see. The loss is included: it is the mean over ranks of what each of them computed."""
+    model.zero_grad()
+    losses = backward(model, batch, micro_batch=micro_batch, autocast=contextlib.nullcontext())
+    average_gradients(model.parameters())
+    total = losses.total.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+    return {"total": total} | {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert {"logit_scale", "visual.patch_embed.proj.weight", "text.tokens.weight"} <= found.keys()
+    norm = math.sqrt(sum(gradient.square().sum().item() for gradient in expected.values()))
+    for name, gradient in expected.items():
+        difference = (found[name] - gradient).norm().item() / norm
+        assert difference <= 1e-6, f"{name}: {difference:.2e} of the gradient's norm"
+
+
+def _model(name: str) -> CLIP | SigLIP:
+    """The same in every process."""
+    torch.manual_seed(0)
+    vision = VisionConfig(width=32, depth=1, heads=2, image_size=16, patch_size=8, pool="map" if name == "siglip" else "token")
+    text = TransformerConfig(width=24, depth=1, heads=2)
+    model: CLIP | SigLIP
+    if name == "clip":
+        model = CLIP(CLIPConfig(vision=vision, text=text, embed_dim=16, context=BATCH + 2, vocab_size=100), tokenizer(pad=0, end=99))
+    else:
+        model = SigLIP(SigLIPConfig(vision=vision, text=text, context=BATCH + 2, vocab_size=100, bias=-2.0), tokenizer(pad=0, end=99))
+    randomise(model, 0)
+    return model
+
+
+def _batch(name: str) -> dict[str, Tensor]:
+    return {"pixels": pictures(BATCH, 16), "ids": texts(BATCH, BATCH + 2, pad=0, end=99)}
+
+
+def _features(count: int, width: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image, text = (F.normalize(torch.randn(count, width, generator=generator, dtype=torch.float64), dim=-1) for _ in range(2))
+    return image, text
