@@ -28,13 +28,16 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
+LONGEST = 10_000  # characters, more than any context holds: BPE takes quadratic time in a long text without blanks
+
+
 def layout(tokenizer: Tokenizer, texts: Sequence[str], context: int, *, fixed: bool = False) -> Tensor:
     """`[start] tokens end pad...`, int64 `[B, T]`, cut so that `end` always stays.
 
     T is the longest text of the batch (a third of the text tower's cost in a batch of captions), or `context` when `fixed`.
     """
     start = [] if tokenizer.start is None else [tokenizer.start]
-    rows = [[*[*start, *tokenizer.encode(text)][: context - 1], tokenizer.end] for text in texts]
+    rows = [[*[*start, *tokenizer.encode(text[:LONGEST])][: context - 1], tokenizer.end] for text in texts]
     ids = torch.full((len(rows), context if fixed else max(map(len, rows), default=1)), tokenizer.pad)
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)

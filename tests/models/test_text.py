@@ -1,0 +1,126 @@
+"""Tokenizers, and how they lay out a batch of texts."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip import tokenize
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import models, pre_tokenizers
+
+from models.text import BPETokenizer, HubTokenizer, OpenCLIPTokenizer, Tokenizer, layout, load_tokenizer, named_tokenizer, save_tokenizer
+
+CAPTIONS = ["a red circle", "two blue squares left of a green star", "a small yellow triangle on a black background"]
+BPE = BPETokenizer.train(CAPTIONS, 400)
+OPEN_CLIP = OpenCLIPTokenizer()
+BOTH = pytest.mark.parametrize("tokenizer", [BPE, OPEN_CLIP], ids=["bpe", "open_clip"])
+
+
+@BOTH
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=200))
+def test_any_text_has_ids_and_no_special_ones(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert all(0 <= index < tokenizer.vocab_size for index in ids)
+    assert not {tokenizer.start, tokenizer.end} & set(ids)
+    assert tokenizer.encode(text) == ids
+
+
+def test_unseen_characters_are_written_back() -> None:
+    text = "zürich 图 🎉 naïve"
+    assert BPE.decode(BPE.encode(text)) == text
+
+
+@pytest.mark.parametrize("text", ["<end> <pad> <start>", "<end_of_text><start_of_text>"])
+def test_bpe_does_not_read_special_tokens_from_captions(text: str) -> None:
+    assert not {BPE.pad, BPE.start, BPE.end} & set(BPE.encode(text))
+
+
+@BOTH
+def test_layout_keeps_start_and_end(tokenizer: Tokenizer) -> None:
+    texts = ["", "a red circle", "a red circle " * 30, "x" * 100_000]
+    ids = layout(tokenizer, texts, 12)
+    assert ids.shape == (4, 12)
+    assert ids.dtype == torch.int64
+    assert (ids[:, 0] == tokenizer.start).all()
+    assert ids[0].tolist() == [tokenizer.start, tokenizer.end] + [tokenizer.pad] * 10
+    for row, text in zip(ids.tolist(), texts, strict=True):
+        tokens = tokenizer.encode(text)[:10]
+        assert row == [tokenizer.start, *tokens, tokenizer.end] + [tokenizer.pad] * (10 - len(tokens))
+
+
+@BOTH
+def test_layout_is_as_long_as_the_longest_text_or_the_context(tokenizer: Tokenizer) -> None:
+    texts = ["a circle", "a red circle"]
+    trimmed, full = layout(tokenizer, texts, 12), layout(tokenizer, texts, 12, fixed=True)
+    assert trimmed.shape[1] == 2 + max(len(tokenizer.encode(text)) for text in texts) < 12
+    assert full.shape == (2, 12)
+    assert torch.equal(full[:, : trimmed.shape[1]], trimmed)
+    assert (full[:, trimmed.shape[1] :] == tokenizer.pad).all()
+    assert layout(tokenizer, [], 12).shape[0] == 0
+
+
+def test_open_clip_layout_is_open_clips() -> None:
+    texts = ["", "Two dogs, running!", "a photo of a cat " * 40]
+    assert torch.equal(layout(OPEN_CLIP, texts, 77, fixed=True), tokenize(texts))
+
+
+def test_a_long_text_without_blanks_does_not_take_minutes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    text = "".join(chr(97 + index) for index in torch.randint(26, (100_000,), generator=generator).tolist())
+    ids = layout(OPEN_CLIP, [text], 77)
+    assert ids.shape == (1, 77)
+    assert ids[0, -1] == OPEN_CLIP.end
+
+
+def test_training_is_deterministic_and_bounded() -> None:
+    again = BPETokenizer.train(iter(CAPTIONS), 400)
+    assert again.fast.to_str() == BPE.fast.to_str()
+    assert BPE.vocab_size <= 400
+    assert BPE.encode("A RED circle") == BPE.encode("a red circle")
+    assert len(BPE.encode("a red circle")) < len("a red circle")
+    with pytest.raises(ValueError, match="no captions"):
+        BPETokenizer.train([], 400)
+
+
+@BOTH
+def test_save_and_load(tokenizer: Any, tmp_path: Path) -> None:
+    save_tokenizer(tokenizer, tmp_path)
+    _assert_equal(load_tokenizer(tmp_path), tokenizer)
+
+
+@BOTH
+def test_pickling(tokenizer: Any) -> None:
+    _assert_equal(pickle.loads(pickle.dumps(tokenizer)), tokenizer)  # noqa: S301 - what a loader's workers do
+
+
+def test_hub_tokenizer_from_a_folder(tmp_path: Path) -> None:
+    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "red": 4, "circle": 5}
+    fast = FastTokenizer(models.WordLevel(words, unk_token="<unk>"))
+    fast.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = tmp_path / "theirs"
+    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="</s>", pad_token="</s>", unk_token="<unk>")
+    wrapped.save_pretrained(folder)
+    tokenizer = HubTokenizer(str(folder))
+    assert (tokenizer.start, tokenizer.end, tokenizer.pad) == (None, 1, 1)
+    assert layout(tokenizer, ["a red circle", "a blue"], 6, fixed=True).tolist() == [[3, 4, 5, 1, 1, 1], [3, 2, 1, 1, 1, 1]]  # as SigLIP's
+    save_tokenizer(tokenizer, tmp_path)
+    assert json.loads((tmp_path / "tokenizer.json").read_text()) == {"tokenizer": str(folder)}
+    _assert_equal(load_tokenizer(tmp_path), tokenizer)
+    _assert_equal(named_tokenizer(str(folder)), tokenizer)
+
+
+def _assert_equal(found: Any, expected: Any) -> None:
+    assert (found.name, found.vocab_size) == (expected.name, expected.vocab_size)
+    assert (found.pad, found.start, found.end) == (expected.pad, expected.start, expected.end)
+    for text in [*CAPTIONS, "", "unseen: ß 图"]:
+        assert found.encode(text) == expected.encode(text)
+        assert found.decode(found.encode(text)) == expected.decode(expected.encode(text))
