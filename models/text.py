@@ -53,6 +53,7 @@ class BPETokenizer:
 
     def __init__(self, fast: FastTokenizer) -> None:
         self.fast = fast
+        self.fast.encode_special_tokens = True  # as plain text: a caption that contains "<end>" does not end there
         self.vocab_size: int = fast.get_vocab_size()
         self.name = "bpe"
         self._known: dict[str, list[int]] = {}  # captions repeat every epoch; encoding them costs more than a look-up
