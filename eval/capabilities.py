@@ -85,7 +85,7 @@ class Scorer(Protocol):
         """float32 `[N, C]` logits: softmax over C gives the probability of each class, described by its prompts."""
 
 
-def adapt(model: Any, batch_size: int = 128) -> Features | Scorer | None:
+def adapt(model: Any, batch_size: int = 256) -> Features | Scorer | None:
     """The adapter for what `model` can do; embeddings first, since they make a gallery cheap. None: it can do neither."""
     if isinstance(model, EncodesImages) and isinstance(model, EncodesText):
         return EmbeddingScorer(model, batch_size)
@@ -101,7 +101,7 @@ class ImageFeatures:
 
     adapter = "image features"
 
-    def __init__(self, model: Any, batch_size: int = 128) -> None:
+    def __init__(self, model: Any, batch_size: int = 256) -> None:
         self.model, self.batch_size = model, batch_size
         self._images: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # id -> (array, embedding): holding the array keeps its id unique
 
@@ -126,7 +126,7 @@ class EmbeddingScorer(ImageFeatures):
 
     adapter = "embedding similarity"
 
-    def __init__(self, model: Any, batch_size: int = 128) -> None:
+    def __init__(self, model: Any, batch_size: int = 256) -> None:
         super().__init__(model, batch_size)
         scale = getattr(model, "logit_scale", None)
         self.scale = 1.0 if scale is None else math.exp(torch.as_tensor(scale).item())
@@ -154,6 +154,7 @@ class EmbeddingScorer(ImageFeatures):
 
     def _embed(self, texts: Texts) -> np.ndarray:
         missing = list(dict.fromkeys(text for text in texts if text not in self._texts))
+        missing.sort(key=len)  # texts of like length share a batch: half the padding
         for start in range(0, len(missing), self.batch_size):
             chunk = missing[start : start + self.batch_size]
             self._texts.update(zip(chunk, _numbers(self.model.encode_text(chunk), "encode_text", len(chunk)), strict=True))
@@ -163,7 +164,7 @@ class EmbeddingScorer(ImageFeatures):
 class PairScorer:
     """Any function that scores image-text pairs; each pair that was prepared for is scored once."""
 
-    def __init__(self, score: Callable[[Images, Texts], Any], adapter: str, batch_size: int = 128) -> None:
+    def __init__(self, score: Callable[[Images, Texts], Any], adapter: str, batch_size: int = 256) -> None:
         self.score, self.adapter, self.batch_size = score, adapter, batch_size
         self.prepare((), ())
 

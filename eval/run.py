@@ -13,8 +13,9 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,7 @@ def main(
     tasks: str | None = None,
     device: str = "auto",
     limit: int | None = None,
-    batch_size: int = 128,
+    batch_size: int = 256,
 ) -> None:
     """Evaluate a trained model.
 
@@ -87,7 +88,7 @@ def evaluate_run(
     tasks: Sequence[str] | None = None,
     device: str = "auto",
     limit: int | None = None,
-    batch_size: int = 128,
+    batch_size: int = 256,
 ) -> Json:
     """Evaluate the model in a run folder, print the table, and return what is in `eval.json`."""
     for name in ("model.json", "model.safetensors"):
@@ -128,7 +129,7 @@ def evaluate(
     about: Json,
     weights: str,
     tasks: Sequence[str] | None = None,
-    batch_size: int = 128,
+    batch_size: int = 256,
     console: Console | None = None,
 ) -> Json:
     """Evaluate `model` on `source`, with the untrained model `fresh` as a control, into `out/<data set>/`.
@@ -154,7 +155,8 @@ def evaluate(
             for variant in variants:
                 label = f"{task.name} {task.part} {task.split}: {variant.name}".replace("  ", " ")
                 bar = progress.add_task(label, total=len(task.samples))
-                cells += _cells_of(task, variant, source, out, fingerprints[task.split], batch_size, lambda n, bar=bar: progress.advance(bar, n))
+                advance = partial(progress.advance, bar)
+                cells += _cells_of(task, variant, source, out, fingerprints[task.split], batch_size, advance)
                 progress.remove_task(bar)
             cells += _chance_cells(task)
 
@@ -189,7 +191,9 @@ def _variants(model: Any, fresh: Any, source: Source, weights: str, batch_size: 
     ]
 
 
-def _cells_of(task: Task, variant: Variant, source: Source, out: Path, data: str, batch_size: int, advance: Any) -> list[Json]:
+def _cells_of(
+    task: Task, variant: Variant, source: Source, out: Path, data: str, batch_size: int, advance: Callable[[float], None]
+) -> list[Json]:
     common = {"task": task.name, "split": task.split, "variant": variant.name, "unit": "share"}
     status, reason = _obstacle(task, variant)
     if status:
@@ -198,9 +202,8 @@ def _cells_of(task: Task, variant: Variant, source: Source, out: Path, data: str
     records = answer(task, variant, source, path, data, batch_size, advance)
     where = "" if task.split != source.primary or task.split == "test" else f"no test split: this is {task.split}; "
     adapter = "image features" if task.needs is Features else getattr(variant.subject, "adapter", "")
-    return [
-        common | cell | {"adapter": adapter, "note": where + cell["note"], "records": path.name} for cell in summarise(task.measures, records)
-    ]
+    about = {"adapter": adapter, "records": path.name}
+    return [common | cell | about | {"note": where + cell["note"]} for cell in summarise(task.measures, records)]
 
 
 def _obstacle(task: Task, variant: Variant) -> tuple[str, str]:
@@ -216,7 +219,9 @@ def _obstacle(task: Task, variant: Variant) -> tuple[str, str]:
     return "", ""
 
 
-def answer(task: Task, variant: Variant, source: Source, path: Path, data: str, batch_size: int, advance: Any = lambda n: None) -> list[Record]:
+def answer(
+    task: Task, variant: Variant, source: Source, path: Path, data: str, batch_size: int, advance: Callable[[float], None]
+) -> list[Record]:
     """All records of one task by one variant: those on disk, and the rest asked now, in batches that do not depend on
     where an earlier attempt was interrupted."""
     asked = spread(list(range(len(task.samples))), variant.most)

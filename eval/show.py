@@ -26,8 +26,9 @@ def print_tables(console: Console, result: dict[str, Any]) -> None:
     """One table per task and split, 80 columns wide; a row per metric, a column per variant."""
     cells = {(cell["task"], cell["split"], cell["metric"], cell["variant"]): cell for cell in result["cells"]}
     for task, split in dict.fromkeys((cell["task"], cell["split"]) for cell in result["cells"]):
-        table = Table("metric", title=f"[bold]{task}[/], {split}", title_justify="left", title_style="", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for heading in ("model", "95 %", *(variant.split()[0] for variant in VARIANTS[1:]), "images"):
+        table = Table(title=f"[bold]{task}[/], {split}", title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False, padding=0)
+        table.add_column("metric", no_wrap=True)
+        for heading in ("model", "95 %", *(variant.split()[0] for variant in VARIANTS[1:]), "n"):
             table.add_column(heading, justify="right", no_wrap=True)
         for metric in dict.fromkeys(cell["metric"] for cell in result["cells"] if (cell["task"], cell["split"]) == (task, split)):
             model, *others = (cells.get((task, split, metric, variant), {}) for variant in VARIANTS)
@@ -37,7 +38,8 @@ def print_tables(console: Console, result: dict[str, Any]) -> None:
     reasons = {(cell["variant"], cell["task"], cell["status"]): cell["note"] for cell in result["cells"] if "status" in cell}
     for (variant, task, status), note in reasons.items():
         console.print(f"{variant}, {task}: {status}, {note}", style="dim", markup=False, highlight=False)
-    console.print(f"{result['run']} on {result['dataset']}: {result['seconds']:.0f} s on {result['hardware']}", markup=False, highlight=False)
+    summary = f"{result['run']} on {result['dataset']}: {result['seconds']:.0f} s on {result['hardware']}"
+    console.print(summary, markup=False, highlight=False)
 
 
 def showcase(subject: Any, tasks: Sequence[Task], split: str) -> dict[str, Any]:
@@ -56,9 +58,8 @@ def showcase(subject: Any, tasks: Sequence[Task], split: str) -> dict[str, Any]:
     for row, score in zip(rows, scores, strict=True):
         sample = task.samples[row]
         own = sample.captions if task.name == "retrieval" else [task.templates[0].format_map(task.truths[row])]
-        ranked = [
-            {"text": texts[i], "score": float(score[i]), "correct": texts[i] in own} for i in np.argsort(-score, kind="stable")[:RANKED].tolist()
-        ]
+        first = np.argsort(-score, kind="stable")[:RANKED].tolist()
+        ranked = [{"text": texts[i], "score": float(score[i]), "correct": texts[i] in own} for i in first]
         found["items"].append({"key": sample.key, "image": _data_uri(sample.image), "captions": list(own), "ranked": ranked})
     return found
 

@@ -29,7 +29,7 @@ from eval.tasks import Measure
 
 # A template is never edited: change the version with it, since results are only comparable under the same prompts.
 PROMPTS_VERSION = 1
-SCENE_TEMPLATES = ("a {size} {fill} {colour} {shape}", "there is a {size} {fill} {colour} {shape}", "one object: a {size} {fill} {colour} {shape}")
+SCENE_TEMPLATES = tuple(start + "a {size} {fill} {colour} {shape}" for start in ("", "there is ", "one object: "))
 SCENE_AXES = {"size": SIZES, "fill": FILLS, "colour": COLOURS, "shape": SHAPES}
 CLASS_TEMPLATES = ("a photo of a {class}.", "a picture of a {class}.", "an image of a {class}.", "a close-up photo of a {class}.")
 

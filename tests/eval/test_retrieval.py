@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.capabilities import adapt
+from eval.source import in_memory
+from eval.tasks.retrieval import Retrieval, plan
+from tests.eval import fakes
+
+
+def test_perfect_and_inverted(tmp_path: Path) -> None:
+    samples = fakes.captioned(20)
+    perfect = fakes.run(fakes.knowing(samples), {"test": samples}, tmp_path / "a")
+    inverted = fakes.run(fakes.knowing(samples, sign=-1), {"test": samples}, tmp_path / "b")
+    for way in ("i2t", "t2i"):
+        assert fakes.value(perfect, "retrieval", f"{way} R@1 (20)") == 1
+        assert fakes.value(inverted, "retrieval", f"{way} R@10 (20)") == 0
+        assert fakes.value(perfect, "retrieval", f"{way} R@1 (20)", "shuffled images") == 0
+    assert fakes.cell(perfect, "retrieval", "i2t R@1 (20)")["note"] == "gallery 20 images, 60 captions"
+
+
+def test_a_constant_model_gets_exactly_chance(tmp_path: Path) -> None:
+    result = fakes.run(fakes.constant(), {"test": fakes.captioned(12)}, tmp_path)
+    for way, k in (("i2t", 1), ("i2t", 5), ("t2i", 1), ("t2i", 10)):
+        name = f"{way} R@{k} (12)"
+        assert fakes.value(result, "retrieval", name) == pytest.approx(fakes.value(result, "retrieval", name, "chance"))
+    assert fakes.value(result, "retrieval", "t2i R@5 (12)", "chance") == pytest.approx(5 / 12)
+    assert fakes.value(result, "retrieval", "i2t R@1 (12)", "chance") == pytest.approx(1 / 12)  # 3 right ones of 36
+
+
+def test_a_caption_of_two_images_is_one_candidate_and_right_for_both(tmp_path: Path) -> None:
+    samples = [replace(sample, captions=(*sample.captions[:1], "something grey")) for sample in fakes.captioned(2)]
+    task = Retrieval("test", samples)
+    assert task.texts() == ["caption 0 of 0", "something grey", "caption 0 of 1"]
+    assert task.right.tolist() == [[True, True, False], [False, True, True]]
+    result = fakes.run(fakes.knowing(samples), {"test": samples}, tmp_path)
+    assert fakes.value(result, "retrieval", "t2i R@1 (2)") == 1
+    # the queries: two own captions and the shared one, which is right whatever comes first
+    assert fakes.value(result, "retrieval", "t2i R@1 (2)", "chance") == pytest.approx((0.5 + 0.5 + 1) / 3)
+
+
+def test_recall_by_brute_force_over_orders_of_ties() -> None:
+    """Integer scores with many ties, against the average over every order of the candidates."""
+    samples = fakes.captioned(4, captions=1)
+    judge = {(i, f"caption 0 of {j}"): (i * j + i) % 3 for i in range(4) for j in range(4)}
+    model = fakes.Pairs(lambda number, text: float(judge[number, text]))
+    scorer = adapt(model)
+    task = Retrieval("test", samples)
+    records = task.ask(scorer, [sample.image for sample in samples], range(4))
+    for k in (1, 2):
+        for i in range(4):
+            expected = []
+            for order in permutations(range(4)):
+                ranked = sorted(order, key=lambda j: -judge[i, f"caption 0 of {j}"])
+                expected.append(i in ranked[:k])
+            if k == 1:
+                assert records[i][0]["i2t R@1 (4)"] == pytest.approx(np.mean(expected))
+
+
+def test_galleries_of_500_and_of_all() -> None:
+    samples = [replace(sample, foils=()) for sample in fakes.captioned(510, captions=1)]
+    tasks = plan(in_memory("fakes", {"test": samples}))
+    assert [len(task.samples) for task in tasks] == [500, 510]
+    assert [task.measures[0].name for task in tasks] == ["i2t R@1 (500)", "i2t R@1 (510)"]
+
+
+def test_pairwise_scores_are_asked_once_and_not_for_the_full_gallery(tmp_path: Path) -> None:
+    samples = [replace(sample, foils=()) for sample in fakes.captioned(502, captions=1)]
+    model = fakes.Pairs(lambda number, text: float(text.endswith(f" {number}")))
+    result = fakes.run(model, {"test": samples}, tmp_path, fresh=fakes.constant())
+    assert fakes.value(result, "retrieval", "i2t R@1 (500)") == 1
+    assert fakes.cell(result, "retrieval", "i2t R@1 (500)")["adapter"] == "pairwise score"
+    assert fakes.cell(result, "retrieval", "i2t R@1 (502)")["status"] == "not run"
+    assert model.asked <= 2 * 500 * 500 + 12 * 500  # once for the model, once with shuffled images, and the showcase

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.sample import Sample
+from eval import EvalError
+from tests.eval import fakes
+
+SPLITS = {
+    "train": fakes.single_objects(),
+    "val": fakes.single_objects()[:200],
+    "test": [replace(sample, foils=fakes.captioned(1)[0].foils, key=f"t{sample.key}") for sample in fakes.single_objects()[::7]],
+    "heldout": fakes.captioned(30),
+}
+
+
+def without_time(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name != "seconds"}
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_the_batch_size_changes_nothing(tmp_path: Path, batch_size: int) -> None:
+    reference = fakes.run(fakes.noisy(), SPLITS, tmp_path / "64", batch_size=64)
+    other = fakes.run(fakes.noisy(), SPLITS, tmp_path / "other", batch_size=batch_size)
+    assert other["cells"] == reference["cells"]
+    for path in sorted((tmp_path / "64" / "fakes").glob("*.jsonl")):
+        assert (tmp_path / "other" / "fakes" / path.name).read_text() == path.read_text()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("moment", [40, 150, 500, 700])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, moment: int) -> None:
+    """Killed while encoding the n-th picture, with a torn last line in every file; resumed with the same batch size."""
+    whole = fakes.run(fakes.noisy(), SPLITS, tmp_path / "whole", batch_size=7)
+    frail = fakes.noisy()
+    frail.image = _dying(frail.image, moment)
+    with pytest.raises(Killed):
+        fakes.run(frail, SPLITS, tmp_path / "killed", batch_size=7)
+    for path in (tmp_path / "killed" / "fakes").glob("*.jsonl"):
+        text = path.read_text()
+        path.write_text(text[: max(len(text) - 9, 0)])
+    resumed = fakes.run(fakes.noisy(), SPLITS, tmp_path / "killed", batch_size=7)
+    assert without_time(resumed) == without_time(whole)
+    for path in (tmp_path / "whole" / "fakes").iterdir():
+        if path.name != "eval.json":
+            assert (tmp_path / "killed" / "fakes" / path.name).read_text() == path.read_text(), path.name
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.35, 0.8, 0.999])
+def test_files_cut_anywhere_are_completed(tmp_path: Path, share: float) -> None:
+    judge = fakes.noisy()
+
+    def pairs() -> fakes.Pairs:
+        return fakes.Pairs(lambda number, text: float(judge.encode_image([fakes.picture(number)])[0] @ judge.encode_text([text])[0]))
+
+    splits = {"test": fakes.captioned(20)}
+    whole = fakes.run(pairs(), splits, tmp_path, batch_size=7)
+    contents = {path: path.read_bytes() for path in (tmp_path / "fakes").glob("*.jsonl")}
+    for path, content in contents.items():
+        path.write_bytes(content[: int(share * len(content))])
+    assert without_time(fakes.run(pairs(), splits, tmp_path, batch_size=7)) == without_time(whole)
+    assert {path: path.read_bytes() for path in contents} == contents
+
+
+def _dying(vector: Callable[[int], Any], moment: int) -> Callable[[int], Any]:
+    calls = iter(range(moment))
+
+    def image(number: int) -> Any:
+        if next(calls, None) is None:
+            raise Killed
+        return vector(number)
+
+    return image
+
+
+def test_finished_answers_are_not_asked_again(tmp_path: Path) -> None:
+    first = fakes.run(fakes.noisy(), SPLITS, tmp_path)
+    again = fakes.noisy()
+    second = fakes.run(again, SPLITS, tmp_path)
+    assert without_time(second) == without_time(first)
+    assert again.encoded <= 12 + 1  # the showcase's pictures, and one to count FLOPs
+
+
+def test_other_weights_or_other_data_begin_anew(tmp_path: Path) -> None:
+    samples = fakes.captioned(10)
+    fakes.run(fakes.knowing(samples), {"test": samples}, tmp_path, weights="one")
+    other = fakes.run(fakes.constant(), {"test": samples}, tmp_path, weights="two")
+    assert fakes.value(other, "foils", "replace") == 0.5
+    changed = [replace(sample, captions=(f"new {i}",)) for i, sample in enumerate(samples)]
+    result = fakes.run(fakes.knowing(changed), {"test": changed}, tmp_path, weights="two")
+    assert fakes.value(result, "retrieval", "t2i R@1 (10)") == 1
+
+
+def test_a_selection_of_tasks_keeps_the_cells_of_the_others(tmp_path: Path) -> None:
+    samples = fakes.captioned(10)
+    whole = fakes.run(fakes.noisy(), {"test": samples}, tmp_path)
+    some = fakes.run(fakes.noisy(), {"test": samples}, tmp_path, tasks=["foils"])
+    assert sorted(map(str, some["cells"])) == sorted(map(str, whole["cells"]))
+    elsewhere = fakes.run(fakes.noisy(), {"test": samples}, tmp_path, tasks=["foils"], weights="other")
+    assert {cell["task"] for cell in elsewhere["cells"]} == {"foils"}
+    with pytest.raises(EvalError, match=r"no task 'vqa'.*retrieval, foils"):
+        fakes.run(fakes.noisy(), {"test": samples}, tmp_path, tasks=["vqa"])
+
+
+def test_every_cell_has_its_control_cells_and_a_number_or_a_reason(tmp_path: Path) -> None:
+    result = fakes.run(fakes.noisy(), SPLITS, tmp_path)
+    by_key: dict[tuple[str, ...], set[str]] = {}
+    for cell in result["cells"]:
+        by_key.setdefault((cell["task"], cell["split"], cell["metric"]), set()).add(cell["variant"])
+        if cell["value"] is None:
+            assert cell["status"] in ("n/a", "not run")
+            assert cell["note"]
+        else:
+            assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 1 + 1e-12
+            assert cell["n"] > 0
+    assert all(variants == {"model", "untrained", "shuffled images", "chance", "oracle"} for variants in by_key.values())
+    assert {split for _, split, _ in by_key} == {"test", "heldout"}
+    assert json.loads((tmp_path / "fakes" / "eval.json").read_text()) == result
+    assert set(json.loads((tmp_path / "fakes" / "prompts.json").read_text())) == set(result["prompts"])
+
+
+def test_records_average_to_the_cell(tmp_path: Path) -> None:
+    """What the paired tests of the report rely on: a cell is the mean of the field of that name over its records."""
+    result = fakes.run(fakes.noisy(), SPLITS, tmp_path)
+    for cell in result["cells"]:
+        if cell.get("records"):
+            lines = [json.loads(line) for line in (tmp_path / "fakes" / cell["records"]).read_text().splitlines()]
+            values = [line[cell["metric"]] for line in lines if cell["metric"] in line]
+            assert sum(values) / len(values) == pytest.approx(cell["value"])
+            assert len({line["i"] for line in lines if cell["metric"] in line}) == cell["n"]
+
+
+def test_one_sample(tmp_path: Path) -> None:
+    samples = fakes.captioned(1)
+    result = fakes.run(fakes.knowing(samples), {"test": samples}, tmp_path)
+    assert fakes.value(result, "retrieval", "i2t R@1 (1)") == 1
+    assert fakes.cell(result, "retrieval", "i2t R@1 (1)", "shuffled images")["status"] == "n/a"
+
+
+def test_nothing_to_evaluate_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match=r"'test' has no usable samples.*check-data"):
+        fakes.run(fakes.noisy(), {"test": []}, tmp_path)
+    with pytest.raises(EvalError, match="nothing to ask"):
+        fakes.run(fakes.noisy(), {"test": [Sample(key="0", image=fakes.picture(0))]}, tmp_path)
+    with pytest.raises(EvalError, match=r"test or val, found \['a', 'b'\]"):
+        fakes.run(fakes.noisy(), {"a": fakes.captioned(2), "b": fakes.captioned(2)}, tmp_path)
+
+
+def test_without_a_test_split_val_is_used_and_said(tmp_path: Path) -> None:
+    result = fakes.run(fakes.noisy(), {"train": fakes.captioned(3), "val": fakes.captioned(3)}, tmp_path)
+    assert fakes.cell(result, "foils", "replace", split="val")["note"].startswith("no test split: this is val; ")
+
+
+def test_what_a_model_cannot_do_is_not_zero(tmp_path: Path) -> None:
+    class OnlyImages:
+        def encode_image(self, images: Any) -> torch.Tensor:
+            return torch.ones(len(images), 2)
+
+    result = fakes.run(OnlyImages(), SPLITS, tmp_path, fresh=OnlyImages())
+    cell = fakes.cell(result, "retrieval", "i2t R@1 (62)")
+    assert (cell["value"], cell["status"]) == (None, "n/a")
+    assert "encode_text" in cell["note"]
+    assert fakes.value(result, "probe", "size") > 0.3
+
+
+def test_nan_is_an_error_that_names_the_method(tmp_path: Path) -> None:
+    broken = fakes.Embeds(lambda number: [float("nan"), 1.0], lambda text: [1.0, 1.0])
+    with pytest.raises(ValueError, match="encode_image returned NaN for 4 of 4 inputs"):
+        fakes.run(broken, {"test": fakes.captioned(4)}, tmp_path)
+
+
+def test_limit_takes_samples_from_everywhere(tmp_path: Path) -> None:
+    samples = fakes.captioned(100)
+    result = fakes.run(fakes.knowing(samples), {"test": samples}, tmp_path, limit=10)
+    lines = (tmp_path / "fakes" / "foils.test.model.jsonl").read_text().splitlines()[1:-1]
+    assert list(dict.fromkeys(json.loads(line)["key"] for line in lines)) == [f"{i:05d}" for i in range(0, 100, 10)]
+    assert result["limit"] == 10
+
+
+def test_showcase_shows_what_is_ranked_first(tmp_path: Path) -> None:
+    samples = fakes.captioned(30)
+    fakes.run(fakes.knowing(samples), {"test": samples}, tmp_path)
+    shown = json.loads((tmp_path / "fakes" / "showcase.json").read_text())
+    assert (shown["split"], len(shown["items"])) == ("test", 12)
+    item = shown["items"][1]
+    assert item["image"].startswith("data:image/png;base64,")
+    assert len(item["ranked"]) == 5
+    assert [entry["correct"] for entry in item["ranked"]] == [True] * 3 + [False] * 2
+    assert {entry["text"] for entry in item["ranked"][:3]} == set(item["captions"])
