@@ -26,7 +26,7 @@ from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from data.shards import DataError
+from data.shards import DataError, find
 from eval import EvalError
 from eval.capabilities import Features, PairScorer, Scorer, adapt
 from eval.controls import derangement, has_oracle, oracle, untrained
@@ -37,6 +37,7 @@ from eval.source import Source, from_shards, spread
 from eval.tasks import Measure, Task, plan
 
 SCHEMA = 1
+PRESETS = ("tiny", "small", "paper")
 ORACLE_SAMPLES = 100  # reads captions in Python, and a ceiling needs no narrow interval
 Json = dict[str, Any]
 
@@ -104,9 +105,9 @@ def evaluate_run(
         "run": folder.resolve().name,
         "model": description["model"],
         "paradigm": description["paradigm"],
-        "preset": recipe.get("preset", "unknown"),
+        "preset": recipe.get("preset") or next((part for part in folder.resolve().name.split("-") if part in PRESETS), "custom"),
         "seed": recipe.get("seed", 0),
-        "trained_on": recipe.get("trained_on") or Path(str(recipe.get("data", "unknown"))).name,
+        "trained_on": _trained_on(str(recipe.get("data", "unknown"))),
     }
     return evaluate(
         model,
@@ -303,6 +304,14 @@ def hardware(model: Any) -> str:
     if place.type == "cuda":
         return torch.cuda.get_device_name(place)
     return f"{platform.machine()} {place.type}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
+def _trained_on(spec: str) -> str:
+    """The training set's own name; the last part of its path where it is no longer there."""
+    try:
+        return find(spec, "train").name
+    except (DataError, FileNotFoundError):
+        return Path(spec).name
 
 
 def _device(name: str) -> str:
