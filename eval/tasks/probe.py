@@ -36,17 +36,18 @@ STRENGTHS = (0.01, 0.1, 1.0)  # C, weakest fit first: of equals the most regular
 def plan(source: Source) -> list[Probe]:
     labelled = {split: [sample for sample in source.samples(split) if truth_of(sample)] for split in source.evaluated}
     labelled = {split: samples for split, samples in labelled.items() if samples}
-    if "train" in source.streams and "train" not in source.evaluated:
-        if not labelled:
-            return []
-        most = min(TRAIN_SAMPLES, source.limit or TRAIN_SAMPLES)
-        train = first_labelled(source, "train", most)
-        if "val" in source.streams and "val" not in source.evaluated:
-            fits = Fits([(train, first_labelled(source, "val", most))])
-        else:
-            fits = Fits([([s for i, s in enumerate(train) if i % FOLDS], train[::FOLDS])])
-        return [Probe(split, samples, fits, [0] * len(samples), f"trained on {len(train)} images") for split, samples in labelled.items()]
-    return [task for split, samples in labelled.items() if (task := cross_validated(split, samples))]
+    if not labelled:
+        return []
+    most = min(TRAIN_SAMPLES, source.limit or TRAIN_SAMPLES)
+    unused = [split for split in ("train", "val") if split in source.streams and split not in source.evaluated]
+    spare = {split: first_labelled(source, split, most) for split in unused}
+    train, val = spare.get("train"), spare.get("val")
+    if not train:
+        return [task for split, samples in labelled.items() if (task := cross_validated(split, samples))]
+    if not val:
+        train, val = [sample for i, sample in enumerate(train) if i % FOLDS], train[::FOLDS]
+    fits = Fits([(train, val)])
+    return [Probe(split, samples, fits, [0] * len(samples), f"trained on {len(train)} images") for split, samples in labelled.items()]
 
 
 def truth_of(sample: Sample) -> dict[str, str]:
@@ -99,11 +100,9 @@ class Fits:
 
     @staticmethod
     def _fit(subject: Features, train: list[Sample], val: list[Sample]) -> dict[str, Pipeline]:
-        seen, unseen = (subject.features([sample.image for sample in part]) for part in (train, val or train))
-        return {
-            name: fit(seen, [truth_of(s)[name] for s in train], unseen, [truth_of(s)[name] for s in val or train])
-            for name in truth_of(train[0])
-        }
+        seen, unseen = (subject.features([sample.image for sample in part]) for part in (train, val))
+        truths, val_truths = [truth_of(sample) for sample in train], [truth_of(sample) for sample in val]
+        return {name: fit(seen, [each[name] for each in truths], unseen, [each[name] for each in val_truths]) for name in truths[0]}
 
 
 def fit(train: np.ndarray, labels: list[str], val: np.ndarray, val_labels: list[str]) -> Pipeline:
