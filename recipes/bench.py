@@ -1,0 +1,285 @@
+"""Speed against the reference library, as ratios: `python -m recipes.bench` (= `make bench`).
+
+Both sides run in this process, in turn, on the same hardware at the same time: other load hits both. Each ratio is the
+median over repetitions of theirs / ours within one repetition, with its range.
+
+    train step   the same plain-patch CLIP with the same weights: forward, loss, backward, AdamW. open_clip's step gets pixels
+                 that are normalised already and texts of 77 tokens, as its loader gives them; ours normalises inside the step
+                 and by default cuts texts to the longest of the batch, which changes no feature.
+    loader       batches from the same shards with the same crops and the same tokenizer, once both are under way: reading
+                 the set into memory is not counted. open_clip's pipeline is the webdataset stages of its `get_wds_dataset`
+                 for training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import webdataset as wds
+from open_clip.loss import ClipLoss
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from data.loader import Loader
+from data.shards import DataError, Split, find
+from models.clip import CLIP
+from models.clip.convert import config_from_open_clip, from_open_clip
+from models.collate import PairCollate
+from models.images import ImageTransform, normalise
+from models.text import OpenCLIPTokenizer
+from recipes.place import Place, hardware
+from recipes.recipe import Optim
+from recipes.step import backward
+from recipes.train import adamw
+
+OPTIM = Optim(lr=1e-4)
+CROP = 0.9  # smallest share of the side (ours) and of the area (open_clip's default) that a random crop keeps
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes of one benchmark: image and text towers of `width` and `depth`, 64 px in patches of 8."""
+
+    width: int = 256
+    depth: int = 6
+    batch: int = 32
+    loader_batch: int = 128
+    loader_batches: int = 30
+    image: int = 64
+    repeats: int = 7
+
+
+QUICK = Setting(width=128, depth=2, batch=16, loader_batches=8, repeats=3)
+
+
+@dataclass(frozen=True)
+class Row:
+    what: str
+    ours: str
+    theirs: str
+    shapes: str
+    ratios: tuple[float, ...]  # theirs' seconds / ours, one per repetition
+    our_rates: tuple[float, ...]  # samples per second
+    their_rates: tuple[float, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed against open_clip, as ratios")
+    parser.add_argument("--data", default=".data/scenes-tiny")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--workers", type=int, default=2, help="of the streaming loaders, theirs and ours")
+    parser.add_argument("--quick", action="store_true", help="small shapes and few repetitions: seconds, rough figures")
+    parser.add_argument("--out", type=Path, default=Path(".runs/bench.json"))
+    args = parser.parse_args()
+    setting = QUICK if args.quick else Setting()
+    repeats = args.repeats or setting.repeats
+    try:
+        split = find(args.data, "train")
+    except (DataError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    place = Place.find(args.device)
+    rows = [*train_step(setting, split, place, repeats), *loader(setting, split, args.workers, repeats)]
+    _print(rows, place)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"hardware": hardware(place.device), "setting": asdict(setting), "repeats": repeats, "data": split.name}
+    versions = {name: version(name) for name in ("torch", "open_clip_torch", "timm", "webdataset")}
+    args.out.write_text(json.dumps(about | {"versions": versions, "rows": [asdict(row) for row in rows]}, indent=1))
+
+
+# --------------------------------------------------------------------------------------------------- train step
+
+
+def train_step(setting: Setting, split: Split, place: Place, repeats: int) -> list[Row]:
+    cfg = _towers(setting)
+    torch.manual_seed(0)
+    reference = open_clip.CLIP(**cfg, output_dict=True).to(place.device)
+    tokenizer = OpenCLIPTokenizer()
+    batch = {name: rows.to(place.device) for name, rows in _batch(setting, split, tokenizer).items()}
+    full = torch.full((setting.batch, 77), tokenizer.pad, device=place.device)
+    full[:, : batch["ids"].shape[1]] = batch["ids"]
+
+    def ours(ids: Tensor, precision: str) -> Callable[[], float]:
+        model = CLIP(config_from_open_clip(cfg), tokenizer).to(place.device)
+        model.load_state_dict(from_open_clip(reference.state_dict()))
+        optimizer = adamw(model, OPTIM, fused=place.device.type == "cuda")
+
+        def step() -> float:
+            losses = backward(model, batch | {"ids": ids}, micro_batch=None, autocast=place.autocast(precision))
+            optimizer.step()
+            model.after_step()
+            optimizer.zero_grad()
+            return losses.total.item()
+
+        return step
+
+    def theirs(precision: str) -> Callable[[], float]:
+        model = open_clip.CLIP(**cfg, output_dict=True).to(place.device)
+        model.load_state_dict(reference.state_dict())
+        optimizer = adamw(model, OPTIM, fused=place.device.type == "cuda")
+        pixels = normalise(batch["pixels"], open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+        loss_function = ClipLoss()
+
+        def step() -> float:
+            with torch.autocast(place.device.type, torch.bfloat16) if precision == "amp_bf16" else contextlib.nullcontext():
+                out = model(pixels, full)
+                loss = loss_function(out["image_features"], out["text_features"], out["logit_scale"])
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(0, np.log(100))
+            optimizer.zero_grad()
+            return loss.item()
+
+        return step
+
+    steps = {
+        "fp32, 77 tokens": ours(full, "fp32"),
+        "bf16, 77 tokens": ours(full, "bf16"),
+        f"defaults: {_default(place)}, {batch['ids'].shape[1]} tokens": ours(batch["ids"], "auto"),
+        "fp32": theirs("fp32"),
+        "amp_bf16": theirs("amp_bf16"),
+    }
+    our_fp32, our_bf16, default, fp32, bf16 = steps
+    losses = {name: step() for name, step in steps.items()}
+    if max(losses.values()) - min(losses.values()) > 0.05:
+        raise RuntimeError(
+            f"the same weights and samples should give the same loss, but gave {losses}: this compares different computations"
+        )
+    seconds = _interleaved(steps, repeats)
+    shapes = f"ViT {setting.width} x {setting.depth}, {setting.image} px / 8; text {setting.width} x {setting.depth}; batch {setting.batch}"
+    pairs = [(our_fp32, fp32), (our_bf16, bf16), (default, fp32), (default, bf16)]
+    return [_row("train step", mine, other, shapes, seconds, setting.batch) for mine, other in pairs]
+
+
+def _default(place: Place) -> str:
+    return "fp32" if isinstance(place.autocast("auto"), contextlib.nullcontext) else "bf16"
+
+
+def _towers(setting: Setting) -> dict[str, Any]:
+    heads = setting.width // 64
+    return {
+        "embed_dim": setting.width,
+        "vision_cfg": {"image_size": setting.image, "patch_size": 8, "layers": setting.depth, "width": setting.width},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "layers": setting.depth, "width": setting.width, "heads": heads},
+    }
+
+
+def _batch(setting: Setting, split: Split, tokenizer: OpenCLIPTokenizer) -> dict[str, Tensor]:
+    collate = PairCollate(ImageTransform(setting.image), tokenizer, 77)
+    return next(iter(Loader(split, batch_size=setting.batch, collate=collate, memory_budget=0)))
+
+
+# ------------------------------------------------------------------------------------------------------- loader
+
+
+def loader(setting: Setting, split: Split, workers: int, repeats: int) -> list[Row]:
+    tokenizer = OpenCLIPTokenizer()
+    collate = PairCollate(ImageTransform(setting.image, CROP), tokenizer, 77)
+    memory = "default: in memory, no workers"
+    streaming = f"streaming, {workers} workers"
+    reference = f"get_wds_dataset, {workers} workers"
+    batches: dict[str, Iterator[Any]] = {
+        memory: iter(Loader(split, batch_size=setting.loader_batch, collate=collate)),
+        streaming: iter(Loader(split, batch_size=setting.loader_batch, collate=collate, workers=workers, memory_budget=0)),
+        reference: _open_clip_batches(setting, split, workers),
+    }
+
+    def take(source: Iterator[Any]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(setting.loader_batches):
+                next(source)
+
+        return run
+
+    seconds = _interleaved({name: take(source) for name, source in batches.items()}, repeats)
+    samples = setting.loader_batch * setting.loader_batches
+    shapes = f"{split.name}, {setting.image} px, random crops, batch {setting.loader_batch}"
+    return [_row("loader", mine, reference, shapes, seconds, samples) for mine in (memory, streaming)]
+
+
+def _open_clip_batches(setting: Setting, split: Split, workers: int) -> Iterator[Any]:
+    """Epoch after epoch, with its buffer sizes and its transform for training."""
+    transform = open_clip.image_transform(setting.image, is_train=True, aug_cfg={"scale": (CROP, 1.0)})
+    dataset = wds.DataPipeline(
+        wds.SimpleShardList(list(split.urls)),
+        wds.detshuffle(bufsize=2000, initial=500, seed=0),
+        wds.split_by_node,
+        wds.split_by_worker,
+        wds.tarfile_to_samples(),
+        wds.shuffle(bufsize=5000, initial=1000),
+        wds.select(_complete),
+        wds.decode("pilrgb"),
+        wds.rename(image="jpg;png;jpeg;webp", text="txt"),
+        wds.map_dict(image=transform, text=_tokenize),
+        wds.to_tuple("image", "text"),
+        wds.batched(setting.loader_batch, partial=False),
+    )
+    batches = wds.WebLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, persistent_workers=workers > 0)
+    while True:
+        yield from batches
+
+
+def _complete(sample: dict[str, Any]) -> bool:
+    return "txt" in sample and bool({"png", "jpg", "jpeg", "webp"} & sample.keys())
+
+
+def _tokenize(text: str) -> Tensor:
+    return open_clip.tokenize(text)[0]
+
+
+# ---------------------------------------------------------------------------------------------------- measuring
+
+
+def _interleaved(contestants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every run, one of each in turn, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for repetition in range(repeats + 1):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            if repetition:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _row(what: str, ours: str, theirs: str, shapes: str, seconds: dict[str, list[float]], samples: int) -> Row:
+    mine, other = seconds[ours], seconds[theirs]
+    return Row(
+        what=what,
+        ours=ours,
+        theirs=f"open_clip {theirs}",
+        shapes=shapes,
+        ratios=tuple(b / a for a, b in zip(mine, other, strict=True)),
+        our_rates=tuple(samples / s for s in mine),
+        their_rates=tuple(samples / s for s in other),
+    )
+
+
+def _print(rows: list[Row], place: Place) -> None:
+    table = Table(title=f"samples/s, median of {len(rows[0].ratios)} interleaved repetitions, {hardware(place.device)}")
+    for column in ("", "ours", "samples/s", "theirs", "samples/s", "times faster (range)", "shapes"):
+        table.add_column(column)
+    for row in rows:
+        mine, other = (f"{statistics.median(rates):,.0f}" for rates in (row.our_rates, row.their_rates))
+        ratio = f"{statistics.median(row.ratios):.2f} ({min(row.ratios):.2f} - {max(row.ratios):.2f})"
+        table.add_row(row.what, row.ours, mine, row.theirs, other, ratio, row.shapes)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The benchmark runs, compares equal computations, and writes what it prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes import bench
+from tests.data.kit import make_split
+
+SMALL = bench.Setting(width=64, depth=1, batch=4, loader_batch=8, loader_batches=2, image=16, repeats=2)
+
+
+def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(bench, "QUICK", SMALL)
+    data = make_split(tmp_path / "dots", [30, 30])
+    out = tmp_path / "bench.json"
+    monkeypatch.setattr("sys.argv", ["bench", "--quick", "--device", "cpu", "--data", str(data), "--out", str(out)])
+    monkeypatch.setenv("COLUMNS", "250")
+    bench.main()
+    assert "times faster" in capsys.readouterr().out
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["what"] for row in rows] == ["train step"] * 4 + ["loader"] * 2
+    for row in rows:
+        assert len(row["ratios"]) == len(row["our_rates"]) == 2
+        assert row["ratios"] == pytest.approx([ours / theirs for ours, theirs in zip(row["our_rates"], row["their_rates"], strict=True)])
+
+
+def test_without_data_it_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "--data", str(tmp_path / "nothing")])
+    with pytest.raises(SystemExit, match="make data"):
+        bench.main()
