@@ -35,10 +35,11 @@ from recipes.step import average_gradients, backward
 from recipes.watch import Watch
 
 
-def train(recipe: AnyRecipe, folder: Path) -> int:
+def train(recipe: AnyRecipe, folder: Path, preset: str = "custom") -> int:
     """Train into a run folder, from where it was left. Returns a process exit status: 0, or 128 + the signal that stopped it."""
     place = Place.find(recipe.device)
     split = find(recipe.data, "train")
+    _claim(folder, recipe, preset, place)
     model = build(recipe, split, folder, place)
     optimizer = adamw(model, recipe.optim, fused=place.device.type == "cuda")
     state_path = folder / "checkpoint.safetensors"
@@ -120,7 +121,6 @@ def train(recipe: AnyRecipe, folder: Path) -> int:
 
 def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place) -> Any:
     """The model with its tokenizer, the same on every rank; the run folder's own where it exists already."""
-    _claim(folder, recipe, place)
     tokenizer = models.text.load_tokenizer(folder) if (folder / "tokenizer.json").exists() else _tokenizer(recipe, split)
     name = _name(recipe)
     model_class, _ = models.classes(name)
@@ -153,11 +153,11 @@ def _name(recipe: AnyRecipe) -> str:
     return next(name for name, (_, _, config) in models.TABLE.items() if config == type(recipe.model).__name__)
 
 
-def _claim(folder: Path, recipe: AnyRecipe, place: Place) -> None:
+def _claim(folder: Path, recipe: AnyRecipe, preset: str, place: Place) -> None:
     """A run folder belongs to one recipe: refuse to continue it with another."""
     path = folder / "recipe.json"
-    wanted = json.loads(json.dumps({"name": _name(recipe), **asdict(recipe)}))
-    free = ("device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")  # do not change the result
+    wanted = json.loads(json.dumps({"name": _name(recipe), "preset": preset, **asdict(recipe)}))
+    free = ("preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")  # do not change the result
     if path.exists():
         found = json.loads(path.read_text())
         differs = [key for key, value in wanted.items() if key not in free and found.get(key) != value]
@@ -253,7 +253,7 @@ def main() -> None:
     kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # so that tyro shows the fields of this model's configuration
     recipe = tyro.cli(kind, default=default, args=rest, prog=f"recipes.train {args.model} {args.preset}")
     try:
-        sys.exit(train(recipe, args.out))
+        sys.exit(train(recipe, args.out, args.preset))
     except (DataError, FileNotFoundError, ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 

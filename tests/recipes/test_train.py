@@ -1,0 +1,234 @@
+"""The loop, through its real entry: it learns, logs, resumes to the bit, and stops when it should."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models
+from data.loader import in_order
+from data.shards import find
+from recipes.recipe import AnyRecipe, Log, Optim
+from recipes.train import main, train
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    return [line for line in lines(folder) if "event" not in line]
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [line for line in lines(folder) if line.get("event") == kind]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, two = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_leaves_everything_that_is_needed_to_use_and_judge_it(recipe: AnyRecipe, tmp_path: Path) -> None:
+    recipe = replace(recipe, log=Log(every=2, validate=32))
+    assert train(recipe, tmp_path / "run") == 0
+    logged = steps(tmp_path / "run")
+    assert [line["samples"] for line in logged] == [32 * n for n in range(1, 7)]
+    assert set(logged[0]["terms"]) == {"total", "image_to_text", "text_to_image"}
+    assert logged[0]["chance"]["image_to_text"] == pytest.approx(math.log(16))
+    assert logged[0]["lr"] > 0
+    assert logged[-1]["lr"] < logged[2]["lr"]
+    assert len(events(tmp_path / "run", "validate")) >= 5
+    cost = json.loads((tmp_path / "run" / "cost.json").read_text())
+    assert cost["finished"]
+    assert cost["samples_seen"] == 192
+    assert cost["train_flops"] > 192 * 6e6  # several million multiplications a sample, forward and backward
+    model = models.load(tmp_path / "run")
+    assert cost["total_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    features = model.encode_image([np.zeros((64, 64, 3), np.uint8)] * 3)
+    assert features.shape == (3, 16)
+    assert torch.allclose(features.norm(dim=-1), torch.ones(3))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_killed_and_resumed_equals_uninterrupted(recipe: AnyRecipe, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(recipe, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    from recipes import watch
+
+    def due(self: Any) -> bool:
+        if self.progress["step"] == 8:  # three steps after the checkpoint: SIGKILL gives no chance to save
+            raise Killed
+        return self.progress["step"] == 5
+
+    monkeypatch.setattr(watch.Watch, "due_to_save", due)
+    with pytest.raises(Killed):
+        train(replace(recipe, workers=workers), tmp_path / "killed")
+    assert len(steps(tmp_path / "killed")) >= 7
+    monkeypatch.undo()
+    train(replace(recipe, workers=workers), tmp_path / "killed")
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+    one, two = steps(tmp_path / "whole"), steps(tmp_path / "killed")
+    assert [line["step"] for line in two] == list(range(1, 13))
+    assert [line["loss"] for line in one] == [line["loss"] for line in two]
+
+
+def test_sigkill_on_a_real_process(recipe: AnyRecipe, scenes: Path, tmp_path: Path) -> None:
+    """The command line, killed from outside at an arbitrary moment, then run again."""
+    command = [sys.executable, "-m", "recipes.train", "clip", "tiny", "--data", str(scenes), "--budget", "640", "--batch", "32"]
+    command += ["--device", "cpu", "--log.every", "1", "--log.validate", "0", "--save-minutes", "0", "--vocab-size", "300"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    for name in ("killed", "whole"):
+        subprocess.run([*command, "--out", str(tmp_path / name)], env=environment, check=True, stderr=subprocess.DEVNULL)
+    assert same_weights(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_sigterm_saves_and_says_so(recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes import watch
+
+    real = watch.Watch.step
+
+    def step(self: Any, *args: Any) -> None:
+        real(self, *args)
+        if self.progress["step"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(watch.Watch, "step", step)
+    assert train(recipe, tmp_path / "run") == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    assert events(tmp_path / "run", "end")[-1]["step"] == 4
+    assert not json.loads((tmp_path / "run" / "cost.json").read_text())["finished"]
+    train(recipe, tmp_path / "run")
+    train(recipe, tmp_path / "whole")
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe: AnyRecipe, tmp_path: Path, capsys: Any) -> None:
+    train(recipe, tmp_path / "run")
+    stamp = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    assert train(recipe, tmp_path / "run") == 0
+    assert "is trained" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match="another recipe.*seed: 0 there, 1 now"):
+        train(replace(recipe, seed=1), tmp_path / "run")
+
+
+def test_the_seed_decides_everything(recipe: AnyRecipe, tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        train(replace(recipe, seed=seed), tmp_path / name)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_micro_batches_change_nothing(recipe: AnyRecipe, tmp_path: Path) -> None:
+    train(recipe, tmp_path / "whole")
+    train(replace(recipe, micro_batch=5), tmp_path / "parts")
+    whole, parts = ([line["loss"] for line in steps(tmp_path / name)] for name in ("whole", "parts"))
+    assert whole == pytest.approx(parts, abs=1e-4)
+
+
+def test_losses_that_are_no_numbers_stop_the_run(recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.clip import CLIP
+
+    real = CLIP.objective
+
+    def broken(self: CLIP, features: dict[str, torch.Tensor]) -> Any:
+        return real(self, {"image": features["image"] * float("nan"), "text": features["text"]})
+
+    monkeypatch.setattr(CLIP, "objective", broken)
+    with pytest.raises(FloatingPointError, match=r"10 steps in a row.*learning rate"):
+        train(recipe, tmp_path / "run")
+    assert len(events(tmp_path / "run", "warning")) == 10
+
+
+def test_one_bad_step_is_skipped(recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.clip import CLIP
+
+    real, calls = CLIP.objective, []
+
+    def sometimes(self: CLIP, features: dict[str, torch.Tensor]) -> Any:
+        calls.append(1)
+        return real(self, features if len(calls) != 3 else {"image": features["image"] * float("inf"), "text": features["text"]})
+
+    monkeypatch.setattr(CLIP, "objective", sometimes)
+    assert train(recipe, tmp_path / "run") == 0
+    assert [event["step"] for event in events(tmp_path / "run", "warning")] == [3]
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
+
+
+def test_a_loss_at_chance_is_said_aloud(recipe: AnyRecipe, tmp_path: Path) -> None:
+    frozen = replace(recipe, budget=120 * 16, optim=Optim(lr=1e-12), log=Log(every=10, validate=0))
+    train(frozen, tmp_path / "run")
+    warnings = events(tmp_path / "run", "warning")
+    assert {warning["message"].split("'")[1] for warning in warnings} == {"image_to_text", "text_to_image"}
+    assert "still at chance" in warnings[0]["message"]
+
+
+def test_siglip_trains_by_the_same_loop(siglip_recipe: AnyRecipe, tmp_path: Path) -> None:
+    train(siglip_recipe, tmp_path / "run")
+    logged = steps(tmp_path / "run")
+    assert set(logged[0]["terms"]) == {"total", "positive", "negative"}
+    assert logged[-1]["loss"] < logged[0]["loss"]
+    assert models.load(tmp_path / "run").encode_text(["a red star"]).shape == (1, 32)
+
+
+@pytest.mark.parametrize("kind", ["recipe", "siglip_recipe"])
+def test_sixteen_pairs_are_learned_by_heart(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    recipe: AnyRecipe = request.getfixturevalue(kind)
+    model_class, _ = models.classes("clip" if kind == "recipe" else "siglip")
+    from models.text import BPETokenizer
+
+    samples = next(in_order(find(recipe.data, "train"), batch_size=16))
+    tokenizer = BPETokenizer.train([caption for sample in samples for caption in sample.captions], 400)
+    torch.manual_seed(0)
+    model = model_class(replace(recipe.model, vocab_size=tokenizer.vocab_size), tokenizer)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    batch = model.collate(samples)
+    for _ in range(200):
+        optimizer.zero_grad()
+        losses = model(batch)
+        losses.total.backward()
+        optimizer.step()
+    assert losses.total.item() < 0.05 * max(losses.chance.values())
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_wandb_offline_writes_a_run(recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(replace(recipe, log=Log(every=4, validate=0, wandb="offline")), tmp_path / "run")
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_mistakes_on_the_command_line_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["recipes.train", "clip", "tiny", "--out", str(tmp_path / "run"), "--device", "cpu", *options])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return str(stopped.value.code)
+
+    assert "nowhere" in run("--data", str(tmp_path / "nowhere"))
+    assert not (tmp_path / "run").exists()
