@@ -88,7 +88,7 @@ class BPETokenizer:
         ids = self._known.get(text)
         if ids is None:
             ids = self.fast.encode(text, add_special_tokens=False).ids
-            if len(self._known) < 1_000_000:
+            if len(self._known) < 200_000:  # some 100 MB in every worker
                 self._known[text] = ids
         return ids
 
