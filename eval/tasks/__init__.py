@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from data.sample import Sample
-from eval.capabilities import Features, Images, Scorer
+from eval.capabilities import Images
 from eval.records import Record
 
 
@@ -54,5 +54,3 @@ def plan(source: Any) -> list[Task]:
 
     return [*zeroshot.plan(source), *retrieval.plan(source), *foils.plan(source), *probe.plan(source)]
 
-
-__all__ = ["Features", "Measure", "Record", "Scorer", "Task", "plan"]
