@@ -53,4 +53,3 @@ def plan(source: Any) -> list[Task]:
     from eval.tasks import foils, probe, retrieval, zeroshot
 
     return [*zeroshot.plan(source), *retrieval.plan(source), *foils.plan(source), *probe.plan(source)]
-
