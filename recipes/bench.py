@@ -1,11 +1,12 @@
-"""Speed against the reference library, as ratios: `python -m recipes.bench` (= `make bench`).
+"""Speed against the reference libraries, as ratios: `python -m recipes.bench` (= `make bench`).
 
 Both sides run in this process, in turn, on the same hardware at the same time: other load hits both. Each ratio is the
 median over repetitions of theirs / ours within one repetition, with its range.
 
-    train step   the same plain-patch CLIP with the same weights: forward, loss, backward, AdamW. open_clip's step gets pixels
+    clip step    the same plain-patch CLIP with the same weights: forward, loss, backward, AdamW. open_clip's step gets pixels
                  that are normalised already and texts of 77 tokens, as its loader gives them; ours normalises inside the step
                  and by default cuts texts to the longest of the batch, which changes no feature.
+    siglip step  the same against transformers.
     loader       batches from the same shards with the same crops and the same tokenizer, once both are under way: reading
                  the set into memory is not counted. open_clip's pipeline is the webdataset stages of its `get_wds_dataset`
                  for training.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import statistics
 import sys
 import time
@@ -25,21 +27,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
+import transformers
 import webdataset as wds
 from open_clip.loss import ClipLoss
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.loader import Loader
 from data.shards import DataError, Split, find
 from models.clip import CLIP
 from models.clip.convert import config_from_open_clip, from_open_clip
 from models.collate import PairCollate
-from models.images import ImageTransform, normalise
+from models.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.siglip import SigLIP
+from models.siglip.convert import config_from_transformers, from_transformers
 from models.text import OpenCLIPTokenizer
 from recipes.place import Place, hardware
 from recipes.recipe import Optim
@@ -78,7 +82,7 @@ class Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed against open_clip, as ratios")
+    parser = argparse.ArgumentParser(description="Speed against open_clip and transformers, as ratios")
     parser.add_argument("--data", default=".data/scenes-tiny")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int)
@@ -93,95 +97,150 @@ def main() -> None:
     except (DataError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     place = Place.find(args.device)
-    rows = [*train_step(setting, split, place, repeats), *loader(setting, split, args.workers, repeats)]
+    rows = [
+        *clip_step(setting, split, place, repeats),
+        *siglip_step(setting, split, place, repeats),
+        *loader(setting, split, args.workers, repeats),
+    ]
     _print(rows, place)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"hardware": hardware(place.device), "setting": asdict(setting), "repeats": repeats, "data": split.name}
-    versions = {name: version(name) for name in ("torch", "open_clip_torch", "timm", "webdataset")}
+    versions = {name: version(name) for name in ("torch", "open_clip_torch", "transformers", "timm", "webdataset")}
     args.out.write_text(json.dumps(about | {"versions": versions, "rows": [asdict(row) for row in rows]}, indent=1))
 
 
 # --------------------------------------------------------------------------------------------------- train step
 
 
-def train_step(setting: Setting, split: Split, place: Place, repeats: int) -> list[Row]:
-    cfg = _towers(setting)
+def clip_step(setting: Setting, split: Split, place: Place, repeats: int) -> list[Row]:
+    cfg = {
+        "embed_dim": setting.width,
+        "vision_cfg": {"image_size": setting.image, "patch_size": 8, "layers": setting.depth, "width": setting.width},
+        "text_cfg": {
+            "vocab_size": 49408,
+            "context_length": 77,
+            "layers": setting.depth,
+            "width": setting.width,
+            "heads": setting.width // 64,
+        },
+    }
     torch.manual_seed(0)
-    reference = open_clip.CLIP(**cfg, output_dict=True).to(place.device)
-    tokenizer = OpenCLIPTokenizer()
-    batch = {name: rows.to(place.device) for name, rows in _batch(setting, split, tokenizer).items()}
-    full = torch.full((setting.batch, 77), tokenizer.pad, device=place.device)
-    full[:, : batch["ids"].shape[1]] = batch["ids"]
+    weights = open_clip.CLIP(**cfg).state_dict()
+    batch, full = _batch(setting, split, place, context=77)
+    pixels = normalise(batch["pixels"], OPENAI_MEAN, OPENAI_STD)
 
     def ours(ids: Tensor, precision: str) -> Callable[[], float]:
-        model = CLIP(config_from_open_clip(cfg), tokenizer).to(place.device)
-        model.load_state_dict(from_open_clip(reference.state_dict()))
-        optimizer = adamw(model, OPTIM, fused=place.device.type == "cuda")
-
-        def step() -> float:
-            losses = backward(model, batch | {"ids": ids}, micro_batch=None, autocast=place.autocast(precision))
-            optimizer.step()
-            model.after_step()
-            optimizer.zero_grad()
-            return losses.total.item()
-
-        return step
+        model = CLIP(config_from_open_clip(cfg), OpenCLIPTokenizer()).to(place.device)
+        model.load_state_dict(from_open_clip(weights))
+        return _our_step(model, batch | {"ids": ids}, place, precision)
 
     def theirs(precision: str) -> Callable[[], float]:
-        model = open_clip.CLIP(**cfg, output_dict=True).to(place.device)
-        model.load_state_dict(reference.state_dict())
-        optimizer = adamw(model, OPTIM, fused=place.device.type == "cuda")
-        pixels = normalise(batch["pixels"], open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-        loss_function = ClipLoss()
-
-        def step() -> float:
-            with torch.autocast(place.device.type, torch.bfloat16) if precision == "amp_bf16" else contextlib.nullcontext():
-                out = model(pixels, full)
-                loss = loss_function(out["image_features"], out["text_features"], out["logit_scale"])
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, np.log(100))
-            optimizer.zero_grad()
-            return loss.item()
-
-        return step
+        model = open_clip.CLIP(**cfg).to(place.device)
+        model.load_state_dict(weights)
+        objective = ClipLoss()
+        return _their_step(model, lambda: objective(*model(pixels, full)), place, precision)
 
     steps = {
         "fp32, 77 tokens": ours(full, "fp32"),
         "bf16, 77 tokens": ours(full, "bf16"),
         f"defaults: {_default(place)}, {batch['ids'].shape[1]} tokens": ours(batch["ids"], "auto"),
-        "fp32": theirs("fp32"),
-        "amp_bf16": theirs("amp_bf16"),
+        "open_clip fp32": theirs("fp32"),
+        "open_clip amp_bf16": theirs("bf16"),
     }
     our_fp32, our_bf16, default, fp32, bf16 = steps
+    pairs = [(our_fp32, fp32), (our_bf16, bf16), (default, fp32), (default, bf16)]
+    return _step_rows("clip step", steps, pairs, setting, repeats)
+
+
+def siglip_step(setting: Setting, split: Split, place: Place, repeats: int) -> list[Row]:
+    """Against transformers, whose SigLIP can be built in any size. Texts always have 64 tokens: SigLIP reads the last one."""
+    layers = {"num_hidden_layers": setting.depth, "hidden_size": setting.width, "num_attention_heads": setting.width // 64}
+    sizes = {**layers, "intermediate_size": 4 * setting.width}
+    config = transformers.SiglipConfig(
+        vision_config={**sizes, "image_size": setting.image, "patch_size": 8},
+        text_config={**sizes, "vocab_size": 49408, "max_position_embeddings": 64, "projection_size": setting.width},
+    )
+    torch.manual_seed(0)
+    weights = transformers.SiglipModel(config).state_dict()
+    batch, full = _batch(setting, split, place, context=64)
+    pixels = normalise(batch["pixels"], HALF, HALF)
+
+    def ours(precision: str) -> Callable[[], float]:
+        model = SigLIP(config_from_transformers(config), OpenCLIPTokenizer()).to(place.device)
+        model.load_state_dict(from_transformers(weights))
+        return _our_step(model, batch | {"ids": full}, place, precision)
+
+    def theirs(precision: str) -> Callable[[], float]:
+        model = transformers.SiglipModel(config).to(place.device).train()
+        model.load_state_dict(weights)
+        return _their_step(model, lambda: model(input_ids=full, pixel_values=pixels, return_loss=True).loss, place, precision)
+
+    steps = {
+        "fp32, 64 tokens": ours("fp32"),
+        "bf16, 64 tokens": ours("bf16"),
+        "transformers fp32": theirs("fp32"),
+        "transformers bf16 autocast": theirs("bf16"),
+    }
+    our_fp32, our_bf16, fp32, bf16 = steps
+    return _step_rows("siglip step", steps, [(our_fp32, fp32), (our_bf16, bf16)], setting, repeats)
+
+
+def _our_step(model: CLIP | SigLIP, batch: dict[str, Tensor], place: Place, precision: str) -> Callable[[], float]:
+    autocast = place.autocast(precision)
+    return _optimised(model, lambda: backward(model, batch, micro_batch=None, autocast=autocast).total, place)
+
+
+def _their_step(model: nn.Module, loss: Callable[[], Tensor], place: Place, precision: str) -> Callable[[], float]:
+    autocast = place.autocast(precision)
+
+    def run() -> Tensor:
+        with autocast:
+            value = loss()
+        value.backward()
+        return value
+
+    return _optimised(model, run, place)
+
+
+def _optimised(model: nn.Module, run: Callable[[], Tensor], place: Place) -> Callable[[], float]:
+    """One step: gradients by `run`, AdamW, and the logit scale kept in its range."""
+    optimizer = adamw(model, OPTIM, fused=place.device.type == "cuda")
+
+    def step() -> float:
+        loss = run()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(100))  # type: ignore[operator]
+        return loss.item()  # waits for the device
+
+    return step
+
+
+def _step_rows(what: str, steps: dict[str, Callable[[], float]], pairs: list[tuple[str, str]], setting: Setting, repeats: int) -> list[Row]:
     losses = {name: step() for name, step in steps.items()}
     if max(losses.values()) - min(losses.values()) > 0.05:
         raise RuntimeError(
             f"the same weights and samples should give the same loss, but gave {losses}: this compares different computations"
         )
     seconds = _interleaved(steps, repeats)
-    shapes = f"ViT {setting.width} x {setting.depth}, {setting.image} px / 8; text {setting.width} x {setting.depth}; batch {setting.batch}"
-    pairs = [(our_fp32, fp32), (our_bf16, bf16), (default, fp32), (default, bf16)]
-    return [_row("train step", mine, other, shapes, seconds, setting.batch) for mine, other in pairs]
+    towers = f"{setting.width} x {setting.depth}"
+    shapes = f"ViT {towers}, {setting.image} px / 8; text {towers}; batch {setting.batch}"
+    return [_row(what, ours, theirs, shapes, seconds, setting.batch) for ours, theirs in pairs]
 
 
 def _default(place: Place) -> str:
     return "fp32" if isinstance(place.autocast("auto"), contextlib.nullcontext) else "bf16"
 
 
-def _towers(setting: Setting) -> dict[str, Any]:
-    heads = setting.width // 64
-    return {
-        "embed_dim": setting.width,
-        "vision_cfg": {"image_size": setting.image, "patch_size": 8, "layers": setting.depth, "width": setting.width},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "layers": setting.depth, "width": setting.width, "heads": heads},
-    }
-
-
-def _batch(setting: Setting, split: Split, tokenizer: OpenCLIPTokenizer) -> dict[str, Tensor]:
-    collate = PairCollate(ImageTransform(setting.image), tokenizer, 77)
-    return next(iter(Loader(split, batch_size=setting.batch, collate=collate, memory_budget=0)))
+def _batch(setting: Setting, split: Split, place: Place, *, context: int) -> tuple[dict[str, Tensor], Tensor]:
+    """A batch of the data set as our loader gives it, and its texts at full length."""
+    tokenizer = OpenCLIPTokenizer()
+    collate = PairCollate(ImageTransform(setting.image), tokenizer, context)
+    batch = next(iter(Loader(split, batch_size=setting.batch, collate=collate, memory_budget=0)))
+    full = torch.full((setting.batch, context), tokenizer.pad)
+    full[:, : batch["ids"].shape[1]] = batch["ids"]
+    return {name: rows.to(place.device) for name, rows in batch.items()}, full.to(place.device)
 
 
 # ------------------------------------------------------------------------------------------------------- loader
@@ -192,7 +251,7 @@ def loader(setting: Setting, split: Split, workers: int, repeats: int) -> list[R
     collate = PairCollate(ImageTransform(setting.image, CROP), tokenizer, 77)
     memory = "default: in memory, no workers"
     streaming = f"streaming, {workers} workers"
-    reference = f"get_wds_dataset, {workers} workers"
+    reference = f"open_clip get_wds_dataset, {workers} workers"
     batches: dict[str, Iterator[Any]] = {
         memory: iter(Loader(split, batch_size=setting.loader_batch, collate=collate)),
         streaming: iter(Loader(split, batch_size=setting.loader_batch, collate=collate, workers=workers, memory_budget=0)),
@@ -262,7 +321,7 @@ def _row(what: str, ours: str, theirs: str, shapes: str, seconds: dict[str, list
     return Row(
         what=what,
         ours=ours,
-        theirs=f"open_clip {theirs}",
+        theirs=theirs,
         shapes=shapes,
         ratios=tuple(b / a for a, b in zip(mine, other, strict=True)),
         our_rates=tuple(samples / s for s in mine),
