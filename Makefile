@@ -1,7 +1,7 @@
 # Paragone. `make help` lists the targets; every target sets up what it needs.
 #
 # Variables: PRESET=tiny|small|paper  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
-#            OUT=<run folder>  ARGS="--optim.lr 1e-3"  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
+#            WEIGHTS=<published weights to start from>  OUT=<run folder>  ARGS="--optim.lr 1e-3"  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -21,10 +21,10 @@ READY := $(VENV)/.paragone
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/<model>/' | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo "  <model>: clip siglip.  Variables: PRESET DATA TEST SEED DEVICE OUT ARGS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
+	@echo "  <model>: clip siglip.  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
 
 train-%: $(READY) data ## train a model, or resume it
-	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data $(DATA) --seed $(SEED) --device $(DEVICE) $(ARGS)
+	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data $(DATA) --seed $(SEED) --device $(DEVICE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(ARGS)
 
 eval-%: $(READY) data ## evaluate a trained model on every task it is capable of
 	@test -f $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*

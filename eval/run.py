@@ -99,7 +99,7 @@ def evaluate_run(
     spec = data or recipe.get("data")
     if not spec:
         raise EvalError(f"{folder}/recipe.json names no data set; name one with --data")
-    model: Any = models.load(folder, _device(device))
+    model: Any = models.load(folder, _device(device)).requires_grad_(False)  # the FLOP counter would look for gradients
     description = json.loads((folder / "model.json").read_text())
     about = {
         "run": folder.resolve().name,

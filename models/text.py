@@ -7,6 +7,7 @@ A tokenizer is a picklable object with `vocab_size`, `pad`, `start`, `end` (ids;
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -145,10 +146,12 @@ class HubTokenizer:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """`tokenizer.json`: the whole BPE, or only the name of one that a library or the hub provides."""
+    part = folder / "tokenizer.json.part"
     if isinstance(tokenizer, BPETokenizer):
-        tokenizer.save(folder / "tokenizer.json")
+        tokenizer.save(part)
     else:
-        (folder / "tokenizer.json").write_text(json.dumps({"tokenizer": tokenizer.name}))
+        part.write_text(json.dumps({"tokenizer": tokenizer.name}))
+    os.replace(part, folder / "tokenizer.json")  # another process may be waiting for it
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -43,7 +43,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Recipe(Generic[Config]):
-    """One training. `paper` says where the numbers of the paper are found."""
+    """One training. `recipes/<model>.py` holds one for each preset, beside what the paper did."""
 
     model: Config
     optim: Optim
@@ -55,6 +55,9 @@ class Recipe(Generic[Config]):
     """samples per forward pass on each rank; smaller needs less memory and changes nothing else"""
     data: str = ".data/scenes-tiny"
     """data set folder, folder of shards, or pattern of shards"""
+    weights: str = ""
+    """published weights to start from, such as open_clip:ViT-B-32/laion2b_s34b_b79k or hf:google/siglip-base-patch16-224; they
+    bring their own architecture and tokenizer"""
     tokenizer: str = "train"
     """"train" (a small BPE from the training captions), "open_clip", or a hub id"""
     vocab_size: int = 4096

@@ -26,6 +26,7 @@ import models.text
 from data.captions import captions
 from data.loader import Loader, in_order
 from data.shards import DataError, Split, find, splits
+from models.published import published
 from models.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes import checkpoint
 from recipes.log import Reporter
@@ -121,12 +122,15 @@ def train(recipe: AnyRecipe, folder: Path, preset: str = "custom") -> int:
 
 def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place) -> Any:
     """The model with its tokenizer, the same on every rank; the run folder's own where it exists already."""
-    tokenizer = models.text.load_tokenizer(folder) if (folder / "tokenizer.json").exists() else _tokenizer(recipe, split)
-    name = _name(recipe)
-    model_class, _ = models.classes(name)
+    model_class, _ = models.classes(_name(recipe))
     torch.manual_seed(recipe.seed)
-    config = replace(recipe.model, vocab_size=tokenizer.vocab_size)
-    model = model_class(config, tokenizer)
+    if recipe.weights:
+        model = published(recipe.weights)
+        if not isinstance(model, model_class):
+            raise ValueError(f"{recipe.weights} is a {type(model).__name__}, and the recipe trains a {model_class.__name__}")
+    else:
+        tokenizer = models.text.load_tokenizer(folder) if (folder / "tokenizer.json").exists() else _tokenizer(recipe, split)
+        model = model_class(replace(recipe.model, vocab_size=tokenizer.vocab_size), tokenizer)
     if place.rank == 0 and not (folder / "model.json").exists():
         models.describe(model, folder)
     place.wait()
@@ -220,10 +224,11 @@ def _validate(model: Any, batches: list[dict[str, torch.Tensor]], autocast: Any,
 
 def _headline(recipe: AnyRecipe, model: nn.Module, split: Split, loader: Loader, place: Place, progress: dict[str, Any]) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    origin = f"starting from {recipe.weights}" if recipe.weights else "from scratch"
     size = f"{loader.samples:,} samples" if loader.samples else "samples not counted yet"
     action = f"resumes at {progress['samples']:,} of" if progress["step"] else "will see"
     return (
-        f"{type(model).__name__}, {parameters / 1e6:.1f} M parameters, all trained from scratch, {action} {recipe.budget:,} samples of "
+        f"{type(model).__name__}, {parameters / 1e6:.1f} M parameters, all trained {origin}, {action} {recipe.budget:,} samples of "
         f"{split.name}/{split.split} ({size}) in batches of {recipe.batch} on {place.world} x {hardware(place.device)}"
     )
 

@@ -1,7 +1,7 @@
 """SigLIP: CLIP's two towers with a sigmoid instead of a softmax (Zhai et al., 2023, arXiv 2303.15343).
 
-Deviations at small scale, all in the configuration: `tiny` puts convolutions before the image blocks, uses ReLU, learns
-its own small vocabulary, and starts the bias at the small batch's prior. `paper` is ViT-B/16 as released.
+Deviations at small scale, all in the configuration: `tiny` puts convolutions before the image blocks, uses ReLU, and
+learns its own small vocabulary. `paper` is ViT-B/16 as released.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class SigLIPConfig:
 
     @classmethod
     def tiny(cls) -> SigLIPConfig:
-        """2.2 M parameters; minutes on two CPU cores. The bias starts at -ln(127), the log-odds of a true pair in a batch of 128."""
+        """2.3 M parameters; minutes on two CPU cores."""
         vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="map")
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
-        return cls(vision=vision, text=text, context=32, bias=-math.log(127))
+        return cls(vision=vision, text=text, context=32)
 
     @classmethod
     def small(cls) -> SigLIPConfig:

@@ -133,7 +133,7 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe: AnyR
     assert train(recipe, tmp_path / "run") == 0
     assert "is trained" in capsys.readouterr().err
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == stamp
-    with pytest.raises(ValueError, match="another recipe.*seed: 0 there, 1 now"):
+    with pytest.raises(ValueError, match=r"another recipe.*seed: 0 there, 1 now"):
         train(replace(recipe, seed=1), tmp_path / "run")
 
 
