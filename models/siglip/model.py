@@ -45,7 +45,7 @@ class SigLIPConfig:
     @classmethod
     def tiny(cls) -> SigLIPConfig:
         """2.3 M parameters; minutes on two CPU cores."""
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="map")
+        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
         return cls(vision=vision, text=text, context=32)
 
