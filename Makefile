@@ -1,7 +1,8 @@
 # Paragone. `make help` lists the targets; every target sets up what it needs.
 #
 # Variables: PRESET=tiny|small|paper  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
-#            WEIGHTS=<published weights to start from>  OUT=<run folder>  ARGS="--optim.lr 1e-3"  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
+#            WEIGHTS=<published weights to start from>  OUT=<run folder>  ARGS="--optim.lr 1e-3" (training)  TASKS=zeroshot,retrieval
+#            EVAL_ARGS="--limit 500"  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,7 +12,9 @@ DEVICE ?= auto
 SCENES := .data/scenes-$(if $(filter small,$(PRESET)),small,tiny)
 DATA ?= $(SCENES)
 TEST ?= $(DATA)
-ON = $(if $(filter .data/scenes-%,$(DATA)),,-$(basename $(notdir $(DATA:%/=%))))
+# A run is named after its data: the folder's name, also when DATA is a pattern of tars in it.
+PLACE = $(if $(findstring .tar,$(DATA)),$(dir $(DATA)),$(DATA))
+ON = $(if $(filter .data/scenes-%,$(DATA)),,-$(notdir $(PLACE:%/=%)))
 RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
 
 PY := $(VENV)/bin/python
@@ -21,14 +24,14 @@ READY := $(VENV)/.paragone
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/<model>/' | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo "  <model>: clip siglip.  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
+	@echo "  <model>: clip siglip.  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS TASKS EVAL_ARGS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
 
 train-%: $(READY) data ## train a model, or resume it
-	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data $(DATA) --seed $(SEED) --device $(DEVICE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(ARGS)
+	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data "$(DATA)" --seed $(SEED) --device $(DEVICE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(ARGS)
 
 eval-%: $(READY) data ## evaluate a trained model on every task it is capable of
 	@test -f $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
-	$(PY) -m eval.run $(RUN) --data $(TEST) --device $(DEVICE) $(ARGS)
+	$(PY) -m eval.run $(RUN) --data "$(TEST)" --device $(DEVICE) $(if $(TASKS),--tasks $(TASKS)) $(EVAL_ARGS)
 
 compare: $(READY) ## put all evaluated runs side by side: terminal, Markdown, CSV, HTML
 	$(PY) -m eval.compare $(ARGS)
@@ -44,10 +47,10 @@ import: $(READY) ## bring your own data: ARGS="coco|folder|table ... --help"
 	$(PY) -m data.importers $(ARGS)
 
 check-data: $(READY) ## read every sample of DATA= and say what would be dropped; ARGS=--write-index for foreign shards
-	$(PY) -m data.check $(DATA) $(ARGS)
+	$(PY) -m data.check "$(DATA)" $(ARGS)
 
 calibrate: $(READY) data ## show that every attribute, relation and question of the embedded data can be learned
-	$(PY) -m recipes.calibrate --data $(DATA) $(ARGS)
+	$(PY) -m recipes.calibrate --data "$(DATA)" $(ARGS)
 
 params: $(READY) ## parameter counts of the paper-size models, beside the papers'
 	$(PY) -m models.params

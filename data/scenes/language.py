@@ -203,7 +203,7 @@ def _replacement(scene: Scene, attribute: str, rng: Random) -> Foil | None:
     others = [value for value in VOCABULARY[attribute] if value != getattr(things[index], attribute)]
     wrong = things[:]
     wrong[index] = replace(things[index], **{attribute: rng.choice(others)})  # type: ignore[arg-type]
-    return _foil(things, wrong, detail, f"replace_{attribute}")
+    return _foil(things, wrong, detail, f"replace_attribute_{attribute}")
 
 
 def _swapped_attribute(scene: Scene, attribute: str, rng: Random) -> Foil | None:

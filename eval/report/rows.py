@@ -175,7 +175,7 @@ def keys(results: list[Result]) -> list[Key]:
 def headline(all_keys: list[Key]) -> list[Key]:
     """The columns of the overview, per task on its first split: at most four metrics, the first that evaluation wrote.
 
-    Recall at 1 stands for recall at all ranks, and a kind for its varieties (replace for replace_colour).
+    Recall at 1 stands for recall at all ranks, and a kind for its varieties (replace_attribute for replace_attribute_colour).
     """
     chosen: list[Key] = []
     for task in dict.fromkeys(key.task for key in all_keys):

@@ -1,6 +1,6 @@
 """Compositionality: does a picture's true caption beat a hard negative that differs in one word, or only in word order?
 
-Accuracy per kind of foil and per family (replace, swap_attribute, swap_relation). A tie counts one half. Several foils of one
+Accuracy per kind of foil and per family (replace_attribute, swap_attribute). A tie counts one half. Several foils of one
 picture are one cluster of the bootstrap.
 """
 
@@ -16,7 +16,7 @@ from eval.records import Record
 from eval.source import Source
 from eval.tasks import Measure
 
-FAMILIES = ("replace", "swap_attribute", "swap_relation")
+FAMILIES = ("replace_attribute", "swap_attribute")
 
 
 def plan(source: Source) -> list[Foils]:

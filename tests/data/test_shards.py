@@ -20,7 +20,7 @@ FULL = Sample(
     captions=("a red dot", "ein roter Punkt (klein, rund und schön)"),
     label="dot",
     questions=(Question("how many dots?", "one", "count"),),
-    foils=(Foil("a red dot", "a blue dot", "replace_colour"),),
+    foils=(Foil("a red dot", "a blue dot", "replace_attribute_colour"),),
     objects=(Object("dot", (1.0, 2.0, 3.0, 4.5), {"colour": "red"}),),
     extra={"tone": 3, "relations": [[0, "above", 1]]},
 )

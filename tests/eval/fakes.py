@@ -92,8 +92,8 @@ def captioned(count: int, captions: int = 3) -> list[Sample]:
             image=picture(i),
             captions=tuple(f"caption {j} of {i}" for j in range(captions)),
             foils=(
-                Foil(f"caption 0 of {i}", f"foil a of {i}", "replace_colour"),
-                Foil(f"caption 0 of {i}", f"foil b of {i}", "replace_shape"),
+                Foil(f"caption 0 of {i}", f"foil a of {i}", "replace_attribute_colour"),
+                Foil(f"caption 0 of {i}", f"foil b of {i}", "replace_attribute_shape"),
                 Foil(f"caption 0 of {i}", f"foil c of {i}", "swap_attribute_colour"),
                 Foil(f"caption 1 of {i}", f"foil d of {i}", "swap_relation"),
             ),

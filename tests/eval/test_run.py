@@ -95,7 +95,7 @@ def test_other_weights_or_other_data_begin_anew(tmp_path: Path) -> None:
     samples = fakes.captioned(10)
     fakes.run(fakes.knowing(samples), {"test": samples}, tmp_path, weights="one")
     other = fakes.run(fakes.constant(), {"test": samples}, tmp_path, weights="two")
-    assert fakes.value(other, "foils", "replace") == 0.5
+    assert fakes.value(other, "foils", "replace_attribute") == 0.5
     changed = [replace(sample, captions=(f"new {i}",)) for i, sample in enumerate(samples)]
     result = fakes.run(fakes.knowing(changed), {"test": changed}, tmp_path, weights="two")
     assert fakes.value(result, "retrieval", "t2i R@1 (10)") == 1
@@ -158,7 +158,7 @@ def test_nothing_to_evaluate_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_without_a_test_split_val_is_used_and_said(tmp_path: Path) -> None:
     result = fakes.run(fakes.noisy(), {"train": fakes.captioned(3), "val": fakes.captioned(3)}, tmp_path)
-    assert fakes.cell(result, "foils", "replace", split="val")["note"].startswith("no test split: this is val; ")
+    assert fakes.cell(result, "foils", "replace_attribute", split="val")["note"].startswith("no test split: this is val; ")
 
 
 def test_what_a_model_cannot_do_is_not_zero(tmp_path: Path) -> None:
