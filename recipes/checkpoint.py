@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -40,7 +40,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
             moments = {key: tensors[f"optim.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"optim.{key}.{name}" in tensors}
             if moments:
                 state[index] = moments
-    except (KeyError, RuntimeError, OSError) as error:
+    except (KeyError, RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(f"{path} is not a checkpoint of this training ({error}); remove its folder or choose another OUT=") from error
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -38,6 +39,7 @@ class Reporter:
         )
         self.task = self.bar.add_task(folder.name, total=recipe.budget, completed=samples, status="")
         self.bar.start()
+        atexit.register(self.bar.stop)  # or a training that ends in an error would leave the terminal without its cursor
         self.wandb = _wandb(folder, recipe) if recipe.log.wandb != "off" else None
 
     def line(self, record: dict[str, Any]) -> None:

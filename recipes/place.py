@@ -76,7 +76,7 @@ def hardware(device: torch.device) -> str:
 
 
 def peak_memory_mb() -> float:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # not is_available: a training on the CPU of a CUDA machine
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -10,8 +10,10 @@ import contextlib
 import importlib
 import json
 import math
+import os
 import signal
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,23 +37,28 @@ from recipes.recipe import AnyRecipe, Optim, Recipe
 from recipes.step import average_gradients, backward
 from recipes.watch import Watch
 
+CHECKPOINT = "checkpoint.safetensors"
+
 
 def train(recipe: AnyRecipe, folder: Path, preset: str = "custom") -> int:
     """Train into a run folder, from where it was left. Returns a process exit status: 0, or 128 + the signal that stopped it."""
     place = Place.find(recipe.device)
     split = find(recipe.data, "train")
-    _claim(folder, recipe, preset, place)
-    model = build(recipe, split, folder, place)
+    begun = _claim(folder, recipe, preset, place)
+    if _finished(folder):
+        print(f"{folder} is trained ({recipe.budget:,} samples). Another: SEED=, OUT=, or remove the folder", file=sys.stderr)
+        place.close()
+        return 0
+    model = build(recipe, split, folder, place, begun=begun)
     optimizer = adamw(model, recipe.optim, fused=place.device.type == "cuda")
-    state_path = folder / "checkpoint.safetensors"
+    state_path = folder / CHECKPOINT
     progress: dict[str, Any] = {"step": 0, "samples": 0, "seconds": 0.0, "flops": 0, "loader": None}
     if state_path.exists():
         progress = checkpoint.load(state_path, model, optimizer)
-    if progress["samples"] >= recipe.budget:
-        print(f"{folder} is trained ({progress['samples']:,} samples). Another: SEED=, OUT=, or remove the folder", file=sys.stderr)
-        return 0
     if recipe.batch % place.world:
         raise ValueError(f"batch {recipe.batch} cannot be shared by {place.world} processes; make it a multiple of {place.world}")
+    if progress["loader"] and len(progress["loader"]) != place.world:
+        raise ValueError(f"{folder} was begun by {len(progress['loader'])} processes, now there are {place.world}: resume with as many")
     loader = Loader(
         split,
         batch_size=recipe.batch // place.world,
@@ -73,7 +80,7 @@ def train(recipe: AnyRecipe, folder: Path, preset: str = "custom") -> int:
     stopped = _Signals()
 
     def save() -> None:
-        progress["seconds"] = watch.seconds()
+        progress["seconds"], watch.saved = watch.seconds(), time.monotonic()
         progress["loader"] = place.gather(loader.state())
         if place.rank == 0:
             checkpoint.save(state_path, model, optimizer, progress)
@@ -103,25 +110,27 @@ def train(recipe: AnyRecipe, folder: Path, preset: str = "custom") -> int:
         watch.step(losses, norm, optimizer.param_groups[0]["lr"], loader)
         if validation and progress["step"] % max(1, recipe.budget // recipe.batch // 10) == 0:
             _validate(model, validation, autocast, report, progress)
-        if watch.due_to_save():
+        if place.any(watch.due_to_save()):  # saving gathers from all ranks, and their clocks differ
             save()
 
     save()
+    finished = progress["samples"] >= recipe.budget
     if place.rank == 0:
         models.save(model, folder)
         _write_cost(folder, recipe, model, place, progress)
-        end = f"stopped by signal {stopped.signal} and saved: run again to resume" if stopped.signal else "done"
+        end = "done" if finished else "stopped by a signal and saved: run again to resume"
         report.event("end", f"{folder}: {progress['samples']:,} samples in {progress['seconds']:,.0f} s, {end}", step=progress["step"])
     report.close()
+    place.wait()  # on every rank the files are there when this returns
     place.close()
-    return 128 + stopped.signal if stopped.signal else 0
+    return 0 if finished else 128 + (stopped.signal or signal.SIGTERM)  # another rank may have got the signal
 
 
 # ------------------------------------------------------------------------------------------------ what is trained
 
 
-def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place) -> Any:
-    """The model with its tokenizer, the same on every rank; the run folder's own where it exists already."""
+def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place, *, begun: bool) -> Any:
+    """The model with its tokenizer, the same on every rank; the tokenizer of the run folder when training there has begun."""
     model_class, _ = models.classes(_name(recipe))
     torch.manual_seed(recipe.seed)
     if recipe.weights:
@@ -129,9 +138,9 @@ def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place) -> Any:
         if not isinstance(model, model_class):
             raise ValueError(f"{recipe.weights} is a {type(model).__name__}, and the recipe trains a {model_class.__name__}")
     else:
-        tokenizer = models.text.load_tokenizer(folder) if (folder / "tokenizer.json").exists() else _tokenizer(recipe, split)
+        tokenizer = models.text.load_tokenizer(folder) if begun else _tokenizer(recipe, split)
         model = model_class(replace(recipe.model, vocab_size=tokenizer.vocab_size), tokenizer)
-    if place.rank == 0 and not (folder / "model.json").exists():
+    if place.rank == 0 and not begun:
         models.describe(model, folder)
     place.wait()
     return model.to(place.device)
@@ -157,12 +166,13 @@ def _name(recipe: AnyRecipe) -> str:
     return next(name for name, (_, _, config) in models.TABLE.items() if config == type(recipe.model).__name__)
 
 
-def _claim(folder: Path, recipe: AnyRecipe, preset: str, place: Place) -> None:
-    """A run folder belongs to one recipe: refuse to continue it with another."""
+def _claim(folder: Path, recipe: AnyRecipe, preset: str, place: Place) -> bool:
+    """A run folder belongs to one recipe: refuse to continue it with another. Returns whether there is anything to continue."""
     path = folder / "recipe.json"
     wanted = json.loads(json.dumps({"name": _name(recipe), "preset": preset, **asdict(recipe)}))
     free = ("preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")  # do not change the result
-    if path.exists():
+    begun = any((folder / left).exists() for left in (CHECKPOINT, "model.safetensors"))
+    if begun:
         found = json.loads(path.read_text())
         differs = [key for key, value in wanted.items() if key not in free and found.get(key) != value]
         if differs:
@@ -172,6 +182,7 @@ def _claim(folder: Path, recipe: AnyRecipe, preset: str, place: Place) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(wanted, indent=1))
     place.wait()
+    return begun
 
 
 # ---------------------------------------------------------------------------------------------------- on the side
@@ -233,6 +244,11 @@ def _headline(recipe: AnyRecipe, model: nn.Module, split: Split, loader: Loader,
     )
 
 
+def _finished(folder: Path) -> bool:
+    path = folder / "cost.json"
+    return path.exists() and json.loads(path.read_text())["finished"]
+
+
 def _write_cost(folder: Path, recipe: AnyRecipe, model: nn.Module, place: Place, progress: dict[str, Any]) -> None:
     cost = {
         "samples_seen": progress["samples"],
@@ -245,7 +261,9 @@ def _write_cost(folder: Path, recipe: AnyRecipe, model: nn.Module, place: Place,
         "threads": torch.get_num_threads(),
         "finished": progress["samples"] >= recipe.budget,
     }
-    (folder / "cost.json").write_text(json.dumps(cost, indent=1))
+    part = folder / "cost.json.part"
+    part.write_text(json.dumps(cost, indent=1))
+    os.replace(part, folder / "cost.json")
 
 
 def main() -> None:
@@ -259,7 +277,7 @@ def main() -> None:
     recipe = tyro.cli(kind, default=default, args=rest, prog=f"recipes.train {args.model} {args.preset}")
     try:
         sys.exit(train(recipe, args.out, args.preset))
-    except (DataError, FileNotFoundError, ValueError, FloatingPointError) as error:
+    except (DataError, OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -34,10 +34,7 @@ class Watch:
         return time.monotonic() - self.started
 
     def due_to_save(self) -> bool:
-        due = time.monotonic() - self.saved > 60 * self.recipe.save_minutes
-        if due:
-            self.saved = time.monotonic()
-        return due
+        return time.monotonic() - self.saved > 60 * self.recipe.save_minutes
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
