@@ -14,7 +14,7 @@ DATA ?= $(SCENES)
 TEST ?= $(DATA)
 # A run is named after its data: the folder's name, also when DATA is a pattern of tars in it.
 PLACE = $(if $(findstring .tar,$(DATA)),$(dir $(DATA)),$(DATA))
-ON = $(if $(filter .data/scenes-%,$(DATA)),,-$(notdir $(PLACE:%/=%)))
+ON = $(if $(filter $(SCENES),$(DATA)),,-$(notdir $(PLACE:%/=%)))
 RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
 
 PY := $(VENV)/bin/python
@@ -30,11 +30,11 @@ train-%: $(READY) data ## train a model, or resume it
 	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data "$(DATA)" --seed $(SEED) --device $(DEVICE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(ARGS)
 
 eval-%: $(READY) data ## evaluate a trained model on every task it is capable of
-	@test -f $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
+	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
 	$(PY) -m eval.run $(RUN) --data "$(TEST)" --device $(DEVICE) $(if $(TASKS),--tasks $(TASKS)) $(EVAL_ARGS)
 
 compare: $(READY) ## put all evaluated runs side by side: terminal, Markdown, CSV, HTML
-	$(PY) -m eval.compare $(ARGS)
+	$(PY) -m eval.compare $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
 
 all: train-clip eval-clip train-siglip eval-siglip compare ## train, evaluate and compare every model
 
@@ -46,7 +46,7 @@ endif
 import: $(READY) ## bring your own data: ARGS="coco|folder|table ... --help"
 	$(PY) -m data.importers $(ARGS)
 
-check-data: $(READY) ## read every sample of DATA= and say what would be dropped; ARGS=--write-index for foreign shards
+check-data: $(READY) ## read every sample of DATA= and say what would be dropped; writes a missing index.json, ARGS=--write-index renews it
 	$(PY) -m data.check "$(DATA)" $(ARGS)
 
 calibrate: $(READY) data ## show that every attribute, relation and question of the embedded data can be learned
@@ -56,7 +56,7 @@ params: $(READY) ## parameter counts of the paper-size models, beside the papers
 	$(PY) -m models.params
 
 bench: $(READY) data ## speed against the reference libraries, as ratios
-	$(PY) -m recipes.bench $(ARGS)
+	$(PY) -m recipes.bench --data "$(DATA)" --device $(DEVICE) $(ARGS)
 
 test: $(READY) ## the tests (minutes, two cores)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
