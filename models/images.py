@@ -18,7 +18,7 @@ HALF = (0.5, 0.5, 0.5)
 class ImageTransform:
     """Shorter side to `size`, then a square crop: at random when a generator is given and `random_crop` is set, else the centre.
 
-    A random square crop of the resized image is CLIP's only augmentation (section 2.4). `random_crop` is the smallest share
+    A random square crop of the resized image is CLIP's only augmentation (section 2.3). `random_crop` is the smallest share
     of the side that is kept; 1 keeps the whole shorter side.
     """
 

@@ -70,7 +70,7 @@ class Recipe(Generic[Config]):
     workers: int = 0
     """loader processes"""
     memory_gb: float = 4.0
-    """sets that decode to less are held in memory, larger ones are streamed"""
+    """sets that decode to less are held in memory (by every rank), larger ones are streamed"""
     save_minutes: float = 2.0
     log: Log = field(default_factory=Log)
 

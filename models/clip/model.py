@@ -39,7 +39,7 @@ class CLIPConfig:
 
     @classmethod
     def tiny(cls) -> CLIPConfig:
-        """1.9 M parameters; minutes on two CPU cores."""
+        """2.0 M parameters; minutes on two CPU cores."""
         vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
         return cls(vision=vision, text=text, embed_dim=128, context=32)

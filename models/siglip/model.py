@@ -32,7 +32,7 @@ def _text(*, width: int, depth: int, heads: int) -> TransformerConfig:
 
 @dataclass(frozen=True)
 class SigLIPConfig:
-    """The text feature has the image tower's width: there is no projection on the image side (section 3.1, released models)."""
+    """The text feature has the image tower's width: there is no projection on the image side (as in the released models)."""
 
     vision: VisionConfig = field(default_factory=lambda: _vit(width=768, depth=12, heads=12, image_size=224))
     text: TransformerConfig = field(default_factory=lambda: _text(width=768, depth=12, heads=12))
