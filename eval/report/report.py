@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
-from typing import Any
 
+from eval.report import words
 from eval.report.paired import Difference, differences
 from eval.report.results import Key, Result, Run, read_results, refuse_unlike
 from eval.report.rows import Row, headline, keys, to_rows
@@ -109,18 +108,11 @@ class Report:
             row, result = pairs[0]
             data, out = result.run.recipe.get("data"), result.run.folder
             changed = {name: value for other, _ in pairs for name, value in other.varying.items()}
-            arguments = " ".join(f"--{name} {value}" for name, value in changed.items())
-            lines.append(command(f"train-{row.model}", PRESET=row.preset, SEED=result.seed, DATA=data, OUT=out, ARGS=arguments))
-            for _, judgement in pairs:
-                test = data if judgement.dataset == row.trained_on else f".data/{judgement.dataset}"
-                lines.append(command(f"eval-{row.model}", OUT=out, TEST=test))
+            options = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in changed.items()}
+            arguments = " ".join(f"--{name} {value}" for name, value in options.items())
+            lines.append(words.make(f"train-{row.model}", PRESET=row.preset, SEED=result.seed, DATA=data, OUT=out, ARGS=arguments))
+            lines += [judgement.command for _, judgement in pairs]
         return [*lines, "make compare"]
-
-
-def command(target: str, **variables: Any) -> str:
-    """A make command line, whatever is in the variables; those without a value are left out."""
-    given = [f"{name}={shlex.quote(' '.join(str(value).split()))}" for name, value in variables.items() if value not in (None, "")]
-    return " ".join(["make", shlex.quote(target), *given])
 
 
 def build(runs: list[Run], models: tuple[str, ...], only: str | None = None) -> Report:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval import EvalError
+from eval.report import words
 
 SCHEMA = 1
 CONTROL_ORDER = ("chance", "oracle", "untrained", "shuffled images")  # other variants follow, in the order they are met
@@ -94,6 +95,12 @@ class Result:
     inference_flops: float | None
     hardware: str
     by_key: dict[tuple[Key, str], Cell] = field(repr=False)
+
+    @property
+    def command(self) -> str:
+        """What evaluates the run again."""
+        test = self.run.recipe.get("data") if self.dataset == self.trained_on else f".data/{self.dataset}"
+        return words.make(f"eval-{self.model}", OUT=self.run.folder, TEST=test)
 
     @cached_property
     def showcase(self) -> dict[str, Any]:
@@ -175,11 +182,12 @@ def refuse_unlike(results: list[Result]) -> None:
                         by_hash.setdefault(known, []).append(result)
                 if len(by_hash) > 1:
                     lines = [f"  {known[:12]}  {', '.join(result.run.name for result in who)}" for known, who in by_hash.items()]
-                    models = sorted({result.model for who in by_hash.values() for result in who})
+                    again = dict.fromkeys(result.command for who in by_hash.values() for result in who)
                     complaints.append(
                         f"{dataset}: the {what} {name!r} differs between runs, so their numbers may not share a table:\n"
                         + "\n".join(lines)
-                        + f"\n  Evaluate the outdated ones again: make {' '.join('eval-' + model for model in models)}"
+                        + "\n  Evaluate the outdated ones again:\n    "
+                        + "\n    ".join(again)
                     )
     if complaints:
         raise EvalError("\n".join(complaints))

@@ -1,6 +1,9 @@
-"""Numbers as people read them. A missing value is a dash, never a zero."""
+"""Numbers as people read them, commands as they type them. A missing value is a dash, never a zero."""
 
 from __future__ import annotations
+
+import shlex
+from typing import Any
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -52,3 +55,9 @@ def short(text: str, most: int = 28) -> str:
 
 def memory(megabytes: float | None) -> str:
     return MISSING if megabytes is None else f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
+
+
+def make(target: str, **variables: Any) -> str:
+    """A make command line, whatever is in the variables; those without a value are left out."""
+    given = [f"{name}={shlex.quote(' '.join(str(value).split()))}" for name, value in variables.items() if value not in (None, "")]
+    return " ".join(["make", shlex.quote(target), *given])

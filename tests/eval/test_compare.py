@@ -84,7 +84,8 @@ def test_unlike_runs_are_refused_by_name(field: str, tmp_path: Path, capsys: pyt
     write_run(tmp_path, "siglip", **hashes)
     assert compare(runs=tmp_path, out=tmp_path / "out") == 1
     message = capsys.readouterr().err
-    for part in ("clip-tiny-s0", "siglip-tiny-s0", "f00df00df00d", "make eval-clip eval-siglip"):
+    commands = [f"make eval-{model} OUT={tmp_path}/{model}-tiny-s0 TEST=.data/scenes-tiny" for model in ("clip", "siglip")]
+    for part in ("clip-tiny-s0", "siglip-tiny-s0", "f00df00df00d", *commands):
         assert part in message
     assert not (tmp_path / "out").exists()
 
