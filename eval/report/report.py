@@ -121,7 +121,9 @@ def build(runs: list[Run], models: tuple[str, ...], only: str | None = None) -> 
     results = [result for result in everything if only in (None, result.dataset)]
     refuse_unlike(results)
     at_home = sorted(results, key=lambda result: result.dataset != result.trained_on)  # the data sets that models were trained on first
-    datasets = [build_dataset(name, results, models) for name in dict.fromkeys(result.dataset for result in at_home)]
+    names = list(dict.fromkeys(result.dataset for result in at_home))
+    names.sort(key=lambda name: -len({result.model for result in results if result.dataset == name}))  # stable: most models first
+    datasets = [build_dataset(name, results, models) for name in names]
     evaluated = {result.model for result in everything}
     trained = {str(run.recipe.get("name")) for run in runs if run.cost}
     return Report(

@@ -1,0 +1,41 @@
+"""What the tiny preset leaves out: larger presets, bf16, compilation."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import models
+from recipes.recipe import AnyRecipe, Log
+from recipes.train import train
+from tests.recipes.test_train import steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.TABLE)
+def test_small_takes_a_step_in_micro_batches(name: str, scenes: Path, tmp_path: Path) -> None:
+    small: AnyRecipe = importlib.import_module(f"recipes.{name}").PRESETS["small"]
+    once = replace(small, data=str(scenes), batch=16, budget=16, micro_batch=8, workers=0, device="cpu", log=Log(every=1, validate=0))
+    assert train(once, tmp_path / "run") == 0
+    (step,) = steps(tmp_path / "run")
+    assert 0 < step["grad_norm"] < float("inf")
+    assert models.load(tmp_path / "run").encode_text(["a red star"]).isfinite().all()
+
+
+def test_bf16_learns_about_as_fp32_does(recipe: AnyRecipe, tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        train(replace(recipe, precision=precision), tmp_path / precision)
+    full, half = ([line["loss"] for line in steps(tmp_path / precision)] for precision in ("fp32", "bf16"))
+    assert half == pytest.approx(full, rel=0.05)
+    assert half != full
+
+
+@pytest.mark.slow
+def test_compiled_computes_the_same(recipe: AnyRecipe, tmp_path: Path) -> None:
+    for name, compiled in (("eager", False), ("compiled", True)):
+        train(replace(recipe, compile=compiled), tmp_path / name)
+    eager, compiled_ = ([line["loss"] for line in steps(tmp_path / name)] for name in ("eager", "compiled"))
+    assert compiled_ == pytest.approx(eager, rel=1e-3)
