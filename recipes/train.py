@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def train(recipe: AnyRecipe, folder: Path, preset: str = "custom") -> int:
         for group in optimizer.param_groups:
             group["lr"] = recipe.optim.lr_at(progress["samples"], recipe.budget)
         seed = (recipe.seed * 1_000_003 + progress["step"]) * place.world + place.rank
-        with FlopCounterMode(display=False) if not progress["flops"] else contextlib.nullcontext() as flops:
+        with _flop_counter() if not progress["flops"] else contextlib.nullcontext() as flops:
             losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
         if flops is not None:
             progress["flops"] = flops.get_total_flops() * place.world / recipe.batch  # per sample
@@ -242,6 +243,14 @@ def _headline(recipe: AnyRecipe, model: nn.Module, split: Split, loader: Loader,
         f"{type(model).__name__}, {parameters / 1e6:.1f} M parameters, all trained {origin}, {action} {recipe.budget:,} samples of "
         f"{split.name}/{split.split} ({size}) in batches of {recipe.batch} on {place.world} x {hardware(place.device)}"
     )
+
+
+def _flop_counter() -> FlopCounterMode:
+    """Counts all modules together. Its own tracker of modules fails where a parameter is expanded without gradients, as
+    SigLIP's pooling does in the first pass over micro-batches."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = SimpleNamespace(parents={"Global"}, __enter__=lambda: None, __exit__=lambda: None)  # type: ignore[assignment]
+    return counter
 
 
 def _finished(folder: Path) -> bool:

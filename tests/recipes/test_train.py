@@ -144,7 +144,9 @@ def test_the_seed_decides_everything(recipe: AnyRecipe, tmp_path: Path) -> None:
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
-def test_micro_batches_change_nothing(recipe: AnyRecipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["recipe", "siglip_recipe"])
+def test_micro_batches_change_nothing(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    recipe: AnyRecipe = request.getfixturevalue(kind)
     train(recipe, tmp_path / "whole")
     train(replace(recipe, micro_batch=5), tmp_path / "parts")
     whole, parts = ([line["loss"] for line in steps(tmp_path / name)] for name in ("whole", "parts"))
