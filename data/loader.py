@@ -7,6 +7,7 @@ resume from, and every dropped sample counted by its reason.
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -87,6 +88,7 @@ class Loader:
             batch_size=None,
             num_workers=self.workers,
             collate_fn=_unchanged,
+            worker_init_fn=_leave_interrupts_to_the_parent,
             generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
         )
         for item in batches:
@@ -155,6 +157,11 @@ def _compare(now: dict[str, Any], saved: dict[str, Any]) -> None:
     for name, value in now.items():
         if value != saved[name] and None not in (value, saved[name]):
             raise DataError(f"the saved position was made with {name} {saved[name]}, now it is {value}: resume with the same or start anew")
+
+
+def _leave_interrupts_to_the_parent(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a parent that saves first still needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unchanged(item: Any) -> Any:

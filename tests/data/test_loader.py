@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -203,6 +205,16 @@ if __name__ == "__main__":
     printed = subprocess.run([sys.executable, str(path)], env=environment, capture_output=True, text=True, timeout=100, check=True).stdout
     here = [taken(make(folder, budget, workers=1), 9) for budget in (HOLD, STREAM)]
     assert json.loads(printed) == json.loads(json.dumps(here))
+
+
+@pytest.mark.parametrize("budget", [HOLD, STREAM])
+def test_ctrl_c_is_the_parents_affair(folder: Path, budget: int) -> None:
+    whole = taken(make(folder, budget, workers=1), 12)
+    batches = iter(make(folder, budget, workers=1))
+    first = next(batches)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGINT)
+    assert [first["keys"].tolist(), *(next(batches)["keys"].tolist() for _ in range(11))] == [keys for keys, _ in whole]
 
 
 def test_drops_of_workers_reach_the_caller(tmp_path: Path) -> None:
