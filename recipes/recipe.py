@@ -38,7 +38,7 @@ class Log:
     wandb: Literal["off", "offline", "online"] = "off"
     project: str = "paragone"
     validate: int = 512
-    """validation samples whose loss is measured ten times a run; 0 for none"""
+    """validation samples, in whole batches and at least one, whose loss is measured ten times a run by a lone process; 0 for none"""
 
 
 @dataclass(frozen=True)

@@ -204,8 +204,8 @@ class _Signals:
 
 def _validation_batch(recipe: AnyRecipe, split: Split, model: Any, place: Place) -> list[dict[str, torch.Tensor]]:
     """The first samples of the val split as batches of the training's size, so that losses compare; empty without such a split."""
-    size = recipe.batch // place.world
-    if recipe.log.validate < recipe.batch or place.world > 1:
+    size = recipe.batch
+    if not recipe.log.validate or place.world > 1:
         return []
     try:
         if "val" not in splits(recipe.data):
