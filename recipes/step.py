@@ -41,14 +41,16 @@ def backward(model: Trainable, batch: Batch, *, micro_batch: int | None, autocas
     parts = [{name: rows[start : start + micro_batch] for name, rows in batch.items()} for start in range(0, size, micro_batch)]
     with torch.no_grad():
         cached = [_encode(model, part, autocast, seed + index) for index, part in enumerate(parts)]
-    leaves = {name: torch.cat([features[name] for features in cached]).requires_grad_() for name in cached[0]}
+    leaves = {name: torch.cat([features[name] for features in cached]) for name in cached[0]}
+    leaves = {name: leaf.requires_grad_(leaf.is_floating_point()) for name, leaf in leaves.items()}  # labels have no gradient
     losses = model.objective(leaves)
     losses.total.backward()
     for index, part in enumerate(parts):
         features = _encode(model, part, autocast, seed + index)
         rows = slice(index * micro_batch, (index + 1) * micro_batch)
-        gradients = [leaves[name].grad[rows] for name in features]  # type: ignore[index]
-        torch.autograd.backward(list(features.values()), gradients)
+        pushed = [name for name, feature in features.items() if feature.requires_grad and leaves[name].grad is not None]
+        gradients = [leaves[name].grad[rows] for name in pushed]  # type: ignore[index]
+        torch.autograd.backward([features[name] for name in pushed], gradients)
     return losses
 
 

@@ -157,6 +157,32 @@ def test_micro_batches_equal_the_full_batch(name: str, micro_batch: int) -> None
     _assert_equal(found, expected)
 
 
+def test_micro_batches_with_features_that_have_no_gradient() -> None:
+    """What a frozen tower or a label hands to the objective, and a feature that the objective leaves alone."""
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.trained = torch.nn.Linear(3, 4)
+            self.frozen = torch.nn.Linear(3, 4).requires_grad_(False)
+
+        def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            x = batch["x"]
+            return {"trained": self.trained(x), "frozen": self.frozen(x), "label": batch["label"], "unused": self.trained(2 * x)}
+
+        def objective(self, features: dict[str, Tensor]) -> Losses:
+            return Losses(F.cross_entropy(features["trained"] @ features["frozen"].T, features["label"]), {}, {})
+
+    batch = {"x": torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), "label": torch.tensor([1, 0, 3, 4, 2])}
+    gradients = []
+    for micro_batch in (None, 2):
+        model = Model()
+        backward(model, batch, micro_batch=micro_batch, autocast=contextlib.nullcontext())
+        gradients.append(model.trained.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
 TWO_PROCESSES = list(itertools.product(["clip", "siglip"], [None, 3]))  # model, micro-batch
 
 
