@@ -21,8 +21,10 @@ from safetensors.torch import load_file
 import models
 from data.loader import in_order
 from data.shards import find
+from recipes import siglip
 from recipes.recipe import AnyRecipe, Log, Optim
 from recipes.train import main, train
+from tests.data.kit import make_split
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -63,30 +65,43 @@ def test_a_run_leaves_everything_that_is_needed_to_use_and_judge_it(recipe: AnyR
     assert torch.allclose(features.norm(dim=-1), torch.ones(3))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_killed_and_resumed_equals_uninterrupted(recipe: AnyRecipe, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(recipe, tmp_path / "whole")
+class Killed(BaseException):
+    """SIGKILL gives no chance to save."""
 
-    class Killed(BaseException):
-        pass
 
+def killed_and_resumed(recipe: AnyRecipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoint after step 5, die after step 8, run again."""
     from recipes import watch
 
     def due(self: Any) -> bool:
-        if self.progress["step"] == 8:  # three steps after the checkpoint: SIGKILL gives no chance to save
+        if self.progress["step"] == 8:
             raise Killed
-        return self.progress["step"] == 5
+        return bool(self.progress["step"] == 5)
 
     monkeypatch.setattr(watch.Watch, "due_to_save", due)
     with pytest.raises(Killed):
-        train(replace(recipe, workers=workers), tmp_path / "killed")
-    assert len(steps(tmp_path / "killed")) >= 7
+        train(recipe, folder)
+    assert len(steps(folder)) >= 7
     monkeypatch.undo()
-    train(replace(recipe, workers=workers), tmp_path / "killed")
+    train(recipe, folder)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_killed_and_resumed_equals_uninterrupted(recipe: AnyRecipe, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(recipe, tmp_path / "whole")
+    killed_and_resumed(replace(recipe, workers=workers), tmp_path / "killed", monkeypatch)
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
     one, two = steps(tmp_path / "whole"), steps(tmp_path / "killed")
     assert [line["step"] for line in two] == list(range(1, 13))
     assert [line["loss"] for line in one] == [line["loss"] for line in two]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_streamed_set_resumes_where_it_was(recipe: AnyRecipe, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    streamed = replace(recipe, workers=workers, memory_gb=0.0, data=str(make_split(tmp_path / "dots", [20, 20, 20])))
+    train(streamed, tmp_path / "whole")
+    killed_and_resumed(streamed, tmp_path / "killed", monkeypatch)
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_sigkill_on_a_real_process(recipe: AnyRecipe, scenes: Path, tmp_path: Path) -> None:
@@ -188,6 +203,22 @@ def test_a_loss_at_chance_is_said_aloud(recipe: AnyRecipe, tmp_path: Path) -> No
     warnings = events(tmp_path / "run", "warning")
     assert {warning["message"].split("'")[1] for warning in warnings} == {"image_to_text", "text_to_image"}
     assert "still at chance" in warnings[0]["message"]
+
+
+def test_a_training_starts_from_published_weights(recipe: AnyRecipe, tmp_path: Path) -> None:
+    import transformers
+
+    vision = {"image_size": 32, "patch_size": 8, "num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4}
+    text = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2}
+    theirs = transformers.CLIPModel(transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=24))
+    theirs.save_pretrained(tmp_path / "hub")
+    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path / "hub")
+    start = replace(recipe, weights=f"hf:{tmp_path / 'hub'}", optim=Optim(lr=1e-9), budget=32)
+    train(start, tmp_path / "run")
+    trained: Any = models.load(tmp_path / "run")
+    assert torch.allclose(trained.visual_projection.weight, theirs.visual_projection.weight, atol=1e-6)
+    with pytest.raises(ValueError, match="is a CLIP, and the recipe trains a SigLIP"):
+        train(replace(start, model=siglip.PRESETS["tiny"].model), tmp_path / "other")
 
 
 def test_siglip_trains_by_the_same_loop(siglip_recipe: AnyRecipe, tmp_path: Path) -> None:
