@@ -66,7 +66,7 @@ class Tally:
 
     def check(self, max_drop_share: float, name: str) -> None:
         """Raises DataError when nothing usable was seen so far, or more than `max_drop_share` was dropped."""
-        advice = f"Look at {name} with `make check-data`"
+        advice = "Look at it with `make check-data DATA=...`"
         if self.dropped == self.seen:
             raise DataError(f"no usable sample in {name}: {self.summary()}. {advice}")
         if self.dropped > max_drop_share * self.seen:

@@ -28,7 +28,8 @@ from data.sample import Sample, to_record
 SCHEMA = 1
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 REMOTE = ("http://", "https://", "gs://", "hf://")
-NO_FOLDER = "no data at {}. Write it with `make data` (the embedded set) or `make import`, or give another DATA"
+WRITE_IT = "Write it with `make data PRESET=tiny|small` (the embedded sets) or `make import`"
+NO_FOLDER = f"no data at {{}}. {WRITE_IT}, or give another DATA"
 USUAL_ORDER = ("train", "val", "test", "heldout", "style")
 
 
@@ -275,7 +276,7 @@ def _split_folders(folder: Path) -> list[str]:
 
 
 def _how_to_make(folder: Path) -> str:
-    return f"Write it with `make data` (the embedded set) or `make import`, or see what is there with `make check-data DATA={folder}`"
+    return f"{WRITE_IT}, or see what is there with `make check-data DATA={folder}`"
 
 
 def _how_to_index(folder: Path) -> str:

@@ -122,7 +122,9 @@ class StreamBatches(IterableDataset[Any]):
                     samples = []
             epoch, offset = epoch + 1, 0
         name = f"{self.split.name}/{self.split.split}"
-        raise DataError(f"no usable sample in {EMPTY_EPOCHS} passes over {name}: {tally.summary()}. Look at it with `make check-data`")
+        raise DataError(
+            f"no usable sample in {EMPTY_EPOCHS} passes over {name}: {tally.summary()}. Look at it with `make check-data DATA=...`"
+        )
 
     def _shuffled(self, number: int, epoch: int, tally: Tally) -> Iterator[Members]:
         """The undecoded samples of one stream in one epoch."""

@@ -145,7 +145,7 @@ def evaluate(
     if unknown := [name for name in tasks or () if name not in names]:
         raise EvalError(f"{source.name}: no task {unknown[0]!r} for this data set; possible: {', '.join(names) or 'none'}")
     if not planned:
-        raise EvalError(f"{source.name}: nothing to ask; samples need captions, labels, foils or single objects. See `make check-data`")
+        raise EvalError(f"{source.name}: nothing to ask; samples need captions, labels, foils or objects. See `make check-data DATA=...`")
     chosen = [task for task in planned if tasks is None or task.name in tasks]
     fingerprints = {split: source.fingerprint(split) for split in source.evaluated}
     variants = _variants(model, fresh, source, weights, batch_size)
