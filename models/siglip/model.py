@@ -1,7 +1,7 @@
 """SigLIP: CLIP's two towers with a sigmoid instead of a softmax (Zhai et al., 2023, arXiv 2303.15343).
 
-Deviations at small scale, all in the configuration: `tiny` puts convolutions before the image blocks, uses ReLU, and
-learns its own small vocabulary. `paper` is ViT-B/16 as released.
+Deviations at small scale, all in the configuration: `tiny` puts convolutions before the image blocks, pools by the mean,
+uses ReLU, and learns its own small vocabulary. `paper` is ViT-B/16 as released.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SigLIPConfig:
 
     @classmethod
     def tiny(cls) -> SigLIPConfig:
-        """2.3 M parameters; minutes on two CPU cores."""
+        """2.0 M parameters; minutes on two CPU cores."""
         vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
         return cls(vision=vision, text=text, context=32)
