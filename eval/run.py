@@ -74,11 +74,11 @@ def main(
         tasks: only these, separated by commas (zeroshot, retrieval, foils, probe).
         device: auto, cpu, cuda, cuda:1, mps.
         limit: at most this many samples of each split, for a quick look.
-        batch_size: images or texts encoded at once; does not change results.
+        batch_size: images or texts encoded at once; changes results in their last bits at most.
     """
     try:
         evaluate_run(run, data=data, tasks=tuple(tasks.split(",")) if tasks else None, device=device, limit=limit, batch_size=batch_size)
-    except (EvalError, DataError, FileNotFoundError) as error:
+    except (EvalError, DataError, FileNotFoundError, ValueError) as error:
         sys.exit(f"eval: {error}")
 
 
@@ -107,6 +107,7 @@ def evaluate_run(
         "paradigm": description["paradigm"],
         "preset": recipe.get("preset") or next((part for part in folder.resolve().name.split("-") if part in PRESETS), "custom"),
         "seed": recipe.get("seed", 0),
+        "data": spec,
         "trained_on": _trained_on(str(recipe.get("data", "unknown"))),
     }
     return evaluate(

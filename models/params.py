@@ -33,7 +33,7 @@ class Variant:
         return sum(parameter.numel() for parameter in model.parameters())
 
 
-RELEASED_CLIP = "arXiv 2103.00020, table 20; OpenAI's released weights"
+RELEASED_CLIP = "OpenAI's released weights"
 VARIANTS = [
     Variant("clip", "tiny", CLIPConfig.tiny(), None, "with 49,408 tokens; fewer when the vocabulary is learned"),
     Variant("clip", "small", CLIPConfig.small(), None, ""),

@@ -4,7 +4,7 @@ make train-clip                               2 CPU cores
 make train-clip PRESET=small                  one CUDA GPU
 torchrun --nproc-per-node 8 -m recipes.train clip paper --data SHARDS --tokenizer open_clip
 
-           paper (section 2.5, tables 18, 19)         small              tiny
+           paper (section 2.5, tables 18, 20)         small              tiny
 data       WIT, 400 M pairs                           scenes-small       scenes-tiny, 20 k pictures
 image      ViT-B/32, 224 px                           ViT-S/16, 128 px   convolutions + 3 blocks, 64 px
 batch      32,768                                     1,024              128

@@ -101,7 +101,7 @@ def _wandb(folder: Path, recipe: AnyRecipe) -> Any:
     return wandb.init(
         project=recipe.log.project,
         name=folder.name,
-        id=folder.name,
+        id=f"{folder.name}-{int((folder / 'recipe.json').stat().st_mtime)}",  # a folder trained anew is another run
         resume="allow",
         dir=folder,
         mode="offline" if recipe.log.wandb == "offline" else "online",

@@ -53,6 +53,13 @@ class Place:
             dist.all_gather_object(values, value)
         return values
 
+    def mean(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Scalars averaged over ranks."""
+        stacked = torch.stack([value.detach() for value in values.values()])
+        if self.world > 1:
+            dist.all_reduce(stacked)
+        return dict(zip(values, (stacked / self.world).tolist(), strict=True))
+
     def wait(self) -> None:
         if self.world > 1:
             dist.barrier()

@@ -77,7 +77,7 @@ def train(recipe: AnyRecipe, folder: Path, preset: str = "custom") -> int:
         model.encode = torch.compile(model.encode)
     autocast = place.autocast(recipe.precision)
     validation = _validation_batch(recipe, split, model, place)
-    watch = Watch(recipe, report, progress)
+    watch = Watch(recipe, report, progress, place)
     stopped = _Signals()
 
     def save() -> None:
@@ -204,20 +204,14 @@ class _Signals:
 
 def _validation_batch(recipe: AnyRecipe, split: Split, model: Any, place: Place) -> list[dict[str, torch.Tensor]]:
     """The first samples of the val split as batches of the training's size, so that losses compare; empty without such a split."""
-    size = recipe.batch
-    if not recipe.log.validate or place.world > 1:
-        return []
-    try:
-        if "val" not in splits(recipe.data):
-            return []
-        batches: list[dict[str, torch.Tensor]] = []
-        for samples in in_order(find(recipe.data, "val"), batch_size=size, needs=("captions",)):
-            if len(samples) < size or len(batches) * size >= recipe.log.validate:
-                break
-            batches.append(model.collate(samples))
+    batches: list[dict[str, torch.Tensor]] = []
+    if not recipe.log.validate or place.world > 1 or "val" not in splits(recipe.data):
         return batches
-    except (DataError, FileNotFoundError):
-        return []
+    for samples in in_order(find(recipe.data, "val"), batch_size=recipe.batch, needs=("captions",)):
+        if len(samples) < recipe.batch or len(batches) * recipe.batch >= recipe.log.validate:
+            break
+        batches.append(model.collate(samples))
+    return batches
 
 
 @torch.no_grad()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from data.loader import Loader
 from models.layers import Losses
 from recipes.log import Reporter
-from recipes.place import peak_memory_mb
+from recipes.place import Place, peak_memory_mb
 from recipes.recipe import AnyRecipe
 
 NON_FINITE_STEPS = 10  # in a row, before the run is given up
@@ -20,8 +21,8 @@ NON_FINITE_STEPS = 10  # in a row, before the run is given up
 class Watch:
     """Clocks, averages, and the two guards: losses that stay at chance, and numbers that are no longer numbers."""
 
-    def __init__(self, recipe: AnyRecipe, report: Reporter, progress: dict[str, Any]) -> None:
-        self.recipe, self.report, self.progress = recipe, report, progress
+    def __init__(self, recipe: AnyRecipe, report: Reporter, progress: dict[str, Any], place: Place) -> None:
+        self.recipe, self.report, self.progress, self.place = recipe, report, progress, place
         self.started = time.monotonic() - progress["seconds"]
         self.saved = self.logged = time.monotonic()
         self.waited = 0.0
@@ -46,7 +47,8 @@ class Watch:
         self._guard_numbers(losses, norm, lr)
         if self.progress["step"] % self.recipe.log.every and self.progress["samples"] < self.recipe.budget:
             return
-        values = {"total": losses.total.item()} | {name: term.item() for name, term in losses.terms.items()}
+        values = self.place.mean({"total": losses.total, **losses.terms})
+        drops = sum(map(Counter, self.place.gather(dict(loader.drops))), Counter[str]())
         now = time.monotonic()
         elapsed = max(1e-9, now - self.logged)
         self.report.line(
@@ -63,7 +65,7 @@ class Watch:
                 "memory_mb": peak_memory_mb(),
                 "seconds": self.seconds(),
                 "epoch": loader.epoch,
-                "drops": dict(loader.drops),
+                "drops": dict(drops),
             }
         )
         self.logged, self.waited, self.samples_logged = now, 0.0, self.progress["samples"]

@@ -189,7 +189,11 @@ def _plural(shape: str) -> str:
 
 
 def foils(scene: Scene, rng: Random) -> list[Foil]:
-    """Hard negatives. A swap keeps exactly the words of its caption; a replacement changes one word; all are false."""
+    """Hard negatives. A swap keeps exactly the words of its caption; a replacement changes one word; all are false.
+
+    Where the picture has no held-out pair of colour and shape, neither has a foil: who trains on foils must not learn that
+    these pairs are always wrong.
+    """
     made = [_replacement(scene, attribute, rng) for attribute in ATTRIBUTES]
     made += [_swapped_attribute(scene, attribute, rng) for attribute in ("colour", "size", "fill")]
     made += _swapped_relation(scene, rng)
@@ -200,9 +204,9 @@ def _replacement(scene: Scene, attribute: str, rng: Random) -> Foil | None:
     things = list(scene.things)
     detail = tuple(name for name in ATTRIBUTES if name in (attribute, "colour", "shape"))
     index = rng.randrange(len(things))
-    others = [value for value in VOCABULARY[attribute] if value != getattr(things[index], attribute)]
     wrong = things[:]
-    wrong[index] = replace(things[index], **{attribute: rng.choice(others)})  # type: ignore[arg-type]
+    while wrong[index] == things[index] or (_has_held_out(wrong) and not _has_held_out(things)):
+        wrong[index] = replace(things[index], **{attribute: rng.choice(VOCABULARY[attribute])})  # type: ignore[arg-type]
     return _foil(things, wrong, detail, f"replace_attribute_{attribute}")
 
 
@@ -224,7 +228,13 @@ def _foil(things: Sequence[Thing], wrong: Sequence[Thing], detail: Sequence[str]
 
     if seen(things) == seen(wrong):
         return None  # the other caption would be just as true
+    if _has_held_out(wrong) and not _has_held_out(things):
+        return None
     return Foil(_list_of(things, detail), _list_of(wrong, detail), kind)
+
+
+def _has_held_out(things: Sequence[Thing]) -> bool:
+    return any((thing.colour, thing.shape) in HELD_OUT for thing in things)
 
 
 def _swapped_relation(scene: Scene, rng: Random) -> list[Foil]:

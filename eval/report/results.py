@@ -88,6 +88,7 @@ class Result:
     preset: str
     seed: int
     dataset: str
+    data: str | None  # where it lay when it was evaluated
     trained_on: str
     data_hashes: dict[str, str | None]
     prompts: dict[str, str]
@@ -99,8 +100,7 @@ class Result:
     @property
     def command(self) -> str:
         """What evaluates the run again."""
-        test = self.run.recipe.get("data") if self.dataset == self.trained_on else f".data/{self.dataset}"
-        return words.make(f"eval-{self.model}", OUT=self.run.folder, TEST=test)
+        return words.make(f"eval-{self.model}", OUT=self.run.folder, TEST=self.data or f".data/{self.dataset}")
 
     @cached_property
     def showcase(self) -> dict[str, Any]:
@@ -133,6 +133,7 @@ def read_result(run: Run, folder: Path) -> Result:
             preset=str(raw["preset"]),
             seed=int(raw["seed"]),
             dataset=str(raw["dataset"]),
+            data=raw.get("data"),
             trained_on=str(raw["trained_on"]),
             data_hashes=dict(raw["data_hashes"]),
             prompts=dict(raw.get("prompts") or {}),

@@ -52,7 +52,7 @@ class CLIPConfig:
 
     @classmethod
     def paper(cls) -> CLIPConfig:
-        """ViT-B/32, table 20: 151,277,313 parameters."""
+        """ViT-B/32, table 20 of the paper: 151,277,313 parameters in the released weights."""
         return cls(random_crop=0.9)
 
     @classmethod

@@ -20,9 +20,9 @@ from data.shards import find
 # sha256 over the pixels and records of the first 50 samples, committed so that a change of the pictures is never silent:
 # python -c "from tests.data.test_scenes import fingerprint; print(fingerprint('tiny', 'train'))"
 GOLDEN = {
-    ("tiny", "train"): "39e2fa4882235a4c8b7fb5334ada3277b466e22563474f2a53a49706f010afe5",
-    ("tiny", "style"): "ef1d6c7698c425fc8c869a7eed121d3721be51d52fd7c31669bf3cbd93e3f04e",
-    ("small", "train"): "ec3487be90d28f10916febebbcc41f86130dc3c4ece49ea07debaff238482430",
+    ("tiny", "train"): "284277e20bf68b406de50c6db4ee8a4cb8ef174ea488ebf35bc33a09750425a9",
+    ("tiny", "style"): "d80d867807238ec2e4b83e97251795555b01f3625311ca2bf63ca64cac9d86f9",
+    ("small", "train"): "21ac463663d345bcb7e0b8dad5e577c80a8c9f52f856759043ce6698fb41097e",
 }
 
 
@@ -35,6 +35,10 @@ def fingerprint(preset: str, split: str) -> str:
     return digest.hexdigest()
 
 
+# The same for a shard of 50 samples as it lies on disk, JPEG included.
+GOLDEN_SHARD = "b2f912aa9c7cf1f63e0c74b95ba2d8384f93ad2c77c6674084a7df45e4b3487e"
+
+
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
     return [make_sample(PRESETS["tiny"], "train", index) for index in range(1500)]
@@ -43,6 +47,11 @@ def samples() -> list[Sample]:
 @pytest.mark.parametrize(("preset", "split"), GOLDEN)
 def test_pictures_are_the_published_ones(preset: str, split: str) -> None:
     assert fingerprint(preset, split) == GOLDEN[preset, split]
+
+
+def test_shards_are_the_published_ones(tmp_path: Path) -> None:
+    build(tmp_path, "tiny", workers=1, samples={"train": 50})
+    assert hashlib.sha256((tmp_path / "train" / "00000.tar").read_bytes()).hexdigest() == GOLDEN_SHARD
 
 
 def test_shards_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
@@ -123,6 +132,8 @@ def test_held_out_pairs_are_only_in_their_split(samples: list[Sample]) -> None:
 
     assert not any(pairs(sample) & HELD_OUT for sample in samples)
     assert all(pairs(make_sample(PRESETS["tiny"], "heldout", index)) & HELD_OUT for index in range(200))
+    for text in (text for sample in samples for foil in sample.foils for text in (foil.caption, foil.foil)):
+        assert not {(said["colour"], said["shape"]) for said in parse(text).objects} & HELD_OUT, text
     assert {colour for colour, _ in HELD_OUT} <= set(COLOURS)
     assert {shape for _, shape in HELD_OUT} == set(SHAPES)
     seen = set().union(*map(pairs, samples))
