@@ -331,12 +331,13 @@ def _row(what: str, ours: str, theirs: str, shapes: str, seconds: dict[str, list
 
 def _print(rows: list[Row], place: Place) -> None:
     table = Table(title=f"samples/s, median of {len(rows[0].ratios)} interleaved repetitions, {hardware(place.device)}")
-    for column in ("", "ours", "samples/s", "theirs", "samples/s", "times faster (range)", "shapes"):
+    table.caption = "\n".join(f"{row.what}: {row.shapes}" for row in {row.what: row for row in rows}.values())
+    for column in ("", "ours", "samples/s", "theirs", "samples/s", "times faster (range)"):
         table.add_column(column)
     for row in rows:
         mine, other = (f"{statistics.median(rates):,.0f}" for rates in (row.our_rates, row.their_rates))
         ratio = f"{statistics.median(row.ratios):.2f} ({min(row.ratios):.2f} - {max(row.ratios):.2f})"
-        table.add_row(row.what, row.ours, mine, row.theirs, other, ratio, row.shapes)
+        table.add_row(row.what, row.ours, mine, row.theirs, other, ratio)
     Console().print(table)
 
 
