@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from data.loader import in_order
 from data.sample import Object, Sample
 from data.scenes.language import VOCABULARY, answer
-from data.scenes.world import RELATIONS, direction
+from data.scenes.world import RELATIONS, TEXTURES, TONES, direction, position
 from data.shards import find
 from eval.metrics import estimate
 from models.layers import VisionConfig, vision_transformer
@@ -33,6 +33,7 @@ from recipes.place import Place
 
 CELL = 8  # pixels; no two centres fall into one cell
 ATTRIBUTES = {name: len(values) for name, values in VOCABULARY.items()}
+BACKGROUND = {"tone": TONES, "texture": TEXTURES}
 
 
 class Detector(nn.Module):
@@ -44,12 +45,15 @@ class Detector(nn.Module):
             VisionConfig(width=128, depth=2, heads=4, activation="relu", image_size=pixels, patch_size=CELL, stem="conv", pool="avg")
         )
         self.out = nn.Linear(128, 3 + sum(ATTRIBUTES.values()))
+        self.background = nn.Linear(128, len(TONES) + len(TEXTURES))
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """uint8 `[B, 3, S, S]` -> objectness `[B, cells]`, centre within the cell `[B, cells, 2]`, logits of every attribute."""
+        """uint8 `[B, 3, S, S]` -> per cell objectness `[B, cells]`, centre `[B, cells, 2]` and logits of every attribute; per
+        picture logits of the background."""
         tokens = self.trunk.forward_features(pixels.float() / 127.5 - 1)  # [B, cells, D]
         names = ("objectness", "centre", *ATTRIBUTES)
         outputs = dict(zip(names, self.out(tokens).float().split([1, 2, *ATTRIBUTES.values()], dim=-1), strict=True))
+        outputs |= zip(BACKGROUND, self.background(tokens.mean(dim=1)).float().split([len(TONES), len(TEXTURES)], dim=-1), strict=True)
         return outputs | {"objectness": outputs["objectness"].squeeze(-1), "centre": outputs["centre"].sigmoid()}
 
 
@@ -78,8 +82,8 @@ def train(samples: Sequence[Sample], *, budget: int, seed: int, batch: int = 64)
 
 
 @torch.no_grad()
-def detect(model: Detector, samples: Sequence[Sample]) -> Iterator[list[Object]]:
-    """The objects found in each picture; boxes are empty, only their centres are known."""
+def detect(model: Detector, samples: Sequence[Sample]) -> Iterator[tuple[list[Object], dict[str, str]]]:
+    """The objects found in each picture, whose boxes are empty since only their centres are known, and its background."""
     device = next(model.parameters()).device
     for pixels in _pixels(samples).split(256):
         outputs = {name: output.cpu() for name, output in model(pixels.to(device)).items()}
@@ -89,16 +93,21 @@ def detect(model: Detector, samples: Sequence[Sample]) -> Iterator[list[Object]]
             for cell in (outputs["objectness"][index] > 0).nonzero().flatten().tolist():
                 x, y = (CELL * (outputs["centre"][index, cell] + torch.tensor([cell % row, cell // row]))).tolist()
                 looks = {name: VOCABULARY[name][int(outputs[name][index, cell].argmax())] for name in ATTRIBUTES}
+                looks["place"] = position(x, y, pixels.shape[-1])
                 found.append(Object(looks.pop("shape"), (x, y, x, y), looks))
-            yield found
+            yield found, {name: values[int(outputs[name][index].argmax())] for name, values in BACKGROUND.items()}
 
 
-def measure(samples: Sequence[Sample], found: Sequence[list[Object]], training: Sequence[Sample]) -> list[dict[str, object]]:
+def measure(
+    samples: Sequence[Sample], found: Sequence[tuple[list[Object], dict[str, str]]], training: Sequence[Sample]
+) -> list[dict[str, object]]:
     """One row for every attribute and question type: accuracy with interval, chance, and the best answer without the picture."""
     right: dict[str, list[float]] = defaultdict(list)
-    for sample, objects in zip(samples, found, strict=True):
+    for sample, (objects, background) in zip(samples, found, strict=True):
+        for name, value in background.items():
+            right[f"background: {name}"].append(sample.extra[name] == value)
         if len(sample.objects) == len(objects) == 1:
-            for name in ATTRIBUTES:
+            for name in (*ATTRIBUTES, "place"):
                 right[f"attribute: {name}"].append(_looks(sample.objects[0])[name] == _looks(objects[0])[name])
         relations = [
             [i, seen, j]
@@ -111,11 +120,14 @@ def measure(samples: Sequence[Sample], found: Sequence[list[Object]], training: 
             right[f"question: {kind}"].append(answer(question.question, objects, relations) == question.answer)
     prior = _text_only(samples, training)
     chance = {f"attribute: {name}": 1 / values for name, values in ATTRIBUTES.items()}
+    chance |= {f"background: {name}": 1 / len(values) for name, values in BACKGROUND.items()}
+    places = Counter(thing.attributes["place"] for sample in training if len(sample.objects) == 1 for thing in sample.objects)
+    chance["attribute: place"] = max(places.values()) / places.total()
     rows = []
     for name, outcomes in sorted(right.items()):
-        value = estimate(outcomes)
+        mean = estimate(outcomes)
         at_chance = chance.get(name, prior.get(name, 0.0))
-        rows.append({"skill": name, "accuracy": value.value, "low": value.low, "high": value.high, "n": len(outcomes), "chance": at_chance})
+        rows.append({"skill": name, "accuracy": mean.value, "low": mean.low, "high": mean.high, "n": len(outcomes), "chance": at_chance})
     return rows
 
 
@@ -150,6 +162,7 @@ def _targets(samples: Sequence[Sample]) -> dict[str, Tensor]:
     cells = len(samples), row * row
     targets = {"objectness": torch.zeros(cells), "centre": torch.zeros(*cells, 2)}
     targets |= {name: torch.zeros(cells, dtype=torch.long) for name in ATTRIBUTES}
+    targets |= {name: torch.tensor([values.index(sample.extra[name]) for sample in samples]) for name, values in BACKGROUND.items()}
     for index, sample in enumerate(samples):
         for thing in sample.objects:
             x, y = (thing.box[0] + thing.box[2]) / 2 / CELL, (thing.box[1] + thing.box[3]) / 2 / CELL
@@ -167,6 +180,8 @@ def _loss(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
     loss = loss + F.l1_loss(outputs["centre"][here], targets["centre"][here])
     for name in ATTRIBUTES:
         loss = loss + F.cross_entropy(outputs[name][here], targets[name][here])
+    for name in BACKGROUND:
+        loss = loss + F.cross_entropy(outputs[name], targets[name])
     return loss
 
 

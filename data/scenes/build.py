@@ -43,7 +43,7 @@ def make_sample(preset: Preset, split: str, index: int, seed: int = 0) -> Sample
         questions=tuple(questions(scene, rng)),
         foils=tuple(foils(scene, rng)),
         objects=tuple(
-            Object(t.shape, box(t), {"colour": t.colour, "size": t.size, "fill": t.fill, "place": position(t, scene.pixels)})
+            Object(t.shape, box(t), {"colour": t.colour, "size": t.size, "fill": t.fill, "place": position(t.x, t.y, scene.pixels)})
             for t in things
         ),
         extra={

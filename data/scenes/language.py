@@ -97,8 +97,9 @@ def _relation_text(a: Thing, b: Thing, detail: Sequence[str], named: str | None 
 def _placed(scene: Scene, detail: Sequence[str]) -> str | None:
     if len(scene.things) > 1:
         return None
-    place = position(scene.things[0], scene.pixels)
-    return f"{noun_phrase(scene.things[0], detail)} {'in' if place == 'middle' else 'at'} the {place}"
+    thing = scene.things[0]
+    place = position(thing.x, thing.y, scene.pixels)
+    return f"{noun_phrase(thing, detail)} {'in' if place == 'middle' else 'at'} the {place}"
 
 
 def _opening(rng: Random) -> str:

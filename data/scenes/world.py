@@ -116,10 +116,10 @@ def direction(dx: float, dy: float) -> str | None:
     return None
 
 
-def position(thing: Thing, pixels: int) -> str:
-    """The part of the picture an object's centre lies in: "top left", "bottom", "middle", ..."""
-    vertical = "top" if 5 * thing.y < 2 * pixels else "bottom" if 5 * thing.y > 3 * pixels else ""
-    horizontal = "left" if 5 * thing.x < 2 * pixels else "right" if 5 * thing.x > 3 * pixels else ""
+def position(x: float, y: float, pixels: int) -> str:
+    """The part of a picture that a point lies in: "top left", "bottom", "middle", ..."""
+    vertical = "top" if 5 * y < 2 * pixels else "bottom" if 5 * y > 3 * pixels else ""
+    horizontal = "left" if 5 * x < 2 * pixels else "right" if 5 * x > 3 * pixels else ""
     return " ".join(word for word in (vertical, horizontal) if word) or "middle"
 
 
