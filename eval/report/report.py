@@ -122,7 +122,7 @@ def build(runs: list[Run], models: tuple[str, ...], only: str | None = None) -> 
     refuse_unlike(results)
     at_home = sorted(results, key=lambda result: result.dataset != result.trained_on)  # the data sets that models were trained on first
     names = list(dict.fromkeys(result.dataset for result in at_home))
-    names.sort(key=lambda name: -len({result.model for result in results if result.dataset == name}))  # stable: most models first
+    names.sort(key=lambda name: -sum(result.dataset == name for result in results))  # stable: most runs first
     datasets = [build_dataset(name, results, models) for name in names]
     evaluated = {result.model for result in everything}
     trained = {str(run.recipe.get("name")) for run in runs if run.cost}
