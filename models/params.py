@@ -6,7 +6,7 @@ Counted on the meta device: no memory is taken.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.console import Console
@@ -33,15 +33,16 @@ class Variant:
         return sum(parameter.numel() for parameter in model.parameters())
 
 
+LEARNED = 436  # tokens, of the embedded data set's captions
 RELEASED_CLIP = "OpenAI's released weights"
 VARIANTS = [
-    Variant("clip", "tiny", CLIPConfig.tiny(), None, "with 49,408 tokens; fewer when the vocabulary is learned"),
-    Variant("clip", "small", CLIPConfig.small(), None, ""),
+    Variant("clip", "tiny", replace(CLIPConfig.tiny(), vocab_size=LEARNED), None, ""),
+    Variant("clip", "small", replace(CLIPConfig.small(), vocab_size=LEARNED), None, ""),
     Variant("clip", "paper: ViT-B/32", CLIPConfig.paper(), 151_277_313, RELEASED_CLIP),
     Variant("clip", "ViT-B/16", CLIPConfig.vit_b16(), 149_620_737, RELEASED_CLIP),
     Variant("clip", "ViT-L/14", CLIPConfig.vit_l14(), 427_616_513, RELEASED_CLIP),
-    Variant("siglip", "tiny", SigLIPConfig.tiny(), None, "with 32,000 tokens; fewer when the vocabulary is learned"),
-    Variant("siglip", "small", SigLIPConfig.small(), None, ""),
+    Variant("siglip", "tiny", replace(SigLIPConfig.tiny(), vocab_size=LEARNED), None, ""),
+    Variant("siglip", "small", replace(SigLIPConfig.small(), vocab_size=LEARNED), None, ""),
     Variant("siglip", "paper: ViT-B/16", SigLIPConfig.paper(), 203_155_970, "arXiv 2303.15343; Google's released weights"),
 ]
 
