@@ -76,7 +76,7 @@ def train(recipe: AnyRecipe, folder: Path, preset: str = "custom") -> int:
     if recipe.compile:
         model.encode = torch.compile(model.encode)
     autocast = place.autocast(recipe.precision)
-    validation = _validation_batch(recipe, split, model, place)
+    validation = _validation_batch(recipe, model, place)
     watch = Watch(recipe, report, progress, place)
     stopped = _Signals()
 
@@ -202,7 +202,7 @@ class _Signals:
             signal.signal(known, handler)
 
 
-def _validation_batch(recipe: AnyRecipe, split: Split, model: Any, place: Place) -> list[dict[str, torch.Tensor]]:
+def _validation_batch(recipe: AnyRecipe, model: Any, place: Place) -> list[dict[str, torch.Tensor]]:
     """The first samples of the val split as batches of the training's size, so that losses compare; empty without such a split."""
     batches: list[dict[str, torch.Tensor]] = []
     if not recipe.log.validate or place.world > 1 or "val" not in splits(recipe.data):

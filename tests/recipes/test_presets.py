@@ -14,6 +14,16 @@ from recipes.train import train
 from tests.recipes.test_train import steps
 
 
+@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
+@pytest.mark.parametrize("name", models.TABLE)
+def test_schedules_warm_up_and_end_at_zero(name: str, preset: str) -> None:
+    recipe = importlib.import_module(f"recipes.{name}").PRESETS[preset]
+    optim = recipe.optim
+    assert 0 < optim.lr_at(0, recipe.budget) < optim.lr_at(optim.warmup // 2, recipe.budget) < optim.lr
+    assert optim.lr_at(optim.warmup, recipe.budget) == pytest.approx(optim.lr)
+    assert optim.lr_at(recipe.budget, recipe.budget) == pytest.approx(0, abs=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", models.TABLE)
 def test_small_takes_a_step_in_micro_batches(name: str, scenes: Path, tmp_path: Path) -> None:

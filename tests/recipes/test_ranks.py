@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,12 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
+from data.sample import Sample
+from data.shards import write_index, write_shard
 from recipes.recipe import AnyRecipe
 from recipes.train import train
 from recipes.watch import Watch
+from tests.data.kit import encode, picture
 
 
 def test_two_ranks_save_together_stop_together_and_resume(recipe: AnyRecipe, tmp_path: Path) -> None:
@@ -25,6 +30,39 @@ def test_two_ranks_save_together_stop_together_and_resume(recipe: AnyRecipe, tmp
     (tmp_path / "stopped" / "cost.json").unlink()
     with pytest.raises(ValueError, match="begun by 2 processes, now there are 1"):
         train(recipe, tmp_path / "stopped")
+
+
+def test_torchrun_learns_what_one_process_does(tmp_path: Path) -> None:
+    """The whole command. A rank draws captions by itself, so each picture has only one here."""
+    samples = [Sample(f"{n:06d}", picture(n, 64), captions=(f"picture {n}",)) for n in range(64)]
+    entry = write_shard(tmp_path / "dots" / "train" / "00000.tar", ((sample, "png", encode(sample.image)) for sample in samples))
+    write_index(tmp_path / "dots" / "train", name="dots", split="train", shards=[entry])
+    options = [
+        "clip",
+        "tiny",
+        "--data",
+        str(tmp_path / "dots"),
+        "--budget",
+        "64",
+        "--batch",
+        "16",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
+    options += ["--log.every", "1", "--vocab-size", "300"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, start in (("two", torchrun), ("one", [sys.executable])):
+        command = [*start, "-m", "recipes.train", *options, "--out", str(tmp_path / name)]
+        subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    one, two = (
+        [line for line in map(json.loads, (tmp_path / name / "train.jsonl").read_text().splitlines()) if "event" not in line]
+        for name in ("one", "two")
+    )
+    assert [line["samples"] for line in two] == [16, 32, 48, 64]
+    assert two[0]["chance"] == one[0]["chance"]  # negatives come from both processes
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-3)
 
 
 def _rank(rank: int, recipe: AnyRecipe, folder: Path, ports: list[int]) -> None:
