@@ -171,7 +171,7 @@ def _claim(folder: Path, recipe: AnyRecipe, preset: str, place: Place) -> bool:
     """A run folder belongs to one recipe: refuse to continue it with another. Returns whether there is anything to continue."""
     path = folder / "recipe.json"
     wanted = json.loads(json.dumps({"name": _name(recipe), "preset": preset, **asdict(recipe)}))
-    free = ("preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")  # do not change the result
+    free = ("preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")  # rounding and order
     begun = any((folder / left).exists() for left in (CHECKPOINT, "model.safetensors"))
     if begun:
         found = json.loads(path.read_text())
