@@ -24,7 +24,7 @@ from rich.progress import track
 
 from data.sample import Object, Sample
 from data.scenes.draw import box, draw
-from data.scenes.language import captions, foils, questions
+from data.scenes.language import captions, foils, match_question, questions
 from data.scenes.world import PRESETS, Preset, position, relation, sample_scene
 from data.shards import write_index, write_shard
 
@@ -36,12 +36,13 @@ def make_sample(preset: Preset, split: str, index: int, seed: int = 0) -> Sample
     rng = Random(f"scenes/{seed}/{split}/{index}")
     scene = sample_scene(preset, split, rng)
     things = scene.things
+    references, asked, negatives = captions(scene, rng), questions(scene, rng), foils(scene, rng)
     return Sample(
         key=f"{index:08d}",
         image=draw(scene),
-        captions=tuple(captions(scene, rng)),
-        questions=tuple(questions(scene, rng)),
-        foils=tuple(foils(scene, rng)),
+        captions=tuple(references),
+        questions=(*asked, *match_question(negatives, rng)),
+        foils=tuple(negatives),
         objects=tuple(
             Object(t.shape, box(t), {"colour": t.colour, "size": t.size, "fill": t.fill, "place": position(t.x, t.y, scene.pixels)})
             for t in things
