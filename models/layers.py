@@ -57,25 +57,86 @@ class TransformerConfig:
 
 
 class Attention(nn.Module):
+    """Self-attention."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:  # [B, T, D] -> [B, T, D]
+    def forward(self, x: Tensor, *, causal: bool = False, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """`[B, T, D]` -> `[B, T, D]`. With a cache, x continues what the cache has read and attends to that, too."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, H, T, D/H]
-        return self.proj(attend(q, k, v, causal=causal).transpose(1, 2).flatten(2))
+        if cache is not None:
+            k, v = cache.append(k, v)
+        return self.proj(attend(q, k, v, causal=causal, mask=mask).transpose(1, 2).flatten(2))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
-    """Scaled dot-product attention, `[B, H, T, D]`. On a CPU the fused kernel is 6-10 times slower in bf16 than these three lines."""
+class CrossAttention(nn.Module):
+    """Attention of a sequence to a memory, whose keys and values can be computed once for many steps."""
+
+    def __init__(self, width: int, heads: int, *, memory_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(memory_width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:  # [B, T, D] -> [B, T, D]
+        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return self.proj(attend(q, *memory).transpose(1, 2).flatten(2))
+
+    def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, H, S, D/H]` of a memory `[B, S, M]`."""
+        k, v = self.kv(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return k, v
+
+
+class KeyValueCache:
+    """Keys and values of what a self-attention layer has read so far. Room for `length` positions is taken at once."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.filled = length, 0
+        self._held: Tensor | None = None  # [2, B, H, length, D/H]
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, H, T, D/H]` of T more positions -> those of all positions. Raises ValueError when there is no room."""
+        end = self.filled + k.shape[2]
+        if end > self.length:
+            raise ValueError(f"{end} positions do not fit into a cache that was made for {self.length}")
+        if self._held is None:
+            self._held = k.new_empty(2, *k.shape[:2], self.length, k.shape[3])
+        self._held[0, :, :, self.filled : end] = k
+        self._held[1, :, :, self.filled : end] = v
+        self.filled = end
+        return self._held[0, :, :, :end], self._held[1, :, :, :end]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, in this order; a row may occur several times."""
+        if self._held is not None:
+            held = self._held.new_empty(2, len(rows), *self._held.shape[2:])
+            held[:, :, :, : self.filled] = self._held[:, rows, :, : self.filled]
+            self._held = held
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention of q `[B, H, T, D]` to k and v `[B, H, S, D]`.
+
+    Causal: the queries are the last T of the S positions, and see none that follow. `mask` (instead) is true where a query
+    may look, `[B or 1, 1, T, S]`. On a CPU the fused kernel is 6-10 times slower in bf16 than these few lines.
+    """
+    if causal and q.shape[2] == 1:
+        causal = False  # the newest position sees everything
+    elif causal and q.shape[2] != k.shape[2]:  # the fused kernel would align the first positions
+        causal, mask = False, torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
     if q.device.type != "cpu" or q.dtype == torch.float32:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # [B, H, T, S]
     if causal:
-        future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        logits = logits.masked_fill(future, float("-inf"))
+        mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf"))
     return logits.softmax(dim=-1) @ v
 
 
@@ -92,8 +153,8 @@ class Block(nn.Module):
         self.act = ACTIVATIONS[config.activation]()
         self.fc2 = nn.Linear(hidden, config.width)
 
-    def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:
-        x = x + self.attn(self.norm1(x), causal=causal)
+    def forward(self, x: Tensor, *, causal: bool = False, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        x = x + self.attn(self.norm1(x), causal=causal, mask=mask, cache=cache)
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))
 
 
@@ -107,13 +168,16 @@ class VisionConfig(TransformerConfig):
     image_size: int = 224
     patch_size: int = 16
     stem: Literal["patch", "conv"] = "patch"
-    pool: Literal["token", "avg", "map"] = "token"  # class token, mean, or SigLIP's attention pooling head
+    pool: Literal["token", "avg", "map", "none"] = "token"  # class token, mean, SigLIP's attention pooling head, or all tokens
     pre_norm: bool = False  # CLIP normalises before the first block, and its patch convolution then has no bias
     patch_dropout: float = 0.0
 
 
 def vision_transformer(config: VisionConfig) -> VisionTransformer:
-    """Tower from normalised pixels `[B, 3, image_size, image_size]` to a pooled feature `[B, width]`."""
+    """Tower from normalised pixels `[B, 3, image_size, image_size]` to a pooled feature `[B, width]`.
+
+    Its `forward_features` gives the tokens before pooling `[B, N, width]`; with pool "none" so does the tower itself.
+    """
 
     def norm(width: int, **_: object) -> nn.LayerNorm:
         return nn.LayerNorm(width, eps=config.norm_eps)
@@ -127,7 +191,7 @@ def vision_transformer(config: VisionConfig) -> VisionTransformer:
         num_heads=config.heads,
         mlp_ratio=config.mlp_ratio,
         class_token=config.pool == "token",
-        global_pool=config.pool,
+        global_pool="" if config.pool == "none" else config.pool,
         pre_norm=config.pre_norm,
         patch_drop_rate=config.patch_dropout,
         act_layer=ACTIVATIONS[config.activation],
