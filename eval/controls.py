@@ -15,7 +15,8 @@ from torch import nn
 import models
 from data.sample import Sample
 from data.scenes.language import agreement
-from eval.capabilities import Images, PairScorer, Texts
+from data.scenes.language import answer as true_answer
+from eval.capabilities import Images, Texts
 
 
 def derangement(n: int, seed: int = 0) -> list[int]:
@@ -28,21 +29,36 @@ def derangement(n: int, seed: int = 0) -> list[int]:
     return [int(i) for i in where]
 
 
-def oracle(samples: Sequence[Sample], batch_size: int = 4096) -> PairScorer:
-    """A scorer that knows the truth about scenes: the share of a caption's claims that hold for the picture.
+class Truth:
+    """A model that knows the truth about scenes, with every capability that the truth gives: the oracle.
 
-    It recognises a picture by its array, so it must be shown the very arrays of `samples`. Where it errs, the captions of
-    the data set do not tell its pictures apart: it is the ceiling.
+    It recognises a picture by its array, so it must be shown the very arrays of `samples`. Where it errs, the data set
+    does not tell its pictures apart, or the metric rewards something besides the truth: it is the ceiling.
     """
-    known = {id(sample.image): sample for sample in samples}
 
-    def score(images: Images, texts: Texts) -> list[float]:
-        return [agreement(text, known[id(image)]) for image, text in zip(images, texts, strict=True)]
+    score_kind = "truth"
 
-    return PairScorer(score, "truth", batch_size)
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._known = {id(sample.image): sample for sample in samples}
+
+    def score(self, images: Images, texts: Texts) -> list[float]:
+        """The share of a text's claims that hold for the picture."""
+        return [agreement(text, self._known[id(image)]) for image, text in zip(images, texts, strict=True)]
+
+    def caption(self, images: Images) -> list[str]:
+        """The canonical caption, which says everything."""
+        return [self._known[id(image)].captions[0] for image in images]
+
+    def answer(self, images: Images, questions: Texts) -> list[str]:
+        """ "" for a question that is not of the scenes' grammar."""
+        known = [self._known[id(image)] for image in images]
+        return [true_answer(q, sample.objects, sample.extra["relations"]) or "" for q, sample in zip(questions, known, strict=True)]
+
+    def answer_likelihood(self, images: Images, questions: Texts, answers: Texts) -> list[float]:
+        return [0.0 if said == true else -100.0 for said, true in zip(answers, self.answer(images, questions), strict=True)]
 
 
-def has_oracle(samples: Sequence[Sample]) -> bool:
+def has_truth(samples: Sequence[Sample]) -> bool:
     """Whether the truth about every picture is known in the terms of `data.scenes`."""
     return all(sample.objects and "relations" in sample.extra and "texture" in sample.extra for sample in samples)
 

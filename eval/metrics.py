@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
 
 RESAMPLES = 1000
+WHOLE_RESAMPLES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,15 @@ class Estimate:
     n: int
 
 
-def estimate(totals: Sequence[float] | np.ndarray, counts: Sequence[float] | np.ndarray | None = None) -> Estimate:
+def estimate(
+    totals: Sequence[float] | np.ndarray, counts: Sequence[float] | np.ndarray | None = None, *, resample: bool = True
+) -> Estimate:
     """`sum(totals) / sum(counts)` with a percentile bootstrap that resamples images (clusters), not their records.
 
     Image i contributes `counts[i]` records (default one; any non-negative weight will do) of which `totals[i]` were right.
     Images without records are left out. When every image is wholly right, or wholly wrong, resampling sees no spread:
     the interval is then the exact binomial one (Clopper-Pearson). Memory: 4 kB per image.
+    Without `resample` the value is taken as exact.
     """
     right = np.asarray(totals, np.float64)
     weight = np.ones_like(right) if counts is None else np.asarray(counts, np.float64)
@@ -36,12 +41,35 @@ def estimate(totals: Sequence[float] | np.ndarray, counts: Sequence[float] | np.
     if n == 0:
         raise ValueError("cannot estimate a share from no records")
     value = float(right.sum() / weight.sum())
+    if not resample:
+        return Estimate(value, value, value, n)
     if not right.any() or np.array_equal(right, weight):
         exact = binomtest(n if right.any() else 0, n).proportion_ci()
         return Estimate(value, float(exact.low), float(exact.high), n)
     draws = _draws(n)
     low, high = np.percentile(draws @ right.astype(np.float32) / (draws @ weight.astype(np.float32)), (2.5, 97.5))
     return Estimate(value, float(low), float(high), n)
+
+
+def estimate_whole(
+    statistic: Callable[[Sequence[dict[str, Any]]], float], records: Sequence[dict[str, Any]], *, resample: bool = True
+) -> Estimate:
+    """A statistic of all records, such as corpus BLEU, with a percentile bootstrap over images (records of one "i" stay together).
+
+    Fewer resamples than for a mean, since every one computes the statistic anew; NaN resamples (a class that was not drawn)
+    are left out.
+    """
+    images: dict[int, list[dict[str, Any]]] = {}
+    for record in records:
+        images.setdefault(record["i"], []).append(record)
+    groups = list(images.values())
+    value = float(statistic(records))
+    if not resample or len(groups) < 2:
+        return Estimate(value, value, value, len(groups))
+    rng = np.random.default_rng(0)
+    drawn = [[record for i in rng.integers(len(groups), size=len(groups)) for record in groups[i]] for _ in range(WHOLE_RESAMPLES)]
+    low, high = np.nanpercentile([statistic(each) for each in drawn], (2.5, 97.5))
+    return Estimate(value, float(low), float(high), len(groups))
 
 
 def ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:

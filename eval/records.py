@@ -11,6 +11,7 @@ boundary, so that the batches asked again are the very ones an uninterrupted run
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ class RecordFile:
     """Answers about `keys`, in that order. `done` holds the lines found intact, about the first `answered` samples."""
 
     def __init__(self, path: Path, header: Record, keys: Sequence[str], batch_size: int) -> None:
-        self.path = path
+        self.path, self.header = path, header
         lines = _intact_lines(path)
         if lines and lines[0] != {"header": header}:
             lines = []
@@ -42,8 +43,15 @@ class RecordFile:
         self._write(records)
         self.done += records
 
-    def finish(self) -> None:
-        self._write([END])
+    def finish(self, graded: Sequence[Record] | None = None) -> None:
+        """Mark the file as whole; `graded` records, if any, take the place of those that were appended."""
+        if graded is None:
+            self._write([END])
+        else:
+            self.done = list(graded)
+            partial = self.path.with_suffix(".jsonl.partial")
+            partial.write_text(_as_lines([{"header": self.header}, *self.done, END]), encoding="utf-8")
+            os.replace(partial, self.path)
         self.finished = True
 
     def _write(self, records: Sequence[Record]) -> None:

@@ -13,8 +13,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,34 +27,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from data.shards import DataError, find
 from eval import EvalError
-from eval.capabilities import Features, PairScorer, Scorer, adapt
-from eval.controls import derangement, has_oracle, oracle, untrained
-from eval.metrics import estimate
-from eval.records import Record, RecordFile
+from eval.ask import Json, cells_of, chance_cells, hashed, title, variants
+from eval.controls import untrained
 from eval.show import print_tables, showcase
-from eval.source import Source, from_shards, spread
-from eval.tasks import Measure, Task, plan
+from eval.source import Source, from_shards
+from eval.tasks import Task, plan
 
 SCHEMA = 1
 PRESETS = ("tiny", "small", "paper")
-ORACLE_SAMPLES = 100  # reads captions in Python, and a ceiling needs no narrow interval
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """A row of the table: who answers, and about which pictures. `subject` None: nobody can, and `why_not` says so."""
-
-    name: str
-    subject: Features | Scorer | None
-    identity: str  # changes when the answers would: a hash of the weights, say
-    why_not: str = ""
-    shuffled: bool = False
-    most: int | None = None  # ask about at most this many samples, evenly spread
-
-    @property
-    def slug(self) -> str:
-        return self.name.split()[0]
 
 
 def main(
@@ -148,134 +127,33 @@ def evaluate(
     if not planned:
         raise EvalError(f"{source.name}: nothing to ask; samples need captions, labels, foils or objects. See `make check-data DATA=...`")
     chosen = [task for task in planned if tasks is None or task.name in tasks]
-    fingerprints = {split: source.fingerprint(split) for split in source.evaluated}
-    variants = _variants(model, fresh, source, weights, batch_size)
+    fingerprints = {split: source.fingerprint(split) for split in dict.fromkeys([*source.evaluated, *(task.split for task in planned)])}
+    everyone = variants(model, fresh, source, weights, batch_size)
 
     cells: list[Json] = []
     with Progress(console=console, transient=True) as progress:
         for task in chosen:
-            for variant in variants:
+            for variant in everyone:
                 label = f"{task.name} {task.part} {task.split}: {variant.name}".replace("  ", " ")
                 bar = progress.add_task(label, total=len(task.samples))
                 advance = partial(progress.advance, bar)
-                cells += _cells_of(task, variant, source, out, fingerprints[task.split], batch_size, advance)
+                cells += cells_of(task, variant, source, out, fingerprints[task.split], batch_size, advance)
                 progress.remove_task(bar)
-            cells += _chance_cells(task)
+            cells += chance_cells(task)
 
-    settings = {_title(task): task.settings() for task in planned}
+    settings = {title(task): task.settings() for task in planned}
     result: Json = {"schema": SCHEMA, **about}
     result |= {"dataset": source.name, "weights": weights, "limit": source.limit, "data_hashes": fingerprints}
-    result |= {"prompts": {title: _hash(value) for title, value in settings.items()}, "cells": cells}
+    result |= {"prompts": {name: hashed(value) for name, value in settings.items()}, "cells": cells}
     if tasks is not None:
         result["cells"] = _kept_cells(out / "eval.json", result, chosen) + cells
     result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(model)}
     result["seconds"] = round(time.perf_counter() - start, 1)
     _write_json(out / "prompts.json", settings)
-    _write_json(out / "showcase.json", showcase(variants[0].subject, planned, source.primary))
+    _write_json(out / "showcase.json", showcase(everyone[0].subject, planned, source.primary))
     _write_json(out / "eval.json", result)
     print_tables(console, result)
     return result
-
-
-# ------------------------------------------------------------------------------------------------------ one task
-
-
-def _variants(model: Any, fresh: Any, source: Source, weights: str, batch_size: int) -> list[Variant]:
-    subject, beginner = adapt(model, batch_size), adapt(fresh, batch_size)
-    samples = [sample for split in source.evaluated for sample in source.samples(split)]
-    return [
-        Variant(name="model", subject=subject, identity=weights),
-        Variant(name="untrained", subject=beginner, identity=f"untrained {weights}"),
-        Variant(name="shuffled images", subject=subject, identity=weights, shuffled=True),
-        Variant(name="oracle", subject=oracle(samples), identity="oracle 1", most=ORACLE_SAMPLES)
-        if has_oracle(samples)
-        else Variant(name="oracle", subject=None, identity="", why_not="the whole truth is known for the embedded data set only"),
-    ]
-
-
-def _cells_of(
-    task: Task, variant: Variant, source: Source, out: Path, data: str, batch_size: int, advance: Callable[[float], None]
-) -> list[Json]:
-    common = {"task": task.name, "split": task.split, "variant": variant.name, "unit": "share"}
-    status, reason = _obstacle(task, variant)
-    if status:
-        return [common | {"metric": measure.name, "value": None, "status": status, "note": reason} for measure in task.measures]
-    path = out / f"{_title(task)}.{task.split}.{variant.slug}.jsonl"
-    records = answer(task, variant, source, path, data, batch_size, advance)
-    where = "" if task.split != source.primary or task.split == "test" else f"no test split: this is {task.split}; "
-    adapter = "image features" if task.needs is Features else getattr(variant.subject, "adapter", "")
-    about = {"adapter": adapter, "records": path.name}
-    return [common | cell | about | {"note": where + cell["note"]} for cell in summarise(task.measures, records)]
-
-
-def _obstacle(task: Task, variant: Variant) -> tuple[str, str]:
-    """Why there can be no number: a status and its reason, ("", "") when there can be one."""
-    if variant.subject is None and variant.why_not:
-        return "n/a", variant.why_not
-    if not isinstance(variant.subject, task.needs):
-        return "n/a", f"needs {task.needed_method}"
-    if isinstance(variant.subject, PairScorer) and not task.pairwise:
-        return "not run", f"{len(task.samples)} images x {len(task.texts())} texts are too many to score pair by pair"
-    if variant.shuffled and len(task.samples) < 2:
-        return "n/a", "one picture cannot be exchanged for another"
-    return "", ""
-
-
-def answer(
-    task: Task, variant: Variant, source: Source, path: Path, data: str, batch_size: int, advance: Callable[[float], None]
-) -> list[Record]:
-    """All records of one task by one variant: those on disk, and the rest asked now, in batches that do not depend on
-    where an earlier attempt was interrupted."""
-    asked = spread(list(range(len(task.samples))), variant.most)
-    header = {"task": _title(task), "split": task.split, "variant": variant.name, "samples": len(asked), "data": data}
-    header |= {"settings": _hash(task.settings()), "subject": variant.identity}
-    file = RecordFile(path, header, [task.samples[row].key for row in asked], batch_size)
-    advance(file.answered)
-    if file.finished:
-        return file.done
-    images = [sample.image for sample in task.samples]
-    if variant.shuffled:
-        images = [images[other] for other in derangement(len(images))]
-    subject: Any = variant.subject
-    subject.prepare([sample.image for sample in source.samples(task.split)], task.texts())
-    for first in range(file.answered, len(asked), batch_size):
-        rows = asked[first : first + batch_size]
-        answers = task.ask(subject, images, rows)
-        file.append(
-            [
-                {"i": first + offset, "key": task.samples[row].key} | record
-                for offset, (row, records) in enumerate(zip(rows, answers, strict=True))
-                for record in records
-            ]
-        )
-        advance(len(rows))
-    file.finish()
-    return file.done
-
-
-def summarise(measures: Sequence[Measure], records: Sequence[Record]) -> list[Json]:
-    """A cell per measure: the mean of its field, with a bootstrap over samples (a sample's records stay together)."""
-    cells = []
-    for measure in measures:
-        totals: dict[int, float] = {}
-        counts: dict[int, float] = {}
-        for record in records:
-            if measure.name in record:
-                totals[record["i"]] = totals.get(record["i"], 0.0) + record[measure.name]
-                counts[record["i"]] = counts.get(record["i"], 0.0) + (record[measure.weight] if measure.weight else 1.0)
-        cell: Json = {"metric": measure.name, "value": None, "status": "not run", "note": "none of the samples asked has one"}
-        if totals:
-            found = estimate(list(totals.values()), list(counts.values()))
-            cell = {"metric": measure.name, "value": found.value, "low": found.low, "high": found.high, "n": found.n, "note": measure.note}
-        cells.append(cell)
-    return cells
-
-
-def _chance_cells(task: Task) -> list[Json]:
-    """Exact, so the interval has no width."""
-    records = [{"i": i} | record for i, group in enumerate(task.blind()) for record in group]
-    exact = [{**cell, "low": cell["value"], "high": cell["value"]} for cell in summarise(task.measures, records)]
-    return [{"task": task.name, "split": task.split, "variant": "chance", "unit": "share", "adapter": "none"} | cell for cell in exact]
 
 
 def _kept_cells(path: Path, result: Json, chosen: Sequence[Task]) -> list[Json]:
@@ -321,14 +199,6 @@ def _device(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EvalError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
     return name
-
-
-def _title(task: Task) -> str:
-    return "-".join(part for part in (task.name, task.part) if part)
-
-
-def _hash(value: Any) -> str:
-    return _sha256(json.dumps(value, sort_keys=True).encode())
 
 
 def _sha256(content: bytes) -> str:

@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from eval.adapters import Subject
 from eval.capabilities import Scorer
 from eval.source import spread
 from eval.tasks import Task
@@ -42,19 +43,20 @@ def print_tables(console: Console, result: dict[str, Any]) -> None:
     console.print(summary, markup=False, highlight=False)
 
 
-def showcase(subject: Any, tasks: Sequence[Task], split: str) -> dict[str, Any]:
+def showcase(subject: Subject | None, tasks: Sequence[Task], split: str) -> dict[str, Any]:
     """Pictures of the main split, evenly spread over the retrieval gallery, with the texts the subject ranks first among the
     gallery's captions; where there are no captions, among the zero-shot prompts. Without either, or without scores: no items."""
     found: dict[str, Any] = {"schema": 1, "split": split, "items": []}
     by_name = {task.name: task for task in reversed(tasks) if task.split == split and task.name in ("retrieval", "zeroshot")}
     task: Any = by_name.get("retrieval") or by_name.get("zeroshot")
-    if task is None or not isinstance(subject, Scorer):
+    able = subject.able(Scorer, gallery=True) if subject and task is not None else []
+    if not able:
         return found
     texts = task.texts()
     if task.name == "zeroshot":
         texts = [prompts[0] for prompts in task.prompts]
     rows = spread(list(range(len(task.samples))), PICTURES)
-    scores = subject.matrix([task.samples[row].image for row in rows], texts)
+    scores = able[0].matrix([task.samples[row].image for row in rows], texts)
     for row, score in zip(rows, scores, strict=True):
         sample = task.samples[row]
         own = sample.captions if task.name == "retrieval" else [task.templates[0].format_map(task.truths[row])]

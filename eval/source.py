@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +33,7 @@ class Source:
     classes: tuple[str, ...] | None = None
     limit: int | None = None
     _held: dict[str, list[Sample]] = field(default_factory=dict)
+    _begun: dict[str, list[Sample]] = field(default_factory=dict)
 
     @property
     def primary(self) -> str:
@@ -44,8 +46,18 @@ class Source:
         return next(iter(self.streams))
 
     @property
+    def shifts(self) -> list[str]:
+        return [split for split in SHIFTS if split in self.streams and split != self.primary]
+
+    @property
     def evaluated(self) -> list[str]:
-        return [self.primary, *(split for split in SHIFTS if split in self.streams and split != self.primary)]
+        return [self.primary, *self.shifts]
+
+    def beginning(self, split: str, most: int) -> list[Sample]:
+        """The first `most` samples of a split that is not evaluated, such as train; read once."""
+        if len(self._begun.get(split, ())) < most:
+            self._begun[split] = list(islice(self.streams[split](), most))
+        return self._begun[split][:most]
 
     def samples(self, split: str) -> list[Sample]:
         """All samples of a split, or `limit` of them, evenly spread (a class-folder set is sorted by class)."""

@@ -2,14 +2,15 @@
 
 A task is bound to the samples of one split. It answers in records, flat dicts with one line per question, in which every
 measure is a number; a cell of the table is the mean of its measure over the records. So a new task writes `ask` and `blind`,
-and gets resuming, intervals, controls and paired tests from the harness.
+and gets resuming, intervals, controls and paired tests from the harness. What can only be computed when all answers are
+there (a caption metric whose weights depend on all references) is added by `grade`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from data.sample import Sample
 from eval.capabilities import Images
@@ -18,11 +19,18 @@ from eval.records import Record
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A column of the table, named like the field of the records that it averages, weighted by the field `weight` if any."""
+    """A column of the table, named like the field of the records that it averages.
+
+    With `weight` it is a ratio: the sum of its field over the sum of the field `weight`. With `whole` it is that function
+    of all records that have its field (corpus BLEU, the area under a curve); `whole` must not depend on their order.
+    """
 
     name: str
     note: str = ""
     weight: str | None = None
+    whole: Callable[[Sequence[Record]], float] | None = None
+    unit: str = "share"  # "share": between 0 and 1; "score": on a scale of its own
+    better: str = "higher"  # "lower", or "neither": a yes-rate is no merit
 
 
 class Task(Protocol):
@@ -31,9 +39,9 @@ class Task(Protocol):
     split: str
     samples: Sequence[Sample]  # those there is something to ask about, in key order
     measures: Sequence[Measure]
-    needs: ClassVar[type]  # Scorer or Features
+    needs: ClassVar[type]  # one of the second half of eval.capabilities
     needed_method: ClassVar[str]  # how a user would call what is missing
-    pairwise: bool  # whether it is affordable for a scorer that must look at every pair
+    gallery: ClassVar[bool]  # whether every image meets every text, so that embeddings are preferred to pairwise scores
 
     def settings(self) -> dict[str, Any]:
         """Everything besides the samples that the answers depend on (prompts, classes, version): stored and hashed."""
@@ -45,7 +53,15 @@ class Task(Protocol):
         """Records for `samples[row]` of each row, whose picture is `images[row]`; `subject` is of type `needs`."""
 
     def blind(self) -> list[list[Record]]:
-        """The expected records of one who cannot see: their mean is exactly chance."""
+        """The expected records of one who cannot see: their mean is exactly chance. [] where there is no such thing."""
+
+
+@runtime_checkable
+class Graded(Protocol):
+    """A task whose measures are computed from all answers together."""
+
+    def grade(self, records: list[Record], /) -> list[Record]:
+        """The same records with the fields of the measures added. Each still has its sample's number "i" and "key"."""
 
 
 def plan(source: Any) -> list[Task]:

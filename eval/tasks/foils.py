@@ -30,7 +30,7 @@ class Foils:
     samples: Sequence[Sample]
     name: ClassVar[str] = "foils"
     part: str = ""
-    pairwise: bool = True
+    gallery: ClassVar[bool] = False
     needs: ClassVar[type] = Scorer
     needed_method: ClassVar[str] = "encode_image and encode_text, or score"
 

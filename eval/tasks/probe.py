@@ -122,7 +122,7 @@ class Probe:
     note: str
     name: ClassVar[str] = "probe"
     part: str = ""
-    pairwise: bool = True
+    gallery: ClassVar[bool] = False
     needs: ClassVar[type] = Features
     needed_method: ClassVar[str] = "encode_image"
 

@@ -32,7 +32,7 @@ def plan(source: Source) -> list[Retrieval]:
         if captioned:
             tasks.append(Retrieval(split, captioned[:GALLERY]))
         if len(captioned) > GALLERY:
-            tasks.append(Retrieval(split, captioned, part="full", pairwise=False))
+            tasks.append(Retrieval(split, captioned, part="full"))
     return tasks
 
 
@@ -41,8 +41,8 @@ class Retrieval:
     split: str
     samples: Sequence[Sample]
     part: str = ""
-    pairwise: bool = True
     name: ClassVar[str] = "retrieval"
+    gallery: ClassVar[bool] = True
     needs: ClassVar[type] = Scorer
     needed_method: ClassVar[str] = "encode_image and encode_text, or score"
 

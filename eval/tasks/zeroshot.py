@@ -89,7 +89,7 @@ class ZeroShot:
     targets: Sequence[Target]
     name: ClassVar[str] = "zeroshot"
     part: str = ""
-    pairwise: bool = True
+    gallery: ClassVar[bool] = True
     needs: ClassVar[type] = Scorer
     needed_method: ClassVar[str] = "encode_image and encode_text, or score"
 

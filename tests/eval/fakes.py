@@ -49,6 +49,8 @@ class Embeds:
 class Pairs:
     """Only pairwise scores, by hand."""
 
+    score_kind = "pairwise score"
+
     def __init__(self, judge: Callable[[int, str], float]) -> None:
         self.judge, self.asked = judge, 0
 
@@ -59,7 +61,7 @@ class Pairs:
 
 def knowing(samples: Sequence[Sample], sign: float = 1.0) -> Embeds:
     """Embeds a picture along its own axis and a caption along those of the pictures it belongs to. Any other text (a foil, a
-    prompt) is embedded away from all of them. `sign` -1 turns every answer round."""
+    prompt) is embedded away from all of them, and any other picture (a blank one) along the last axis. `sign` -1 turns every answer round."""
     numbers = [number_of(sample.image) for sample in samples]
     owners: dict[str, list[int]] = {}
     for sample in samples:
@@ -67,7 +69,7 @@ def knowing(samples: Sequence[Sample], sign: float = 1.0) -> Embeds:
             owners.setdefault(text, []).append(number_of(sample.image))
     size = max(numbers) + 2
     return Embeds(
-        lambda number: sign * np.eye(size)[number],
+        lambda number: sign * np.eye(size)[min(number, size - 1)],
         lambda text: np.eye(size)[owners[text]].sum(axis=0) if text in owners else np.eye(size)[-1] - np.eye(size)[:-1].sum(axis=0),
     )
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.capabilities import EmbeddingScorer, ImageFeatures, PairScorer, adapt
-from eval.controls import derangement, oracle
+from eval.adapters import EmbeddingScorer, ImageFeatures, PairScorer, Subject
+from eval.capabilities import Answerer, AnswerScorer, Captioner, Completer, Drawer, Features, Scorer
+from eval.controls import Truth, derangement
 from tests.eval import fakes
 
 
@@ -25,25 +26,53 @@ def test_one_item_cannot_be_deranged() -> None:
 
 def test_the_oracle_knows_every_caption_of_its_picture_to_be_true() -> None:
     samples = fakes.single_objects()[:50]
-    scores = oracle(samples).matrix([sample.image for sample in samples], [sample.captions[0] for sample in samples])
+    (scorer,) = Subject(Truth(samples)).able(Scorer)
+    scores = scorer.matrix([sample.image for sample in samples], [sample.captions[0] for sample in samples])
     assert (np.diag(scores) == 1).all()
     assert (scores[~np.eye(50, dtype=bool)] < 1).all()
 
 
 def test_adapters_are_found_by_capability() -> None:
-    assert isinstance(adapt(fakes.noisy()), EmbeddingScorer)
-    assert isinstance(adapt(fakes.Pairs(lambda number, text: 0.0)), PairScorer)
-    assert adapt(object()) is None
+    (dense,) = Subject(fakes.noisy()).able(Scorer)
+    assert isinstance(dense, EmbeddingScorer)
+    (pairwise,) = Subject(fakes.Pairs(lambda number, text: 0.0)).able(Scorer)
+    assert isinstance(pairwise, PairScorer)
+    assert pairwise.adapter == "pairwise score"
 
     class OnlyImages:
         def encode_image(self, images: object) -> None: ...
 
-    assert type(adapt(OnlyImages())) is ImageFeatures
+    assert Subject(OnlyImages()).able(Scorer) == []
+    assert type(Subject(OnlyImages()).able(Features)[0]) is ImageFeatures
+    for need in (Features, Scorer, Captioner, Answerer, AnswerScorer, Drawer, Completer):
+        assert Subject(object()).able(need) == []
+
+
+def test_a_gallery_prefers_embeddings_and_given_pairs_the_score() -> None:
+    class Both(fakes.Embeds):
+        score_kind = "matching head"
+
+        def score(self, images: list[np.ndarray], texts: list[str]) -> list[float]:
+            return [0.5] * len(texts)
+
+    subject = Subject(Both(lambda number: [1.0], lambda text: [1.0]))
+    assert [adapter.adapter for adapter in subject.able(Scorer, gallery=True)] == ["embedding similarity", "matching head"]
+    assert [adapter.adapter for adapter in subject.able(Scorer)] == ["matching head", "embedding similarity"]
+    assert subject.able(Scorer)[1] is subject.able(Features)[0]  # pictures are embedded once for all tasks
+
+
+def test_answers_are_ranked_where_none_can_be_generated() -> None:
+    subject = Subject(fakes.Pairs(lambda number, text: float(text == f"what is it? thing {number}")))
+    (answerer,) = subject.able(Answerer)
+    assert answerer.adapter == "ranked: question and answer by pairwise score"
+    images, candidates = [fakes.picture(1), fakes.picture(2), fakes.picture(3)], ["thing 2", "thing 1", "thing 3"]
+    found = answerer.answers(images, ["what is it?"] * 3, [candidates, candidates, candidates[:2]])
+    assert found == ["thing 1", "thing 2", "thing 2"]
 
 
 def test_embeddings_and_pairs_give_the_same_scores() -> None:
     """The pairwise adapter around the embedding adapter's own pair scores: matrix, pairs and classes must agree."""
-    dense = adapt(fakes.noisy())
+    (dense,) = Subject(fakes.noisy()).able(Scorer)
     pairwise = PairScorer(dense.pairs, "pairs", batch_size=3)
     images, texts = [fakes.picture(i) for i in range(4)], ["a", "b", "c"]
     assert np.array_equal(dense.matrix(images, texts), pairwise.matrix(images, texts))
@@ -53,6 +82,6 @@ def test_embeddings_and_pairs_give_the_same_scores() -> None:
 
 
 def test_equal_embeddings_tie_exactly_in_every_batch() -> None:
-    dense = adapt(fakes.Embeds(lambda number: np.sin(np.arange(50)), lambda text: np.cos(np.arange(50) + 1)))
+    (dense,) = Subject(fakes.Embeds(lambda number: np.sin(np.arange(50)), lambda text: np.cos(np.arange(50) + 1))).able(Scorer)
     scores = dense.matrix([fakes.picture(i) for i in range(37)], [f"text {i}" for i in range(211)])
     assert len(np.unique(scores)) == 1

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.capabilities import adapt
+from eval.adapters import Subject
+from eval.capabilities import Scorer
 from eval.source import in_memory
 from eval.tasks.retrieval import Retrieval, plan
 from tests.eval import fakes
@@ -49,7 +50,7 @@ def test_recall_by_brute_force_over_orders_of_ties() -> None:
     samples = fakes.captioned(4, captions=1)
     judge = {(i, f"caption 0 of {j}"): (i * j + i) % 3 for i in range(4) for j in range(4)}
     model = fakes.Pairs(lambda number, text: float(judge[number, text]))
-    scorer = adapt(model)
+    (scorer,) = Subject(model).able(Scorer)
     task = Retrieval("test", samples)
     records = task.ask(scorer, [sample.image for sample in samples], range(4))
     for i in range(4):

@@ -9,7 +9,8 @@ from scipy.special import softmax
 
 from data.scenes.language import agreement
 from data.scenes.world import COLOURS, SHAPES
-from eval.capabilities import adapt
+from eval.adapters import Subject
+from eval.capabilities import Scorer
 from eval.source import in_memory
 from eval.tasks.zeroshot import CLASS_TEMPLATES, SCENE_AXES, SCENE_TEMPLATES, marginal, plan
 from tests.eval import fakes
@@ -65,7 +66,8 @@ def test_marginals_by_a_slow_second_derivation() -> None:
 def test_a_class_is_the_normalised_mean_of_its_normalised_prompts() -> None:
     model = fakes.noisy()
     images, prompts = [fakes.picture(i) for i in range(3)], [["a", "b"], ["c", "d"]]
-    logits = adapt(model).classes(images, prompts)
+    (scorer,) = Subject(model).able(Scorer)
+    logits = scorer.classes(images, prompts)
     for i, image in enumerate(images):
         for c, (first, second) in enumerate(prompts):
             mean = (model.encode_text([first])[0] + model.encode_text([second])[0]) / 2
