@@ -77,7 +77,7 @@ def describe(model: nn.Module, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     name = next(name for name, (_, class_name, _) in TABLE.items() if class_name == type(model).__name__)
-    description = {"model": name, "paradigm": PARADIGMS[name], "config": asdict(model.config)}  # type: ignore[call-overload]
+    description = {"model": name, "paradigm": PARADIGMS.get(name, "prerequisite"), "config": asdict(model.config)}  # type: ignore[call-overload]
     (folder / "model.json").write_text(json.dumps(description, indent=1))
     save_tokenizer(model.tokenizer, folder)  # type: ignore[arg-type]
 

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from recipes.progress import Progress
 
-def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
-    """Weights, optimiser moments, and `progress` (any json: position of the loader, counters). Random numbers need no state:
-    every step seeds its own."""
+
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Weights, optimiser moments, and `progress`. Random numbers need no state: every step seeds its own."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     names = _names(model, optimizer)
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optim.{key}.{names[index]}": value for key, value in moments.items()}
     part = path.with_suffix(".part")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, {"progress": json.dumps(progress)})
+    about = {"progress": json.dumps(asdict(progress))}
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, about)
     with part.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put the state back in place and return `progress`. Raises ValueError when the file is not of this training."""
+def read_progress(path: Path) -> Progress:
+    """Raises ValueError when the file is no checkpoint."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            progress: dict[str, Any] = json.loads((file.metadata() or {})["progress"])
+            return Progress(**json.loads((file.metadata() or {})["progress"]))
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+        raise _foreign(path, error) from error
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put the state back in place. Raises ValueError when the file is not of this training."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
         model.load_state_dict(weights)
@@ -41,9 +51,12 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
             if moments:
                 state[index] = moments
     except (KeyError, RuntimeError, OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is not a checkpoint of this training ({error}); remove its folder or choose another OUT=") from error
+        raise _foreign(path, error) from error
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return progress
+
+
+def _foreign(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a checkpoint of this training ({error}); remove its folder or choose another OUT=")
 
 
 def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:

@@ -37,7 +37,7 @@ class Reporter:
             console=console,
             disable=self.plain,
         )
-        self.task = self.bar.add_task(folder.name, total=recipe.budget, completed=samples, status="")
+        self.task = self.bar.add_task(folder.name, total=recipe.samples, completed=samples, status="")
         self.bar.start()
         atexit.register(self.bar.stop)  # or a training that ends in an error would leave the terminal without its cursor
         self.wandb = _wandb(folder, recipe) if recipe.log.wandb != "off" else None

@@ -42,15 +42,50 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Prerequisite:
+    """A model that this one builds on: the finished run of another recipe, with the same data and the same seed. Before its
+    first step the model takes it over, `model.adopt({role: module})`, as part of its own configuration and weights: what was
+    trained loads from its own folder."""
+
+    role: str
+    """what it is to the model: image_tokenizer, language_model, ..."""
+    recipe: str
+    preset: str = ""
+    """of that recipe; the same as this one's unless given"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training with its own optimiser and schedule. Where it begins, or is resumed, `model.enter_stage(name)` sets
+    what is frozen and what `model.collate` is."""
+
+    name: str
+    optim: Optim
+    budget: int
+    """training samples to see in this stage, over all ranks"""
+    batch: int
+    """samples per step, over all ranks and micro-batches"""
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)} in stage {self.name!r}")
+
+
+@dataclass(frozen=True)
 class Recipe(Generic[Config]):
     """One training. `recipes/<model>.py` holds one for each preset, beside what the paper did."""
 
     model: Config
-    optim: Optim
-    budget: int
+    optim: Optim = Optim(lr=0.0)
+    budget: int = 0
     """training samples to see, over all ranks"""
-    batch: int
+    batch: int = 0
     """samples per step, over all ranks and micro-batches"""
+    stages: tuple[Stage, ...] = ()
+    """one after the other, each with its own optim, budget and batch instead of the three above"""
+    prerequisites: tuple[Prerequisite, ...] = ()
+    """trained first, where that has not been done yet"""
     micro_batch: int | None = None
     """samples per forward pass on each rank; smaller needs less memory and changes nothing else"""
     data: str = ".data/scenes-tiny"
@@ -59,7 +94,7 @@ class Recipe(Generic[Config]):
     """published weights to start from, such as open_clip:ViT-B-32/laion2b_s34b_b79k or hf:google/siglip-base-patch16-224; they
     bring their own architecture and tokenizer"""
     tokenizer: str = "train"
-    """"train" (a small BPE from the training captions), "open_clip", or a hub id"""
+    """"train" (a small BPE from the training captions), "open_clip", a hub id, or the role of a prerequisite to take it from"""
     vocab_size: int = 4096
     """most tokens that a trained BPE may have"""
     seed: int = 0
@@ -75,11 +110,22 @@ class Recipe(Generic[Config]):
     log: Log = field(default_factory=Log)
 
     def __post_init__(self) -> None:
-        for name in ("budget", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.stages and (self.budget or self.batch or self.optim.lr):
+            names = ", ".join(stage.name for stage in self.stages)
+            raise ValueError(f"optim, budget and batch belong to the stages here ({names}): set --stages.0.budget and so on")
+        _ = self.schedule  # a stage refuses a budget or batch below 1
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"micro_batch must be at least 1, got {self.micro_batch}")
+
+    @property
+    def schedule(self) -> tuple[Stage, ...]:
+        """The stages; of a recipe without any, its own optim, budget and batch as the only one."""
+        return self.stages or (Stage("train", self.optim, self.budget, self.batch),)
+
+    @property
+    def samples(self) -> int:
+        """Training samples that all stages together see."""
+        return sum(stage.budget for stage in self.schedule)
 
 
 AnyRecipe = Recipe[Any]

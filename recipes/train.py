@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import json
 import math
-import os
 import signal
 import sys
 import time
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,122 +31,135 @@ from data.shards import DataError, Split, find, splits
 from models.published import published
 from models.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes import checkpoint
+from recipes.folder import CHECKPOINT, claim, finished, name_of, write_cost
 from recipes.log import Reporter
-from recipes.place import Place, hardware, peak_memory_mb
-from recipes.recipe import AnyRecipe, Optim, Recipe
+from recipes.place import Place, hardware
+from recipes.progress import Progress
+from recipes.recipe import AnyRecipe, Optim, Recipe, Stage
+from recipes.stages import Needed, adopt, describe, enter, prerequisites, set_training
 from recipes.step import average_gradients, backward
-from recipes.watch import Watch
-
-CHECKPOINT = "checkpoint.safetensors"
+from recipes.watch import Signals, Watch
 
 
-def train(recipe: AnyRecipe, folder: Path, preset: str = "custom") -> int:
-    """Train into a run folder, from where it was left. Returns a process exit status: 0, or 128 + the signal that stopped it."""
+def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path | None = None) -> int:
+    """Train into a run folder, from where it was left; before that, whatever it builds on, into folders under `shared` (beside
+    `folder` unless given). Returns a process exit status: 0, or 128 + the signal that stopped it."""
     place = Place.find(recipe.device)
+    status = _train(recipe, folder, preset, shared or folder.parent, place)
+    place.close()
+    return status
+
+
+def _train(recipe: AnyRecipe, folder: Path, preset: str, shared: Path, place: Place) -> int:
     split = find(recipe.data, "train")
-    begun = _claim(folder, recipe, preset, place)
-    if _finished(folder):
-        print(f"{folder} is trained ({recipe.budget:,} samples). Another: SEED=, OUT=, or remove the folder", file=sys.stderr)
-        place.close()
+    begun = claim(folder, recipe, preset, place)
+    if finished(folder):
+        if place.rank == 0:
+            print(f"{folder} is trained ({recipe.samples:,} samples). Another: SEED=, OUT=, or remove the folder", file=sys.stderr)
         return 0
-    model = build(recipe, split, folder, place, begun=begun)
-    optimizer = adamw(model, recipe.optim, fused=place.device.type == "cuda")
+    needed = [] if begun else prerequisites(recipe, preset, shared)
+    for each in needed:
+        if place.rank == 0:
+            print(f"{folder} needs {each.folder} as its {each.role}: {each.state}", file=sys.stderr)
+        if not finished(each.folder) and (status := _train(each.recipe, each.folder, each.preset, shared, place)):
+            return status
+    for stage in recipe.schedule:
+        if stage.batch % place.world:
+            raise ValueError(f"batch {stage.batch} cannot be shared by {place.world} processes; make it a multiple of {place.world}")
     state_path = folder / CHECKPOINT
-    progress: dict[str, Any] = {"step": 0, "samples": 0, "seconds": 0.0, "flops": 0, "loader": None}
-    if state_path.exists():
-        progress = checkpoint.load(state_path, model, optimizer)
-    if recipe.batch % place.world:
-        raise ValueError(f"batch {recipe.batch} cannot be shared by {place.world} processes; make it a multiple of {place.world}")
-    if progress["loader"] and len(progress["loader"]) != place.world:
-        raise ValueError(f"{folder} was begun by {len(progress['loader'])} processes, now there are {place.world}: resume with as many")
-    loader = Loader(
-        split,
-        batch_size=recipe.batch // place.world,
-        collate=model.collate,
-        seed=recipe.seed,
-        rank=place.rank,
-        world=place.world,
-        workers=recipe.workers,
-        memory_budget=int(recipe.memory_gb * 2**30),
-        state=progress["loader"] and progress["loader"][place.rank],
-    )
-    report = Reporter(folder, recipe, step=progress["step"], samples=progress["samples"], active=place.rank == 0)
-    report.event("resume" if progress["step"] else "start", _headline(recipe, model, split, loader, place, progress), step=progress["step"])
+    left = checkpoint.read_progress(state_path) if state_path.exists() else None
+    if left and left.loader and len(left.loader) != place.world:
+        raise ValueError(f"{folder} was begun by {len(left.loader)} processes, now there are {place.world}: resume with as many")
+    progress = left or Progress()
+    model = build(recipe, split, folder, place, needed, progress, begun=begun)
+    report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=place.rank == 0)
+    report.event("resume" if progress.step else "start", _headline(recipe, model, split, place, progress), step=progress.step)
     if recipe.compile:
         model.encode = torch.compile(model.encode)
     autocast = place.autocast(recipe.precision)
-    validation = _validation_batch(recipe, model, place)
-    watch = Watch(recipe, report, progress, place)
-    stopped = _Signals()
+    stopped = Signals()
 
-    def save() -> None:
-        progress["seconds"], watch.saved = watch.seconds(), time.monotonic()
-        progress["loader"] = place.gather(loader.state())
-        if place.rank == 0:
-            checkpoint.save(state_path, model, optimizer, progress)
-            report.event("save", str(state_path), step=progress["step"])
+    for number in range(progress.stage, len(recipe.schedule)):
+        resumed = left is not None and number == left.stage
+        stage = enter(model, recipe, number, progress)
+        optimizer = adamw(model, stage.optim, fused=place.device.type == "cuda")
+        if resumed:
+            checkpoint.load(state_path, model, optimizer)
+        loader = _loader(recipe, stage, split, model, place, progress)
+        report.event("stage", describe(model, recipe, stage, progress), step=progress.step, stage=stage.name)
+        validation = _validation_batch(recipe, stage, model, place)
+        watch = Watch(recipe, stage, report, progress, place)
+        set_training(model)
+        batches = iter(loader)
+        while progress.in_stage < stage.budget and not place.any(stopped.signal is not None):
+            with watch.waiting():
+                batch = {name: rows.to(place.device, non_blocking=True) for name, rows in next(batches).items()}
+            for group in optimizer.param_groups:
+                group["lr"] = stage.optim.lr_at(progress.in_stage, stage.budget)
+            seed = (recipe.seed * 1_000_003 + progress.step) * place.world + place.rank
+            with _flop_counter() if not progress.flops else contextlib.nullcontext() as flops:
+                losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
+            if flops is not None:
+                progress.flops = flops.get_total_flops() * place.world / stage.batch
+            average_gradients(model.parameters())
+            norm = float(nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm))
+            if math.isfinite(norm):
+                optimizer.step()
+                if hasattr(model, "after_step"):
+                    model.after_step()
+            optimizer.zero_grad()
+            progress.step += 1
+            progress.samples += stage.batch
+            watch.step(losses, norm, optimizer.param_groups[0]["lr"], loader)
+            if validation and progress.in_stage // stage.batch % max(1, stage.budget // stage.batch // 10) == 0:
+                _validate(model, validation, autocast, report, progress)
+            if place.any(watch.due_to_save()):  # saving gathers from all ranks, and their clocks differ
+                _save(state_path, model, optimizer, progress, loader, watch, report, place)
+        _save(state_path, model, optimizer, progress, loader, watch, report, place)
+        if progress.in_stage < stage.budget:
+            break
 
-    model.train()
-    batches = iter(loader)
-    while progress["samples"] < recipe.budget and not place.any(stopped.signal is not None):
-        with watch.waiting():
-            batch = {name: rows.to(place.device, non_blocking=True) for name, rows in next(batches).items()}
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.optim.lr_at(progress["samples"], recipe.budget)
-        seed = (recipe.seed * 1_000_003 + progress["step"]) * place.world + place.rank
-        with _flop_counter() if not progress["flops"] else contextlib.nullcontext() as flops:
-            losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
-        if flops is not None:
-            progress["flops"] = flops.get_total_flops() * place.world / recipe.batch  # per sample
-        average_gradients(model.parameters())
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm))
-        if math.isfinite(norm):
-            optimizer.step()
-            if hasattr(model, "after_step"):
-                model.after_step()
-        optimizer.zero_grad()
-        progress["step"] += 1
-        progress["samples"] += recipe.batch
-        watch.step(losses, norm, optimizer.param_groups[0]["lr"], loader)
-        if validation and progress["step"] % max(1, recipe.budget // recipe.batch // 10) == 0:
-            _validate(model, validation, autocast, report, progress)
-        if place.any(watch.due_to_save()):  # saving gathers from all ranks, and their clocks differ
-            save()
-
-    save()
-    finished = progress["samples"] >= recipe.budget
+    stopped.release()
+    done = progress.complete(recipe)
     if place.rank == 0:
         models.save(model, folder)
-        _write_cost(folder, recipe, model, place, progress)
-        end = "done" if finished else "stopped by a signal and saved: run again to resume"
-        report.event("end", f"{folder}: {progress['samples']:,} samples in {progress['seconds']:,.0f} s, {end}", step=progress["step"])
+        write_cost(folder, recipe, model, place, progress)
+        end = "done" if done else "stopped by a signal and saved: run again to resume"
+        report.event("end", f"{folder}: {progress.samples:,} samples in {progress.seconds:,.0f} s, {end}", step=progress.step)
     report.close()
     place.wait()  # on every rank the files are there when this returns
-    place.close()
-    return 0 if finished else 128 + (stopped.signal or signal.SIGTERM)  # another rank may have got the signal
+    return 0 if done else 128 + (stopped.signal or signal.SIGTERM)  # another rank may have got the signal
 
 
 # ------------------------------------------------------------------------------------------------ what is trained
 
 
-def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place, *, begun: bool) -> Any:
-    """The model with its tokenizer, the same on every rank; the tokenizer of the run folder when training there has begun."""
-    model_class, _ = models.classes(_name(recipe))
+def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: Sequence[Needed], progress: Progress, *, begun: bool) -> Any:
+    """The model with its tokenizer and all that it takes over, the same on every rank; as the run folder describes it when
+    training there has begun."""
+    if begun:
+        return models.load(folder, str(place.device), weights=False)
+    adopted = {each.role: models.load(each.folder) for each in needed}
+    model_class, _ = models.classes(name_of(recipe))
     torch.manual_seed(recipe.seed)
     if recipe.weights:
         model = published(recipe.weights)
         if not isinstance(model, model_class):
             raise ValueError(f"{recipe.weights} is a {type(model).__name__}, and the recipe trains a {model_class.__name__}")
+        progress.sources |= {name: recipe.weights for name, _ in model.named_children()}
     else:
-        tokenizer = models.text.load_tokenizer(folder) if begun else _tokenizer(recipe, split)
+        tokenizer = _tokenizer(recipe, split, adopted)
         model = model_class(replace(recipe.model, vocab_size=tokenizer.vocab_size), tokenizer)
-    if place.rank == 0 and not begun:
+    adopt(model, needed, adopted, progress)
+    if place.rank == 0:
         models.describe(model, folder)
     place.wait()
     return model.to(place.device)
 
 
-def _tokenizer(recipe: AnyRecipe, split: Split) -> Tokenizer:
+def _tokenizer(recipe: AnyRecipe, split: Split, adopted: Mapping[str, Any]) -> Tokenizer:
+    if recipe.tokenizer in adopted:
+        return adopted[recipe.tokenizer].tokenizer
     if recipe.tokenizer == "train":
         return BPETokenizer.train(captions(split, limit=200_000), recipe.vocab_size)
     return named_tokenizer(recipe.tokenizer)
@@ -163,59 +175,54 @@ def adamw(model: nn.Module, optim: Optim, *, fused: bool = True) -> torch.optim.
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused or None)
 
 
-def _name(recipe: AnyRecipe) -> str:
-    return next(name for name, (_, _, config) in models.TABLE.items() if config == type(recipe.model).__name__)
-
-
-def _claim(folder: Path, recipe: AnyRecipe, preset: str, place: Place) -> bool:
-    """A run folder belongs to one recipe: refuse to continue it with another. Returns whether there is anything to continue."""
-    path = folder / "recipe.json"
-    wanted = json.loads(json.dumps({"name": _name(recipe), "preset": preset, **asdict(recipe)}))
-    free = ("preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")  # rounding and order
-    begun = any((folder / left).exists() for left in (CHECKPOINT, "model.safetensors"))
-    if begun:
-        found = json.loads(path.read_text())
-        differs = [key for key, value in wanted.items() if key not in free and found.get(key) != value]
-        if differs:
-            changes = "; ".join(f"{key}: {found.get(key)} there, {wanted[key]} now" for key in differs)
-            raise ValueError(f"{folder} was trained with another recipe ({changes}). Choose another OUT=, or remove it")
-    elif place.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=1))
-    place.wait()
-    return begun
-
-
 # ---------------------------------------------------------------------------------------------------- on the side
 
 
-class _Signals:
-    """Remembers SIGTERM and SIGINT until the step is over; a second one is not caught."""
+def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Any, place: Place, progress: Progress) -> Loader:
+    return Loader(
+        split,
+        batch_size=stage.batch // place.world,
+        collate=model.collate,
+        seed=recipe.seed + 1_000_003 * progress.stage,  # another order than in the stage before
+        rank=place.rank,
+        world=place.world,
+        workers=recipe.workers,
+        memory_budget=int(recipe.memory_gb * 2**30),
+        state=progress.loader[place.rank] if progress.loader else None,
+    )
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def _note(self, number: int, _: object) -> None:
-        self.signal = number
-        for known, handler in self.before.items():
-            signal.signal(known, handler)
+def _save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    loader: Loader,
+    watch: Watch,
+    report: Reporter,
+    place: Place,
+) -> None:
+    progress.seconds, watch.saved = watch.seconds(), time.monotonic()
+    progress.loader = place.gather(loader.state())
+    if place.rank == 0:
+        checkpoint.save(path, model, optimizer, progress)
+        report.event("save", str(path), step=progress.step)
 
 
-def _validation_batch(recipe: AnyRecipe, model: Any, place: Place) -> list[dict[str, torch.Tensor]]:
+def _validation_batch(recipe: AnyRecipe, stage: Stage, model: Any, place: Place) -> list[dict[str, torch.Tensor]]:
     """The first samples of the val split as batches of the training's size, so that losses compare; empty without such a split."""
     batches: list[dict[str, torch.Tensor]] = []
     if not recipe.log.validate or place.world > 1 or "val" not in splits(recipe.data):
         return batches
-    for samples in in_order(find(recipe.data, "val"), batch_size=recipe.batch, needs=("captions",)):
-        if len(samples) < recipe.batch or len(batches) * recipe.batch >= recipe.log.validate:
+    for samples in in_order(find(recipe.data, "val"), batch_size=stage.batch, needs=("captions",)):
+        if len(samples) < stage.batch or len(batches) * stage.batch >= recipe.log.validate:
             break
         batches.append(model.collate(samples))
     return batches
 
 
 @torch.no_grad()
-def _validate(model: Any, batches: list[dict[str, torch.Tensor]], autocast: Any, report: Reporter, progress: dict[str, Any]) -> None:
+def _validate(model: Any, batches: list[dict[str, torch.Tensor]], autocast: Any, report: Reporter, progress: Progress) -> None:
     model.eval()
     device = next(model.parameters()).device
     total = 0.0
@@ -223,19 +230,18 @@ def _validate(model: Any, batches: list[dict[str, torch.Tensor]], autocast: Any,
         with autocast:
             features = model.encode({name: rows.to(device) for name, rows in batch.items()})
         total += model.objective(features).total.item()
-    model.train()
+    set_training(model)
     loss = total / len(batches)
-    report.event("validate", f"validation loss {loss:.4f}", step=progress["step"], samples=progress["samples"], loss=loss)
+    report.event("validate", f"validation loss {loss:.4f}", step=progress.step, samples=progress.samples, loss=loss)
 
 
-def _headline(recipe: AnyRecipe, model: nn.Module, split: Split, loader: Loader, place: Place, progress: dict[str, Any]) -> str:
-    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    origin = f"starting from {recipe.weights}" if recipe.weights else "from scratch"
-    size = f"{loader.samples:,} samples" if loader.samples else "samples not counted yet"
-    action = f"resumes at {progress['samples']:,} of" if progress["step"] else "will see"
+def _headline(recipe: AnyRecipe, model: nn.Module, split: Split, place: Place, progress: Progress) -> str:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    action = f"resumes at {progress.samples:,} of" if progress.step else "will see"
+    size = f"{split.samples:,} samples" if split.samples else "samples not counted yet"
     return (
-        f"{type(model).__name__}, {parameters / 1e6:.1f} M parameters, all trained {origin}, {action} {recipe.budget:,} samples of "
-        f"{split.name}/{split.split} ({size}) in batches of {recipe.batch} on {place.world} x {hardware(place.device)}"
+        f"{type(model).__name__}, {parameters / 1e6:.1f} M parameters, {action} {recipe.samples:,} samples of "
+        f"{split.name}/{split.split} ({size}) on {place.world} x {hardware(place.device)}"
     )
 
 
@@ -247,39 +253,18 @@ def _flop_counter() -> FlopCounterMode:
     return counter
 
 
-def _finished(folder: Path) -> bool:
-    path = folder / "cost.json"
-    return path.exists() and json.loads(path.read_text())["finished"]
-
-
-def _write_cost(folder: Path, recipe: AnyRecipe, model: nn.Module, place: Place, progress: dict[str, Any]) -> None:
-    cost = {
-        "samples_seen": progress["samples"],
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "total_parameters": sum(p.numel() for p in model.parameters()),
-        "train_seconds": progress["seconds"],
-        "train_flops": progress["flops"] * progress["samples"],
-        "peak_memory_mb": peak_memory_mb(),
-        "hardware": f"{place.world} x {hardware(place.device)}",
-        "threads": torch.get_num_threads(),
-        "finished": progress["samples"] >= recipe.budget,
-    }
-    part = folder / "cost.json.part"
-    part.write_text(json.dumps(cost, indent=1))
-    os.replace(part, folder / "cost.json")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a model. Any field of its recipe is an option: --optim.lr 1e-3", add_help=False)
     parser.add_argument("model", choices=tuple(models.TABLE))
     parser.add_argument("preset", choices=("tiny", "small", "paper"))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shared", type=Path, help="where runs are found or put that this one builds on; beside --out unless given")
     args, rest = parser.parse_known_args()
     default: AnyRecipe = importlib.import_module(f"recipes.{args.model}").PRESETS[args.preset]
     kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # so that tyro shows the fields of this model's configuration
     recipe = tyro.cli(kind, default=default, args=rest, prog=f"recipes.train {args.model} {args.preset}")
     try:
-        sys.exit(train(recipe, args.out, args.preset))
+        sys.exit(train(recipe, args.out, args.preset, args.shared))
     except (DataError, OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 

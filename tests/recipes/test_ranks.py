@@ -79,11 +79,11 @@ def _rank(rank: int, recipe: AnyRecipe, folder: Path, ports: list[int]) -> None:
 
     def step(self: Watch, *args: object) -> None:
         real(self, *args)  # type: ignore[arg-type]
-        if rank == 1 and self.progress["step"] == 6:  # the scheduler may tell one rank only
+        if rank == 1 and self.progress.step == 6:  # the scheduler may tell one rank only
             os.kill(os.getpid(), signal.SIGTERM)
 
     Watch.step = step  # type: ignore[method-assign]
-    Watch.due_to_save = lambda self: rank == self.progress["step"] % 3  # type: ignore[method-assign]  # clocks differ
+    Watch.due_to_save = lambda self: rank == self.progress.step % 3  # type: ignore[method-assign]  # clocks differ
     status = run("stopped")
     assert status == 128 + signal.SIGTERM
     assert json.loads((folder / "stopped" / "cost.json").read_text())["samples_seen"] == 6 * 16

@@ -74,9 +74,9 @@ def killed_and_resumed(recipe: AnyRecipe, folder: Path, monkeypatch: pytest.Monk
     from recipes import watch
 
     def due(self: Any) -> bool:
-        if self.progress["step"] == 8:
+        if self.progress.step == 8:
             raise Killed
-        return bool(self.progress["step"] == 5)
+        return bool(self.progress.step == 5)
 
     monkeypatch.setattr(watch.Watch, "due_to_save", due)
     with pytest.raises(Killed):
@@ -129,7 +129,7 @@ def test_sigterm_saves_and_says_so(recipe: AnyRecipe, tmp_path: Path, monkeypatc
 
     def step(self: Any, *args: Any) -> None:
         real(self, *args)
-        if self.progress["step"] == 4:
+        if self.progress.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(watch.Watch, "step", step)
