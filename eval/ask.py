@@ -165,7 +165,8 @@ def _summary(measure: Measure, records: Sequence[Record], resample: bool) -> Jso
     if not any(counts.values()):
         return {"value": None, "status": "not run", "note": "none of the samples asked has one"}
     found = estimate(list(totals.values()), list(counts.values()), resample=resample)
-    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n, "note": measure.note}
+    cell = {"value": found.value, "low": found.low, "high": found.high, "n": found.n, "note": measure.note}
+    return cell | {"weight": measure.weight} if measure.weight else cell
 
 
 def _rows(task: Task, variant: Variant, adapter: Any) -> list[int]:
