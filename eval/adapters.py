@@ -174,7 +174,7 @@ class PairScorer:
         self.prepare((), ())
 
     def prepare(self, images: Images, texts: Texts) -> None:
-        self._images = list(images)  # held, so that their ids stay unique
+        self._images = list({id(image): image for image in images}.values())  # held, so that their ids stay unique
         self._rows = {id(image): row for row, image in enumerate(self._images)}
         self._columns = {text: column for column, text in enumerate(dict.fromkeys(texts))}
         self._known = np.empty((0, 0), np.float32)
@@ -185,10 +185,13 @@ class PairScorer:
         if not self._known.size:  # only now: pairs need no table
             self._known = np.full((len(self._rows), len(self._columns)), np.nan, np.float32)
         rows, columns = [self._rows[id(image)] for image in images], [self._columns[text] for text in texts]
-        missing = np.argwhere(np.isnan(self._known[np.ix_(rows, columns)]))
-        found = self.pairs([images[i] for i, _ in missing], [texts[j] for _, j in missing])
-        for (i, j), value in zip(missing, found, strict=True):
-            self._known[rows[i], columns[j]] = value
+        own, names = np.unique(rows), list(self._columns)  # a blank picture stands for many
+        asked = np.unique(columns)
+        missing = np.argwhere(np.isnan(self._known[np.ix_(own, asked)]))
+        pairs = [(own[i], asked[j]) for i, j in missing]
+        found = self.pairs([self._images[i] for i, _ in pairs], [names[j] for _, j in pairs])
+        for place, value in zip(pairs, found, strict=True):
+            self._known[place] = value
         return self._known[np.ix_(rows, columns)]
 
     def pairs(self, images: Images, texts: Texts) -> np.ndarray:

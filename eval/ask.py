@@ -27,6 +27,7 @@ CONTROL_SAMPLES = 500  # controls need no narrow interval
 ORACLE_SAMPLES = 100  # reads captions in Python
 PAIRS = 100_000  # in a gallery, what a scorer that looks at every pair is asked at most
 ORACLE_PAIRS = 250_000
+UNKNOWN = "the whole truth is known for the embedded data set only"
 FEWEST = 30  # samples; below, an interval says nothing
 
 
@@ -69,7 +70,7 @@ def variants(model: Any, fresh: Any, source: Source, weights: str, batch_size: i
             primary_only=True,
         )
         if has_truth(samples)
-        else Variant(name="oracle", subject=None, identity="", why_not="the whole truth is known for the embedded data set only"),
+        else Variant(name="oracle", subject=None, identity="", why_not=UNKNOWN, primary_only=True),
     ]
 
 

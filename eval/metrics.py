@@ -48,7 +48,7 @@ def estimate(
         return Estimate(value, float(exact.low), float(exact.high), n)
     draws = _draws(n)
     low, high = np.percentile(draws @ right.astype(np.float32) / (draws @ weight.astype(np.float32)), (2.5, 97.5))
-    return Estimate(value, float(low), float(high), n)
+    return Estimate(value, min(float(low), value), max(float(high), value), n)  # draws are float32, the value is not
 
 
 def estimate_whole(

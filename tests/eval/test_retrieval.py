@@ -68,11 +68,14 @@ def test_galleries_of_500_and_of_all() -> None:
     assert [task.measures[0].name for task in tasks] == ["i2t R@1 (500)", "i2t R@1 (510)"]
 
 
-def test_pairwise_scores_are_asked_once_and_not_for_the_full_gallery(tmp_path: Path) -> None:
+def test_a_pairwise_scorer_is_asked_as_often_as_is_affordable_and_about_no_pair_twice(tmp_path: Path) -> None:
     samples = [replace(sample, foils=()) for sample in fakes.captioned(502, captions=1)]
     model = fakes.Pairs(lambda number, text: float(text.endswith(f" {number}")))
     result = fakes.run(model, {"test": samples}, tmp_path, fresh=fakes.constant())
     assert fakes.value(result, "retrieval", "i2t R@1 (500)") == 1
     assert fakes.cell(result, "retrieval", "i2t R@1 (500)")["adapter"] == "pairwise score"
-    assert fakes.cell(result, "retrieval", "i2t R@1 (502)")["status"] == "not run"
-    assert model.asked <= 2 * 500 * 500 + 12 * 500  # once for the model, once with shuffled images, and the showcase
+    assert fakes.cell(result, "retrieval", "i2t R@1 (500)")["n"] == 100_000 // 500
+    # For two galleries: pictures and captions as queries, by the model, with shuffled images, and (one picture) blank ones.
+    assert model.asked <= 2 * (2 * 2 * 100_000 + 2 * 502) + 24 * 502
+    large = fakes.run(model, {"test": fakes.captioned(502, captions=8)}, tmp_path / "large", fresh=fakes.constant(), tasks=["retrieval"])
+    assert fakes.cell(large, "retrieval", "i2t R@1 (500)")["status"] == "not run"

@@ -123,7 +123,8 @@ def test_every_cell_has_its_control_cells_and_a_number_or_a_reason(tmp_path: Pat
         else:
             assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 1 + 1e-12
             assert cell["n"] > 0
-    assert all(variants == {"model", "untrained", "shuffled images", "chance", "oracle"} for variants in by_key.values())
+    controls = {"model", "untrained", "shuffled images", "blank images", "chance", "oracle"}
+    assert all(variants == (controls if split == "test" else {"model", "chance"}) for (_, split, _), variants in by_key.items())
     assert {split for _, split, _ in by_key} == {"test", "heldout"}
     assert json.loads((tmp_path / "fakes" / "eval.json").read_text()) == result
     assert set(json.loads((tmp_path / "fakes" / "prompts.json").read_text())) == set(result["prompts"])
