@@ -30,6 +30,7 @@ PARADIGMS = {
 TABLE = {
     "clip": ("models.clip", "CLIP", "CLIPConfig"),
     "siglip": ("models.siglip", "SigLIP", "SigLIPConfig"),
+    "coca": ("models.coca", "CoCa", "CoCaConfig"),
 }
 
 

@@ -1,0 +1,3 @@
+from models.coca.model import CoCa, CoCaConfig
+
+__all__ = ["CoCa", "CoCaConfig"]

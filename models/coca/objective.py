@@ -1,0 +1,46 @@
+"""CoCa's objective: CLIP's contrast of all pairs plus the likelihood of every caption (equations 2 to 4 of the paper)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.clip.objective import clip_loss
+from models.layers import Losses, gather
+
+
+def coca_loss(features: dict[str, Tensor], scale: Tensor, *, contrastive: float, captioning: float, vocab_size: int) -> Losses:
+    """`contrastive` and `captioning` are the terms' weights; a term of weight 0 needs no features and is left out.
+
+    features: "image" and "text", L2-normalised `[b, D]`; "nll" and "tokens", `[b]`, as `caption_nll` gives them.
+    scale: exp of the learned log temperature's inverse.
+    """
+    total = scale.new_zeros(())
+    terms: dict[str, Tensor] = {}
+    chance: dict[str, float] = {}
+    if contrastive:
+        pairs = clip_loss(features["image"], features["text"], scale)
+        total, terms, chance = total + contrastive * pairs.total, pairs.terms, pairs.chance
+    if captioning:
+        caption = caption_loss(features["nll"], features["tokens"])
+        total, terms, chance = total + captioning * caption, terms | {"caption": caption}, chance | {"caption": math.log(vocab_size)}
+    return Losses(total, terms, chance)
+
+
+def caption_loss(nll: Tensor, tokens: Tensor) -> Tensor:
+    """Mean over every token of the batch of all ranks; its mean over ranks is that, whatever their captions' lengths."""
+    everywhere = gather(tokens)
+    return nll.sum() * (len(everywhere) / len(tokens)) / everywhere.sum()
+
+
+def caption_nll(logits: Tensor, ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """-log p of each text in nats, summed over its tokens `[B]`, and how many those are `[B]`; the end token is one of them.
+
+    logits `[B, T - 1, V]` predict `ids[:, 1:]`; `real` `[B, T]` is false at padding, which does not count.
+    """
+    counted = real[:, 1:]
+    each = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none").view_as(counted)
+    return torch.where(counted, each, 0.0).sum(dim=1), counted.sum(dim=1)
