@@ -105,9 +105,9 @@ def enter(model: Any, recipe: AnyRecipe, number: int, progress: Progress) -> Sta
 
 
 def set_training(model: nn.Module) -> None:
-    """Training mode, except for modules that are wholly frozen: neither dropout nor running statistics may move there."""
+    """Training mode, except for whatever is wholly frozen: no dropout there, and running statistics stay."""
     model.train()
-    for module in model.children():
+    for module in model.modules():
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()

@@ -61,7 +61,9 @@ def _train(recipe: AnyRecipe, folder: Path, preset: str, shared: Path, place: Pl
     for each in needed:
         if place.rank == 0:
             print(f"{folder} needs {each.folder} as its {each.role}: {each.state}", file=sys.stderr)
-        if not finished(each.folder) and (status := _train(each.recipe, each.folder, each.preset, shared, place)):
+        if finished(each.folder):
+            claim(each.folder, each.recipe, each.preset, place)
+        elif status := _train(each.recipe, each.folder, each.preset, shared, place):
             return status
     for stage in recipe.schedule:
         if stage.batch % place.world:
@@ -79,11 +81,11 @@ def _train(recipe: AnyRecipe, folder: Path, preset: str, shared: Path, place: Pl
     autocast = place.autocast(recipe.precision)
     stopped = Signals()
 
-    for number in range(progress.stage, len(recipe.schedule)):
-        resumed = left is not None and number == left.stage
+    first = progress.stage
+    for number in range(first, len(recipe.schedule)):
         stage = enter(model, recipe, number, progress)
         optimizer = adamw(model, stage.optim, fused=place.device.type == "cuda")
-        if resumed:
+        if left and number == first:
             checkpoint.load(state_path, model, optimizer)
         loader = _loader(recipe, stage, split, model, place, progress)
         report.event("stage", describe(model, recipe, stage, progress), step=progress.step, stage=stage.name)
@@ -105,8 +107,8 @@ def _train(recipe: AnyRecipe, folder: Path, preset: str, shared: Path, place: Pl
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm))
             if math.isfinite(norm):
                 optimizer.step()
-                if hasattr(model, "after_step"):
-                    model.after_step()
+                if hasattr(model, "after_step") and (complaint := model.after_step()):
+                    report.event("warning", complaint, step=progress.step)
             optimizer.zero_grad()
             progress.step += 1
             progress.samples += stage.batch
@@ -149,7 +151,8 @@ def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: S
         progress.sources |= {name: recipe.weights for name, _ in model.named_children()}
     else:
         tokenizer = _tokenizer(recipe, split, adopted)
-        model = model_class(replace(recipe.model, vocab_size=tokenizer.vocab_size), tokenizer)
+        words = {"vocab_size": tokenizer.vocab_size} if hasattr(recipe.model, "vocab_size") else {}  # an image tokenizer has none
+        model = model_class(replace(recipe.model, **words), tokenizer)
     adopt(model, needed, adopted, progress)
     if place.rank == 0:
         models.describe(model, folder)

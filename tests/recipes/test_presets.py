@@ -17,22 +17,26 @@ from tests.recipes.test_train import steps
 @pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
 @pytest.mark.parametrize("name", models.TABLE)
 def test_schedules_warm_up_and_end_at_zero(name: str, preset: str) -> None:
-    recipe = importlib.import_module(f"recipes.{name}").PRESETS[preset]
-    optim = recipe.optim
-    assert 0 < optim.lr_at(0, recipe.budget) < optim.lr_at(optim.warmup // 2, recipe.budget) < optim.lr
-    assert optim.lr_at(optim.warmup, recipe.budget) == pytest.approx(optim.lr)
-    assert optim.lr_at(recipe.budget, recipe.budget) == pytest.approx(0, abs=1e-9)
+    for stage in importlib.import_module(f"recipes.{name}").PRESETS[preset].schedule:
+        optim = stage.optim
+        assert 0 < optim.lr_at(0, stage.budget) < optim.lr_at(optim.warmup // 2, stage.budget) < optim.lr
+        assert optim.lr_at(optim.warmup, stage.budget) == pytest.approx(optim.lr)
+        assert optim.lr_at(stage.budget, stage.budget) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", models.TABLE)
 def test_small_takes_a_step_in_micro_batches(name: str, scenes: Path, tmp_path: Path) -> None:
     small: AnyRecipe = importlib.import_module(f"recipes.{name}").PRESETS["small"]
-    once = replace(small, data=str(scenes), batch=16, budget=16, micro_batch=8, workers=0, device="cpu", log=Log(every=1, validate=0))
+    short = (
+        {"stages": tuple(replace(stage, batch=16, budget=16) for stage in small.stages)} if small.stages else {"batch": 16, "budget": 16}
+    )
+    once = replace(small, **short, prerequisites=(), data=str(scenes), micro_batch=8, workers=0, device="cpu", log=Log(every=1, validate=0))
     assert train(once, tmp_path / "run") == 0
-    (step,) = steps(tmp_path / "run")
-    assert 0 < step["grad_norm"] < float("inf")
-    assert models.load(tmp_path / "run").encode_text(["a red star"]).isfinite().all()
+    logged = steps(tmp_path / "run")
+    assert len(logged) == len(small.schedule)
+    assert all(0 < step["grad_norm"] < float("inf") for step in logged)
+    assert all(parameter.isfinite().all() for parameter in models.load(tmp_path / "run").parameters())
 
 
 def test_bf16_learns_about_as_fp32_does(recipe: AnyRecipe, tmp_path: Path) -> None:
