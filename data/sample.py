@@ -8,7 +8,7 @@ and are read as they are: their json holds the caption under "caption" and colum
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +17,15 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about one image with its answer; `kind` groups questions in reports ("count", "relation", ...)."""
+    """A question about one image with its answer; `kind` groups questions in reports ("count", "relation", ...).
+
+    Where several people were asked, `answers` holds what each of them said, and `answer` what most of them did.
+    """
 
     question: str
     answer: str
     kind: str = "open"
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +60,11 @@ class Sample:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-Texts = TypeVar("Texts", Question, Foil)
-
-
 def to_record(sample: Sample) -> dict[str, Any]:
     """The json member of a sample: every field that is set, except key and image."""
     fields = {name: getattr(sample, name) for name in ("captions", "label", "questions", "foils", "objects", "extra")}
     return {
-        name: [asdict(item) if not isinstance(item, str) else item for item in value] if isinstance(value, tuple) else value
+        name: [_fields(item) if not isinstance(item, str) else item for item in value] if isinstance(value, tuple) else value
         for name, value in fields.items()
         if value
     }
@@ -86,11 +87,21 @@ def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str,
         image=image,
         captions=tuple(_sound(caption) for caption in _list("captions", captions) if _text("caption", caption).strip()),
         label=str(label) if isinstance(label, int) else None if label is None else _text("label", label),
-        questions=tuple(_texts(Question(**item)) for item in _list("questions", known.pop("questions", []))),
-        foils=tuple(_texts(Foil(**item)) for item in _list("foils", known.pop("foils", []))),
+        questions=tuple(_question(item) for item in _list("questions", known.pop("questions", []))),
+        foils=tuple(Foil(**_texts(item)) for item in _list("foils", known.pop("foils", []))),
         objects=tuple(_object(item) for item in _list("objects", known.pop("objects", []))),
         extra=known.pop("extra", {}) | known,
     )
+
+
+def _fields(item: Question | Foil | Object) -> dict[str, Any]:
+    return {name: value for name, value in asdict(item).items() if value != ()}
+
+
+def _question(item: Any) -> Question:
+    fields = dict(item)
+    answers = tuple(_text("answer", answer) for answer in _list("answers", fields.pop("answers", [])))
+    return Question(**_texts(fields), answers=answers)
 
 
 def _object(item: Any) -> Object:
@@ -110,10 +121,8 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def _texts(item: Texts) -> Texts:
-    for name in item.__slots__:
-        _text(name, getattr(item, name))
-    return item
+def _texts(fields: Any) -> dict[str, str]:
+    return {name: _text(name, value) for name, value in dict(fields).items()}
 
 
 def _sound(caption: str) -> str:
