@@ -40,7 +40,7 @@ all: train-clip eval-clip train-siglip eval-siglip compare ## train, evaluate an
 
 data: $(READY) ## write the embedded data set of the preset
 ifeq ($(DATA),$(SCENES))
-	@test -f $(SCENES)/style/index.json || $(PY) -m data.scenes.build --preset $(SCENES:.data/scenes-%=%) --out $(SCENES)
+	@test -f $(SCENES)/pairs/index.json || $(PY) -m data.scenes.build --preset $(SCENES:.data/scenes-%=%) --out $(SCENES)
 endif
 
 import: $(READY) ## bring your own data: ARGS="coco|folder|table ... --help"

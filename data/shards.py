@@ -30,7 +30,7 @@ TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 REMOTE = ("http://", "https://", "gs://", "hf://")
 WRITE_IT = "Write it with `make data PRESET=tiny|small` (the embedded sets) or `make import`"
 NO_FOLDER = f"no data at {{}}. {WRITE_IT}, or give another DATA"
-USUAL_ORDER = ("train", "val", "test", "heldout", "style")
+USUAL_ORDER = ("train", "val", "test", "heldout", "style", "pairs")
 
 
 class DataError(Exception):

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import permutations
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,24 +26,46 @@ from rich.progress import track
 from data.sample import Object, Sample
 from data.scenes.draw import box, draw
 from data.scenes.language import captions, foils, match_question, questions
-from data.scenes.world import PRESETS, Preset, position, relation, sample_scene
+from data.scenes.pairs import KINDS, sample_pair
+from data.scenes.world import PRESETS, Preset, Scene, position, relation, sample_scene
 from data.shards import write_index, write_shard
 
 SAMPLES_PER_SHARD = 1000
 
 
 def make_sample(preset: Preset, split: str, index: int, seed: int = 0) -> Sample:
-    """Sample `index` of a split: picture, five captions, questions, foils, and the whole truth about its objects."""
+    """Sample `index` of a split: picture, five captions, questions, foils, and the whole truth about its objects.
+
+    In the split "pairs" samples 2n and 2n + 1 are partners, with one caption each.
+    """
+    if split == "pairs":
+        return _partner(preset, index, seed)
     rng = Random(f"scenes/{seed}/{split}/{index}")
     scene = sample_scene(preset, split, rng)
-    things = scene.things
     references, asked, negatives = captions(scene, rng), questions(scene, rng), foils(scene, rng)
-    return Sample(
-        key=f"{index:08d}",
-        image=draw(scene),
+    return replace(
+        told(scene, index),
         captions=tuple(references),
         questions=(*asked, *match_question(negatives, rng)),
         foils=tuple(negatives),
+    )
+
+
+def _partner(preset: Preset, index: int, seed: int) -> Sample:
+    """extra["pair"] is the partner's key, extra["kind"] what the two have exchanged."""
+    number, which = divmod(index, 2)
+    kind = KINDS[number % len(KINDS)]
+    scene, caption = sample_pair(preset, kind, Random(f"scenes/{seed}/pairs/{number}"))[which]
+    sample = told(scene, index)
+    return replace(sample, captions=(caption,), extra=sample.extra | {"pair": f"{index ^ 1:08d}", "kind": kind})
+
+
+def told(scene: Scene, index: int) -> Sample:
+    """A scene's picture and the truth about it."""
+    things = scene.things
+    return Sample(
+        key=f"{index:08d}",
+        image=draw(scene),
         objects=tuple(
             Object(t.shape, box(t), {"colour": t.colour, "size": t.size, "fill": t.fill, "place": position(t.x, t.y, scene.pixels)})
             for t in things

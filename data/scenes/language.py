@@ -43,7 +43,7 @@ VOCABULARY = {"size": SIZES, "fill": FILLS, "colour": COLOURS, "shape": SHAPES}
 def captions(scene: Scene, rng: Random) -> list[str]:
     """Five references of one picture. The first is canonical: every object, every attribute, from left to right."""
     ordered = sorted(scene.things, key=lambda thing: (thing.x, thing.y))
-    canonical = _list_of(ordered, ATTRIBUTES)
+    canonical = listed(ordered, ATTRIBUTES)
     makers: list[Callable[[], str | None]] = [
         lambda: _opening(rng) + _described(ordered, rng),
         lambda: _opening(rng) + _described(ordered, rng),
@@ -67,9 +67,16 @@ def noun_phrase(thing: Thing, detail: Sequence[str]) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _list_of(things: Sequence[Thing], detail: Sequence[str]) -> str:
+def listed(things: Sequence[Thing], detail: Sequence[str]) -> str:
     *front, last = (noun_phrase(thing, detail) for thing in things)
     return f"{', '.join(front)} and {last}" if front else last
+
+
+def related(a: Thing, name: str, b: Thing, things: Sequence[Thing], detail: Sequence[str]) -> str:
+    """'a red star above a blue circle', and the rest of the picture's objects after it: ', with a green moon'."""
+    rest = [thing for thing in things if thing not in (a, b)]
+    tail = f", with {listed(rest, detail)}" if rest else ""
+    return f"{noun_phrase(a, detail)} {RELATION_PHRASE[name]} {noun_phrase(b, detail)}{tail}"
 
 
 def _counted(things: Sequence[Thing], rng: Random) -> str:
@@ -83,16 +90,9 @@ def _described(things: Sequence[Thing], rng: Random) -> str:
     detail = _detail(rng)
     pairs = [(a, b) for a, b in permutations(things, 2) if relation(a, b)]
     if not pairs or rng.random() < 0.25:
-        return _list_of(_shuffled(things, rng), detail)
+        return listed(_shuffled(things, rng), detail)
     a, b = rng.choice(pairs)
-    rest = [thing for thing in things if thing not in (a, b)]
-    tail = f", with {_list_of(rest, detail)}" if rest else ""
-    return _relation_text(a, b, detail) + tail
-
-
-def _relation_text(a: Thing, b: Thing, detail: Sequence[str], named: str | None = None) -> str:
-    phrase = RELATION_PHRASE[named or relation(a, b) or ""]
-    return f"{noun_phrase(a, detail)} {phrase} {noun_phrase(b, detail)}"
+    return related(a, relation(a, b) or "", b, things, detail)
 
 
 def _placed(scene: Scene, detail: Sequence[str]) -> str | None:
@@ -240,7 +240,7 @@ def _foil(things: Sequence[Thing], wrong: Sequence[Thing], detail: Sequence[str]
         return None  # the other caption would be just as true
     if _has_held_out(wrong) and not _has_held_out(things):
         return None
-    return Foil(_list_of(things, detail), _list_of(wrong, detail), kind)
+    return Foil(listed(things, detail), listed(wrong, detail), kind)
 
 
 def _has_held_out(things: Sequence[Thing]) -> bool:
@@ -255,12 +255,10 @@ def _swapped_relation(scene: Scene, rng: Random) -> list[Foil]:
     a, b = rng.choice(pairs)
     true = relation(a, b) or ""
     detail = ("colour", "shape")
-    rest = [thing for thing in scene.things if thing not in (a, b)]
-    tail = f", with {_list_of(rest, detail)}" if rest else ""
-    caption = _relation_text(a, b, detail) + tail
+    caption = related(a, true, b, scene.things, detail)
     return [
-        Foil(caption, _relation_text(b, a, detail, true) + tail, "swap_relation"),
-        Foil(caption, _relation_text(a, b, detail, OPPOSITE[true]) + tail, "replace_relation"),
+        Foil(caption, related(b, true, a, scene.things, detail), "swap_relation"),
+        Foil(caption, related(a, OPPOSITE[true], b, scene.things, detail), "replace_relation"),
     ]
 
 

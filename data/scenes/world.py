@@ -7,6 +7,7 @@ on how many workers drew its neighbours. Python's generator is used rather than 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from random import Random
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "moon", "arrow")
@@ -68,13 +69,13 @@ PRESETS = {
         pixels=64,
         counts=(3, 3, 2),
         radii={"small": (8, 9), "large": (13, 14, 15)},
-        samples={"train": 20_000, "val": 2_000, "test": 2_000, "heldout": 2_000, "style": 2_000},
+        samples={"train": 20_000, "val": 2_000, "test": 2_000, "heldout": 2_000, "style": 2_000, "pairs": 800},
     ),
     "small": Preset(
         pixels=128,
         counts=(2, 3, 3, 2, 2),
         radii={"small": (11, 12, 13), "large": (20, 22, 24)},
-        samples={"train": 200_000, "val": 5_000, "test": 5_000, "heldout": 5_000, "style": 5_000},
+        samples={"train": 200_000, "val": 5_000, "test": 5_000, "heldout": 5_000, "style": 5_000, "pairs": 2_000},
     ),
 }
 
@@ -85,8 +86,9 @@ def sample_scene(preset: Preset, split: str, rng: Random) -> Scene:
     things: list[Thing] = []
     attempts = 0
     while len(things) < count:
-        thing = _sample_thing(preset, want_held_out=split == "heldout" and not things, rng=rng)
-        taken = any((thing.colour, thing.shape) == (other.colour, other.shape) or _touch(thing, other) for other in things)
+        colour, shape = _colour_and_shape(split == "heldout" and not things, rng)
+        thing = sample_thing(preset, rng, colour=colour, shape=shape)
+        taken = any((thing.colour, thing.shape) == (other.colour, other.shape) or touch(thing, other) for other in things)
         if not taken:
             things.append(thing)
         attempts += 1
@@ -101,6 +103,13 @@ def sample_scene(preset: Preset, split: str, rng: Random) -> Scene:
         shifted=split == "style",
         texture_seed=rng.getrandbits(31),
     )
+
+
+def fits(things: tuple[Thing, ...], pixels: int) -> bool:
+    """Whether these objects can be in one picture: inside it, apart, no two of one colour and shape."""
+    inside = all(thing.radius < at < pixels - thing.radius - 1 for thing in things for at in (thing.x, thing.y))
+    apart = not any(touch(a, b) for a, b in combinations(things, 2))
+    return inside and apart and len({(thing.colour, thing.shape) for thing in things}) == len(things)
 
 
 def relation(a: Thing, b: Thing) -> str | None:
@@ -123,19 +132,16 @@ def position(x: float, y: float, pixels: int) -> str:
     return " ".join(word for word in (vertical, horizontal) if word) or "middle"
 
 
-def _sample_thing(preset: Preset, *, want_held_out: bool, rng: Random) -> Thing:
-    while True:
-        colour, shape = rng.choice(COLOURS), rng.choice(SHAPES)
-        if ((colour, shape) in HELD_OUT) == want_held_out:
-            break
-    size = rng.choice(SIZES)
+def sample_thing(preset: Preset, rng: Random, *, colour: str, shape: str, size: str | None = None, fill: str | None = None) -> Thing:
+    """An object somewhere in the picture; what is not given is drawn at random."""
+    size = size or rng.choice(SIZES)
     radius = rng.choice(preset.radii[size])
     margin = radius + 1
     return Thing(
         shape=shape,
         colour=colour,
         size=size,
-        fill=rng.choice(FILLS),
+        fill=fill or rng.choice(FILLS),
         x=rng.randrange(margin, preset.pixels - margin),
         y=rng.randrange(margin, preset.pixels - margin),
         radius=radius,
@@ -143,6 +149,13 @@ def _sample_thing(preset: Preset, *, want_held_out: bool, rng: Random) -> Thing:
     )
 
 
-def _touch(a: Thing, b: Thing) -> bool:
+def touch(a: Thing, b: Thing) -> bool:
     gap = a.radius + b.radius + 1
     return (a.x - b.x) ** 2 + (a.y - b.y) ** 2 < gap * gap
+
+
+def _colour_and_shape(held_out: bool, rng: Random) -> tuple[str, str]:
+    while True:
+        pair = rng.choice(COLOURS), rng.choice(SHAPES)
+        if (pair in HELD_OUT) == held_out:
+            return pair
