@@ -30,7 +30,10 @@ PARADIGMS = {
 TABLE = {
     "clip": ("models.clip", "CLIP", "CLIPConfig"),
     "siglip": ("models.siglip", "SigLIP", "SigLIPConfig"),
+    "vq": ("models.vq", "VQ", "VQConfig"),  # CM3leon's and FLAVA's image tokens
+    "cm3leon": ("models.cm3leon", "CM3leon", "CM3leonConfig"),
     "coca": ("models.coca", "CoCa", "CoCaConfig"),
+    "lm": ("models.lm", "LM", "LMConfig"),
 }
 
 

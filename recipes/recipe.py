@@ -94,7 +94,8 @@ class Recipe(Generic[Config]):
     """published weights to start from, such as open_clip:ViT-B-32/laion2b_s34b_b79k or hf:google/siglip-base-patch16-224; they
     bring their own architecture and tokenizer"""
     tokenizer: str = "train"
-    """"train" (a small BPE from the training captions), "open_clip", a hub id, or the role of a prerequisite to take it from"""
+    """"train" (a small BPE from the training captions), "train+questions" (from questions and answers, too), "open_clip", a hub
+    id, or the role of a prerequisite to take it from"""
     vocab_size: int = 4096
     """most tokens that a trained BPE may have"""
     seed: int = 0

@@ -25,9 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 import models.text
-from data.captions import captions
 from data.loader import Loader, in_order
 from data.shards import DataError, Split, find, splits
+from data.texts import texts
 from models.published import published
 from models.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes import checkpoint
@@ -163,8 +163,8 @@ def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: S
 def _tokenizer(recipe: AnyRecipe, split: Split, adopted: Mapping[str, Any]) -> Tokenizer:
     if recipe.tokenizer in adopted:
         return adopted[recipe.tokenizer].tokenizer
-    if recipe.tokenizer == "train":
-        return BPETokenizer.train(captions(split, limit=200_000), recipe.vocab_size)
+    if recipe.tokenizer.startswith("train"):
+        return BPETokenizer.train(texts(split, limit=200_000, questions=recipe.tokenizer == "train+questions"), recipe.vocab_size)
     return named_tokenizer(recipe.tokenizer)
 
 

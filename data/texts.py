@@ -1,0 +1,30 @@
+"""The texts of a split without decoding its pictures: what tokenizers are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from data.decode import Tally, Unusable, describe, read_shard
+from data.shards import Split
+
+_NO_IMAGE = np.empty((0, 0, 3), np.uint8)
+
+
+def texts(split: Split, limit: int | None = None, *, questions: bool = False) -> Iterator[str]:
+    """Captions, and on request questions with their answers, in shard order, of at most `limit` samples. Samples that cannot be
+    read are passed over: the loader counts them."""
+    seen = 0
+    for url in split.urls:
+        for members in read_shard(url, Tally()):
+            if seen == limit:
+                return
+            seen += 1
+            try:
+                sample = describe(members, _NO_IMAGE)
+            except Unusable:
+                continue
+            yield from sample.captions
+            if questions:
+                yield from (f"{each.question} {each.answer}" for each in sample.questions)

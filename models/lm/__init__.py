@@ -1,0 +1,3 @@
+from models.lm.model import LM, LMConfig
+
+__all__ = ["LM", "LMConfig"]

@@ -1,0 +1,96 @@
+"""A small causal language model that knows words, questions and patterns, and has never seen a picture.
+
+It plays the part of the pretrained language models (OPT, Vicuna, GPT-2) that Frozen, BLIP-2, MiniGPT-4, MAGIC and ASIF start
+from, where nothing may be downloaded: a Llama of transformers, trained on nothing but the texts of the training split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.sample import Sample
+from models.backbones import Continuation, LanguageConfig, language_model, token_nll
+from models.generate import GREEDY, Decoding, generate, not_text
+from models.layers import Losses
+from models.lm.corpus import documents
+from models.text import Tokenizer, layout
+
+
+@dataclass(frozen=True)
+class LMConfig:
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    context: int = 128  # tokens of a training document
+    vocab_size: int = 4096
+
+    @classmethod
+    def tiny(cls) -> LMConfig:
+        """1.8 M parameters and its vocabulary; minutes on two CPU cores."""
+        return cls()
+
+    @classmethod
+    def small(cls) -> LMConfig:
+        """25 M, for one GPU."""
+        return cls(language=LanguageConfig(width=512, depth=8, heads=8, hidden=1376, context=512), context=256)
+
+
+@dataclass(frozen=True)
+class TextCollate:
+    """Token ids `[B, T]` of one document about each sample (see `corpus`)."""
+
+    tokenizer: Tokenizer
+    context: int
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        """Without a generator the documents are drawn with seed 0."""
+        return {"ids": layout(self.tokenizer, documents(samples, rng or np.random.default_rng(0)), self.context)}
+
+
+class LM(nn.Module):
+    paradigm = "language model"
+
+    def __init__(self, config: LMConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        if tokenizer.start is None:
+            raise ValueError(f"documents begin with a start token, and the tokenizer {tokenizer.name!r} has none")
+        self.config, self.tokenizer, self.start = config, tokenizer, tokenizer.start
+        self.collate = TextCollate(tokenizer, config.context)
+        self.language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        return self.objective(self.encode(batch))
+
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of each document its negative log-likelihood "nll" in nats and how many "tokens" that is, `[B]`."""
+        ids = batch["ids"]
+        real = before_end(ids, self.tokenizer.end)
+        logits = self.language(input_ids=ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1]), use_cache=False).logits
+        return {"nll": token_nll(logits, ids[:, 1:], real[:, 1:]), "tokens": real[:, 1:].sum(dim=1)}
+
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        """Mean negative log-likelihood of a token."""
+        nll = features["nll"].sum() / features["tokens"].sum().clamp(min=1)
+        return Losses(nll, {"next token": nll}, {"next token": float(np.log(self.config.vocab_size))})
+
+    @torch.no_grad()
+    def write(self, prompts: Sequence[str], *, limit: int = 40, how: Decoding = GREEDY) -> list[str]:
+        """What follows each prompt, until the end of the document or for `limit` tokens."""
+        rows = [[self.start, *self.tokenizer.encode(prompt)] for prompt in prompts]
+        longest = max(map(len, rows), default=1)
+        device = self.language.device
+        ids = torch.tensor([[self.tokenizer.pad] * (longest - len(row)) + row for row in rows], device=device)
+        real = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in rows], device=device)
+        decoder, logits = Continuation.begin(self.language, self.language.get_input_embeddings()(ids), real)
+        written = generate(decoder, logits, end=self.tokenizer.end, limit=limit, never=not_text(self.tokenizer), how=how)
+        return [self.tokenizer.decode(tokens) for tokens in written]
+
+
+def before_end(ids: Tensor, end: int) -> Tensor:
+    """Where `[B, T]` is text: up to the first end token, which counts, whatever the id of padding."""
+    length = (ids == end).int().argmax(dim=1, keepdim=True) + 1
+    return torch.arange(ids.shape[1], device=ids.device) < length

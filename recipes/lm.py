@@ -1,0 +1,38 @@
+"""The language model that the suite trains itself, on text alone: what Frozen, BLIP-2, MiniGPT-4, MAGIC and ASIF build on offline.
+
+make train-lm                                 2 CPU cores
+make train-lm PRESET=small                    one CUDA GPU
+
+           small                                tiny
+data       texts of scenes-small's train split  texts of scenes-tiny's train split
+model      Llama, 8 x 512                       Llama, 4 x 192
+batch      512 documents                        64 documents
+seen       4 M documents                        64 k documents
+optimiser  AdamW, lr 1e-3, wd 0.1               AdamW, lr 2e-3, wd 0.05
+
+No text of val, test, heldout or style is read: a recipe trains on the split named train and on nothing else.
+"""
+
+from __future__ import annotations
+
+from models.lm import LMConfig
+from recipes.recipe import Optim, Recipe
+
+PRESETS = {
+    "tiny": Recipe(
+        model=LMConfig.tiny(),
+        optim=Optim(lr=2e-3, warmup=4_000),
+        budget=64_000,
+        batch=64,
+        tokenizer="train+questions",
+    ),
+    "small": Recipe(
+        model=LMConfig.small(),
+        optim=Optim(lr=1e-3, weight_decay=0.1, warmup=200_000),
+        budget=4_000_000,
+        batch=512,
+        tokenizer="train+questions",
+        data=".data/scenes-small",
+        workers=8,
+    ),
+}
