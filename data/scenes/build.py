@@ -54,8 +54,9 @@ def make_sample(preset: Preset, split: str, index: int, seed: int = 0) -> Sample
 def _partner(preset: Preset, index: int, seed: int) -> Sample:
     """extra["pair"] is the partner's key, extra["kind"] what the two have exchanged."""
     number, which = divmod(index, 2)
-    kind = KINDS[number % len(KINDS)]
-    scene, caption = sample_pair(preset, kind, Random(f"scenes/{seed}/pairs/{number}"))[which]
+    rng = Random(f"scenes/{seed}/pairs/{number}")
+    kind = rng.choice(KINDS)
+    scene, caption = sample_pair(preset, kind, rng)[which]
     sample = told(scene, index)
     return replace(sample, captions=(caption,), extra=sample.extra | {"pair": f"{index ^ 1:08d}", "kind": kind})
 

@@ -22,9 +22,11 @@ def couples() -> list[Couple]:
     return list(zip(samples[::2], samples[1::2], strict=True))
 
 
-def test_partners_name_each_other_and_kinds_take_turns(couples: list[Couple]) -> None:
+def test_partners_name_each_other_and_every_kind_is_there(couples: list[Couple]) -> None:
     assert all(a.extra["pair"] == b.key and b.extra["pair"] == a.key for a, b in couples)
-    assert Counter(a.extra["kind"] for a, _ in couples) == dict.fromkeys(KINDS, len(couples) / 4)
+    counts = Counter(a.extra["kind"] for a, _ in couples)
+    assert set(counts) == set(KINDS)
+    assert min(counts.values()) > 0.15 * len(couples)
     assert all(a.extra["kind"] == b.extra["kind"] for a, b in couples)
 
 
