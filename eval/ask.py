@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +16,10 @@ import numpy as np
 
 from eval.adapters import PairScorer, Subject
 from eval.capabilities import Drawer
-from eval.controls import Truth, derangement, has_truth
+from eval.controls import Truth, exchanged, has_truth
 from eval.metrics import estimate, estimate_whole
 from eval.records import Record, RecordFile
-from eval.source import Source, spread
+from eval.source import Source, spread, together
 from eval.tasks import Graded, Measure, Task
 
 Json = dict[str, Any]
@@ -44,16 +44,17 @@ class Variant:
     most: int | None = None  # ask about at most this many samples, evenly spread
     most_pairs: int = PAIRS
     primary_only: bool = False  # the shifts do without
+    beside: Subject | None = None  # the model that it is shown beside
 
     @property
     def slug(self) -> str:
         return self.name.split()[0]
 
 
-def variants(model: Any, fresh: Any, source: Source, weights: str, batch_size: int) -> list[Variant]:
-    """The model, the same through its other adapter, and the controls that keep the table honest."""
+def variants(model: Any, fresh: Any, source: Source, splits: Iterable[str], weights: str, batch_size: int) -> list[Variant]:
+    """The model, the same through its other adapter, and the controls that keep the table honest, for tasks on these splits."""
     subject, beginner = Subject(model, batch_size), Subject(fresh, batch_size)
-    samples = [sample for split in source.evaluated for sample in source.samples(split)]
+    samples = [sample for split in splits for sample in source.samples(split)]
     controls: Json = {"most": CONTROL_SAMPLES, "primary_only": True}
     return [
         Variant(name="model", subject=subject, identity=weights),
@@ -68,6 +69,7 @@ def variants(model: Any, fresh: Any, source: Source, weights: str, batch_size: i
             most=ORACLE_SAMPLES,
             most_pairs=ORACLE_PAIRS,
             primary_only=True,
+            beside=subject,
         )
         if has_truth(samples)
         else Variant(name="oracle", subject=None, identity="", why_not=UNKNOWN, primary_only=True),
@@ -127,7 +129,7 @@ def answer(
         return file.done
     images = [sample.image for sample in task.samples]
     if variant.pictures == "shuffled":
-        images = [images[other] for other in derangement(len(images))]
+        images = [images[other] for other in exchanged(task.samples)]
     if variant.pictures == "blank":
         images = [np.full_like(images[0], 127)] * len(images)
     adapter.prepare(images if variant.pictures == "blank" else [sample.image for sample in source.samples(task.split)], task.texts())
@@ -186,9 +188,11 @@ def _obstacle(task: Task, variant: Variant, adapter: Any, rows: Sequence[int]) -
         return "n/a", f"needs {task.needed_method}"
     if variant.pictures != "own" and task.needs is Drawer:
         return "n/a", "the task shows no picture that could be exchanged"
+    if task.needs is Drawer and variant.beside and not variant.beside.able(Drawer):
+        return "not run", "reading drawings is costly, and there are none to show this beside"
     if len(rows) < min(FEWEST, len(task.samples)):
         return "not run", f"{len(task.samples)} images x {len(task.texts())} texts are too many to score pair by pair"
-    if variant.pictures == "shuffled" and len(task.samples) < 2:
+    if variant.pictures == "shuffled" and len(together(task.samples)) < 2:
         return "n/a", "one picture cannot be exchanged for another"
     return "", ""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
@@ -14,9 +15,13 @@ from torch import nn
 
 import models
 from data.sample import Sample
+from data.scenes.compose import compose
+from data.scenes.draw import draw
 from data.scenes.language import agreement
 from data.scenes.language import answer as true_answer
+from data.scenes.world import PRESETS, Preset
 from eval.capabilities import Images, Texts
+from eval.source import together
 
 
 def derangement(n: int, seed: int = 0) -> list[int]:
@@ -27,6 +32,19 @@ def derangement(n: int, seed: int = 0) -> list[int]:
     where = np.empty(n, np.int64)
     where[order] = np.roll(order, -1)
     return [int(i) for i in where]
+
+
+def exchanged(samples: Sequence[Sample], seed: int = 0) -> list[int]:
+    """Whose picture each sample is shown instead of its own: never its own or its partner's.
+
+    The two pictures of a pair become those of another pair. Needs two samples that are not partners.
+    """
+    groups = together(samples)
+    other = [0] * len(samples)
+    for group, place in zip(groups, derangement(len(groups), seed), strict=True):
+        for position, row in enumerate(group):
+            other[row] = groups[place][position % len(groups[place])]
+    return other
 
 
 class Truth:
@@ -56,6 +74,16 @@ class Truth:
 
     def answer_likelihood(self, images: Images, questions: Texts, answers: Texts) -> list[float]:
         return [0.0 if said == true else -100.0 for said, true in zip(answers, self.answer(images, questions), strict=True)]
+
+    def draw(self, texts: Texts, *, seed: int = 0) -> list[np.ndarray]:
+        """A picture of which the text is true, drawn as those of the data set are."""
+        preset = preset_of(next(iter(self._known.values())).image)
+        return [draw(compose(text, preset, Random(f"{seed}/{text}"))) for text in texts]
+
+
+def preset_of(image: np.ndarray) -> Preset:
+    """The preset of `data.scenes` that a picture was drawn with, known by its size; "tiny" for any other size."""
+    return next((preset for preset in PRESETS.values() if preset.pixels == len(image)), PRESETS["tiny"])
 
 
 def has_truth(samples: Sequence[Sample]) -> bool:

@@ -128,7 +128,7 @@ def evaluate(
         raise EvalError(f"{source.name}: nothing to ask; samples need captions, labels, foils or objects. See `make check-data DATA=...`")
     chosen = [task for task in planned if tasks is None or task.name in tasks]
     fingerprints = {split: source.fingerprint(split) for split in dict.fromkeys([*source.evaluated, *(task.split for task in planned)])}
-    everyone = variants(model, fresh, source, weights, batch_size)
+    everyone = variants(model, fresh, source, fingerprints, weights, batch_size)
 
     cells: list[Json] = []
     with Progress(console=console, transient=True) as progress:

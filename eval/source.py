@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -60,12 +60,14 @@ class Source:
         return self._begun[split][:most]
 
     def samples(self, split: str) -> list[Sample]:
-        """All samples of a split, or `limit` of them, evenly spread (a class-folder set is sorted by class)."""
+        """All samples of a split, or `limit` of them, evenly spread (a class-folder set is sorted by class), with their partners."""
         if split not in self._held:
             found = list(self.streams[split]())
             if not found:
                 raise EvalError(f"{self.name}: split {split!r} has no usable samples; look at it with `make check-data DATA=...`")
-            self._held[split] = spread(found, self.limit)
+            chosen = set(spread(list(range(len(found))), self.limit))
+            kept = sorted(row for group in together(found) if chosen & set(group) for row in group)
+            self._held[split] = [found[row] for row in kept]
         return self._held[split]
 
     def fingerprint(self, split: str) -> str:
@@ -94,6 +96,14 @@ def from_shards(spec: str | Path, limit: int | None = None) -> Source:
 
     one = next(iter(found.values()))
     return Source(one.name, {name: stream(name) for name in found}, one.classes, limit)
+
+
+def together(samples: Sequence[Sample]) -> list[list[int]]:
+    """The numbers of the samples, partners side by side: `extra["pair"]` names the key of the other one, and each names the other."""
+    number = {sample.key: row for row, sample in enumerate(samples)}
+    named = [number.get(str(sample.extra.get("pair")), row) for row, sample in enumerate(samples)]
+    partner = [other if named[other] == row else row for row, other in enumerate(named)]
+    return [[row] if row == other else [row, other] for row, other in enumerate(partner) if row <= other]
 
 
 def spread(items: list[T], most: int | None) -> list[T]:

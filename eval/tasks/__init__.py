@@ -66,6 +66,7 @@ class Graded(Protocol):
 
 def plan(source: Any) -> list[Task]:
     """Every task that the data of a `Source` allows."""
-    from eval.tasks import foils, probe, retrieval, zeroshot
+    from eval.tasks import foils, probe, retrieval, winoground, zeroshot
 
-    return [*zeroshot.plan(source), *retrieval.plan(source), *foils.plan(source), *probe.plan(source)]
+    kinds = (zeroshot, retrieval, foils, winoground, probe)
+    return [task for kind in kinds for task in kind.plan(source)]
