@@ -1,16 +1,18 @@
-"""Linear probe: what a logistic regression can read off frozen image features.
+"""Probes: what simple classifiers can read off frozen image features.
 
-Trained on up to 2,000 pictures of the train split (scenes: pictures of one object, a probe per attribute; else the class
-label), with the regularisation chosen on val. A labelled data set of a single split is probed by 5-fold cross-validation.
-Features are float32, standardised; L-BFGS to convergence (CLIP, appendix A.3).
+*Linear*: logistic regression on up to 2,000 pictures of the train split (scenes: pictures of one object, a probe per attribute;
+else the class label), with the regularisation chosen on val; features standardised, L-BFGS to convergence (CLIP, appendix A.3).
+*Nearest neighbours*: the vote of the 20 most similar of the same pictures, by cosine. *k-shot*: logistic regression on k of them
+from each class, the mean over 5 draws. A labelled data set of a single split is probed by 5-fold cross-validation.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -18,6 +20,7 @@ import numpy as np
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -31,6 +34,9 @@ from eval.tasks.zeroshot import SCENE_AXES, scene_attributes
 TRAIN_SAMPLES = 2000
 FOLDS = 5
 STRENGTHS = (0.01, 0.1, 1.0)  # C, weakest fit first: of equals the most regularised is taken
+NEIGHBOURS = 20
+SHOTS = (1, 4, 16)
+DRAWS = 5  # of the pictures of a k-shot probe
 
 
 def plan(source: Source) -> list[Probe]:
@@ -82,12 +88,12 @@ def cross_validated(split: str, samples: list[Sample]) -> Probe | None:
 
 @dataclass(eq=False)
 class Fits:
-    """The probes of one data set: for each (train, val) a classifier per target, fitted to a subject when first asked."""
+    """The probes of one data set: for each (train, val) the classifiers of every measure, fitted to a subject when first asked."""
 
     data: list[tuple[list[Sample], list[Sample]]]
-    _fitted: dict[int, tuple[Features, list[dict[str, Pipeline]]]] = field(default_factory=dict)
+    _fitted: dict[int, tuple[Features, list[dict[str, list[Pipeline]]]]] = field(default_factory=dict)
 
-    def of(self, subject: Features) -> list[dict[str, Pipeline]]:
+    def of(self, subject: Features) -> list[dict[str, list[Pipeline]]]:
         if id(subject) not in self._fitted:
             self._fitted[id(subject)] = (subject, [self._fit(subject, train, val) for train, val in self.data])
         return self._fitted[id(subject)][1]
@@ -99,18 +105,54 @@ class Fits:
         return digest.hexdigest()
 
     @staticmethod
-    def _fit(subject: Features, train: list[Sample], val: list[Sample]) -> dict[str, Pipeline]:
+    def _fit(subject: Features, train: list[Sample], val: list[Sample]) -> dict[str, list[Pipeline]]:
         seen, unseen = (subject.features([sample.image for sample in part]) for part in (train, val))
         truths, val_truths = [truth_of(sample) for sample in train], [truth_of(sample) for sample in val]
-        return {name: fit(seen, [each[name] for each in truths], unseen, [each[name] for each in val_truths]) for name in truths[0]}
+        return {
+            measure_of(name, method): fit(seen, [each[name] for each in truths], unseen, [each[name] for each in val_truths])
+            for method, fit in METHODS.items()
+            for name in truths[0]
+        }
 
 
-def fit(train: np.ndarray, labels: list[str], val: np.ndarray, val_labels: list[str]) -> Pipeline:
+def linear(train: np.ndarray, labels: list[str], val: np.ndarray, val_labels: list[str]) -> list[Pipeline]:
     """Standardisation and logistic regression, with the C that does best on val."""
     if len(set(labels)) < 2:
-        return make_pipeline(DummyClassifier(strategy="most_frequent")).fit(train, labels)
-    candidates = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000)).fit(train, labels) for c in STRENGTHS]
-    return max(candidates, key=lambda probe: probe.score(val, val_labels))
+        return [make_pipeline(DummyClassifier(strategy="most_frequent")).fit(train, labels)]
+    candidates = [_regression(c).fit(train, labels) for c in STRENGTHS]
+    return [max(candidates, key=lambda probe: probe.score(val, val_labels))]
+
+
+def neighbours(train: np.ndarray, labels: list[str], val: np.ndarray, val_labels: list[str]) -> list[Pipeline]:
+    return [make_pipeline(KNeighborsClassifier(min(NEIGHBOURS, len(labels)), metric="cosine")).fit(train, labels)]
+
+
+def shots(k: int, train: np.ndarray, labels: list[str], val: np.ndarray, val_labels: list[str]) -> list[Pipeline]:
+    """A regression for each draw of k pictures of every class; classes with fewer give what they have. C stays 1: who has k
+    pictures has none left to choose it on."""
+    if len(set(labels)) < 2:
+        return linear(train, labels, val, val_labels)
+    names, found = np.array(labels), []
+    for draw in range(DRAWS):
+        order = np.random.default_rng(draw).permutation(len(names))
+        chosen = np.concatenate([order[names[order] == name][:k] for name in sorted(set(labels))])
+        found.append(_regression(1.0).fit(train[chosen], names[chosen].tolist()))
+    return found
+
+
+def _regression(strength: float) -> Pipeline:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+
+
+METHODS: dict[str, Callable[[np.ndarray, list[str], np.ndarray, list[str]], list[Pipeline]]] = {
+    "": linear,
+    f"{NEIGHBOURS}-NN": neighbours,
+    **{f"{k}-shot": partial(shots, k) for k in SHOTS},
+}
+
+
+def measure_of(target: str, method: str) -> str:
+    return f"{target} {method}".strip()
 
 
 @dataclass
@@ -129,26 +171,29 @@ class Probe:
     def __post_init__(self) -> None:
         self.truths = [truth_of(sample) for sample in self.samples]
         order = [name for name in ("shape", "colour", "size", "fill", "top-1") if name in self.truths[0]]
-        self.measures: Sequence[Measure] = [Measure(name, f"{self._classes(name)} classes, {self.note}") for name in order]
+        self.measures: Sequence[Measure] = [
+            Measure(measure_of(name, method), self._note(name, method)) for method in METHODS for name in order
+        ]
 
     def settings(self) -> dict[str, Any]:
-        return {"version": 1, "C": list(STRENGTHS), "train": self.fits.fingerprint()}
+        return {"version": 2, "C": list(STRENGTHS), "methods": list(METHODS), "draws": DRAWS, "train": self.fits.fingerprint()}
 
     def texts(self) -> list[str]:
         return []
 
     def ask(self, subject: Features, images: Images, rows: Sequence[int]) -> list[list[Record]]:
-        predicted: dict[int, dict[str, str]] = {row: {} for row in rows}
+        records: dict[int, Record] = {row: {"truth": self.truths[row], "predicted": {}} for row in rows}
         for number, probes in enumerate(self.fits.of(subject)):
             mine = [row for row in rows if self.which[row] == number]
-            for name, probe in probes.items() if mine else ():
-                for row, value in zip(mine, probe.predict(subject.features([images[row] for row in mine])), strict=True):
-                    predicted[row][name] = str(value)
-        return [
-            [{"truth": truth, "predicted": predicted[row]} | {name: float(predicted[row][name] == truth[name]) for name in truth}]
-            for row in rows
-            for truth in [self.truths[row]]
-        ]
+            features = subject.features([images[row] for row in mine]) if mine else np.empty((0, 0))
+            for measure, fitted in probes.items() if mine else ():
+                target = measure.split(" ")[0]
+                predicted = np.stack([probe.predict(features) for probe in fitted])  # [draws, N]
+                for row, votes in zip(mine, predicted.T, strict=True):
+                    records[row][measure] = float((votes == self.truths[row][target]).mean())
+                    if measure == target:
+                        records[row]["predicted"][target] = str(votes[0])
+        return [[records[row]] for row in rows]
 
     def blind(self) -> list[list[Record]]:
         """A guess drawn from the labels that the probe was trained on is right as often as the true one occurs there."""
@@ -157,9 +202,25 @@ class Probe:
             counts = Counter(pair for sample in train for pair in truth_of(sample).items())
             frequencies.append({pair: count / len(train) for pair, count in counts.items()})
         return [
-            [{name: frequencies[fold].get((name, value), 0.0) for name, value in truth.items()}]
+            [
+                {
+                    measure_of(name, method): self._chance(frequencies[fold], name, value, method)
+                    for method in METHODS
+                    for name, value in truth.items()
+                }
+            ]
             for fold, truth in zip(self.which, self.truths, strict=True)
         ]
+
+    @staticmethod
+    def _chance(frequency: dict[tuple[str, str], float], name: str, value: str, method: str) -> float:
+        if not method.endswith("-shot"):
+            return frequency.get((name, value), 0.0)
+        return float((name, value) in frequency) / sum(target == name for target, _ in frequency)  # all its classes alike
+
+    def _note(self, name: str, method: str) -> str:
+        drawn = f", {method.removesuffix('-shot')} of each class drawn {DRAWS} times" if method.endswith("-shot") else ""
+        return f"{self._classes(name)} classes, {self.note}{drawn}"
 
     def _classes(self, name: str) -> int:
         return len(SCENE_AXES[name]) if name in SCENE_AXES else len({truth[name] for truth in self.truths})

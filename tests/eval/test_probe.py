@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eval.source import in_memory
-from eval.tasks.probe import fit, plan
+from eval.tasks.probe import linear, neighbours, plan, shots
 from tests.eval import fakes
 from tests.eval.test_zeroshot import knows
 
@@ -52,10 +53,39 @@ def test_regularisation_is_chosen_on_val() -> None:
     """Pure noise labels on many features: the strongest regularisation does best on val, or ties."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 40)), [str(label) for label in rng.integers(2, size=60)]
-    chosen = fit(x[:40], y[:40], x[40:], y[40:])
-    others = [fit(x[:40], y[:40], x[:40], y[:40])]
+    [chosen] = linear(x[:40], y[:40], x[40:], y[40:])
+    others = [linear(x[:40], y[:40], x[:40], y[:40])[0]]
     assert chosen.score(x[40:], y[40:]) >= max(other.score(x[40:], y[40:]) for other in others)
 
 
 def test_a_single_class_is_predicted_always() -> None:
-    assert fit(np.zeros((3, 2)), ["a"] * 3, np.zeros((1, 2)), ["a"]).predict(np.ones((2, 2))).tolist() == ["a", "a"]
+    for method in (linear, neighbours, partial(shots, 4)):
+        for probe in method(np.zeros((3, 2)), ["a"] * 3, np.zeros((1, 2)), ["a"]):
+            assert probe.predict(np.ones((2, 2))).tolist() == ["a", "a"]
+
+
+def test_nearest_neighbours_go_by_direction() -> None:
+    """Cosine: a long vector and a short one of the same direction are the same."""
+    x = np.array([[1.0, 0.0], [100.0, 1.0], [0.0, 1.0], [1.0, 100.0]] * 20)
+    [probe] = neighbours(x, ["right", "right", "up", "up"] * 20, x[:1], ["right"])
+    assert probe.predict(np.array([[0.001, 0.0], [0.0, 500.0], [3.0, 2.0]])).tolist() == ["right", "up", "right"]
+
+
+def test_k_shot_probes_see_k_pictures_of_each_class() -> None:
+    """Each picture has an axis of its own and a common one that says its class: coefficients show which were seen."""
+    labels = [f"class {i % 3}" for i in range(30)]
+    x = np.concatenate([np.eye(30), np.eye(3)[[i % 3 for i in range(30)]]], axis=1)
+    for k in (1, 4):
+        probes = shots(k, x, labels, x, labels)
+        seen = [np.flatnonzero(np.abs(probe[-1].coef_[:, :30]).sum(axis=0) > 1e-9) for probe in probes]
+        assert all(sorted(labels[i] for i in each) == sorted(["class 0", "class 1", "class 2"] * k) for each in seen)
+        assert len({tuple(each) for each in seen}) == len(probes) == 5
+
+
+def test_few_pictures_are_enough_for_features_that_name_the_class_and_no_number_is_for_those_that_do_not(tmp_path: Path) -> None:
+    splits = {"train": fakes.single_objects(2), "val": fakes.single_objects(), "test": fakes.single_objects()}
+    result = fakes.run(knows("colour"), splits, tmp_path, tasks=["probe"])
+    for method in ("20-NN", "1-shot", "4-shot", "16-shot"):
+        assert fakes.value(result, "probe", f"colour {method}") == 1
+        assert fakes.value(result, "probe", f"shape {method}") == pytest.approx(1 / 8, abs=0.04)
+        assert fakes.value(result, "probe", f"size {method}", "chance") == pytest.approx(1 / 2)
