@@ -1,6 +1,8 @@
 "use strict";
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
 // Sorting: whole blocks (an experiment with its seeds) move; paradigm headings step aside; controls stay at the foot.
-document.querySelectorAll("table.results").forEach(table => {
+all("table.results").forEach(table => {
   const original = [...table.tBodies];
   const heads = [...table.tHead.rows[1].cells].slice(1);
   heads.forEach((head, index) => {
@@ -26,18 +28,41 @@ document.querySelectorAll("table.results").forEach(table => {
     });
   });
 });
-document.querySelectorAll("[data-toggle]").forEach(button => {
+
+all("[data-toggle]").forEach(button => {
   const section = button.closest("section"), name = button.dataset.toggle;
   const what = name === "no-seeds" ? "tr.seed" : "tbody.controls";
   if (!section.querySelector(what)) { button.remove(); return; }
   const set = off => { section.classList.toggle(name, off); button.setAttribute("aria-pressed", String(!off)); };
   button.parentElement.hidden = false;
   button.addEventListener("click", () => set(!section.classList.contains(name)));
-  set(name === "no-seeds" && section.querySelectorAll("tr.seed").length > 12);
+  set(name === "no-seeds");
 });
-document.querySelectorAll("[data-only]").forEach(box => {
-  const pictures = box.closest("section").querySelector(".pictures");
-  if (!pictures.querySelector(".agree")) return;
-  box.parentElement.hidden = false;
-  box.addEventListener("change", () => pictures.classList.toggle("only-disagree", box.checked));
+
+// Pictures: one at a time, chosen from the strip or with the arrow keys; or all of them.
+all(".browser").forEach(browser => {
+  const articles = all("article", browser), buttons = all(".strip button", browser), whole = browser.querySelector("[data-all]");
+  const show = index => {
+    articles.forEach((article, i) => article.classList.toggle("current", i === index));
+    buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === index)));
+  };
+  buttons.forEach((button, index) => {
+    button.addEventListener("click", () => show(index));
+    button.addEventListener("keydown", event => {
+      const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+      const next = step && buttons.filter(each => each.offsetParent).at((buttons.filter(each => each.offsetParent).indexOf(button) + step) % buttons.length);
+      if (next) { next.focus(); next.click(); }
+    });
+  });
+  whole.addEventListener("click", () => whole.setAttribute("aria-pressed", String(!browser.classList.toggle("single"))));
+  const only = browser.querySelector("[data-only]");
+  if (browser.querySelector(".agree")) only.addEventListener("change", () => browser.classList.toggle("only-disagree", only.checked));
+  else only.parentElement.remove();
+  all("[hidden]", browser).forEach(each => { each.hidden = false; });
+  browser.classList.add("single");
+  show(0);
 });
+
+// Whatever is folded is printed, and found by a link into it.
+addEventListener("beforeprint", () => all("details.task, .guide details").forEach(each => { each.open = true; }));
+addEventListener("hashchange", () => document.querySelector(location.hash)?.closest("details")?.setAttribute("open", ""));

@@ -1,17 +1,36 @@
-"""The report as one HTML file that needs nothing but a browser: no network, no fonts, a little script for sorting."""
+"""The report as one HTML file that needs nothing but a browser: no network, no fonts, a little script for sorting and browsing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.report import plots
+from eval.report import figures, hallucination
 from eval.report.plain import status
 from eval.report.report import DatasetReport, Report
+from eval.report.results import Key
 
 HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    detail: str
+    figure: Markup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panels:
+    """The figures of one data set."""
+
+    compute: list[Panel]
+    robustness: list[Panel]
+    hallucination: list[Panel]
 
 
 def html(report: Report) -> str:
@@ -19,39 +38,44 @@ def html(report: Report) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("page.j2").render(
+    text = environment.get_template("page.j2").render(
         report=report,
         status=status(report),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         curves=curves(report),
-        scatters={dataset.name: scatters(dataset) for dataset in report.datasets},
-        gaps={dataset.name: gaps(dataset) for dataset in report.datasets},
+        figures_of={dataset.name: panels(dataset) for dataset in report.datasets},
+    )
+    return text.lstrip()
+
+
+def curves(report: Report) -> list[Panel]:
+    """One panel per experiment, whatever number of data sets it was judged on."""
+    rows = {tuple(result.run.name for result in row.results): row for dataset in report.datasets for row in dataset.rows}
+    longest = max((line.get("samples", 0) for run in report.runs for line in run.log), default=0)
+    return _drawn(
+        (row.name, row.detail, figures.training_curves([result.run for result in row.results], f"Training of {row.name}", longest))
+        for row in rows.values()
     )
 
 
-def curves(report: Report) -> list[tuple[str, str, Markup]]:
-    """One panel per experiment, whatever number of data sets it was judged on: (name, detail, figure)."""
-    rows = {tuple(result.run.name for result in row.results): row for dataset in report.datasets for row in dataset.rows}
-    longest = max((line.get("samples", 0) for run in report.runs for line in run.log), default=0)
-    drawn = [
-        (row.name, row.detail, plots.training_curves([result.run for result in row.results], f"Training of {row.name}", longest))
-        for row in rows.values()
-    ]
-    return [(name, detail, Markup(figure)) for name, detail, figure in drawn if figure]
-
-
-def scatters(dataset: DatasetReport) -> list[tuple[str, Markup]]:
-    """Quality against compute: per task, its first headline metric."""
+def panels(dataset: DatasetReport) -> Panels:
+    """Per task, its first headline metric against compute and against itself on the shifts; every kind of question about what is there."""
     firsts = {key.task: key for key in reversed(dataset.headline)}
-    drawn = [
-        (f"{key.task}: {key.metric}", plots.quality_against_compute(dataset.rows, key))
-        for key in dataset.headline
-        if firsts[key.task] is key
-    ]
-    return [(title, Markup(figure)) for title, figure in drawn if figure]
+    chosen = [key for key in dataset.headline if firsts[key.task] is key]
+    away: dict[Key, list[Key]] = dict(dataset.shifts)
+    return Panels(
+        compute=_drawn((_title(key), key.split, figures.quality_against_compute(dataset.rows, key)) for key in chosen),
+        robustness=_drawn(
+            (_title(key), other.split, figures.robustness(dataset.rows, key, other)) for key in chosen for other in away.get(key, [])
+        ),
+        hallucination=_drawn((name, "", figure) for name, figure in hallucination.panels(dataset.rows, dataset.keys)),
+    )
 
 
-def gaps(dataset: DatasetReport) -> list[tuple[str, str, Markup]]:
-    drawn = [(row.name, row.seeds, plots.shift_gaps(row, dataset.rows, dataset.shifts)) for row in dataset.rows if dataset.shifts]
-    return [(name, detail, Markup(figure)) for name, detail, figure in drawn if figure]
+def _title(key: Key) -> str:
+    return f"{key.task}: {key.metric.replace('_', ' ')}"
+
+
+def _drawn(found: Iterable[tuple[str, str, str | None]]) -> list[Panel]:
+    return [Panel(title, detail, Markup(figure)) for title, detail, figure in found if figure]

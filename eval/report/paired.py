@@ -1,6 +1,6 @@
-"""Is A better than B? A paired bootstrap over the samples both were judged on.
+"""Is A better than B, and does a model look at its pictures? Paired bootstraps over the samples that both sides answered.
 
-Both rows are resampled with the same draws, so that what makes a sample hard for everyone cancels. Where a row has several
+Both are resampled with the same draws, so that what makes a sample hard for everyone cancels. Where a row has several
 seeds they are resampled too: the interval then covers training luck as far as so few seeds can show it.
 """
 
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from eval.report.results import Cell, Key, read_jsonl
-from eval.report.rows import Row
+from eval.report.answers import totals_of
+from eval.report.results import Key, Result
+from eval.report.rows import Row, Value, t_interval
 
 RESAMPLES = 2000
+Totals = dict[str, tuple[float, float]]  # sample key -> (sum, count)
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class Difference:
         return self.low > 0
 
 
-def differences(rows: list[Row], keys: list[Key]) -> dict[Key, dict[tuple[int, int], Difference]]:
+Proofs = dict[Key, dict[tuple[int, int], Difference]]
+
+
+def differences(rows: list[Row], keys: list[Key]) -> Proofs:
     """Per metric, for every ordered pair of row numbers that have records for it, the difference A - B."""
-    found: dict[Key, dict[tuple[int, int], Difference]] = {}
-    read: dict[Path, list[dict[str, Any]]] = {}
+    found: Proofs = {}
     for key in keys:
-        samples = {index: runs for index, row in enumerate(rows) if (runs := row_samples(row, key, read))}
+        samples = {index: runs for index, row in enumerate(rows) if (runs := row_samples(row, key))}
         shared = set.intersection(*(set(run) for runs in samples.values() for run in runs)) if samples else set()
         if len(samples) < 2 or len(shared) < 2:
             continue
@@ -46,42 +48,53 @@ def differences(rows: list[Row], keys: list[Key]) -> dict[Key, dict[tuple[int, i
         found[key] = {}
         for a, (mean_a, draws_a) in replicates.items():
             for b, (mean_b, draws_b) in replicates.items():
-                if a != b:
-                    low, high = np.quantile(sign * (draws_a - draws_b), (0.025, 0.975))
-                    found[key][a, b] = Difference(sign * (mean_a - mean_b), float(low), float(high))
+                if a < b:
+                    value, (low, high) = sign * (mean_a - mean_b), np.quantile(sign * (draws_a - draws_b), (0.025, 0.975))
+                    found[key][a, b] = Difference(value, float(low), float(high))
+                    found[key][b, a] = Difference(-value, -float(high), -float(low))
     return found
 
 
-def row_samples(row: Row, key: Key, read: dict[Path, list[dict[str, Any]]]) -> list[dict[str, tuple[float, int]]]:
-    """Per seed {sample key: (sum, count)}; empty unless every seed has usable records."""
-    runs = []
-    for result in row.results:
-        cell = result.by_key.get((key, "model"))
-        run = cell_samples(cell, read) if cell and cell.better != "neither" else {}
-        if not run:
-            return []
-        runs.append(run)
-    return runs
+def row_samples(row: Row, key: Key) -> list[Totals]:
+    """One per seed; empty unless every seed has usable records."""
+    cells = [result.by_key.get((key, "model")) for result in row.results]
+    runs = [totals_of(cell) if cell and cell.better != "neither" else {} for cell in cells]
+    return runs if all(runs) else []
 
 
-def cell_samples(cell: Cell, read: dict[Path, list[dict[str, Any]]]) -> dict[str, tuple[float, int]]:
-    """The cell's records grouped by sample, or {} where their mean is not the cell's value (a corpus-level metric, say)."""
-    if cell.value is None or cell.records is None:
-        return {}
-    if cell.records not in read:
-        read[cell.records] = [line for line in read_jsonl(cell.records) if "header" not in line]
-    grouped: dict[str, tuple[float, int]] = {}
-    for line in read[cell.records]:
-        value = line.get(cell.field)
-        if isinstance(value, int | float) and "key" in line:  # True and False count as 1 and 0
-            total, count = grouped.get(str(line["key"]), (0.0, 0))
-            grouped[str(line["key"])] = (total + float(value), count + 1)
-    counted = sum(count for _, count in grouped.values())
-    mean = sum(total for total, _ in grouped.values()) / counted if counted else float("nan")
-    return grouped if abs(mean - cell.value) < 1e-3 else {}
+def image_use(row: Row, key: Key, control: str) -> Value:
+    """How much better the model answers with its own pictures than with those of a control (`shuffled images`), on the
+    samples that both were asked about: the mean over seeds with their Student-t interval; of one seed, a paired bootstrap."""
+    found = [value for result in row.results if (value := _use(result, key, control))]
+    if len(found) < len(row.results):
+        absent = row.value(key, control)
+        return Value(status=absent.status or "n/a", note=absent.note or f"{key.task}: the control with {control} has no number")
+    if len(found) == 1:
+        return found[0]
+    values = [each.value for each in found if each.value is not None]
+    low, high = t_interval(values)
+    how = f"own pictures minus {control}, 95 % over {len(values)} seeds"
+    return Value(value=sum(values) / len(values), low=low, high=high, n=found[0].n, unit=found[0].unit, how=how)
 
 
-def resample(samples: dict[int, list[dict[str, tuple[float, int]]]], names: list[str]) -> dict[int, tuple[float, np.ndarray]]:
+def _use(result: Result, key: Key, control: str) -> Value | None:
+    own, other = result.by_key.get((key, "model")), result.by_key.get((key, control))
+    if own is None or other is None or own.value is None or other.value is None or own.better == "neither":
+        return None
+    sign = -1 if own.better == "lower" else 1
+    how = f"own pictures minus {control}"
+    samples = totals_of(own), totals_of(other)
+    shared = sorted(set(samples[0]) & set(samples[1]))
+    if len(shared) < 2:
+        note = "a statistic of all answers: no paired interval, and the control may have been asked about fewer samples"
+        return Value(value=sign * (own.value - other.value), n=other.n, unit=own.unit, how=how, note=note)
+    (mean, draws_own), (mean_other, draws_other) = resample({0: [samples[0]], 1: [samples[1]]}, shared).values()
+    low, high = np.quantile(sign * (draws_own - draws_other), (0.025, 0.975))
+    how += f", 95 % paired bootstrap over {len(shared)} samples, 1 seed"
+    return Value(value=sign * (mean - mean_other), low=float(low), high=float(high), n=len(shared), unit=own.unit, how=how)
+
+
+def resample(samples: dict[int, list[Totals]], names: list[str]) -> dict[int, tuple[float, np.ndarray]]:
     """Per row its mean over seeds and samples, and bootstrap replicates of it [RESAMPLES] from draws of samples that all rows share."""
     runs = [run for row_runs in samples.values() for run in row_runs]
     totals = np.array([[run[name] for run in runs] for name in names], dtype=np.float32)  # [N, runs, 2]: sum, count
@@ -91,7 +104,7 @@ def resample(samples: dict[int, list[dict[str, tuple[float, int]]]], names: list
     for row, row_runs in samples.items():
         mine = slice(start, start := start + len(row_runs))
         seeds = rng.integers(len(row_runs), size=(RESAMPLES, len(row_runs)))  # [R, seeds]
-        mean = float((means[mine, 0] / means[mine, 1]).mean())
+        mean = float((means[mine, 0] / np.maximum(means[mine, 1], 1e-9)).mean())
         found[row] = mean, np.take_along_axis(shares[:, mine], seeds, axis=1).mean(axis=1)
     return found
 

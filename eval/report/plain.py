@@ -13,9 +13,11 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from eval.report import words
+from eval.report.columns import COSTS
 from eval.report.report import DatasetReport, Report
 from eval.report.results import Key
-from eval.report.tables import COSTS, Entry, Line, Table
+from eval.report.rows import cost_of
+from eval.report.tables import Entry, Line, Table
 
 
 def markdown(report: Report) -> str:
@@ -23,7 +25,9 @@ def markdown(report: Report) -> str:
     for dataset in report.datasets:
         lines += ["", f"## {cell(dataset.name)}", ""]
         lines += ["Data: " + ", ".join(f"{cell(split)} `{known}`" for split, known in dataset.hashes.items()) + "."]
-        for table in (dataset.overview, *dataset.tasks):
+        for table in (dataset.overview, dataset.image_use, dataset.attributes, *dataset.tasks):
+            if not table.columns:
+                continue
             lines += ["", f"### {cell(table.title)}", "", *markdown_table(table)]
             lines += [f"\n{cell(remark)}" for remark in table.remarks]
         proven = proven_lines(dataset)
@@ -43,7 +47,7 @@ def markdown_table(table: Table) -> list[str]:
 
     for block in table.blocks:
         add(block.line, "**")
-        for line in block.runs:
+        for line in (*block.others, *block.runs):
             add(line)
     for line in table.controls:
         add(line, "*")
@@ -52,7 +56,8 @@ def markdown_table(table: Table) -> list[str]:
 
 def markdown_entry(shown: Entry) -> str:
     text = f"**{cell(shown.text)}**" if shown.best else cell(shown.text)
-    return text + (f" ({shown.interval})" if shown.interval else "") + (f" [{shown.mark}]" if shown.mark else "")
+    marks = "".join(f" [{mark}]" for mark in (shown.adapter, shown.mark) if mark)
+    return text + (f" ({shown.interval})" if shown.interval else "") + marks
 
 
 def proven_lines(dataset: DatasetReport) -> list[str]:
@@ -87,7 +92,7 @@ def table_csv(report: Report) -> str:
             for item in result.cells:
                 writer.writerow(about | item.key._asdict() | {name: getattr(item, name) for name in NUMBERS})
             for cost in COSTS:
-                value = result.inference_flops if cost.field == "inference_flops" else result.run.cost.get(cost.field)
+                value = cost_of(result, cost.field)
                 writer.writerow(about | {"variant": "model", "task": "cost", "metric": cost.field, "value": value})
     return buffer.getvalue()
 

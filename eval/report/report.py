@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from eval.report import words
-from eval.report.paired import Difference, differences
+from eval.report.columns import attribute_columns, overview_columns, task_columns, use_columns
+from eval.report.headline import headline
+from eval.report.paired import Proofs, differences
+from eval.report.pictures import Picture, abilities, pictures
 from eval.report.results import Key, Result, Run, read_results, refuse_unlike
-from eval.report.rows import Row, headline, keys, to_rows
-from eval.report.tables import Footnotes, Table, make_table
+from eval.report.rows import Row, keys, to_rows
+from eval.report.tables import Footnotes, Table, TableMaker
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DatasetReport:
     name: str
     rows: list[Row]
     keys: list[Key]
     headline: list[Key]
     overview: Table
+    image_use: Table
+    attributes: Table
     tasks: list[Table]
-    proofs: dict[Key, dict[tuple[int, int], Difference]]
+    proofs: Proofs
     footnotes: Footnotes
 
     @property
@@ -56,36 +62,13 @@ class DatasetReport:
         }
         return [(key, others) for key, others in away.items() if others]
 
-    @property
-    def shift_names(self) -> list[str]:
-        return list(dict.fromkeys(key.split for _, away in self.shifts for key in away))
-
-    @property
+    @cached_property
     def pictures(self) -> list[Picture]:
         return pictures(self.rows)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """What one model ranks first for a picture, best first."""
-
-    model: str
-    texts: list[tuple[str, bool | None, float | None]]  # text, whether it is true of the picture, score
-    caption: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    key: str
-    split: str
-    image: str  # a data: URI
-    truth: list[str]
-    rankings: list[Ranking]
-
     @property
-    def agree(self) -> bool:
-        """Whether all models put the same text first."""
-        return len({ranking.texts[0][0] if ranking.texts else ranking.caption for ranking in self.rankings}) == 1
+    def abilities(self) -> list[str]:
+        return abilities(self.pictures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +89,9 @@ class Report:
         lines = []
         for pairs in judged.values():
             row, result = pairs[0]
+            if result.published:
+                lines += [judgement.command for _, judgement in pairs]
+                continue
             data, out = result.run.recipe.get("data"), result.run.folder
             changed = {name: value for other, _ in pairs for name, value in other.varying.items()}
             options = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in changed.items()}
@@ -138,42 +124,17 @@ def build(runs: list[Run], models: tuple[str, ...], only: str | None = None) -> 
 def build_dataset(name: str, results: list[Result], models: tuple[str, ...]) -> DatasetReport:
     here = [result for result in results if result.dataset == name]
     rows, all_keys = to_rows(here, models), keys(here)
-    proofs = differences(rows, all_keys)
-    footnotes = Footnotes()
+    proofs, footnotes = differences(rows, all_keys), Footnotes()
+    table = TableMaker(rows, proofs, footnotes)
     return DatasetReport(
         name=name,
         rows=rows,
         keys=all_keys,
         headline=headline(all_keys),
-        overview=make_table("Overview", rows, headline(all_keys), proofs, footnotes, overview=True),
-        tasks=[
-            make_table(task, rows, [key for key in all_keys if key.task == task], proofs, footnotes)
-            for task in dict.fromkeys(key.task for key in all_keys)
-        ],
+        overview=table("Overview", overview_columns(all_keys, rows), overview=True),
+        image_use=table("Image use", use_columns(all_keys, rows), controls=False),
+        attributes=table("By attribute", attribute_columns(all_keys, rows), controls=False),
+        tasks=[table(task, task_columns(task, all_keys, rows)) for task in dict.fromkeys(key.task for key in all_keys)],
         proofs=proofs,
         footnotes=footnotes,
     )
-
-
-def pictures(rows: list[Row]) -> list[Picture]:
-    """The showcase pictures, each with every row's ranking (its first seed's). Images that are no embedded raster are left out."""
-    found: dict[str, Picture] = {}
-    for row in rows:
-        showcase = row.results[0].showcase
-        for item in showcase.get("items", []):
-            image = str(item.get("image", ""))
-            if not re.fullmatch(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/=]+", image):
-                continue
-            picture = found.setdefault(
-                str(item["key"]),
-                Picture(
-                    key=str(item["key"]),
-                    split=str(showcase.get("split", "")),
-                    image=image,
-                    truth=[str(text) for text in item.get("captions", [])],
-                    rankings=[],
-                ),
-            )
-            texts = [(str(entry["text"]), entry.get("correct"), entry.get("score")) for entry in item.get("ranked", [])]
-            picture.rankings.append(Ranking(model=row.name, texts=texts, caption=str(item.get("caption") or "")))
-    return list(found.values())

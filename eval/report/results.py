@@ -1,7 +1,7 @@
 """Result files of finished evaluations, read back: what the report knows, before any arithmetic.
 
 A run folder holds `recipe.json`, `cost.json`, `train.jsonl` and, per data set it was judged on, `eval/<data set>/eval.json`
-(one cell per number), `showcase.json` (a few pictures with the texts ranked first) and per-sample `*.jsonl` records.
+(one cell per number), `showcase.json` (a few pictures with what the model made of them) and per-sample `*.jsonl` records.
 Nothing here imports torch or a model: a report can be made where nothing can be trained.
 """
 
@@ -18,7 +18,8 @@ from eval import EvalError
 from eval.report import words
 
 SCHEMA = 1
-CONTROL_ORDER = ("chance", "oracle", "untrained", "shuffled images")  # other variants follow, in the order they are met
+SHOWCASE_SCHEMA = 2
+CONTROL_ORDER = ("chance", "oracle", "untrained", "shuffled images", "blank images")  # other variants follow, in the order they are met
 
 
 class Key(NamedTuple):
@@ -44,7 +45,8 @@ class Cell:
     note: str = ""
     adapter: str = ""
     records: Path | None = None  # per-sample JSONL, for paired tests
-    field: str = ""  # the numeric field of the records whose mean is the value
+    field: str = ""  # the numeric field of the records whose mean is the value; "" where it is a statistic of all of them
+    weight: str = ""  # the field whose sum is divided by instead of the number of records: the value is a ratio
     better: str = "higher"  # or "lower", or "neither" (a yes-rate is not a merit)
 
 
@@ -62,6 +64,15 @@ class Run:
     @cached_property
     def cost(self) -> dict[str, Any]:
         return read_json(self.folder / "cost.json") if (self.folder / "cost.json").exists() else {}
+
+    def spent(self, name: str) -> float | None:
+        """A number of cost.json, with what was spent on the runs that this one builds on; None where it was not recorded."""
+        return _with_prerequisites(self.cost, name)
+
+    @property
+    def foundations(self) -> list[str]:
+        """The runs that this one builds on."""
+        return [str(each.get("run", role)) for role, each in (self.cost.get("prerequisites") or {}).items()]
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
@@ -90,6 +101,7 @@ class Result:
     dataset: str
     data: str | None  # where it lay when it was evaluated
     trained_on: str
+    published: str  # what WEIGHTS= named, of weights that were not trained here
     data_hashes: dict[str, str | None]
     prompts: dict[str, str]
     cells: tuple[Cell, ...]
@@ -100,12 +112,14 @@ class Result:
     @property
     def command(self) -> str:
         """What evaluates the run again."""
-        return words.make(f"eval-{self.model}", OUT=self.run.folder, TEST=self.data or f".data/{self.dataset}")
+        return words.make(f"eval-{self.model}", WEIGHTS=self.published, OUT=self.run.folder, TEST=self.data or f".data/{self.dataset}")
 
     @cached_property
     def showcase(self) -> dict[str, Any]:
+        """{} where there is none, or one of another schema: the table is worth having without pictures."""
         path = self.folder / "showcase.json"
-        return read_json(path) if path.exists() else {}
+        found = read_json(path) if path.exists() else {}
+        return found if found.get("schema") == SHOWCASE_SCHEMA else {}
 
 
 def read_runs(root: Path) -> list[Run]:
@@ -135,6 +149,7 @@ def read_result(run: Run, folder: Path) -> Result:
             dataset=str(raw["dataset"]),
             data=raw.get("data"),
             trained_on=str(raw["trained_on"]),
+            published=str(raw.get("published") or ""),
             data_hashes=dict(raw["data_hashes"]),
             prompts=dict(raw.get("prompts") or {}),
             cells=cells,
@@ -165,7 +180,8 @@ def read_cell(raw: dict[str, Any], folder: Path) -> Cell:
         note=note,
         adapter=str(raw.get("adapter") or ""),
         records=folder / Path(raw["records"]).name if raw.get("records") else None,  # .name: records lie beside eval.json, nowhere else
-        field=str(raw.get("field") or raw["metric"]),
+        field=str(raw.get("field", raw["metric"])),
+        weight=str(raw.get("weight") or ""),
         better=str(raw.get("better") or "higher"),
     )
 
@@ -192,6 +208,12 @@ def refuse_unlike(results: list[Result]) -> None:
                     )
     if complaints:
         raise EvalError("\n".join(complaints))
+
+
+def _with_prerequisites(cost: dict[str, Any], name: str) -> float | None:
+    own = number(cost.get(name))
+    inherited = [_with_prerequisites(each, name) for each in (cost.get("prerequisites") or {}).values()]
+    return None if own is None else own + sum(value or 0.0 for value in inherited)
 
 
 def read_json(path: Path) -> dict[str, Any]:

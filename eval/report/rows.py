@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from eval.report.results import CONTROL_ORDER, Cell, Key, Result
 
 # Recipe fields that say where and how fast a run went, not what it was. Where the data lie is one: their name is the row's.
 CIRCUMSTANCES = {"seed", "data", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch"}
+ADD_UP = {"samples_seen", "train_seconds", "train_flops"}  # costs that are paid for the prerequisites too
 IN_DISTRIBUTION = ("test", "val", "train")  # splits drawn like the training data, the one to headline first; any other is a shift
 
 
@@ -46,8 +46,11 @@ class Row:
         return combine([result.by_key.get((key, variant)) for result in self.results], self.model)
 
     def cost(self, name: str) -> Any:
-        """The mean over seeds of a number of cost.json (None unless every seed has it); of words, the distinct ones."""
-        values = [result.inference_flops if name == "inference_flops" else result.run.cost.get(name) for result in self.results]
+        """The mean over seeds of a number of cost.json (None unless every seed has it); of words, the distinct ones.
+
+        What is spent on training includes the runs that this one builds on.
+        """
+        values = [cost_of(result, name) for result in self.results]
         if any(value is None for value in values):
             return None
         numbers = [value for value in values if isinstance(value, int | float)]
@@ -101,6 +104,12 @@ def to_rows(results: list[Result], order: tuple[str, ...]) -> list[Row]:
 
     first = {row.paradigm: min(place(other.model) for other in rows if other.paradigm == row.paradigm) for row in rows}
     return sorted(rows, key=lambda row: (first[row.paradigm], row.paradigm, place(row.model), row.model, row.preset, row.trained_on))
+
+
+def cost_of(result: Result, name: str) -> Any:
+    if name == "inference_flops":
+        return result.inference_flops
+    return result.run.spent(name) if name in ADD_UP else result.run.cost.get(name)
 
 
 def distinct_name(row: Row, rows: list[Row]) -> str:
@@ -172,24 +181,15 @@ def keys(results: list[Result]) -> list[Key]:
     return sorted(found, key=lambda key: (tasks.index(key.task), splits.index(key.split), metrics.index(key.metric)))
 
 
-def headline(all_keys: list[Key]) -> list[Key]:
-    """The columns of the overview, per task on its first split: at most four metrics, the first that evaluation wrote.
-
-    Recall at 1 stands for recall at all ranks, and a kind for its varieties (replace_attribute for replace_attribute_colour).
-    """
-    chosen: list[Key] = []
-    for task in dict.fromkeys(key.task for key in all_keys):
-        of_task = [key for key in all_keys if key.task == task]
-        metrics = [key.metric for key in of_task if key.split == of_task[0].split]
-        fine = [m for m in metrics if re.search(r"@(?!1\b)", m) or any(m.startswith(f"{other}_") for other in metrics)]
-        brief = [key for key in of_task if key.split == of_task[0].split and key.metric not in fine]
-        chosen += (brief or of_task)[:4]
-    return chosen
+def other_adapters(row: Row) -> list[str]:
+    """Variants in which the trained model answers in another way: "by embedding similarity"."""
+    return list(dict.fromkeys(cell.variant for result in row.results for cell in result.cells if cell.variant.startswith("by ")))
 
 
 def control_variants(results: list[Result]) -> list[str]:
-    """Variants other than the trained model, chance and oracle first."""
-    found = dict.fromkeys(cell.variant for result in results for cell in result.cells if cell.variant != "model")
+    """Variants that are not the trained model, chance and oracle first."""
+    found = dict.fromkeys(cell.variant for result in results for cell in result.cells)
+    found = {name: None for name in found if name != "model" and not name.startswith("by ")}
     return sorted(found, key=lambda name: CONTROL_ORDER.index(name) if name in CONTROL_ORDER else len(CONTROL_ORDER))
 
 

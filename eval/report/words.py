@@ -25,6 +25,12 @@ def quantity(value: float | None, unit: str = "share") -> str:
     return f"{value:.3g}".replace("-", MINUS) if abs(value) < 1000 else si(value)
 
 
+def difference(value: float | None, unit: str = "share") -> str:
+    """+.034, −.120, .000: with its sign, unless it rounds to nothing."""
+    text = quantity(value, unit)
+    return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
+
+
 def si(value: float | None, unit: str = "") -> str:
     """640 k, 1.25 PFLOP: three significant digits and an SI prefix, held together by no-break spaces."""
     if value is None:

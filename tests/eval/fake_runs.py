@@ -17,16 +17,28 @@ from PIL import Image, ImageDraw
 
 from models import PARADIGMS
 
-SKILL = {"clip": 0.72, "siglip": 0.70, "coca": 0.78, "cm3leon": 0.45, "asif": 0.30}
+SKILL = {"clip": 0.72, "siglip": 0.70, "flava": 0.55, "maskvlm": 0.6, "coca": 0.78, "cm3leon": 0.45, "frozen": 0.35, "minigpt4": 0.5}
+SKILL |= {"blip2": 0.66, "magic": 0.4, "asif": 0.30}
 SPLITS = {"test": 0.0, "heldout": 0.09, "style": 0.2}  # and what the shift costs
 RECALLS = {f"{way} R@{k} (500)": (k / 500, 0.8 + k / 25) for k in (1, 5, 10) for way in ("i2t", "t2i")}
 METRICS = {  # task -> metric -> (chance, how much of the skill it takes)
     "zeroshot": {"colour": (0.111, 1.3), "shape": (0.125, 0.95), "size": (0.5, 1.1), "fill": (0.333, 1.0)},
     "retrieval": RECALLS,
-    "foils": {"replace": (0.5, 1.25), "swap": (0.5, 0.02), "relation": (0.5, 0.0)},
+    "foils": {
+        "replace_attribute": (0.5, 1.25),
+        "swap_attribute": (0.5, 0.02),
+        "replace_attribute_colour": (0.5, 1.3),
+        "swap_attribute_colour": (0.5, 0.02),
+        "swap_relation": (0.5, 0.0),
+    },
+}
+SPEAKERS = {  # what only models that write can do; CIDEr-D is a score of all answers together
+    "captioning": {"CIDEr-D": (0.0, 1.2), "colour F1": (0.3, 1.2), "shape F1": (0.2, 1.0), "unique captions": (0.0, 1.0)},
+    "pope": {"accuracy": (0.5, 0.9), "yes-rate": (0.5, 0.0)},
 }
 NOTES = {"retrieval": "gallery 500 images, 2412 captions"}
 COLOURS = {"red": "#c83c32", "blue": "#3c64c8", "green": "#3c9650", "yellow": "#dcc03c", "purple": "#8c50aa"}
+GENERATIVE = ("coca", "cm3leon", "frozen", "minigpt4", "blip2", "magic")
 
 
 def write_run(
@@ -39,27 +51,28 @@ def write_run(
     data_hash: str = "a" * 64,
     prompt_hash: str = "b" * 64,
     recipe: dict[str, Any] | None = None,
-    samples: int = 300,
+    samples: int = 80,
     skill: float | None = None,
     log: bool = True,
 ) -> Path:
-    """One evaluated run. cm3leon cannot do retrieval; asif has no gradient training; others can do all."""
+    """One evaluated run. cm3leon cannot do retrieval; asif has no gradient training; only some can write, or draw."""
     name = "-".join([model, "tiny", f"s{seed}", *map(str, (recipe or {}).values())])
     run, folder = root / name, root / name / "eval" / dataset
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, *model.encode()])
-    level = SKILL.get(model, 0.5) + rng.normal(0, 0.01) if skill is None else skill
+    level = SKILL[model] + rng.normal(0, 0.01) if skill is None else skill
     cells = [cell for task in METRICS for split in SPLITS for cell in task_cells(model, task, split, folder, level, samples, rng)]
+    cells += [cell for task in SPEAKERS for cell in speaker_cells(model, task, folder, level, samples, rng)]
     about: dict[str, Any] = {"schema": 1, "run": name, "model": model, "paradigm": PARADIGMS[model], "preset": "tiny", "seed": seed}
     about |= {"dataset": dataset, "trained_on": trained_on, "cells": cells, "seconds": 12.3, "hardware": "2 CPU cores"}
     about |= {"data_hashes": dict.fromkeys(SPLITS, data_hash), "prompts": {"zeroshot": prompt_hash}, "inference_flops_per_image": 2.1e8}
     write(folder / "eval.json", about)
-    write(folder / "showcase.json", showcase(rng, level))
+    write(folder / "showcase.json", showcase(model, rng, level))
     write(run / "recipe.json", {"name": model, "seed": seed, "data": f".data/{trained_on}", "optim": {"lr": 0.001} | (recipe or {})})
 
     learns = model != "asif"
     cost: dict[str, Any] = {"samples_seen": 640_000, "total_parameters": 3_412_000, "trainable_parameters": 3_412_000 * learns}
-    cost |= {"train_seconds": 281.0, "train_flops": 1.8e14 * (1 + SKILL.get(model, 0.5)) if learns else None, "peak_memory_mb": 910.0}
+    cost |= {"train_seconds": 281.0, "train_flops": 1.8e14 * (1 + SKILL[model]) if learns else None, "peak_memory_mb": 910.0}
     write(run / "cost.json", cost | {"hardware": "2 CPU cores", "threads": 2, "finished": True})
     if log and learns:
         write_lines(run / "train.jsonl", training_log(model, rng))
@@ -73,23 +86,60 @@ def task_cells(
     if model == "cm3leon" and task == "retrieval":
         reason = "ranking 500 x 2412 pairs by likelihood is out of budget"
         return [cell(task, split, metric, None, status="n/a", note=reason) for metric in METRICS[task]]
-    cells = []
-    lines: list[dict[str, Any]] = [{"key": f"{i:06d}"} for i in range(samples)]
-    for metric, (chance, pull) in METRICS[task].items():
-        share = chance + (1 - chance) * min(0.995, max(0.0, (level - SPLITS[split]) * pull))
-        difficulty = np.random.default_rng([len(split), *metric.encode()]).random(samples)
-        right = difficulty * 0.8 + rng.random(samples) * 0.2 < share
-        for line, answer in zip(lines, right.tolist(), strict=True):
-            line[metric] = int(answer)
-        value = float(right.mean())
-        half = 1.96 * (value * (1 - value) / samples) ** 0.5
-        made = {"low": max(0.0, value - half), "high": min(1.0, value + half), "n": samples, "note": NOTES.get(task, "")}
-        made |= {"adapter": "likelihood" if model == "cm3leon" else "embedding similarity", "records": f"{task}.{split}.model.jsonl"}
-        cells.append(cell(task, split, metric, value, **made))
-        controls = {"chance": chance, "untrained": chance + 0.01, "shuffled images": chance + 0.004, "oracle": 1.0}
+    cells: list[dict[str, Any]] = []
+    variants = {"model": level - SPLITS[split]} | ({"shuffled images": 0.02, "blank images": 0.0} if split == "test" else {})
+    for variant, skill in variants.items():
+        path = folder / f"{task}.{split}.{variant.split()[0]}.jsonl"
+        lines: list[dict[str, Any]] = [{"key": f"{i:06d}"} for i in range(samples if variant == "model" else samples // 2)]
+        for metric, (chance, pull) in METRICS[task].items():
+            share = chance + (1 - chance) * min(0.995, max(0.0, skill * pull))
+            difficulty = np.random.default_rng([len(split), *metric.encode()]).random(samples)[: len(lines)]
+            right = difficulty * 0.8 + rng.random(len(lines)) * 0.2 < share
+            for line, answer in zip(lines, right.tolist(), strict=True):
+                line[metric] = int(answer)
+            adapter = "likelihood" if model == "cm3leon" else "embedding similarity"
+            made = {"variant": variant, "adapter": adapter, "records": path.name, "note": NOTES.get(task, "")}
+            cells.append(cell(task, split, metric, **estimated(right), **made))
+        write_lines(path, [{"header": {"task": task}}, *lines, {"header": "end"}])
+    if model == "coca":
+        cells += [dict(each, variant="by likelihood", adapter="likelihood", records=None) for each in cells if each["variant"] == "model"]
+    for metric, (chance, _) in METRICS[task].items():
+        controls = {"chance": chance, "untrained": chance + 0.01, "oracle": 1.0}
         cells += [cell(task, split, metric, control, variant=variant, n=samples) for variant, control in controls.items()]
-    write_lines(folder / f"{task}.{split}.model.jsonl", [{"header": {"task": task}}, *lines, {"header": "end"}])
     return cells
+
+
+def speaker_cells(model: str, task: str, folder: Path, level: float, samples: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Captions and yes-no answers on the test split, and a refusal of every model that cannot give them."""
+    if model not in GENERATIVE:
+        return [cell(task, "test", metric, None, status="n/a", note="needs caption or answer") for metric in SPEAKERS[task]]
+    cells, made = [], {"adapter": "generated caption" if task == "captioning" else "generated answer"}
+    for variant, skill in {"model": level, "blank images": 0.01}.items():
+        path = folder / f"{task}.test.{variant.split()[0]}.jsonl"
+        truth = rng.integers(0, 2, samples)
+        margin = (truth - 0.5) * 4 * skill + rng.normal(size=samples)
+        said = (margin > 0).astype(int)
+        lines: list[dict[str, Any]] = [{"key": f"{i:06d}"} for i in range(samples)]
+        for metric, (chance, pull) in SPEAKERS[task].items():
+            right = (said == truth if task == "pope" else rng.random(samples) < chance + (1 - chance) * min(1, skill * pull)).astype(int)
+            answers = said if metric == "yes-rate" else right
+            for line, answer in zip(lines, answers.tolist(), strict=True):
+                line[metric] = answer
+            fields = {"variant": variant, "records": path.name, "better": "neither" if metric == "yes-rate" else "higher"}
+            fields |= {"field": "", "unit": "score"} if metric == "CIDEr-D" else {}
+            cells.append(cell(task, "test", metric, **estimated(answers), **made, **fields))
+        if task == "pope":
+            for line, kind, *about in zip(lines, ("random", "adversarial") * samples, truth, said, margin, strict=False):
+                line |= {"kind": kind} | dict(zip(("truth", "said"), map(int, about[:2]), strict=True))
+                line |= {"margin": float(about[2])} if model != "coca" else {}
+        write_lines(path, [{"header": {"task": task}}, *lines, {"header": "end"}])
+    return cells
+
+
+def estimated(right: np.ndarray) -> dict[str, Any]:
+    value = float(right.mean())
+    half = 1.96 * (value * (1 - value) / len(right)) ** 0.5
+    return {"value": value, "low": max(0.0, value - half), "high": min(1.0, value + half), "n": len(right)}
 
 
 def cell(task: str, split: str, metric: str, value: float | None, variant: str = "model", **fields: Any) -> dict[str, Any]:
@@ -104,23 +154,31 @@ def training_log(model: str, rng: np.random.Generator) -> list[dict[str, Any]]:
     for step in range(10, 2500, 10):
         left = 0.12 + 0.88 * float(np.exp(-step / 500))
         now = {name: value * (left + float(rng.normal(0, 0.02))) for name, value in terms.items()}
-        lines.append({"step": step, "samples": step * 256, "loss": sum(now.values()), "terms": now, "chance": chance})
+        stage = {"stage": "train" if model != "blip2" or step < 1000 else "second"}
+        lines.append({"step": step, "samples": step * 256, "loss": sum(now.values()), "terms": now, "chance": chance} | stage)
         if step % 250 == 0:
             lines.append({"event": "validate", "samples": step * 256, "loss": (left + 0.05) * next(iter(chance.values()))})
     return [*lines, {"event": "end"}]
 
 
-def showcase(rng: np.random.Generator, level: float) -> dict[str, Any]:
+def showcase(model: str, rng: np.random.Generator, level: float) -> dict[str, Any]:
     drawing = np.random.default_rng(7)
     items = []
     for index in range(6):
         a, b = drawing.permutation(list(COLOURS))[:2]
         truth, wrong = f"a large {a} circle above a small {b} square", f"a large {b} circle above a small {a} square"
-        third = f"a {a} shape next to something {b}"
-        ranked = [(truth, True), (wrong, False)] if rng.random() < level else [(wrong, False), (truth, True)]
-        ranked_json = [{"text": text, "score": 0.4, "correct": correct} for text, correct in [*ranked, (third, True)]]
-        items.append({"key": f"{index:06d}", "image": picture(COLOURS[a], COLOURS[b]), "captions": [truth], "ranked": ranked_json})
-    return {"schema": 1, "split": "test", "items": items}
+        third, right = f"a {a} shape next to something {b}", bool(rng.random() < level)
+        ranked = [(truth, True), (wrong, False)] if right else [(wrong, False), (truth, True)]
+        item: dict[str, Any] = {"key": f"{index:06d}", "image": picture(COLOURS[a], COLOURS[b]), "truth": [truth], "prompt": truth}
+        item["ranked"] = [{"text": text, "score": 0.4, "correct": correct} for text, correct in [*ranked, (third, True)]]
+        if model in GENERATIVE:
+            said = a if right else b
+            item["caption"] = [["a large ", None], [said, right], [f" circle above a small {b} square", None]]
+            item["answers"] = [{"question": "what colour is the circle?", "truth": a, "said": said, "right": right}]
+        if model == "cm3leon":
+            item["drawing"] = picture(COLOURS[a if right else b], COLOURS[b])
+        items.append(item)
+    return {"schema": 2, "split": "test", "items": items, "adapters": {"ranked": "embedding similarity", "answers": "generated answer"}}
 
 
 def picture(a: str, b: str) -> str:
@@ -143,8 +201,8 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    for model, seeds in (("clip", 3), ("siglip", 3), ("coca", 1), ("cm3leon", 1), ("asif", 1)):
-        for seed in range(seeds):
+    for model in SKILL:
+        for seed in range(3):
             write_run(target, model, seed, samples=2000)
     write_run(target, "clip", 0, recipe={"lr": 0.0003}, samples=2000, skill=0.6)
     for model in ("clip", "siglip"):

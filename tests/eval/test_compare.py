@@ -19,7 +19,8 @@ from eval.report import plots, words
 from eval.report.paired import differences
 from eval.report.report import Report, build
 from eval.report.results import Key, read_runs
-from eval.report.rows import combine, headline, keys, t_interval
+from eval.report.headline import headline
+from eval.report.rows import combine, keys, t_interval
 from models import PARADIGMS
 from tests.eval.fake_runs import write, write_lines, write_run
 
@@ -49,7 +50,7 @@ def test_two_models_give_all_four_outputs(tmp_path: Path, capsys: pytest.Capture
     assert compare(runs=tmp_path / "runs", out=tmp_path / "out") == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "report.md", "report.csv"}
     printed = capsys.readouterr().out
-    assert "colour" in printed
+    assert "zeroshot" in printed
     assert "Still untrained: flava, maskvlm, coca" in printed
 
 
@@ -162,7 +163,7 @@ def test_what_could_not_be_measured_is_never_a_zero(tmp_path: Path) -> None:
     page = (tmp_path / "out/report.html").read_text()
     reason = "ranking 500 x 2412 pairs by likelihood is out of budget"
     assert f'title="{reason}">n/a<sup>' in page
-    assert f'-note-1">{reason}</li>' in page
+    assert re.search(rf'-note-\d+">{reason}</li>', page)
     lines = list(csv.DictReader((tmp_path / "out/report.csv").open()))
     missing = [line for line in lines if line["run"] == "cm3leon-tiny-s0" and line["task"] == "retrieval"]
     assert missing
@@ -202,7 +203,7 @@ def test_a_difference_on_the_same_samples_is_proven_where_intervals_overlap(tmp_
     assert pair.value == pytest.approx(0.1)
     assert 0.03 < pair.low < 0.06 < 0.14 < pair.high < 0.17
     assert not report.datasets[0].proofs[COLOUR][1, 0].proven
-    best = [block.line.entries[0].best for block in report.datasets[0].overview.blocks]
+    best = [block.line.entries[0].best for block in report.datasets[0].tasks[0].blocks]
     assert best == [True, False]
 
 
@@ -255,13 +256,14 @@ def test_the_page_needs_no_network_and_runs_no_strangers_script(tmp_path: Path) 
     run = write_run(tmp_path, "clip", trained_on=evil)
     folder = run / "eval/scenes-tiny"
     edit_cells(run, COLOUR, metric=evil, note=evil, adapter=evil)
-    edit_cells(run, Key("foils", "test", "swap"), value=None, status="n/a", note=evil)
+    edit_cells(run, Key("foils", "test", "swap_attribute"), value=None, status="n/a", note=evil)
     edit(folder / "eval.json", hardware=evil)
     edit(run / "cost.json", hardware=evil)
     log = (run / "train.jsonl").read_text().replace('"image to text"', json.dumps(evil))
     (run / "train.jsonl").write_text(log)
     shown = json.loads((folder / "showcase.json").read_text())
-    shown["items"][0] |= {"captions": [evil], "key": evil, "ranked": [{"text": evil, "score": 1, "correct": False}]}
+    shown["items"][0] |= {"truth": [evil], "prompt": evil, "key": evil, "ranked": [{"text": evil, "score": 1, "correct": False}]}
+    shown["items"][0] |= {"caption": [[evil, False]], "answers": [{"question": evil, "truth": evil, "said": evil, "right": False}]}
     shown["items"][1]["image"] = "https://example.com/spy.png"
     shown["items"][2]["image"] = "data:image/svg+xml;base64,AAAA"
     write(folder / "showcase.json", shown)
@@ -287,7 +289,7 @@ def test_pictures_show_each_models_first_choice(tmp_path: Path) -> None:
     pictures = report_on(tmp_path).datasets[0].pictures
     assert len(pictures) == 6
     for picture in pictures:
-        assert [(ranking.model, ranking.texts[0][1]) for ranking in picture.rankings] == [("clip", True), ("siglip", False)]
+        assert [(shown.model, shown.ranked[0].correct) for shown in picture.shown] == [("clip", True), ("siglip", False)]
         assert not picture.agree
 
 
@@ -296,7 +298,7 @@ def test_headline_keeps_first_split_and_recall_at_one(tmp_path: Path) -> None:
     results = [result for row in report_on(tmp_path).datasets[0].rows for result in row.results]
     shown = headline(keys(results))
     assert {key.split for key in shown} == {"test"}
-    assert [key.metric for key in shown if key.task == "retrieval"] == ["i2t R@1 (500)", "t2i R@1 (500)"]
+    assert [key.metric for key in shown if key.task == "retrieval"] == ["i2t R@1 (500)"]
 
 
 def test_a_log_that_was_resumed_and_torn_is_read_once(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""What the tables are about: which numbers stand side by side, under which heads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval.report import words
+from eval.report.headline import headline
+from eval.report.results import Key
+from eval.report.rows import Row
+
+LOOKING_AWAY = ("shuffled images", "blank images")  # controls that take the picture away
+ATTRIBUTES = ("shape", "colour", "size", "fill", "relation", "count", "exist", "match")
+DETAILS = {"precision", "recall"}  # where there is an F1 it stands for both
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A number of each row; with `minus` how much better it is than that of a control."""
+
+    group: str
+    label: str
+    title: str
+    key: Key
+    minus: str = ""
+
+
+@dataclass(frozen=True)
+class CostColumn:
+    label: str
+    title: str
+    field: str  # of cost.json, or inference_flops
+    show: Callable[[Any], str]
+
+
+COSTS = (
+    CostColumn("samples", "training samples seen, those of prerequisites included", "samples_seen", words.si),
+    CostColumn("trained", "trainable parameters", "trainable_parameters", words.si),
+    CostColumn("total", "all parameters, frozen ones included", "total_parameters", words.si),
+    CostColumn("train FLOP", "floating-point operations of the whole training, prerequisites included", "train_flops", words.si),
+    CostColumn("train time", "training wall-clock, prerequisites included, on the hardware named", "train_seconds", words.duration),
+    CostColumn("FLOP / image", "floating-point operations to embed or describe one image", "inference_flops", words.si),
+    CostColumn("memory", "peak memory of training", "peak_memory_mb", words.memory),
+    CostColumn("hardware", "where it was trained", "hardware", lambda value: words.MISSING if value is None else str(value)),
+)
+
+
+def overview_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
+    return [_column(key, f"{key.task} · {key.split}", rows) for key in headline(list(keys))]
+
+
+def task_columns(task: str, keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
+    """Every metric under its split, then what the pictures are worth for the metrics that stand for the task."""
+    of_task = [key for key in keys if key.task == task]
+    shown = [_column(key, key.split, rows) for key in of_task]
+    for key in headline(of_task) or of_task[:1]:
+        shown += _use(key, rows, f"image use · {key.split}", key.metric)
+    return shown
+
+
+def use_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
+    """Per task, what the pictures are worth for the first metric that stands for it."""
+    known = [*headline(list(keys)), *keys]
+    firsts = [next(key for key in known if key.task == task) for task in dict.fromkeys(key.task for key in keys)]
+    return [column for key in firsts for column in _use(key, rows, f"{key.task} {spoken(key.metric)}", "")]
+
+
+def attribute_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
+    """Per attribute of the embedded data, every task that says something about it alone, on the first split."""
+    found = []
+    for attribute in ATTRIBUTES:
+        for key in keys:
+            said = re.findall(r"[a-z0-9]+", key.metric.lower())
+            about = [name for name in ATTRIBUTES if name in said]
+            if about == [attribute] and not DETAILS & set(said) and key.split == keys[0].split:
+                rest = " ".join(part for part in said if part not in (attribute, "attribute", "f1"))
+                found.append(_column(key, attribute, rows, f"{key.task} {rest}".strip()))
+    return found
+
+
+def spoken(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _column(key: Key, group: str, rows: Sequence[Row], label: str = "") -> Column:
+    notes = dict.fromkeys(value.note for row in rows if (value := row.value(key)).value is not None and value.note)
+    title = "; ".join([f"{key.task}, {key.split}: {key.metric}", *notes])
+    return Column(group=group, label=label or spoken(key.metric), title=title, key=key)
+
+
+def _use(key: Key, rows: Sequence[Row], group: str, metric: str) -> list[Column]:
+    """Empty where no model was asked with its pictures taken away."""
+    asked = [control for control in LOOKING_AWAY if any(row.value(key, control).value is not None for row in rows)]
+    return [
+        Column(
+            group=group,
+            label=f"{spoken(metric)} {words.MINUS} {control.split()[0]}".strip(),
+            title=f"{key.task}, {key.split}: {key.metric}, how much better with its own pictures than with {control}",
+            key=key,
+            minus=control,
+        )
+        for control in asked
+    ]

@@ -1,0 +1,91 @@
+"""Does a model see what is not there? Right against wrong "yes", from the records of the task `pope`.
+
+A record says what is true (`truth`, 1 or 0), what the model said (`said`, 1 or 0; nothing where it could not be read) and, of
+models that weigh their answer, by how much yes is ahead of no (`margin`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.report.figures import look
+from eval.report.plots import INK, label, panel, svg
+from eval.report.results import Key, read_jsonl
+from eval.report.rows import Row
+
+TASK = "pope"
+CORNERS = 120  # of a curve: more is invisible at this size and makes the page heavy
+
+
+def panels(rows: Sequence[Row], keys: Sequence[Key]) -> list[tuple[str, str]]:
+    """(kind of question, figure) for every kind on the task's first split; [] where nobody was asked."""
+    split = next((key.split for key in keys if key.task == TASK), None)
+    found: dict[str, list[tuple[Row, list[dict[str, Any]]]]] = {}
+    for row in rows:
+        for kind, records in _by_kind(row, split).items():
+            found.setdefault(kind, []).append((row, records))
+    return [(kind, _figure(kind, asked, rows)) for kind, asked in found.items()]
+
+
+def rates(records: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
+    """(share of wrong yes among what is not there, share of right yes among what is there); an answer that could not be read
+    is no yes. None when only one of the two was asked about."""
+    yes = {truth: [record.get("said") == 1 for record in records if record["truth"] == truth] for truth in (0, 1)}
+    return (float(np.mean(yes[0])), float(np.mean(yes[1]))) if yes[0] and yes[1] else None
+
+
+def curve(records: Sequence[dict[str, Any]]) -> np.ndarray:
+    """`[points, 2]`: the same two rates at every threshold on the margin, from never yes to always yes; questions of equal margin
+    turn together. Empty where margins are missing or only one of the two was asked about."""
+    margins = [record.get("margin") for record in records]
+    truth = np.array([record["truth"] for record in records], dtype=float)
+    if any(margin is None for margin in margins) or not 0 < truth.sum() < len(truth):
+        return np.empty((0, 2))
+    order = np.argsort(-np.array(margins, dtype=float), kind="stable")
+    sure, there = np.array(margins, dtype=float)[order], truth[order]
+    last = np.append(np.flatnonzero(np.diff(sure)), len(sure) - 1)  # where a group of equal margins ends
+    right, wrong = np.cumsum(there)[last] / there.sum(), np.cumsum(1 - there)[last] / (1 - there).sum()
+    points = np.stack([np.append(0, wrong), np.append(0, right)], axis=1)
+    kept = np.unique(np.linspace(0, len(points) - 1, min(len(points), CORNERS)).round().astype(int))
+    return points[kept]
+
+
+def _by_kind(row: Row, split: str | None) -> dict[str, list[dict[str, Any]]]:
+    """The records of the row's first seed, by the kind of thing that was asked about."""
+    files = dict.fromkeys(
+        cell.records
+        for cell in row.results[0].cells
+        if cell.key.task == TASK and cell.key.split == split and cell.variant == "model" and cell.records
+    )
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in files:
+        for record in read_jsonl(path):
+            if record.get("truth") in (0, 1):
+                found.setdefault(str(record.get("kind") or _part(path)), []).append(record)
+    return found
+
+
+def _part(path: Path) -> str:
+    """pope-random.test.model.jsonl holds the questions of kind random."""
+    return path.name.split(".")[0].removeprefix(TASK).removeprefix("-") or TASK
+
+
+def _figure(kind: str, asked: Sequence[tuple[Row, list[dict[str, Any]]]], rows: Sequence[Row]) -> str:
+    with panel(3.1, 2.3) as (figure, axes):
+        axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
+        named = []
+        for row, records in asked:
+            colour, marker = look(row, rows)
+            points, said = curve(records), rates(records)
+            if len(points):
+                axes.plot(*points.T, color=colour, linewidth=1.1, alpha=0.8)
+            if said:
+                axes.plot(*said, marker=marker, color=colour, markersize=5, linestyle="")
+                named.append((*said, row.name, colour))
+        axes.set(xlim=(-0.01, 1.01), ylim=(0, 1.03), xlabel="says yes to what is not there", ylabel="and to what is")
+        label(axes, named)
+        return svg(figure, f"Hallucination, {kind}: right yes over wrong yes")

@@ -1,0 +1,95 @@
+"""The picture browser: what every model made of the same pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval.report.results import Result
+from eval.report.rows import Row
+
+RASTER = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/=]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    question: str
+    truth: str
+    said: str
+    right: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    text: str
+    score: float | None
+    correct: bool | None  # whether it is a text of this very picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What one model made of a picture. Empty is what it cannot do."""
+
+    model: str
+    caption: list[tuple[str, bool | None]]  # pieces of text, and whether they are true of the picture (None: nothing is claimed)
+    answers: list[Answer]
+    ranked: list[Ranked]  # best first
+    drawing: str  # a data: URI
+    how: dict[str, str]  # "answers", "ranked", ... -> the adapter behind it
+
+    @property
+    def gist(self) -> tuple[Any, ...]:
+        return "".join(text for text, _ in self.caption), tuple(each.said for each in self.answers), tuple(r.text for r in self.ranked[:1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    key: str
+    split: str
+    image: str  # a data: URI
+    truth: list[str]
+    prompt: str  # what the drawings were asked to show
+    shown: list[Shown]
+
+    @property
+    def agree(self) -> bool:
+        """Whether all models say the same."""
+        return len({shown.gist for shown in self.shown}) == 1
+
+
+def pictures(rows: Sequence[Row]) -> list[Picture]:
+    """The showcase pictures, each with what every row's first seed made of it. Images that are no embedded raster are left out."""
+    found: dict[str, Picture] = {}
+    for row in rows:
+        result = row.results[0]
+        for item in result.showcase.get("items", []):
+            if not RASTER.fullmatch(str(item.get("image", ""))):
+                continue
+            key, truth = str(item["key"]), [str(text) for text in item.get("truth", [])]
+            about = {"split": str(result.showcase.get("split", "")), "prompt": str(item.get("prompt", ""))}
+            picture = found.setdefault(key, Picture(key=key, image=str(item["image"]), truth=truth, shown=[], **about))
+            picture.shown.append(_shown(row.name, item, result))
+    return list(found.values())
+
+
+def abilities(shown: Sequence[Picture]) -> list[str]:
+    """Which columns the browser needs: those in which some model has something to show."""
+    everything = [each for picture in shown for each in picture.shown]
+    return [name for name in ("caption", "answers", "ranked", "drawing") if any(getattr(each, name) for each in everything)]
+
+
+def _shown(model: str, item: dict[str, Any], result: Result) -> Shown:
+    drawing = str(item.get("drawing") or "")
+    return Shown(
+        model=model,
+        caption=[(str(text), ok) for text, ok in item.get("caption") or []],
+        answers=[
+            Answer(question=str(each["question"]), truth=str(each["truth"]), said=str(each["said"]), right=bool(each["right"]))
+            for each in item.get("answers") or []
+        ],
+        ranked=[Ranked(text=str(each["text"]), score=each.get("score"), correct=each.get("correct")) for each in item.get("ranked") or []],
+        drawing=drawing if RASTER.fullmatch(drawing) else "",
+        how={str(name): str(adapter) for name, adapter in (result.showcase.get("adapters") or {}).items()},
+    )
