@@ -20,7 +20,7 @@ from data.scenes.draw import draw
 from data.scenes.language import agreement
 from data.scenes.language import answer as true_answer
 from data.scenes.world import PRESETS, Preset
-from eval.capabilities import Images, Texts
+from eval.capabilities import Images, Prompt, Texts
 from eval.source import together
 
 
@@ -74,6 +74,11 @@ class Truth:
 
     def answer_likelihood(self, images: Images, questions: Texts, answers: Texts) -> list[float]:
         return [0.0 if said == true else -100.0 for said, true in zip(answers, self.answer(images, questions), strict=True)]
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[str]:
+        """The answer to the question that a prompt ends with, about its last picture."""
+        images = [[part for part in prompt if isinstance(part, np.ndarray)][-1] for prompt in prompts]
+        return self.answer(images, [str(prompt[-1]) for prompt in prompts])
 
     def draw(self, texts: Texts, *, seed: int = 0) -> list[np.ndarray]:
         """A picture of which the text is true, drawn as those of the data set are."""

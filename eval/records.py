@@ -4,6 +4,7 @@
     {"i": 0, "key": "00000000", ...}       i is the sample's position among those asked; a sample may have several lines
     {"header": "end"}
 
+A picture in a record is stored as a PNG file in a folder named like the file of records, and the record names it.
 A file whose header differs is begun anew. Without its last line it is unfinished: it is cut back to the last batch
 boundary, so that the batches asked again are the very ones an uninterrupted run would have asked.
 """
@@ -15,6 +16,9 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 Record = dict[str, Any]
 END: Record = {"header": "end"}
@@ -40,6 +44,7 @@ class RecordFile:
             path.write_text(_as_lines([{"header": header}, *self.done]), encoding="utf-8")
 
     def append(self, records: Sequence[Record]) -> None:
+        records = [self._without_pictures(record) for record in records]
         self._write(records)
         self.done += records
 
@@ -53,6 +58,15 @@ class RecordFile:
             partial.write_text(_as_lines([{"header": self.header}, *self.done, END]), encoding="utf-8")
             os.replace(partial, self.path)
         self.finished = True
+
+    def _without_pictures(self, record: Record) -> Record:
+        pictures = {name: value for name, value in record.items() if isinstance(value, np.ndarray)}
+        names = {name: f"{self.path.stem}/{record['i']:05d}-{name}.png" for name in pictures}
+        for name, picture in pictures.items():
+            path = self.path.with_name(self.path.stem) / Path(names[name]).name
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(path)
+        return record | names
 
     def _write(self, records: Sequence[Record]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
