@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,21 @@ CHECKPOINT = "checkpoint.safetensors"
 FREE = ("preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
 
 
+@contextmanager
+def alone(folder: Path, place: Place) -> Iterator[None]:
+    """One training at a time in a folder: another one waits, and then finds what was trained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        if place.rank == 0:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{folder} is being trained by another process: waiting for it", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        place.wait()
+        yield
+
+
 def claim(folder: Path, recipe: AnyRecipe, preset: str, place: Place) -> bool:
     """A run folder belongs to one recipe: refuse to continue it with another. Returns whether there is anything to continue."""
     path = folder / "recipe.json"
@@ -31,7 +50,6 @@ def claim(folder: Path, recipe: AnyRecipe, preset: str, place: Place) -> bool:
             changes = "; ".join(f"{name}: {there} there, {now} now" for name, (there, now) in differs.items())
             raise ValueError(f"{folder} was trained with another recipe ({changes}). Choose another OUT=, or remove it")
     elif place.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(wanted, indent=1))
     place.wait()
     return begun
@@ -46,11 +64,21 @@ def as_json(recipe: AnyRecipe, preset: str) -> dict[str, Any]:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Field -> both values, where two recipes as json train differently. A field that one does not have is at its default there."""
-    default = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+    """Field -> both values, where two recipes as json train differently."""
+    one, other = _complete(one), _complete(other)
     names = [name for name in dict.fromkeys([*one, *other]) if name not in FREE]
-    both = {name: (one.get(name, default.get(name)), other.get(name, default.get(name))) for name in names}
-    return {name: (a, b) for name, (a, b) in both.items() if a != b}
+    return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
+
+
+def _complete(recipe: dict[str, Any]) -> dict[str, Any]:
+    """With the fields that did not exist yet when it was written: they are at their defaults there."""
+    default = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+    _, config = models.classes(recipe["name"])
+    try:
+        model = asdict(models.from_dict(config, recipe["model"]))
+    except TypeError:  # a field that does not exist any more: it will differ
+        model = recipe["model"]
+    return json.loads(json.dumps(default | recipe | {"model": model}, default=asdict))
 
 
 def name_of(recipe: AnyRecipe) -> str:

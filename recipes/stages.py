@@ -51,15 +51,15 @@ def prerequisites(recipe: AnyRecipe, preset: str, shared: Path) -> list[Needed]:
             raise ValueError(f"prerequisite {prerequisite.role}: recipes/{prerequisite.recipe}.py has no preset {chosen!r}, only {known}")
         standard = presets[chosen]
         where = {name: getattr(recipe, name) for name in ("data", "seed", "device", "workers", "memory_gb", "save_minutes", "log")}
-        named = f"{prerequisite.recipe}-{chosen}{_data_suffix(recipe.data, standard.data)}-s{recipe.seed}"
-        found.append(Needed(prerequisite.role, prerequisite.recipe, replace(standard, **where), chosen, shared / named))
+        folder = shared / run_name(prerequisite.recipe, chosen, recipe, standard.data)
+        found.append(Needed(prerequisite.role, prerequisite.recipe, replace(standard, **where), chosen, folder))
     return found
 
 
-def _data_suffix(data: str, standard: str) -> str:
-    """As the Makefile names runs: after their data, unless it is the preset's own."""
-    place = Path(data).parent if ".tar" in data else Path(data)
-    return "" if data == standard else f"-{place.name}"
+def run_name(name: str, preset: str, recipe: AnyRecipe, standard_data: str) -> str:
+    """As the Makefile names runs: also after their data, unless it is the preset's own."""
+    place = Path(recipe.data).parent if ".tar" in recipe.data else Path(recipe.data)
+    return f"{name}-{preset}{'' if recipe.data == standard_data else f'-{place.name}'}-s{recipe.seed}"
 
 
 def adopt(model: Any, needed: Sequence[Needed], adopted: Mapping[str, nn.Module], progress: Progress) -> None:

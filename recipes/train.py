@@ -31,7 +31,7 @@ from data.texts import texts
 from models.published import published
 from models.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes import checkpoint
-from recipes.folder import CHECKPOINT, claim, finished, name_of, write_cost
+from recipes.folder import CHECKPOINT, alone, claim, finished, name_of, write_cost
 from recipes.log import Reporter
 from recipes.place import Place, hardware
 from recipes.progress import Progress
@@ -52,19 +52,24 @@ def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path 
 
 def _train(recipe: AnyRecipe, folder: Path, preset: str, shared: Path, place: Place) -> int:
     split = find(recipe.data, "train")
-    begun = claim(folder, recipe, preset, place)
-    if finished(folder):
-        if place.rank == 0:
-            print(f"{folder} is trained ({recipe.samples:,} samples). Another: SEED=, OUT=, or remove the folder", file=sys.stderr)
-        return 0
-    needed = [] if begun else prerequisites(recipe, preset, shared)
-    for each in needed:
-        if place.rank == 0:
-            print(f"{folder} needs {each.folder} as its {each.role}: {each.state}", file=sys.stderr)
-        if finished(each.folder):
-            claim(each.folder, each.recipe, each.preset, place)
-        elif status := _train(each.recipe, each.folder, each.preset, shared, place):
-            return status
+    with alone(folder, place):
+        begun = claim(folder, recipe, preset, place)
+        if finished(folder):
+            if place.rank == 0:
+                print(f"{folder} is trained ({recipe.samples:,} samples). Another: SEED=, OUT=, or remove the folder", file=sys.stderr)
+            return 0
+        needed = [] if begun else prerequisites(recipe, preset, shared)
+        for each in needed:
+            if place.rank == 0:
+                print(f"{folder} needs {each.folder} as its {each.role}: {each.state}", file=sys.stderr)
+            if finished(each.folder):
+                claim(each.folder, each.recipe, each.preset, place)
+            elif status := _train(each.recipe, each.folder, each.preset, shared, place):
+                return status
+        return _learn(recipe, split, folder, place, needed, begun=begun)
+
+
+def _learn(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: Sequence[Needed], *, begun: bool) -> int:
     for stage in recipe.schedule:
         if stage.batch % place.world:
             raise ValueError(f"batch {stage.batch} cannot be shared by {place.world} processes; make it a multiple of {place.world}")
