@@ -1,22 +1,33 @@
-"""`python -m data.importers coco|folder|table ...` (`make import ARGS="..."`): your own pictures as a data set."""
+"""`python -m data.importers coco|folder|table|winoground|... ...` (`make import ARGS="..."`): pictures of others as a data set."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import tyro
 
+from data.importers.aro import import_aro
 from data.importers.coco import import_coco
 from data.importers.folder import import_folder
+from data.importers.sugarcrepe import import_sugarcrepe
 from data.importers.table import import_table
+from data.importers.winoground import import_winoground
 from data.shards import DataError
+
+IMPORTERS: dict[str, Callable[..., None]] = {
+    "coco": import_coco,
+    "folder": import_folder,
+    "table": import_table,
+    "winoground": import_winoground,
+    "sugarcrepe": import_sugarcrepe,
+    "aro": import_aro,
+}
 
 
 def main() -> None:
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"coco": import_coco, "folder": import_folder, "table": import_table}, prog="make import ARGS=", description=__doc__
-        )
+        tyro.extras.subcommand_cli_from_dict(IMPORTERS, prog="make import ARGS=", description=__doc__)
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
 

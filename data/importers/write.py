@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,24 @@ from PIL import Image
 from rich.progress import track
 
 from data.decode import FORMATS, MAX_BYTES, Tally, Unusable, open_image
-from data.sample import Sample, from_record
+from data.sample import Foil, Sample, from_record
 from data.shards import DataError, write_index, write_shard
 
 SAMPLES_PER_SHARD = 1000
 SOURCES = (*FORMATS, "BMP", "GIF", "TIFF")  # what is read; the others are written as PNG
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """An image file (relative to the images folder) and what is said about it."""
+    """An image file (relative to the images folder), the part of it that is meant, and what is said about it."""
 
     file: str
+    key: str | None = None  # of the sample, where others speak of it; without dots
+    box: Box | None = None  # left, top, right, bottom in pixels
     captions: list[str] = field(default_factory=list)
+    foils: list[Foil] = field(default_factory=list)
     label: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -49,8 +53,8 @@ def write_split(
 ) -> None:
     """Writes `out/split` from rows, whole or not at all, and prints what was written and what was dropped (with `dropped` before).
 
-    Keys are running numbers in the order of the rows; the file's name stays in `extra["file"]`. Files are copied as they are
-    unless they must be shrunk or are in a format that the loader does not read.
+    Keys are running numbers in the order of the rows, unless a row has its own; the file's name stays in `extra["file"]`. Files are
+    copied as they are unless they must be cut or shrunk or are in a format that the loader does not read.
     """
     folder = out / split
     if Path(split).name != split:
@@ -90,9 +94,10 @@ def _samples(
     count = 0
     for row in track(rows, description="importing", disable=not sys.stderr.isatty()):
         try:
-            encoded, extension, image = _prepared(_read_inside(root, row.file), size)
-            record = {"captions": row.captions, "label": row.label, "extra": {"file": row.file} | row.extra}
-            sample = from_record(f"{count:08d}", image, None, record)
+            encoded, extension, image = _prepared(_read_inside(root, row.file), size, row.box)
+            foils = [asdict(foil) for foil in row.foils]
+            record = {"captions": row.captions, "label": row.label, "foils": foils, "extra": {"file": row.file} | row.extra}
+            sample = from_record(row.key or f"{count:08d}", image, None, record)
             for need in needs:
                 if not getattr(sample, need):
                     raise Unusable(f"no {need}")
@@ -118,11 +123,13 @@ def _read_inside(root: Path, name: str) -> bytes:
         raise Unusable("unreadable file") from None
 
 
-def _prepared(encoded: bytes, size: int | None) -> tuple[bytes, str, np.ndarray]:
+def _prepared(encoded: bytes, size: int | None, box: Box | None) -> tuple[bytes, str, np.ndarray]:
     """Encoded bytes to store, their extension, and the decoded image."""
     image, format = open_image(encoded, SOURCES)
+    if box:
+        image = _cut(image, box)
     shrink = size / min(image.size) if size else 1.0
-    if shrink >= 1 and format in EXTENSIONS:
+    if shrink >= 1 and format in EXTENSIONS and not box:
         return encoded, EXTENSIONS[format], np.asarray(image)
     if shrink < 1:
         image = image.resize((round(image.width * shrink), round(image.height * shrink)), Image.Resampling.LANCZOS)
@@ -132,3 +139,11 @@ def _prepared(encoded: bytes, size: int | None) -> tuple[bytes, str, np.ndarray]
         return buffer.getvalue(), "jpg", np.asarray(image)
     image.save(buffer, "PNG")
     return buffer.getvalue(), "png", np.asarray(image)
+
+
+def _cut(image: Image.Image, box: Box) -> Image.Image:
+    """The part of the box that lies in the image."""
+    left, top, right, bottom = (round(min(max(at, 0), most)) for at, most in zip(box, image.size * 2, strict=True))
+    if left >= right or top >= bottom:
+        raise Unusable("box outside the image")
+    return image.crop((left, top, right, bottom))
