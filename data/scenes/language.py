@@ -321,13 +321,19 @@ def agreement(caption: str, sample: Sample) -> float:
     return sum(checks) / len(checks)
 
 
+def meant(claims: Claims, objects: Sequence[Object]) -> list[int | None]:
+    """For each object spoken of the true one with the colour and shape that it is given, each meant once; None where there is none."""
+    found: list[int | None] = []
+    for said in claims.objects:
+        found.append(_look_up(said, objects, taken=found))
+    return found
+
+
 def _checked(claims: Claims, objects: Sequence[Object], relations: Sequence[Sequence[Any]]) -> tuple[list[int | None], list[bool]]:
     """For each object spoken of the one that is meant, if any; and whether each claim about objects is true."""
-    found: list[int | None] = []
+    found = meant(claims, objects)
     checks = [len(claims.objects) == len(objects)]
-    for said in claims.objects:
-        index = _look_up(said, objects, taken=found)
-        found.append(index)
+    for said, index in zip(claims.objects, found, strict=True):
         checks += [index is not None and _value(objects[index], name) == value for name, value in said.items()]
     checks += [[found[i], name, found[j]] in [list(relation) for relation in relations] for i, name, j in claims.relations]
     if claims.count is not None:
