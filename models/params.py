@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from open_clip import get_model_config
 from rich.console import Console
 from rich.table import Table
 
 import models
 from models.clip import CLIPConfig
+from models.coca import CoCaConfig
+from models.coca.convert import config_from_open_clip as coca_from_open_clip
 from models.siglip import SigLIPConfig
 from models.text import OpenCLIPTokenizer
 
@@ -22,19 +26,27 @@ from models.text import OpenCLIPTokenizer
 class Variant:
     model: str
     name: str
-    config: CLIPConfig | SigLIPConfig
+    config: Any
     published: int | None
     source: str
+    counted: tuple[str, ...] = ()  # the modules that the published figure counts; () for all
+    rounded: float = 0.0  # share by which the figure may differ, where a paper rounds it
 
     def count(self) -> int:
+        """Parameters of what the published figure counts."""
         model_class, _ = models.classes(self.model)
         with torch.device("meta"):
             model = model_class(self.config, OpenCLIPTokenizer())
-        return sum(parameter.numel() for parameter in model.parameters())
+        parts = [model.get_submodule(name) for name in self.counted] or [model]
+        return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+    def agrees(self) -> bool:
+        return self.published is None or abs(self.count() - self.published) <= self.rounded * self.published
 
 
 LEARNED = 436  # tokens, of the embedded data set's captions
 RELEASED_CLIP = "OpenAI's released weights"
+COCA_TABLE = "arXiv 2205.01917, table 1: encoder and decoder, without what pools between them"
 VARIANTS = [
     Variant("clip", "tiny", replace(CLIPConfig.tiny(), vocab_size=LEARNED), None, ""),
     Variant("clip", "small", replace(CLIPConfig.small(), vocab_size=LEARNED), None, ""),
@@ -44,6 +56,17 @@ VARIANTS = [
     Variant("siglip", "tiny", replace(SigLIPConfig.tiny(), vocab_size=LEARNED), None, ""),
     Variant("siglip", "small", replace(SigLIPConfig.small(), vocab_size=LEARNED), None, ""),
     Variant("siglip", "paper: ViT-B/16", SigLIPConfig.paper(), 203_155_970, "arXiv 2303.15343; Google's released weights"),
+    Variant("coca", "tiny", replace(CoCaConfig.tiny(), vocab_size=LEARNED), None, ""),
+    Variant("coca", "small", replace(CoCaConfig.small(), vocab_size=LEARNED), None, ""),
+    Variant("coca", "Base", CoCaConfig.base(), 383_000_000, COCA_TABLE, ("visual", "text"), 0.001),
+    Variant("coca", "Large", CoCaConfig.large(), 787_000_000, COCA_TABLE, ("visual", "text"), 0.001),
+    Variant("coca", "paper: 2.1 B", CoCaConfig.paper(), None, "the layer sizes of table 1, which says 2.1 B"),
+    Variant(
+        "coca", "open_clip ViT-B/32", coca_from_open_clip(get_model_config("coca_ViT-B-32")), 253_560_065, "open_clip's released weights"
+    ),
+    Variant(
+        "coca", "open_clip ViT-L/14", coca_from_open_clip(get_model_config("coca_ViT-L-14")), 638_450_177, "open_clip's released weights"
+    ),
 ]
 
 
@@ -54,9 +77,10 @@ def main() -> int:
         table.columns[column].justify = "right"
     equal = True
     for variant in VARIANTS:
-        ours = variant.count()
-        equal &= variant.published in (None, ours)
-        table.add_row(variant.model, variant.name, f"{ours:,}", f"{variant.published:,}" if variant.published else "", variant.source)
+        equal &= variant.agrees()
+        table.add_row(
+            variant.model, variant.name, f"{variant.count():,}", f"{variant.published:,}" if variant.published else "", variant.source
+        )
     Console().print(table)
     return 0 if equal else 1
 

@@ -19,13 +19,14 @@ PUBLISHED = [variant for variant in VARIANTS if variant.published]
 
 @pytest.mark.parametrize("variant", PUBLISHED, ids=lambda variant: f"{variant.model} {variant.name}")
 def test_count_is_the_published_one(variant: Variant) -> None:
-    assert variant.count() == variant.published
+    assert variant.agrees(), f"{variant.count():,} instead of {variant.published:,}"
+    assert variant.rounded <= 0.01
 
 
 def test_table_has_every_model_and_names_its_sources(capsys: pytest.CaptureFixture[str]) -> None:
     assert main() == 0
     assert "151,277,313" in capsys.readouterr().out
-    assert {variant.model for variant in PUBLISHED} == set(models.TABLE)
+    assert {variant.model for variant in PUBLISHED} >= set(models.TABLE) & set(models.PARADIGMS)
     assert all(variant.source for variant in PUBLISHED)
 
 
