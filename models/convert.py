@@ -31,6 +31,7 @@ TRANSPOSED = Shape(lambda x: x.T, lambda x: x.T)
 ADD_ONE = Shape(lambda x: x[None], lambda x: x[0])  # theirs [N, D], ours [1, N, D]
 ADD_TWO = Shape(lambda x: x[None, None], lambda x: x[0, 0])  # theirs [D], ours [1, 1, D]
 DROP_ONE = Shape(lambda x: x[0], lambda x: x[None])  # theirs [1], ours []
+DROP_TWO = Shape(lambda x: x[0, 0], lambda x: x[None, None])  # theirs [1, 1, D], ours [D]
 
 
 class Row(NamedTuple):

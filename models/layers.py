@@ -276,6 +276,16 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x)
 
 
+def mean_of_all(totals: Tensor, counts: Tensor) -> Tensor:
+    """sum(totals) / sum(counts) over the samples of all ranks, `[b]` each; 0 when nothing was counted.
+
+    A rank's own value is its share times the number of ranks, so that the mean over ranks, and of their gradients, is exact
+    whatever the counts of each.
+    """
+    everywhere = gather(counts)
+    return totals.sum() * (len(everywhere) / len(counts)) / everywhere.sum().clamp(min=1)
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 

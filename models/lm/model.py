@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from data.sample import Sample
 from models.backbones import Continuation, LanguageConfig, language_model, token_nll
 from models.generate import GREEDY, Decoding, generate, not_text
-from models.layers import Losses
+from models.layers import Losses, mean_of_all
 from models.lm.corpus import documents
 from models.text import Tokenizer, layout
 
@@ -74,7 +74,7 @@ class LM(nn.Module):
 
     def objective(self, features: dict[str, Tensor]) -> Losses:
         """Mean negative log-likelihood of a token."""
-        nll = features["nll"].sum() / features["tokens"].sum().clamp(min=1)
+        nll = mean_of_all(features["nll"], features["tokens"])
         return Losses(nll, {"next token": nll}, {"next token": float(np.log(self.config.vocab_size))})
 
     @torch.no_grad()

@@ -1,0 +1,3 @@
+from models.flava.model import FLAVA, FLAVAConfig
+
+__all__ = ["FLAVA", "FLAVAConfig"]

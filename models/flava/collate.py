@@ -1,0 +1,76 @@
+"""FLAVA's batches: pairs, pictures alone and texts alone from the same samples, their masks, and pairs that do not match."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.sample import Sample
+from models.images import ImageTransform
+from models.masking import TokenMasking, block_mask
+from models.text import Tokenizer
+
+PAIR, IMAGE, TEXT = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a batch is made of. The paper draws a data set for every step (section 4.2: pairs .70, pictures .15, texts .15); here
+    every step has all three in these shares, so that every step has every loss."""
+
+    pictures: float = 0.15
+    texts: float = 0.15
+    mismatched: float = 0.0  # of the pairs: those that get another caption, for the matching loss
+    hard: float = 0.0  # of the mismatched: those whose caption is a foil of their own, where they have one
+
+    def kinds(self, size: int) -> Tensor:
+        """PAIR, IMAGE or TEXT for each of `size` samples: the same on every rank and in every step."""
+        pictures, texts = round(self.pictures * size), round(self.texts * size)
+        return torch.tensor([PAIR] * (size - pictures - texts) + [IMAGE] * pictures + [TEXT] * texts)
+
+
+@dataclass(frozen=True)
+class MaskedCollate:
+    transform: ImageTransform
+    tokenizer: Tokenizer
+    context: int
+    side: int  # patches per side of a picture
+    patches: int  # masked ones
+    masking: TokenMasking
+    mask: int  # id of the mask token
+    mixture: Mixture
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        """ "pixels" uint8 `[B, 3, S, S]`; "ids", "masked_ids", "labels" `[B, T]`; "patches" bool `[B, N]`, the masked ones; "kind" `[B]`;
+        "match" bool `[B]`. Without a generator (validation) captions are the first ones and everything is drawn with seed 0."""
+        draw = rng or np.random.default_rng(0)
+        captions = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
+        kind, match = self.mixture.kinds(len(samples)), torch.ones(len(samples), dtype=torch.bool)
+        pairs = int((kind == PAIR).sum())
+        for row in draw.permutation(pairs)[: round(self.mixture.mismatched * pairs)] if pairs > 1 else ():
+            wrong = self._mismatch(samples, captions, int(row), pairs, draw)
+            match[row] = wrong is None
+            captions[row] = wrong or captions[row]
+        ids, masked, labels = self.masking(self.tokenizer, captions, self.context, mask=self.mask, rng=draw)
+        patches = np.stack([block_mask(self.side, self.patches, draw).reshape(-1) for _ in samples])
+        return {
+            "pixels": self.transform([sample.image for sample in samples], rng),
+            "ids": ids,
+            "masked_ids": masked,
+            "labels": labels,
+            "patches": torch.from_numpy(patches),
+            "kind": kind,
+            "match": match,
+        }
+
+    def _mismatch(self, samples: Sequence[Sample], captions: list[str], row: int, pairs: int, rng: np.random.Generator) -> str | None:
+        """A caption that is false of the sample: a foil of its own, or one of another picture; None when all others are its own, too."""
+        sample = samples[row]
+        if sample.foils and rng.random() < self.mixture.hard:
+            return sample.foils[int(rng.integers(len(sample.foils)))].foil
+        others = [other for other in range(pairs) if other != row and captions[other] not in sample.captions]
+        return captions[others[int(rng.integers(len(others)))]] if others else None

@@ -1,0 +1,63 @@
+"""FLAVA's losses (section 3.2 of the paper): contrast and matching of pairs, and prediction of what is masked, all of weight 1."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.flava.collate import PAIR
+from models.layers import Losses, gather, mean_of_all, rank
+
+# term -> features that hold its summed negative log-likelihoods and how many these are, per sample
+PREDICTIONS = {"mim": "mim", "mlm": "mlm", "mmm_image": "mmm_image", "mmm_text": "mmm_text"}
+
+
+def flava_loss(features: dict[str, Tensor], scale: Tensor, weights: dict[str, float], *, codes: int, words: int) -> Losses:
+    """features: "image", "text" L2-normalised `[b, D]`; "match_logits" `[b, 2]`; "kind", "match" `[b]`; for each prediction its
+    "<term>_nll" and "<term>_n" `[b]`. scale: exp of the logit scale. A term of weight 0 is left out.
+
+    Where pairs do not match, only the matching loss looks at them; their texts and images stay in the contrast's columns. A
+    batch without a matching pair has no other loss of pairs.
+    """
+    pair = features["kind"] == PAIR
+    positive = pair & features["match"]
+    terms: dict[str, Tensor] = {}
+    if weights["contrastive"]:
+        terms["contrastive"] = contrastive(features["image"], features["text"], scale, pair, positive)
+    if weights["itm"]:
+        wrong = F.cross_entropy(features["match_logits"].float(), features["match"].long(), reduction="none")
+        terms["itm"] = mean_of_all(wrong * pair, pair.long())
+    for term in PREDICTIONS:
+        if weights[term]:
+            terms[term] = mean_of_all(features[f"{term}_nll"], features[f"{term}_n"])
+    chance = {
+        "contrastive": math.log(max(2, int(gather(pair.long()).sum()))),
+        "itm": _entropy(gather((pair & features["match"]).long()).sum(), gather(pair.long()).sum()),
+        "mim": math.log(codes),
+        "mmm_image": math.log(codes),
+        "mlm": math.log(words),
+        "mmm_text": math.log(words),
+    }
+    total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+    return Losses(total, terms, {name: chance[name] for name in terms})
+
+
+def contrastive(image: Tensor, text: Tensor, scale: Tensor, pair: Tensor, positive: Tensor) -> Tensor:
+    """Global contrastive loss: rows are this rank's matching pairs, columns all ranks' pairs, gradients reach them all."""
+    columns = gather(pair.long()).bool()
+    right = rank() * len(image) + torch.arange(len(image), device=image.device)
+    losses = []
+    for mine, others in ((image, text), (text, image)):
+        logits = (scale * mine @ gather(others).T).masked_fill(~columns, float("-inf"))  # [b, B]
+        each = F.cross_entropy(logits[positive], right[positive], reduction="none")
+        losses.append(mean_of_all(torch.zeros_like(right, dtype=each.dtype).masked_scatter(positive, each), positive.long()))
+    return (losses[0] + losses[1]) / 2
+
+
+def _entropy(positives: Tensor, total: Tensor) -> float:
+    """Of saying how many pairs match, and nothing else."""
+    share = float(positives) / max(1.0, float(total))
+    return -sum(p * math.log(p) for p in (share, 1 - share) if p > 0) or math.log(2)

@@ -1,0 +1,57 @@
+"""FLAVA (arXiv 2112.04482).
+
+make train-flava                              2 CPU cores; trains its image tokenizer first (make train-vq)
+make train-flava PRESET=small                 one CUDA GPU
+torchrun --nproc-per-node 64 -m recipes.train flava paper --data SHARDS --tokenizer bert-base-uncased
+
+           paper (section 4)                          small                   tiny
+data       PMD 70 M pairs .70, ImageNet-1k .15,       scenes-small, in the    scenes-tiny, in the
+           CCNews and BookCorpus .15                  same shares             same shares
+encoders   12 x 768, 12 x 768, fusion 6 x 768         12 x 384, 6 x 256, 4    3 x 160, 2 x 128, 2
+targets    DALL-E's 8,192 codes, 14 x 14              1,024 codes, 16 x 16    1,000 codes, 8 x 8
+first      DINO image encoder, masked text encoder    100 k images and texts  32 k images and texts
+batch      8,192                                      1,024                   128
+optimiser  AdamW, lr 1e-3, wd 0.1, betas .9 .999,     the same lr and wd      lr 1.5e-3, wd 0.05
+           10 k steps of warm-up, cosine
+"""
+
+from __future__ import annotations
+
+from models.flava import FLAVAConfig
+from recipes.recipe import Optim, Prerequisite, Recipe, Stage
+
+CODES = (Prerequisite("image_tokenizer", "vq"),)
+
+PRESETS = {
+    "tiny": Recipe(
+        model=FLAVAConfig.tiny(),
+        stages=(
+            Stage("unimodal", Optim(lr=1.5e-3, warmup=4_000), budget=32_000, batch=128),
+            Stage("joint", Optim(lr=1.5e-3, warmup=8_000), budget=160_000, batch=128),
+        ),
+        prerequisites=CODES,
+    ),
+    "small": Recipe(
+        model=FLAVAConfig.small(),
+        stages=(
+            Stage("unimodal", Optim(lr=1e-3, weight_decay=0.1, warmup=100_000), budget=1_000_000, batch=1024),
+            Stage("joint", Optim(lr=1e-3, weight_decay=0.1, warmup=500_000), budget=6_400_000, batch=1024),
+        ),
+        prerequisites=CODES,
+        data=".data/scenes-small",
+        workers=8,
+        memory_gb=16,
+    ),
+    "paper": Recipe(
+        model=FLAVAConfig.paper(),
+        stages=(
+            Stage(
+                "unimodal", Optim(lr=5e-4, weight_decay=0.1, betas=(0.9, 0.999), warmup=10_000 * 2048), budget=125_000 * 2048, batch=2048
+            ),
+            Stage("joint", Optim(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.999), warmup=10_000 * 8192), budget=150_000 * 8192, batch=8192),
+        ),
+        prerequisites=CODES,
+        tokenizer="bert-base-uncased",
+        workers=8,
+    ),
+}
