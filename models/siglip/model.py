@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.clip.objective import clip_loss
 from models.collate import PairCollate
 from models.images import HALF, ImageTransform, normalise
 from models.layers import Block, Losses, TransformerConfig, VisionConfig, vision_transformer
@@ -40,6 +42,7 @@ class SigLIPConfig:
     vocab_size: int = 32_000
     scale: float = 10.0  # initial t; section 3.2
     bias: float = -10.0  # initial b; section 3.2
+    loss: Literal["sigmoid", "softmax"] = "sigmoid"  # CLIP's is what the paper compares with (section 4.2); it has no use for a bias
     random_crop: float = 1.0
 
     @classmethod
@@ -97,7 +100,7 @@ class SigLIP(nn.Module):
         self.text = TextTower(config.text, vocab_size=config.vocab_size, context=config.context)
         self.text_projection = nn.Linear(config.text.width, config.vision.width)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
-        self.logit_bias = nn.Parameter(torch.tensor(float(config.bias)))
+        self.logit_bias = nn.Parameter(torch.tensor(float(config.bias)), requires_grad=config.loss == "sigmoid")
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         """Algorithm 1 of the paper: embed both sides, then a binary question for every pair."""
@@ -108,6 +111,8 @@ class SigLIP(nn.Module):
         return {"image": self._image_features(batch["pixels"]), "text": self._text_features(batch["ids"])}
 
     def objective(self, features: dict[str, Tensor]) -> Losses:
+        if self.config.loss == "softmax":
+            return clip_loss(features["image"], features["text"], self.logit_scale.exp())
         return siglip_loss(features["image"], features["text"], self.logit_scale.exp(), self.logit_bias)
 
     @torch.no_grad()

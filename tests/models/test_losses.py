@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -144,6 +145,18 @@ def test_siglip_in_chunks_equals_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {loss.chance["total"] for loss in losses} == {expected.chance["total"]}
     for mine, reference in zip(chunked, dense, strict=True):
         torch.testing.assert_close(mine.grad, reference.grad, atol=1e-12, rtol=0)
+
+
+def test_siglip_with_a_softmax_is_clip_on_siglips_features() -> None:
+    batch = _batch("siglip")
+    config = replace(_model("siglip").config, loss="softmax")
+    model = SigLIP(config, tokenizer(pad=0, end=99))  # type: ignore[arg-type]
+    features = model.encode(batch)
+    expected = clip_loss(features["image"], features["text"], model.logit_scale.exp())
+    losses = model.objective(features)
+    assert losses.total.item() == expected.total.item()
+    assert losses.chance == expected.chance
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == ["logit_bias"]
 
 
 # ------------------------------------------------------------------------------------- micro-batches and processes

@@ -1,0 +1,89 @@
+"""How long trainings will take: from finished runs of the same kind, or else from a few steps."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from recipes.folder import finished, name_of
+from recipes.recipe import AnyRecipe, Log, Stage
+from recipes.stages import prerequisites
+from recipes.train import train
+
+STEPS = 5  # that are timed, after one that is not
+
+
+class Run(Protocol):
+    @property
+    def recipe(self) -> AnyRecipe: ...
+    @property
+    def preset(self) -> str: ...
+
+
+def estimate(untrained: Sequence[Run], missing: int, jobs: int, runs: Path) -> str:
+    """A sentence about the runs that have to be trained, `jobs` at a time; `missing` counts those that are only to be evaluated, too."""
+    if not untrained:
+        return f"Nothing to train; {missing} finished runs to evaluate" if missing else "Everything is trained and measured"
+    known: dict[str, tuple[float, str]] = {}
+    seconds = 0.0
+    for run in untrained:
+        kind = f"{name_of(run.recipe)} {run.preset}"
+        if kind not in known:
+            known[kind] = _finished_rate(run, runs) or _measured_rate(run, runs)
+        seconds += known[kind][0] * run.recipe.samples
+    samples = sum(run.recipe.samples for run in untrained)
+    grounds = "; ".join(f"{kind}: {1 / rate:,.0f} samples/s {how}" for kind, (rate, how) in known.items() if rate)
+    unknown = [kind for kind, (rate, _) in known.items() if not rate]
+    about = f"about {seconds / min(jobs, len(untrained)) / 60:,.0f} minutes" if seconds else "for an unknown time"
+    rest = f", not counting {', '.join(unknown)}, of which nothing is known yet" if unknown and seconds else ""
+    basis = grounds or "no run to go by"
+    return f"{len(untrained)} runs of {samples:,} samples together to train, {about} with {jobs} at a time ({basis}){rest}"
+
+
+def _finished_rate(run: Run, runs: Path) -> tuple[float, str] | None:
+    """Seconds per sample of finished runs of the same model and preset on one thread or on a GPU."""
+    found = []
+    for path in [*runs.glob("*/cost.json"), *(runs / "claims" / "runs").glob("*/cost.json")]:
+        cost, recipe = (json.loads((path.parent / name).read_text()) for name in ("cost.json", "recipe.json"))
+        alike = (recipe["name"], recipe["preset"]) == (name_of(run.recipe), run.preset) and cost["finished"]
+        if alike and (cost["threads"] == 1 or "CPU" not in cost["hardware"]):
+            found.append(cost["train_seconds"] / cost["samples_seen"])
+    return (statistics.median(found), f"in {len(found)} finished runs") if found else None
+
+
+def _measured_rate(run: Run, runs: Path) -> tuple[float, str]:
+    """Seconds per sample in a few steps of every stage; 0 where what the run builds on has still to be trained."""
+    recipe = run.recipe
+    if not all(finished(each.folder) for each in prerequisites(recipe, run.preset, runs)):
+        return 0.0, ""
+    short = _shortened(recipe)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the runs will have it
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        train(short, Path(folder) / "run", run.preset, shared=runs)
+        lines = [json.loads(line) for line in (Path(folder) / "run" / "train.jsonl").read_text().splitlines()]
+    torch.set_num_threads(threads)
+    seconds = 0.0
+    for stage in recipe.schedule:
+        rates = [line["samples_per_s"] for line in lines if line.get("stage") == stage.name and "event" not in line]
+        seconds += stage.budget / statistics.median(rates[1:])
+    return seconds / recipe.samples, f"in {STEPS} steps"
+
+
+def _shortened(recipe: AnyRecipe) -> AnyRecipe:
+    def few(stage: Stage) -> Stage:
+        return replace(stage, budget=(STEPS + 1) * stage.batch)
+
+    same = replace(recipe, log=Log(every=1, validate=0))
+    if recipe.stages:
+        return replace(same, stages=tuple(few(stage) for stage in recipe.stages))
+    return replace(same, budget=(STEPS + 1) * recipe.batch)
