@@ -2,19 +2,20 @@
 #
 # Variables: PRESET=tiny|small|paper  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
 #            WEIGHTS=<published weights to start from>  OUT=<run folder>  ARGS="--optim.lr 1e-3" (training)  TASKS=zeroshot,retrieval
-#            EVAL_ARGS="--limit 500"  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
+#            EVAL_ARGS="--limit 500"  PLANTED=0.9 (a correlation in the embedded data set)  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
 
 VENV ?= .venv
 PYTHON ?= python3
 PRESET ?= tiny
 SEED ?= 0
 DEVICE ?= auto
-SCENES := .data/scenes-$(if $(filter small,$(PRESET)),small,tiny)
+SIZE := $(if $(filter small,$(PRESET)),small,tiny)
+SCENES := .data/scenes-$(SIZE)$(if $(PLANTED),-planted$(PLANTED))
 DATA ?= $(SCENES)
 TEST ?= $(DATA)
 # A run is named after its data: the folder's name, also when DATA is a pattern of tars in it.
 PLACE = $(if $(findstring .tar,$(DATA)),$(dir $(DATA)),$(DATA))
-ON = $(if $(filter $(SCENES),$(DATA)),,-$(notdir $(PLACE:%/=%)))
+ON = $(if $(filter .data/scenes-$(SIZE),$(DATA)),,-$(notdir $(PLACE:%/=%)))
 RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
 
 PY := $(VENV)/bin/python
@@ -24,7 +25,7 @@ READY := $(VENV)/.paragone
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/<model>/' | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo "  <model>: clip siglip.  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS TASKS EVAL_ARGS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
+	@echo "  <model>: clip siglip.  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS PLANTED TASKS EVAL_ARGS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
 
 train-%: $(READY) data ## train a model, or resume it
 	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data "$(DATA)" --seed $(SEED) --device $(DEVICE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(ARGS)
@@ -40,10 +41,10 @@ all: train-clip eval-clip train-siglip eval-siglip compare ## train, evaluate an
 
 data: $(READY) ## write the embedded data set of the preset
 ifeq ($(DATA),$(SCENES))
-	@test -f $(SCENES)/pairs/index.json || $(PY) -m data.scenes.build --preset $(SCENES:.data/scenes-%=%) --out $(SCENES)
+	@test -f $(SCENES)/pairs/index.json || $(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(PLANTED)) --out $(SCENES)
 endif
 
-import: $(READY) ## bring your own data: ARGS="coco|folder|table ... --help"
+import: $(READY) ## bring your own data: ARGS="coco|folder|table|winoground|... --help"
 	$(PY) -m data.importers $(ARGS)
 
 check-data: $(READY) ## read every sample of DATA= and say what would be dropped; writes a missing index.json, ARGS=--write-index renews it

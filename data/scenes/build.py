@@ -27,21 +27,28 @@ from data.sample import Object, Sample
 from data.scenes.draw import box, draw
 from data.scenes.language import captions, foils, match_question, questions
 from data.scenes.pairs import KINDS, sample_pair
+from data.scenes.planted import PLANTED_SPLITS, group_of, plant
 from data.scenes.world import PRESETS, Preset, Scene, position, relation, sample_scene
 from data.shards import write_index, write_shard
 
 SAMPLES_PER_SHARD = 1000
 
 
-def make_sample(preset: Preset, split: str, index: int, seed: int = 0) -> Sample:
+def make_sample(preset: Preset, split: str, index: int, seed: int = 0, planted: float | None = None) -> Sample:
     """Sample `index` of a split: picture, five captions, questions, foils, and the whole truth about its objects.
 
-    In the split "pairs" samples 2n and 2n + 1 are partners, with one caption each.
+    In the split "pairs" samples 2n and 2n + 1 are partners, with one caption each. `planted` is the share of training pictures whose
+    background agrees with their first object (`data.scenes.planted`); every sample's extra["group"] then says whether it does.
     """
-    if split == "pairs":
-        return _partner(preset, index, seed)
+    sample = _partner(preset, index, seed) if split == "pairs" else _single(preset, split, index, seed, planted)
+    return sample if planted is None else replace(sample, extra=sample.extra | {"group": group_of(sample)})
+
+
+def _single(preset: Preset, split: str, index: int, seed: int, planted: float | None) -> Sample:
     rng = Random(f"scenes/{seed}/{split}/{index}")
     scene = sample_scene(preset, split, rng)
+    if planted is not None and split in PLANTED_SPLITS:
+        scene = plant(scene, planted, Random(f"planted/{seed}/{split}/{index}"))
     references, asked, negatives = captions(scene, rng), questions(scene, rng), foils(scene, rng)
     return replace(
         told(scene, index),
@@ -79,8 +86,16 @@ def told(scene: Scene, index: int) -> Sample:
     )
 
 
-def build(out: Path, preset_name: str, seed: int = 0, workers: int | None = None, samples: dict[str, int] | None = None) -> None:
+def build(
+    out: Path,
+    preset_name: str,
+    seed: int = 0,
+    workers: int | None = None,
+    samples: dict[str, int] | None = None,
+    planted: float | None = None,
+) -> None:
     """Write every split as shards with an index. A split that is already whole is left alone."""
+    name = f"scenes-{preset_name}" + ("" if planted is None else f"-planted{planted:g}")
     preset = PRESETS[preset_name]
     for split, total in (samples or preset.samples).items():
         folder = out / split
@@ -89,25 +104,26 @@ def build(out: Path, preset_name: str, seed: int = 0, workers: int | None = None
         shutil.rmtree(folder, ignore_errors=True)  # an interrupted build left shards without an index
         folder.mkdir(parents=True)
         jobs = [
-            (folder, preset_name, split, seed, start, min(start + SAMPLES_PER_SHARD, total)) for start in range(0, total, SAMPLES_PER_SHARD)
+            (folder, preset_name, split, seed, planted, range(start, min(start + SAMPLES_PER_SHARD, total)))
+            for start in range(0, total, SAMPLES_PER_SHARD)
         ]
         with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-            shards = list(track(pool.map(_write, jobs), f"scenes {preset_name}: {split}", len(jobs), disable=not sys.stderr.isatty()))
-        write_index(folder, name=f"scenes-{preset_name}", split=split, shards=shards)
+            shards = list(track(pool.map(_write, jobs), f"{name}: {split}", len(jobs), disable=not sys.stderr.isatty()))
+        write_index(folder, name=name, split=split, shards=shards)
 
 
-def _write(job: tuple[Path, str, str, int, int, int]) -> dict[str, object]:
-    folder, preset_name, split, seed, start, stop = job
+def _write(job: tuple[Path, str, str, int, float | None, range]) -> dict[str, object]:
+    folder, preset_name, split, seed, planted, indices = job
     preset = PRESETS[preset_name]
 
     def encoded() -> Iterator[tuple[Sample, str, bytes]]:
-        for index in range(start, stop):
-            sample = make_sample(preset, split, index, seed)
+        for index in indices:
+            sample = make_sample(preset, split, index, seed, planted)
             buffer = io.BytesIO()
             Image.fromarray(sample.image).save(buffer, "JPEG", quality=92, subsampling=0)
             yield sample, "jpg", buffer.getvalue()
 
-    return write_shard(folder / f"{start // SAMPLES_PER_SHARD:05d}.tar", encoded())
+    return write_shard(folder / f"{indices.start // SAMPLES_PER_SHARD:05d}.tar", encoded())
 
 
 def main() -> None:
@@ -116,8 +132,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--planted", type=float, help="share of training pictures whose background agrees with their first object")
     args = parser.parse_args()
-    build(args.out, args.preset, args.seed, args.workers)
+    if args.planted is not None and not 0 <= args.planted <= 1:
+        parser.error(f"--planted {args.planted}: expected a share between 0 and 1, such as 0.9")
+    build(args.out, args.preset, args.seed, args.workers, planted=args.planted)
 
 
 if __name__ == "__main__":

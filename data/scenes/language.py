@@ -155,14 +155,14 @@ def _exist(things: Sequence[Thing], rng: Random) -> Question:
     present = {(thing.colour, thing.shape) for thing in things}
     if rng.random() < 0.5:
         colour, shape = rng.choice(sorted(present))
-        return Question(f"is there {_article(colour)} {shape}?", "yes", "exist")
+        return Question(f"is there {with_article(colour)} {shape}?", "yes", "exist")
     near = {(colour, thing.shape) for thing in things for colour in COLOURS} | {
         (thing.colour, shape) for thing in things for shape in SHAPES
     }
     mixed = {(a.colour, b.shape) for a in things for b in things}
     pool = rng.choice([pool for pool in (near, mixed) if pool - present - HELD_OUT])
     colour, shape = rng.choice(sorted(pool - present - HELD_OUT))
-    return Question(f"is there {_article(colour)} {shape}?", "no", "exist")
+    return Question(f"is there {with_article(colour)} {shape}?", "no", "exist")
 
 
 def _count(things: Sequence[Thing], rng: Random) -> Question:
@@ -187,7 +187,7 @@ def _is_unique(thing: Thing, things: Sequence[Thing], attributes: Sequence[str])
     return sum(all(getattr(other, name) == getattr(thing, name) for name in attributes) for other in things) == 1
 
 
-def _article(word: str) -> str:
+def with_article(word: str) -> str:
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
