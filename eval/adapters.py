@@ -21,6 +21,7 @@ from eval.capabilities import (
     Captions,
     Completer,
     Completes,
+    Decider,
     Drawer,
     Draws,
     EncodesImages,
@@ -33,6 +34,7 @@ from eval.capabilities import (
     Texts,
     WeighsAnswers,
 )
+from eval.verdicts import LikelierVerdicts, SpokenVerdicts, ThresholdVerdicts
 
 
 class Subject:
@@ -54,6 +56,7 @@ class Subject:
             Captioner: [self.captions],
             AnswerScorer: [self.likelihoods],
             Answerer: [self.answers],
+            Decider: self.deciders,
             Drawer: [self.drawings],
             Completer: [self.completions],
         }
@@ -88,6 +91,15 @@ class Subject:
         if isinstance(self.model, Answers):
             return GeneratedAnswers(self.model, self.batch_size)
         return RankedAnswers(self.likelihoods) if self.likelihoods else None
+
+    @cached_property
+    def deciders(self) -> list[LikelierVerdicts | SpokenVerdicts | ThresholdVerdicts]:
+        found: list[LikelierVerdicts | SpokenVerdicts | ThresholdVerdicts] = []
+        if isinstance(self.likelihoods, AnswerLikelihoods):
+            found.append(LikelierVerdicts(self.likelihoods))
+        if isinstance(self.answers, GeneratedAnswers):
+            found.append(SpokenVerdicts(self.answers))
+        return found + [ThresholdVerdicts(scorer) for scorer in (self.pairs, self.embeddings) if scorer]
 
     @cached_property
     def drawings(self) -> Drawings | None:
@@ -273,7 +285,8 @@ class PhrasedAnswers:
         self.scorer, self.adapter = scorer, f"question and answer by {scorer.adapter}"
 
     def prepare(self, images: Images, texts: Texts = ()) -> None:
-        self.scorer.prepare(images, ())
+        """`texts` are questions with their answers, as they will be scored."""
+        self.scorer.prepare(images, texts)
 
     def likelihoods(self, images: Images, questions: Texts, answers: Texts) -> np.ndarray:
         texts = [f"{question} {answer}" for question, answer in zip(questions, answers, strict=True)]

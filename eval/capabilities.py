@@ -8,7 +8,7 @@ protocols of the second half; `eval.adapters` makes them out of capabilities.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -130,6 +130,30 @@ class AnswerScorer(Protocol):
 
     def likelihoods(self, images: Images, questions: Texts, answers: Texts) -> np.ndarray:
         """float64 `[N]`: log p(answer | image, question), up to a constant of the question where it comes from a score."""
+
+
+class Verdict(NamedTuple):
+    """Yes, no or neither, and by how much yes is ahead where the model weighs it."""
+
+    said: bool | None
+    margin: float | None
+
+
+Example = tuple[np.ndarray, str, bool | None]  # an image, a statement about it, and whether it is true, where that may be told
+Examples = Sequence[Example]
+
+
+@runtime_checkable
+class Decider(Protocol):
+    """Yes or no."""
+
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def verdicts(self, images: Images, questions: Texts, statements: Texts, examples: Examples) -> list[Verdict]:
+        """Whether each question is to be answered with yes, that is, its statement is true; `examples` show where to draw
+        the line to those who only score."""
 
 
 @runtime_checkable

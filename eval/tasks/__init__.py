@@ -66,7 +66,7 @@ class Graded(Protocol):
 
 def plan(source: Any) -> list[Task]:
     """Every task that the data of a `Source` allows."""
-    from eval.tasks import foils, probe, retrieval, winoground, zeroshot
+    from eval.tasks import fewshot_vqa, foils, pope, probe, retrieval, vqa, winoground, zeroshot
 
-    kinds = (zeroshot, retrieval, foils, winoground, probe)
+    kinds = (zeroshot, retrieval, foils, winoground, vqa, fewshot_vqa, pope, probe)
     return [task for kind in kinds for task in kind.plan(source)]

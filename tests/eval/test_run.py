@@ -131,14 +131,17 @@ def test_every_cell_has_its_control_cells_and_a_number_or_a_reason(tmp_path: Pat
 
 
 def test_records_average_to_the_cell(tmp_path: Path) -> None:
-    """What the paired tests of the report rely on: a cell is the mean of the field of that name over its records."""
+    """What the paired tests of the report rely on: a cell is the mean of the field of that name over its records,
+    or the ratio of its sum to that of the weight."""
     result = fakes.run(fakes.noisy(), SPLITS, tmp_path)
     for cell in result["cells"]:
         if cell.get("records"):
             lines = [json.loads(line) for line in (tmp_path / "fakes" / cell["records"]).read_text().splitlines()]
-            values = [line[cell["metric"]] for line in lines if cell["metric"] in line]
-            assert sum(values) / len(values) == pytest.approx(cell["value"])
-            assert len({line["i"] for line in lines if cell["metric"] in line}) == cell["n"]
+            asked = [line for line in lines if cell["metric"] in line]
+            weights = [line[cell["weight"]] if "weight" in cell else 1 for line in asked]
+            if "field" not in cell:  # or else it is a function of all records together
+                assert sum(line[cell["metric"]] for line in asked) / sum(weights) == pytest.approx(cell["value"])
+            assert len({line["i"] for line, weight in zip(asked, weights, strict=True) if weight}) == cell["n"]
 
 
 def test_one_sample(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""Answers in free words: VQA's normalisation and soft accuracy, and what an answer says to a yes-no question."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+
+ENOUGH = 3  # annotators who say the same make an answer right (Antol et al. 2015, section 3)
+
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(DIGITS)}
+ARTICLES = frozenset(("a", "an", "the"))
+CONTRACTED = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's how'd how'll
+how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't
+she'd've should've shouldn't shouldn't've somebody'd somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's
+something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas
+wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll
+why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+"""
+
+YES = frozenset(("yes", "yeah", "yep", "yup", "true", "correct", "indeed", "certainly", "definitely", "absolutely"))
+NO = frozenset(("no", "nope", "nah", "false", "incorrect"))
+_UNDECIDED = re.compile(
+    r"^no idea\b|\bi (?:don't|do not|can't|cannot) (?:know|tell|say)\b"
+    r"|\bnot (?:sure|certain|clear|possible to)\b|\b(?:unsure|unclear|maybe|perhaps|possibly)\b"
+)
+_DENIAL = re.compile(r"\b(?:no|not|none|never|nothing|neither|cannot|without)\b|n't\b")
+_AFFIRMATION = re.compile(r"\b(?:there (?:is|are)|there's|it (?:is|does)|i (?:can )?see|visible|present)\b")
+
+
+@lru_cache(maxsize=100_000)
+def normalised(answer: str) -> str:
+    """An answer in the form in which VQA compares answers: lower case, digits, no articles, no punctuation, apostrophes in place.
+
+    The rules of the official evaluation (VQAv2): a mark is deleted where it stands at a space, or anywhere when the text
+    holds a number with a thousands comma, and otherwise becomes a space; a full stop goes unless a digit follows. There the
+    answers of annotators who all agree are compared as they were typed; here every answer is normalised.
+    """
+    text = answer.replace("\n", " ").replace("\t", " ").strip()
+    has_thousands = re.search(r"\d,\d", text) is not None
+    plain = text
+    for mark in PUNCTUATION:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        plain = plain.replace(mark, "" if beside_space or has_thousands else " ")
+    words = [NUMBERS.get(word, word) for word in re.sub(r"\.(?!\d)", "", plain).lower().split()]
+    return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in ARTICLES)
+
+
+def soft_accuracy(said: str, answers: Sequence[str]) -> float:
+    """min(n / 3, 1), n annotators having said the same, averaged over all ways to leave one annotator out (VQAv2's metric).
+
+    Of fewer than four annotators all the others must agree, so one annotator's answer is matched exactly. Raises ValueError
+    without answers.
+    """
+    people = len(answers)
+    if not people:
+        raise ValueError("soft accuracy needs the answer of at least one annotator")
+    agree = sum(normalised(answer) == normalised(said) for answer in answers)
+    if people == 1:
+        return float(agree)
+    enough = min(ENOUGH, people - 1)
+    return (agree * min((agree - 1) / enough, 1) + (people - agree) * min(agree / enough, 1)) / people
+
+
+def yes_or_no(answer: str) -> bool | None:
+    """What an answer says to a yes-no question: "Yes.", "yes, there is", "No, there isn't", "There is no dog". None when it
+    commits itself to neither.
+
+    Its first word decides; without a telling one the first sentence does, where a denial outweighs an affirmation.
+    """
+    sentence = re.split(r"[.!?\n]", answer.strip().lower().replace("\u2019", "'"), maxsplit=1)[0]
+    words = re.findall(r"[a-z']+", sentence)
+    if not words or _UNDECIDED.search(" ".join(words)):
+        return None
+    if words[0] in YES or words[0] in NO:
+        return words[0] in YES
+    if _DENIAL.search(sentence):
+        return False
+    return True if _AFFIRMATION.search(sentence) else None
+
+
+def _without_apostrophes(word: str) -> list[str]:
+    """Every spelling of a word that leaves out one or more of its apostrophes."""
+    first, *rest = word.split("'")
+    marks = product(("'", ""), repeat=len(rest))
+    return [first + "".join(mark + part for mark, part in zip(kept, rest, strict=True)) for kept in marks if "" in kept]
+
+
+_APOSTROPHES = {spelling: word for word in CONTRACTED.split() for spelling in _without_apostrophes(word)}

@@ -1,0 +1,229 @@
+"""Object hallucination by polling (POPE, Li et al. 2023, section 5.1): "is there a ...?", half of the time about what is not there.
+
+For up to three objects of a picture the same number of absent ones is asked about, chosen in three ways: *random*; *popular*,
+those in most pictures; *adversarial*, those most often together with what is in the picture. An object is what its data set
+calls it; where it has a colour (scenes) every other picture is asked about coloured objects, "a red star". Scenes put objects
+together at random, so there adversarial means first of all a colour that is there with a shape that is there.
+
+Questions that came with the data (kinds "pope-random", ..., see data/importers/pope.py) are asked as they are instead.
+
+A model that scores texts needs a threshold for "there is a red star". It is the one with the best accuracy on questions made
+in the same way from up to 200 pictures of val, or train. Without either it is the median score of the questions themselves,
+which looks at no label. An answer that commits itself to neither counts as wrong, and in no yes-rate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.stats import rankdata
+
+from data.sample import Sample
+from eval.answers import yes_or_no
+from eval.capabilities import Decider, Example, Images, Verdict
+from eval.controls import has_truth
+from eval.records import Record
+from eval.source import Source, spread
+from eval.tasks import Measure
+from eval.tasks.vqa import POLLS
+
+PICTURES, SHIFTED_PICTURES, EXAMPLE_PICTURES = 200, 100, 200
+OBJECTS = 3  # a picture, as in the paper
+KINDS = ("random", "popular", "adversarial")
+
+Name = tuple[str, ...]  # ("dog",), ("red", "star")
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A question, the statement that it asks about, its true answer, and the kinds that it counts for."""
+
+    question: str
+    statement: str
+    truth: bool
+    kinds: tuple[str, ...]
+
+
+def plan(source: Source) -> list[POPE]:
+    tasks = []
+    for split in source.evaluated:
+        polls = polled(source.samples(split), SHIFTED_PICTURES if split in source.shifts else PICTURES)
+        if polls:
+            tasks.append(POPE(split, [sample for sample, _ in polls], [asked for _, asked in polls], _examples(source, polls)))
+    return tasks
+
+
+def polled(samples: Sequence[Sample], most: int) -> list[tuple[Sample, list[Poll]]]:
+    """The questions about each picture: those that came with the data, or else made for `most` pictures."""
+    given = [(sample, asked) for sample in samples if (asked := _given(sample))]
+    if given:
+        return given
+    called = "is there {}?" if has_truth(samples) else "Is there {} in the image?"
+    coloured, plain = Objects(samples, coloured=True), Objects(samples, coloured=False)
+    found = []
+    for sample in spread([sample for sample in samples if sample.objects], most):
+        rng = Random(f"pope/{sample.key}")
+        objects = coloured if any("colour" in thing.attributes for thing in sample.objects) and rng.random() < 0.5 else plain
+        if asked := objects.polls(sample, called, rng):
+            found.append((sample, asked))
+    return found
+
+
+class Objects:
+    """Which objects are in which pictures of a split: what can be asked, and how often it is seen, alone and together."""
+
+    def __init__(self, samples: Sequence[Sample], *, coloured: bool) -> None:
+        self.coloured = coloured
+        self.count: Counter[Name] = Counter()
+        self.together: dict[Name, Counter[Name]] = {}
+        for sample in samples:
+            present = self.names(sample)
+            self.count.update(present)
+            for name in present:
+                self.together.setdefault(name, Counter()).update(present)
+
+    def names(self, sample: Sample) -> list[Name]:
+        """The distinct objects of a picture; with their colours, only those that have one."""
+        if self.coloured:
+            found = [(thing.attributes["colour"], thing.name) for thing in sample.objects if "colour" in thing.attributes]
+            return list(dict.fromkeys(found))
+        return list(dict.fromkeys((thing.name,) for thing in sample.objects))
+
+    def polls(self, sample: Sample, called: str, rng: Random) -> list[Poll]:
+        """As many questions about what is there as, of each kind, about what is not."""
+        present = self.names(sample)
+        absent = [name for name in sorted(self.count) if name not in present]
+        size = min(OBJECTS, len(present), len(absent))
+        rng.shuffle(absent)  # the order of those that are equally popular or close
+
+        def closeness(name: Name) -> tuple[int, int]:
+            words = {word for other in present for word in other}
+            return len(words.intersection(name)), sum(self.together[other][name] for other in present)
+
+        asked: list[tuple[Name, bool, tuple[str, ...]]] = [(name, True, KINDS) for name in rng.sample(present, size)]
+        chosen = {
+            "random": absent[:size],
+            "popular": sorted(absent, key=lambda name: -self.count[name])[:size],
+            "adversarial": sorted(absent, key=closeness, reverse=True)[:size],
+        }
+        for name in dict.fromkeys(name for names in chosen.values() for name in names):
+            asked.append((name, False, tuple(kind for kind in KINDS if name in chosen[kind])))
+        things = [(_thing(name), truth, kinds) for name, truth, kinds in asked]
+        return [Poll(called.format(thing), f"there is {thing}", truth, kinds) for thing, truth, kinds in things]
+
+
+@dataclass
+class POPE:
+    """`polls[i]` are asked about sample i; `examples` are what a threshold is found on."""
+
+    split: str
+    samples: Sequence[Sample]
+    polls: Sequence[Sequence[Poll]]
+    examples: Sequence[Example]
+    name: ClassVar[str] = "pope"
+    part: str = ""
+    gallery: ClassVar[bool] = False
+    needs: ClassVar[type] = Decider
+    needed_method: ClassVar[str] = "answer_likelihood, answer or score"
+
+    def __post_init__(self) -> None:
+        self.measures: Sequence[Measure] = []
+        counts = Counter(kind for polls in self.polls for poll in polls for kind in poll.kinds)
+        for kind in sorted(counts, key=lambda kind: (KINDS.index(kind) if kind in KINDS else len(KINDS), kind)):
+            self.measures = [*self.measures, *_measures(kind, f"{counts[kind]} questions")]
+
+    def settings(self) -> dict[str, Any]:
+        digest = hashlib.sha256(repr(self.polls).encode())
+        for image, statement, truth in self.examples:
+            digest.update(image.tobytes() + repr((statement, truth)).encode())
+        return {"version": 1, "questions and examples": digest.hexdigest()}
+
+    def texts(self) -> list[str]:
+        asked = [poll.statement for polls in self.polls for poll in polls]
+        return list(dict.fromkeys([*asked, *(statement for _, statement, _ in self.examples)]))
+
+    def ask(self, subject: Decider, images: Images, rows: Sequence[int]) -> list[list[Record]]:
+        pictures = [images[row] for row in rows for _ in self.polls[row]]
+        polls = [poll for row in rows for poll in self.polls[row]]
+        found = subject.verdicts(pictures, [poll.question for poll in polls], [poll.statement for poll in polls], self.examples)
+        verdicts = iter(found)
+        return [[record for poll in self.polls[row] for record in _records(poll, next(verdicts))] for row in rows]
+
+    def blind(self) -> list[list[Record]]:
+        """One who tosses a coin."""
+        return [[_scored(poll, kind, 0.5, 0.5, 0.0) for poll in polls for kind in poll.kinds] for polls in self.polls]
+
+
+def auc(records: Sequence[Record]) -> float:
+    """Area under the ROC curve of `margin`: the probability that a picture with the object has the larger one, ties half.
+    NaN when all questions have the same answer."""
+    truth = np.array([record["truth"] for record in records], bool)
+    ranks = rankdata([record["margin"] for record in records])
+    yes, no = int(truth.sum()), int((~truth).sum())
+    return float((ranks[truth].sum() - yes * (yes + 1) / 2) / (yes * no)) if yes and no else float("nan")
+
+
+def _measures(kind: str, note: str) -> list[Measure]:
+    return [
+        Measure(f"accuracy ({kind})", note),
+        Measure(f"precision ({kind})", "true among yes", weight="said yes"),
+        Measure(f"recall ({kind})", "yes among true", weight="truth"),
+        Measure(f"F1 ({kind})", "of yes", weight="said yes + truth"),
+        Measure(f"yes-rate ({kind})", "of the answers; half of the questions are true", better="neither"),
+        Measure(f"unparsed ({kind})", "answers that say neither yes nor no", better="lower"),
+        Measure(f"AUC ({kind})", "of the margin", whole=auc),
+    ]
+
+
+def _records(poll: Poll, verdict: Verdict) -> list[Record]:
+    """A question is asked once and recorded with each kind that it counts for."""
+    about: Record = {"question": poll.question, "said": None if verdict.said is None else int(verdict.said)}
+    yes, no = float(verdict.said is True), float(verdict.said is False)
+    return [about | _scored(poll, kind, yes, no, verdict.margin) for kind in poll.kinds]
+
+
+def _scored(poll: Poll, kind: str, yes: float, no: float, margin: float | None) -> Record:
+    """The fields of the measures, from how far the answer is a yes and how far a no."""
+    truth = int(poll.truth)
+    record: Record = {"kind": kind, "truth": truth, "said yes": yes, "said yes + truth": yes + truth}
+    record |= {f"accuracy ({kind})": yes if poll.truth else no, f"yes-rate ({kind})": yes, f"unparsed ({kind})": 1 - yes - no}
+    record |= {f"precision ({kind})": yes * truth, f"recall ({kind})": yes * truth, f"F1 ({kind})": 2 * yes * truth}
+    return record if margin is None else record | {"margin": margin, f"AUC ({kind})": margin}
+
+
+def _examples(source: Source, own: Sequence[tuple[Sample, Sequence[Poll]]]) -> list[Example]:
+    """Statements with their truth, once for each kind, so that half are true; without another split the questions' own, untold."""
+    for split in ("val", "train"):
+        if split in source.streams and split not in source.evaluated:
+            most = min(EXAMPLE_PICTURES, source.limit or EXAMPLE_PICTURES)
+            polls = polled(source.beginning(split, most), most)
+            if polls:
+                return [(s.image, poll.statement, poll.truth) for s, asked in polls for poll in asked for _ in poll.kinds]
+    return [(sample.image, poll.statement, None) for sample, asked in own for poll in asked for _ in poll.kinds]
+
+
+def _given(sample: Sample) -> list[Poll]:
+    found: dict[tuple[str, bool], list[str]] = {}
+    for question in sample.questions:
+        truth = yes_or_no(question.answer)
+        if question.kind.startswith(POLLS) and truth is not None:
+            found.setdefault((question.question, truth), []).append(question.kind.removeprefix(POLLS).strip("-") or "all")
+    return [Poll(text, _statement(text), truth, tuple(kinds)) for (text, truth), kinds in found.items()]
+
+
+def _statement(question: str) -> str:
+    """'Is there a dog in the image?' -> 'there is a dog'; of another question its words."""
+    match = re.fullmatch(r"is there (an? .+?)(?: in (?:the|this) (?:image|picture|photo))?\s*\?", question.strip(), re.IGNORECASE)
+    return f"there is {match[1]}" if match else question.strip().rstrip("?")
+
+
+def _thing(name: Name) -> str:
+    words = " ".join(name)
+    return f"{'an' if words[0].lower() in 'aeiou' else 'a'} {words}"
