@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from data.sample import Sample
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training set
 HALF = (0.5, 0.5, 0.5)
@@ -47,3 +50,13 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """uint8 `[B, 3, H, W]` in 0..255 -> float32, zero mean and unit variance over the data set the constants come from."""
     scale = 255.0 * torch.tensor(std, device=pixels.device).view(3, 1, 1)
     return (pixels.float() - 255.0 * torch.tensor(mean, device=pixels.device).view(3, 1, 1)) / scale
+
+
+def inside_boxes(samples: Sequence[Sample]) -> list[np.ndarray]:
+    """uint8 `[height, width, 3]` for each sample: 255 inside of the boxes of its objects, 0 elsewhere; transformed as its picture is."""
+    masks = [np.zeros(sample.image.shape, np.uint8) for sample in samples]
+    for mask, sample in zip(masks, samples, strict=True):
+        for thing in sample.objects:
+            left, top, right, bottom = thing.box
+            mask[max(0, int(top)) : math.ceil(bottom), max(0, int(left)) : math.ceil(right)] = 255
+    return masks

@@ -1,0 +1,211 @@
+"""Samples -> sequences with holes where image tokens will be, beside the pictures that fill them; in the loader's workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.sample import Object, Sample
+from models.cm3leon.sequence import Builder, Kind, Token, random_spans, stack
+from models.images import ImageTransform, inside_boxes
+from models.text import LONGEST, Tokenizer
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Which documents pretraining sees. The paper's have CM3's random spans, always. What is not given spans is either drawn (its
+    tokens stay in order: text, then picture) or captioned (its whole text is cut out)."""
+
+    spans: float = 1.0  # share of documents with random spans
+    drawn: float = 0.5  # share of the rest that is drawn
+    alone: float = 0.0  # share of drawn pictures of several objects of which one is left, and named: the easier ones to learn from
+    aligned: bool = False  # shift drawn pictures of one object by up to half a cell, so that its centre is on the cells' corners
+    first_caption: float = 0.0  # share of documents that take a picture's first caption instead of any
+    documents: tuple[float, ...] = (0.0, 0.0, 0.0, 1.0)  # shares of batches with 0, 1, 2, ... retrieved documents
+
+
+@dataclass
+class Collate:
+    """Common to both stages: pixels uint8 `[B, pictures, 3, S, S]`, `covered` `[B, pictures * cells]` (share of each cell that objects'
+    boxes cover), and the sequences of `stack`, all without retrieved documents."""
+
+    transform: ImageTransform
+    tokenizer: Tokenizer
+    builder: Builder
+    side: int  # cells per side of a picture
+
+    def text(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text[:LONGEST])[: self.builder.frame.text]
+
+    def batch(self, rows: Sequence[Sequence[Token]], pictures: Sequence[Sequence[Sample]]) -> Batch:
+        flat = [sample for group in pictures for sample in group]
+        pixels = self.transform([sample.image for sample in flat])
+        inside = self.transform(inside_boxes(flat))[:, 0].numpy() > 127
+        cell = self.transform.size // self.side
+        covered = inside.reshape(len(flat), self.side, cell, self.side, cell).mean(axis=(2, 4), dtype=np.float32)
+        return {
+            "pixels": pixels.unflatten(0, (len(rows), -1)),
+            "covered": torch.from_numpy(covered).reshape(len(rows), -1),
+            **stack(rows, pad=self.tokenizer.pad),
+        }
+
+
+@dataclass
+class DocumentCollate(Collate):
+    """Pretraining: documents, rearranged; and `query`, the caption's tokens to look for other documents with."""
+
+    mix: Mix
+    query_dropout: float = 0.2  # share of the query's tokens left out (RA-CM3, section 3.3)
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Batch:
+        """Without a generator: first captions, every other document drawn, nothing retrieved."""
+        rows, pictures, texts = [], [], []
+        for index, sample in enumerate(samples):
+            drawn = index % 2 == 1 if rng is None else rng.random() < self.mix.drawn
+            spans = rng is not None and rng.random() < self.mix.spans
+            if drawn and not spans and rng is not None:
+                sample = self._easier(sample, rng)
+            text = self.text(self._caption(sample, rng))
+            row, picture = self._document(text, rng if spans else None, drawn=drawn), sample
+            rows.append(row)
+            pictures.append([picture])
+            texts.append(text if rng is None else [token for token in text if rng.random() >= self.query_dropout])
+        documents = 0 if rng is None else int(rng.choice(len(self.mix.documents), p=self.mix.documents))
+        query = torch.full((len(samples), self.builder.frame.text), -1)
+        for row, text in zip(query, texts, strict=True):
+            row[: len(text)] = torch.tensor(text, dtype=torch.long)
+        return self.batch(rows, pictures) | {"query": query, "documents": torch.full((len(samples),), documents)}
+
+    def _caption(self, sample: Sample, rng: np.random.Generator | None) -> str:
+        if not sample.captions:
+            return ""
+        first = rng is None or rng.random() < self.mix.first_caption
+        return sample.captions[0 if first else int(rng.integers(len(sample.captions)))]  # type: ignore[union-attr]
+
+    def _document(self, text: list[int], spans: np.random.Generator | None, *, drawn: bool) -> list[Token]:
+        if not text:
+            return self.builder.document(text, drawn=Kind.UNCONDITIONAL)
+        whole = [(0, len(text))]
+        cut = random_spans(len(text), self.builder.frame.cells, spans) if spans else [] if drawn else whole
+        return self.builder.document(text, cut, drawn=Kind.UNCONDITIONAL if cut[:1] == whole else Kind.DRAWN)
+
+    def _easier(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if len(sample.objects) > 1 and rng.random() < self.mix.alone:
+            sample = alone(sample, int(rng.integers(len(sample.objects)))) or sample
+        return aligned(sample, self.side) if self.mix.aligned and len(sample.objects) == 1 else sample
+
+
+@dataclass
+class TaskCollate(Collate):
+    """Supervised tuning: captioning, question answering, drawing and editing in turn, as instructions."""
+
+    mix: Mix
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Batch:
+        """Which task a sample gets is drawn, without a generator its place decides. Samples without what a task needs get another."""
+        rows, pictures = [], []
+        for index, sample in enumerate(samples):
+            row, pair = self._task(sample, index % 4 if rng is None else int(rng.integers(4)), rng or np.random.default_rng(index))
+            rows.append(row)
+            pictures.append(pair)
+        count = len(samples)
+        empty = {"query": torch.full((count, self.builder.frame.text), -1), "documents": torch.zeros(count, dtype=torch.long)}
+        return self.batch(rows, pictures) | empty
+
+    def _task(self, sample: Sample, task: int, rng: np.random.Generator) -> tuple[list[Token], list[Sample]]:
+        """A sequence, and the two pictures that its cells are counted in; a sequence with one picture leaves the second unused."""
+        builder, caption = self.builder, self.text(sample.captions[int(rng.integers(len(sample.captions)))] if sample.captions else "")
+        if task == 0 and sample.questions:
+            asked = sample.questions[int(rng.integers(len(sample.questions)))]
+            return builder.answered(self.text(asked.question), self.text(asked.answer)), [sample, sample]
+        if task == 1 and sample.objects:
+            instruction, before, after = edit(sample, rng)
+            return builder.edited(self.text(instruction)), [before, after]
+        if task == 2 or not caption:
+            return builder.document(caption), [sample, sample]
+        if rng.random() < 0.5:
+            return builder.answered(self.text(INSTRUCTION), caption), [sample, sample]
+        return builder.document(caption, [(0, len(caption))], drawn=Kind.UNCONDITIONAL), [sample, sample]
+
+
+INSTRUCTION = "describe this picture"
+
+
+def edit(sample: Sample, rng: np.random.Generator) -> tuple[str, Sample, Sample]:
+    """An instruction to remove or add an object, the picture before and the picture after."""
+    index = int(rng.integers(len(sample.objects)))
+    rest = without(sample, [index])
+    name = named(sample.objects[index])
+    return (f"remove the {name}", sample, rest) if rng.random() < 0.5 else (f"add {_article(name)} {name}", rest, sample)
+
+
+def named(thing: Object) -> str:
+    """An object with all that is known about its looks: "large solid red star"."""
+    return " ".join([*(thing.attributes[key] for key in ("size", "fill", "colour") if key in thing.attributes), thing.name])
+
+
+def alone(sample: Sample, index: int) -> Sample | None:
+    """A sample with one of its objects left, and a caption that names it; None where another object's box reaches into its own."""
+    left, top, right, bottom = sample.objects[index].box
+    others = [i for i in range(len(sample.objects)) if i != index]
+    for other in others:
+        x0, y0, x1, y1 = sample.objects[other].box
+        if x0 < right and left < x1 and y0 < bottom and top < y1:
+            return None
+    name = named(sample.objects[index])
+    return replace(without(sample, others), captions=(f"{_article(name)} {name}",))
+
+
+def without(sample: Sample, removed: Sequence[int]) -> Sample:
+    """A sample with some objects painted over by the colour gradient that best fits what lies outside of all boxes."""
+    height, width = sample.image.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    plane = np.stack([np.ones_like(x), x, y], axis=-1).astype(np.float32)  # [H, W, 3]
+    outside = np.ones((height, width), bool)
+    for thing in sample.objects:
+        outside[_inside(thing)] = False
+    if not outside.any():
+        return sample
+    gradient, *_ = np.linalg.lstsq(plane[outside], sample.image[outside].astype(np.float32), rcond=None)
+    image = sample.image.copy()
+    for index in removed:
+        box = _inside(sample.objects[index])
+        image[box] = np.clip(np.rint(plane[box] @ gradient), 0, 255)
+    return replace(sample, image=image, objects=tuple(thing for i, thing in enumerate(sample.objects) if i not in removed))
+
+
+def _inside(thing: Object) -> tuple[slice, slice]:
+    left, top, right, bottom = thing.box
+    return slice(max(0, math.floor(top)), math.ceil(bottom)), slice(max(0, math.floor(left)), math.ceil(right))
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "aeiou" else "a"
+
+
+def aligned(sample: Sample, side: int) -> Sample:
+    """A sample of one object, shifted by the fewest pixels that put the object's centre on a corner between cells and leave it
+    whole; the edges are continued."""
+    height, width = sample.image.shape[:2]
+    left, top, right, bottom = sample.objects[0].box
+    dx, dy = _shift(left, right, width, side), _shift(top, bottom, height, side)
+    reach = max(abs(dx), abs(dy))
+    wide = np.pad(sample.image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    image = wide[reach - dy : reach - dy + height, reach - dx : reach - dx + width]
+    thing = Object(sample.objects[0].name, (left + dx, top + dy, right + dx, bottom + dy), sample.objects[0].attributes)
+    return replace(sample, image=np.ascontiguousarray(image), objects=(thing,))
+
+
+def _shift(low: float, high: float, size: int, side: int) -> int:
+    cell = size / side
+    centre = (low + high) / 2
+    shifts = [round(corner * cell - centre) for corner in range(side + 1)]
+    inside = [shift for shift in shifts if low + shift >= 0 and high + shift <= size]
+    return min(inside or [0], key=abs)

@@ -1,0 +1,129 @@
+"""What happens between the decoder's logits and the next token: guidance, contrast, and rows that read prompts of any length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.cm3leon.decoder import TokenDecoder
+from models.cm3leon.sequence import Token
+from models.layers import KeyValueCache
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How image tokens are chosen."""
+
+    guidance: float = 3.0
+    """classifier-free guidance, 1 is none"""
+    temperature: float = 1.0
+    """0 takes the likeliest token"""
+    top_p: float = 1.0
+    contrast_k: int = 0
+    """more than 0: contrastive decoding CD-K instead of guidance"""
+    alpha: float = 0.1
+    """of CD-K: share of the k-th largest probability that a token needs"""
+
+
+class Painter:
+    """A picture in the middle of being drawn, as `models.generate` wants it. Only the rows of the output layer that belong to image
+    tokens are ever computed: nothing else can be drawn."""
+
+    def __init__(self, reader: Reader, decoder: TokenDecoder, image: slice, first: int | None, how: Sampling, *, paired: bool) -> None:
+        """`first` is the place of the first cell, None where places are consecutive. Paired: the second half of the reader's rows are
+        the same drawings without their texts."""
+        self.reader, self.decoder, self.image, self.how, self.paired = reader, decoder, image, how, paired
+        self.place = reader.places + 1 if first is None else torch.full_like(reader.places, first)
+
+    def logits(self) -> Tensor:
+        """Of the next image token `[N, codes]`."""
+        logits = self.decoder.logits(self.reader.state, self.image).float()
+        if not self.paired:
+            return logits
+        conditional, unconditional = logits.chunk(2)
+        if self.how.contrast_k:
+            return contrasted(conditional, unconditional, alpha=self.how.alpha, k=self.how.contrast_k)
+        return guided(conditional, unconditional, self.how.guidance)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.image.start
+        self.reader.read(tokens.repeat(2) if self.paired else tokens, self.place)
+        self.place = self.place + 1
+        return self.logits()
+
+    def select(self, rows: Tensor) -> None:
+        rows = torch.cat([rows, rows + len(self.place) // 2]) if self.paired else rows
+        self.place = self.place[rows]
+        self.reader.select(rows)
+
+
+class Writer:
+    """A text in the middle of being written. Image tokens and marks have no logits here."""
+
+    def __init__(self, reader: Reader, decoder: TokenDecoder, text: int, first: int | None) -> None:
+        self.reader, self.decoder, self.text = reader, decoder, text
+        self.place = reader.places + 1 if first is None else torch.full_like(reader.places, first)
+
+    def logits(self) -> Tensor:
+        return self.decoder.logits(self.reader.state, slice(0, self.text))
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self.reader.read(tokens, self.place)
+        self.place = self.place + 1
+        return self.logits()
+
+    def select(self, rows: Tensor) -> None:
+        self.place = self.place[rows]
+        self.reader.select(rows)
+
+
+class Reader:
+    """The decoder with a cache, reading one row per prompt. Prompts are padded in front, where no token looks."""
+
+    def __init__(self, decoder: TokenDecoder, ids: Tensor, places: Tensor, seen: Tensor, *, room: int) -> None:
+        """ids, places, seen: `[N, T]`; `room` more tokens can be read after them."""
+        self.decoder, self.seen, self.places = decoder, seen, places[:, -1]
+        self.cache: Sequence[KeyValueCache] = decoder.empty_cache(ids.shape[1] + room)
+        self.state = decoder(ids, places, seen=seen, cache=self.cache)[:, -1]  # [N, D]
+
+    def read(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """One more token of each row, at these places, both `[N]` -> the state that predicts the next one `[N, D]`."""
+        self.seen = torch.cat([self.seen, self.seen.new_ones(len(tokens), 1)], dim=1)
+        mask = None if self.seen.all() else self.seen
+        self.state = self.decoder(tokens[:, None], places[:, None], seen=mask, cache=self.cache)[:, -1]
+        return self.state
+
+    def select(self, rows: Tensor) -> None:
+        self.seen = self.seen[rows]
+        for layer in self.cache:
+            layer.select(rows)
+
+
+def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance, equation 3: l = l_u + scale * (l_c - l_u); 1 is no guidance."""
+    return unconditional + scale * (conditional - unconditional)
+
+
+def contrasted(conditional: Tensor, unconditional: Tensor, *, alpha: float, k: int) -> Tensor:
+    """Contrastive decoding CD-K (section 2.4): log p_c - log p_u among the tokens with p_c >= alpha * (k-th largest p_c).
+
+    k = 1 is plain contrastive decoding (arXiv 2210.15097), whose allowed set is often a single token.
+    """
+    log_p, log_q = conditional.log_softmax(dim=-1), unconditional.log_softmax(dim=-1)
+    threshold = log_p.topk(min(k, log_p.shape[-1])).values[..., -1:] + torch.log(torch.tensor(alpha))
+    return (log_p - log_q).masked_fill(log_p < threshold, float("-inf"))
+
+
+def padded_in_front(rows: Sequence[Sequence[Token]], *, pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """ids and places int64, seen bool, all `[N, T]`."""
+    length = max(map(len, rows))
+    ids, places, seen = (torch.zeros(len(rows), length, dtype=dtype) for dtype in (torch.long, torch.long, torch.bool))
+    ids += pad
+    for index, row in enumerate(rows):
+        ids[index, length - len(row) :] = torch.tensor([token.id for token in row])
+        places[index, length - len(row) :] = torch.tensor([token.place for token in row])
+        seen[index, length - len(row) :] = True
+    return ids, places, seen

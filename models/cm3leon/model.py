@@ -1,0 +1,351 @@
+"""CM3leon: everything is tokens; one decoder reads and writes text and pictures, beside documents it has retrieved
+(Yu et al., 2023, arXiv 2309.02591; objective CM3, 2201.07520; retrieval RA-CM3, 2211.12561).
+
+Pictures become tokens by a frozen VQ, documents are found by a frozen CLIP. Deviations of `tiny`, all in the configuration:
+positions are framed (see `Frame`) and image tokens start where their codes lie, which a small decoder would take long to find
+out; CM3's random spans are mostly replaced by its two extremes, nothing and the whole text, and tokens of objects and of what is asked
+for weigh more; drawn pictures of one object are shifted onto the grid of cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.sample import Sample
+from models.clip import CLIP, CLIPConfig
+from models.cm3leon.collate import DocumentCollate, Mix, TaskCollate
+from models.cm3leon.decoder import DecoderConfig, TokenDecoder
+from models.cm3leon.drawing import Painter, Reader, Sampling, Writer, padded_in_front
+from models.cm3leon.objective import Weights, cm3_loss, token_losses
+from models.cm3leon.retrieval import Memory
+from models.cm3leon.sequence import Builder, Frame, Kind, Token, Vocabulary, stack
+from models.generate import GREEDY, Decoding, generate, not_text
+from models.images import ImageTransform
+from models.layers import Losses
+from models.text import LONGEST, Tokenizer
+from models.vq import VQ, VQConfig
+
+
+@dataclass(frozen=True)
+class CM3leonConfig:
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    image_tokenizer: VQConfig = field(default_factory=VQConfig)
+    retriever: CLIPConfig = field(default_factory=CLIPConfig)
+    vocab_size: int = 56_320  # of text
+    text: int = 256  # longest text of a document, in tokens
+    framed: bool = False  # positions by `Frame`; else consecutive, as OPT's
+    documents: int = 2  # most that are put before a query
+    memory: int = 0  # documents held to retrieve from
+    skip_above: float = 0.9  # similarity; section 2.1
+    mix: Mix = field(default_factory=Mix)
+    weights: Weights = field(default_factory=Weights)
+    z_loss: float = 0.0  # Chameleon: 1e-5
+    guidance: float = 3.0  # section 3.1; 1 is none
+    temperature: float = 1.0
+    top_p: float = 0.9
+
+    @classmethod
+    def tiny(cls) -> CM3leonConfig:
+        """2 M parameters in the decoder, 8 x 8 image tokens a picture."""
+        return cls(
+            decoder=DecoderConfig(width=192, depth=4, heads=3, hidden=768, positions=512),
+            image_tokenizer=VQConfig.tiny(),
+            retriever=CLIPConfig.tiny(),
+            text=32,
+            framed=True,
+            memory=20_000,
+            mix=Mix(spans=0.05, drawn=0.6, alone=0.8, aligned=True, first_caption=0.6, documents=(1.0,)),
+            weights=Weights(prompt=0.25, written=4.0, drawn=1.0, unconditional=0.3, objects=5.0),
+            guidance=2.0,
+            temperature=0.8,
+            top_p=1.0,
+        )
+
+
+class CM3leon(nn.Module):
+    paradigm = "generative"
+    score_kind = "likelihood"
+
+    def __init__(self, config: CM3leonConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.image_tokenizer = VQ(config.image_tokenizer, tokenizer).requires_grad_(False)
+        self.retriever = CLIP(config.retriever, tokenizer).requires_grad_(False)
+        self.vocabulary = Vocabulary(config.vocab_size, self.image_tokenizer.size)
+        self.cells = self.image_tokenizer.side**2
+        self.frame = Frame(config.text, self.cells)
+        if config.framed and (config.documents + 1) * self.frame.length > config.decoder.positions:
+            raise ValueError(
+                f"{config.documents} retrieved documents and a query take {(config.documents + 1) * self.frame.length} positions, "
+                f"and the decoder has {config.decoder.positions}: raise decoder.positions or lower documents"
+            )
+        self.builder = Builder(
+            self.vocabulary, self.frame, start=tokenizer.end if tokenizer.start is None else tokenizer.start, end=tokenizer.end
+        )
+        self.decoder = TokenDecoder(config.decoder, self.vocabulary.size)
+        self.memory = Memory(config.memory, config.retriever.embed_dim, text=config.text, cells=self.cells)
+        self.enter_stage("pretraining")
+
+    # --------------------------------------------------------------------------------------- what it builds on
+
+    def adopt(self, modules: dict[str, nn.Module]) -> None:
+        """Take over a trained VQ ("image_tokenizer") and a trained CLIP ("retriever"), frozen from here on."""
+        tokenizer, retriever = modules["image_tokenizer"], modules["retriever"]
+        assert isinstance(tokenizer, VQ)
+        assert isinstance(retriever, CLIP)
+        wanted = replace(tokenizer.config, perceptual="", adversarial_weight=0.0)  # what only its training needed
+        self.config = replace(self.config, image_tokenizer=wanted, retriever=retriever.config)
+        if (tokenizer.size, tokenizer.side**2) != (self.vocabulary.images, self.cells):
+            raise ValueError(
+                f"the image tokenizer has {tokenizer.size} codes and {tokenizer.side**2} cells a picture, the recipe expects "
+                f"{self.vocabulary.images} and {self.cells}: train it with the same --model.image-tokenizer"
+            )
+        if retriever.config.vocab_size != self.config.vocab_size or retriever.config.embed_dim != self.memory.vectors.shape[1]:
+            raise ValueError("the retriever was trained with another tokenizer or embedding: both must read the same tokens")
+        self.image_tokenizer = VQ(wanted, self.tokenizer)
+        own = self.image_tokenizer.state_dict().keys()
+        self.image_tokenizer.load_state_dict({name: value for name, value in tokenizer.state_dict().items() if name in own})
+        self.retriever = CLIP(retriever.config, self.tokenizer)
+        self.retriever.load_state_dict(retriever.state_dict())
+        for module in (self.image_tokenizer, self.retriever):
+            module.requires_grad_(False).eval()
+        self._place_image_tokens()
+
+    @torch.no_grad()
+    def _place_image_tokens(self) -> None:
+        """Let tokens of similar codes start with similar embeddings: a random projection of the codes' own vectors."""
+        vectors = self.image_tokenizer.quantiser.lookup(torch.arange(self.vocabulary.images)).float()
+        projected = F.normalize(vectors - vectors.mean(dim=0), dim=0) @ torch.randn(vectors.shape[1], self.config.decoder.width)
+        rows = self.decoder.tokens.weight[self.vocabulary.image]
+        rows += projected / projected.std() * rows.std()
+
+    @torch.no_grad()
+    def remember(self, batches: Iterable[Sequence[Sample]]) -> None:
+        """Fill the memory with the documents to retrieve from; stops when it is full."""
+        for samples in batches:
+            if int(self.memory.filled) == self.config.memory:
+                return
+            captioned = [sample for sample in samples if sample.captions]
+            if captioned:
+                texts = [sample.captions[0] for sample in captioned]
+                images = [sample.image for sample in captioned]
+                vectors = self.retriever.encode_image(images) + self.retriever.encode_text(texts)
+                self.memory.add(F.normalize(vectors, dim=-1), self._texts(texts), self.image_tokenizer.tokens(images))
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    def enter_stage(self, name: str) -> None:
+        """ "pretraining" on documents, or "tuning" on tasks (section 2.4). Only the decoder is ever trained."""
+        if name not in ("pretraining", "tuning"):
+            raise ValueError(f"no stage {name!r}: CM3leon has pretraining and tuning")
+        size = self.config.image_tokenizer.network.image_size
+        common = (ImageTransform(size), self.tokenizer, self.builder, self.image_tokenizer.side, self.config.mix)
+        self.collate = DocumentCollate(*common) if name == "pretraining" else TaskCollate(*common)
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        return self.objective(self.encode(batch))
+
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums of losses of each sequence, `[B]` each; see `token_losses`."""
+        ids, places, kinds = (batch[name] for name in ("ids", "places", "kinds"))
+        covered = torch.where(ids < 0, batch["covered"].gather(1, (-1 - ids).clamp(min=0)), 0.0)
+        ids = self._fill(ids, batch["pixels"])
+        documents = int(batch["documents"][0])
+        if documents:
+            before = self._retrieved(batch, documents)
+            ids, places, kinds = (torch.cat([x, y], dim=1) for x, y in zip(before, (ids, places, kinds), strict=True))
+            covered = torch.cat([covered.new_zeros(before[0].shape), covered], dim=1)
+            ids, places, kinds, covered = _without_gaps(ids, places, kinds, covered)
+        places = self._places(places, kinds)
+        weights = self.config.weights.of(kinds, covered)
+        states = self.decoder(ids[:, :-1], places[:, :-1])
+        logits = self.decoder.logits(states)
+        return token_losses(
+            logits, ids[:, 1:], kinds[:, 1:], weights[:, 1:], image_from=self.vocabulary.image.start, z_loss=self.config.z_loss
+        )
+
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        return cm3_loss(features, vocabulary=self.vocabulary.size)
+
+    # -------------------------------------------------------------------------------------------- capabilities
+
+    @torch.no_grad()
+    def caption(self, images: Sequence[np.ndarray], how: Decoding = GREEDY) -> list[str]:
+        """The text that fills the gap before each picture; greedy unless told otherwise."""
+        return self._write([self.builder.captioning()] * len(images), images, first=1, how=how)
+
+    @torch.no_grad()
+    def answer(self, images: Sequence[np.ndarray], questions: Sequence[str], how: Decoding = GREEDY) -> list[str]:
+        """What follows question and picture; also for other instructions, such as "describe this picture"."""
+        return self._write([self.builder.answered(self._ids(text)) for text in questions], images, first=self.frame.answer, how=how)
+
+    @torch.no_grad()
+    def answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
+        """log p(answer | image, question) in nats, summed over the answer's tokens and its end. `[N]`"""
+        rows = [self.builder.answered(self._ids(q), self._ids(a)) for q, a in zip(questions, answers, strict=True)]
+        return self._log_likelihood(rows, images)
+
+    @torch.no_grad()
+    def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
+        """log p(text | image) in nats, summed over the text's tokens and its end: a generative classifier. `[N]`"""
+        ids = [self._ids(text) or [self.tokenizer.end] for text in texts]
+        rows = [self.builder.document(text, [(0, len(text))], drawn=Kind.UNCONDITIONAL) for text in ids]
+        return self._log_likelihood(rows, images)
+
+    @torch.no_grad()
+    def draw(
+        self, texts: Sequence[str], *, seed: int = 0, samples: int = 1, documents: int = 0, how: Sampling | None = None
+    ) -> list[np.ndarray]:
+        """A picture for each text, uint8 `[S, S, 3]`. An empty text is drawn freely; one longer than the context is cut.
+
+        With several `samples` the one whose CLIP embedding is closest to the text's is returned (section 3). `documents` from the
+        memory can be put before the text.
+        """
+        how = how or Sampling(self.config.guidance, self.config.temperature, self.config.top_p)
+        ids = [self._ids(text) for text in texts for _ in range(samples)]
+        rows = [self.builder.drawing(text or None) for text in ids]
+        free = [self.builder.drawing(None)] * len(rows)
+        pictures = self._paint(rows, free, None, first=self.frame.picture, seed=seed, how=how)
+        if samples == 1:
+            return pictures
+        fits = (self.retriever.encode_image(pictures) * self.retriever.encode_text(texts).repeat_interleave(samples, 0)).sum(dim=1)
+        return [pictures[index * samples + int(best)] for index, best in enumerate(fits.view(-1, samples).argmax(dim=1))]
+
+    # ------------------------------------------------------------------------------------------------- helpers
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text[:LONGEST])[: self.frame.text]
+
+    def _write(self, rows: list[list[Token]], images: Sequence[np.ndarray], *, first: int, how: Decoding) -> list[str]:
+        if not rows:
+            return []
+        writer = Writer(self._read(rows, images, room=self.frame.text), self.decoder, self.config.vocab_size, self._next(first))
+        ids = generate(writer, writer.logits(), end=self.tokenizer.end, limit=self.frame.text, never=not_text(self.tokenizer), how=how)
+        return [self.tokenizer.decode(row) for row in ids]
+
+    def _paint(
+        self,
+        rows: list[list[Token]],
+        free: list[list[Token]],
+        images: Sequence[np.ndarray] | None,
+        *,
+        first: int,
+        seed: int,
+        how: Sampling,
+    ) -> list[np.ndarray]:
+        if not rows:
+            return []
+        contrast = how.guidance != 1 or how.contrast_k
+        both = [*rows, *free] if contrast else rows
+        reader = self._read(both, None if images is None else [*images, *images] if contrast else images, room=self.cells)
+        painter = Painter(reader, self.decoder, self.vocabulary.image, self._next(first), how, paired=bool(contrast))
+        decoding = Decoding(temperature=how.temperature, top_p=how.top_p if how.temperature else 1.0, seed=seed)
+        codes = generate(painter, painter.logits(), end=-1, limit=self.cells, how=decoding)
+        return self.image_tokenizer.paint(torch.tensor(codes, device=reader.state.device))
+
+    def _next(self, first: int) -> int | None:
+        return first + self.config.documents * self.frame.length if self.config.framed else None
+
+    def _read(self, rows: list[list[Token]], images: Sequence[np.ndarray] | None, *, room: int) -> Reader:
+        device = self.decoder.tokens.weight.device
+        ids, places, seen = (x.to(device) for x in padded_in_front(rows, pad=self.tokenizer.pad))
+        if images is not None:
+            ids = self._fill(ids, self.image_tokenizer.transform(images).to(device)[:, None])
+        framed = places + self.config.documents * self.frame.length
+        places = framed if self.config.framed else (seen.cumsum(dim=1) - 1).clamp(min=0)
+        return Reader(self.decoder, ids, places, seen, room=room)
+
+    def _log_likelihood(self, rows: list[list[Token]], images: Sequence[np.ndarray]) -> Tensor:
+        device = self.decoder.tokens.weight.device
+        batch = {name: x.to(device) for name, x in stack(rows, pad=self.tokenizer.pad).items()}
+        ids = self._fill(batch["ids"], self.image_tokenizer.transform(images).to(device)[:, None])
+        places = self._places(batch["places"], batch["kinds"])
+        states = self.decoder(ids[:, :-1], places[:, :-1])
+        counted = batch["kinds"][:, 1:] == Kind.WRITTEN
+        found = torch.zeros(counted.shape, device=device)
+        found[counted] = -F.cross_entropy(self.decoder.logits(states[counted]).float(), ids[:, 1:][counted], reduction="none")
+        return found.sum(dim=1)
+
+    def _fill(self, ids: Tensor, pixels: Tensor) -> Tensor:
+        """Put image tokens where ids are below 0. ids `[B, T]`, pixels uint8 `[B, pictures, 3, S, S]`."""
+        with torch.autocast(pixels.device.type, enabled=False):  # or tokens would depend on the precision of training
+            codes = self.image_tokenizer.tokenise(pixels.flatten(0, 1)).view(len(ids), -1)
+        tokens = self.vocabulary.image.start + codes.gather(1, (-1 - ids).clamp(min=0))
+        return torch.where(ids < 0, tokens, ids)
+
+    def _places(self, places: Tensor, kinds: Tensor) -> Tensor:
+        if self.config.framed:
+            return places + self.config.documents * self.frame.length
+        return torch.arange(places.shape[1], device=places.device)[None]
+
+    def _retrieved(self, batch: dict[str, Tensor], documents: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Documents for each query as tokens: ids, places, kinds `[B, documents * n]`, padded wherever a text is short.
+
+        Two are looked up by the picture and two by the caption, and of these some are sampled (RA-CM3, section 3.2).
+        """
+        pictures = list(batch["pixels"][:, 0].permute(0, 2, 3, 1).cpu().numpy())
+        queries = self.retriever.encode_image(pictures), self._query_vectors(batch["query"])
+        rows = torch.cat([self.memory.search(query, 2, skip_above=self.config.skip_above) for query in queries], dim=1)  # [B, 4]
+        repeated = (rows[:, :, None] == rows[:, None]).tril(-1).any(dim=2)
+        luck = torch.rand(rows.shape, device=rows.device).masked_fill(repeated | (rows < 0), -1)
+        return self._as_tokens(rows.gather(1, luck.topk(documents).indices), of=documents)
+
+    def _texts(self, texts: Sequence[str]) -> Tensor:
+        rows = torch.full((len(texts), self.frame.text), -1)
+        for row, text in zip(rows, texts, strict=True):
+            ids = self._ids(text)
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+    def _query_vectors(self, query: Tensor) -> Tensor:
+        """The retriever's text embeddings of token ids `[B, text]`, -1 behind the text."""
+        end, start = self.tokenizer.end, [] if self.tokenizer.start is None else [self.tokenizer.start]
+        room = self.config.retriever.context - 1 - len(start)
+        rows = [[*start, *[token for token in row if token >= 0][:room], end] for row in query.tolist()]
+        ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad)
+        for line, row in zip(ids, rows, strict=True):
+            line[: len(row)] = torch.tensor(row)
+        return self.retriever._text_features(ids.to(query.device))
+
+    def _as_tokens(self, rows: Tensor, *, of: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Documents of the memory `[B, of]`, row -1 for none, one after another as ids, places and kinds `[B, of * n]`."""
+        texts, codes = self.memory.texts[rows].long(), self.memory.codes[rows].long()  # [B, of, text], [B, of, cells]
+        device, special = rows.device, (len(rows), of, 1)
+        ids = [
+            torch.full(special, self.builder.start, device=device),
+            texts.where(texts >= 0, self.tokenizer.pad),
+            torch.full(special, self.vocabulary.break_, device=device),
+            codes + self.vocabulary.image.start,
+            torch.full(special, self.tokenizer.end, device=device),
+        ]
+        kinds = [
+            torch.full(special, Kind.PROMPT, device=device),
+            torch.where(texts >= 0, Kind.PROMPT, Kind.NOTHING),
+            torch.full(special, Kind.PROMPT, device=device),
+            torch.full_like(codes, Kind.DRAWN),
+            torch.full(special, Kind.WRITTEN, device=device),
+        ]
+        first = self.frame.picture
+        inside = torch.cat([torch.arange(first), torch.arange(first, first + self.cells), torch.tensor([self.frame.length - 1])]).to(device)
+        frames = self.frame.length * torch.arange(-of, 0, device=device)[:, None]  # the query's frame comes after theirs
+        places = (inside + frames).expand(len(rows), -1, -1)
+        exists = (rows >= 0)[:, :, None]
+        return (
+            torch.cat(ids, dim=2).flatten(1),
+            places.flatten(1),
+            torch.cat(kinds, dim=2).where(exists, Kind.NOTHING).flatten(1),
+        )
+
+
+def _without_gaps(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Move what is padding (`kinds`, the third, says so) behind everything else and cut what no row needs. `[B, T]` each."""
+    filled = tensors[2] != Kind.NOTHING
+    order = (~filled).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(filled.sum(dim=1).max())]
+    return tuple(tensor.gather(1, order) for tensor in tensors)

@@ -1,0 +1,3 @@
+from models.vq.model import VQ, VQConfig
+
+__all__ = ["VQ", "VQConfig"]
