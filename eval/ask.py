@@ -156,7 +156,7 @@ def summarise(measures: Sequence[Measure], records: Sequence[Record], *, resampl
 def _summary(measure: Measure, records: Sequence[Record], resample: bool) -> Json:
     having = [record for record in records if measure.name in record]
     if not having:
-        return {"value": None, "status": "not run", "note": "none of the samples asked has one"}
+        return {"value": None, "status": "not run", "note": measure.missing or "none of the samples asked has one"}
     if measure.whole:
         found = estimate_whole(measure.whole, having, resample=resample)
         return {"value": found.value, "low": found.low, "high": found.high, "n": found.n, "note": measure.note, "field": ""}
@@ -166,7 +166,7 @@ def _summary(measure: Measure, records: Sequence[Record], resample: bool) -> Jso
         totals[record["i"]] = totals.get(record["i"], 0.0) + record[measure.name]
         counts[record["i"]] = counts.get(record["i"], 0.0) + (record[measure.weight] if measure.weight else 1.0)
     if not any(counts.values()):
-        return {"value": None, "status": "not run", "note": "none of the samples asked has one"}
+        return {"value": None, "status": "not run", "note": measure.missing or "none of the samples asked has one"}
     found = estimate(list(totals.values()), list(counts.values()), resample=resample)
     cell = {"value": found.value, "low": found.low, "high": found.high, "n": found.n, "note": measure.note}
     return cell | {"weight": measure.weight} if measure.weight else cell

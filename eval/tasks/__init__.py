@@ -31,6 +31,7 @@ class Measure:
     whole: Callable[[Sequence[Record]], float] | None = None
     unit: str = "share"  # "share": between 0 and 1; "score": on a scale of its own
     better: str = "higher"  # "lower", or "neither": a yes-rate is no merit
+    missing: str = ""  # why there is no number, where none of the records has the field
 
 
 class Task(Protocol):
@@ -66,7 +67,7 @@ class Graded(Protocol):
 
 def plan(source: Any) -> list[Task]:
     """Every task that the data of a `Source` allows."""
-    from eval.tasks import fewshot_vqa, foils, pope, probe, retrieval, vqa, winoground, zeroshot
+    from eval.tasks import captioning, fewshot_vqa, foils, pope, probe, retrieval, vqa, winoground, zeroshot
 
-    kinds = (zeroshot, retrieval, foils, winoground, vqa, fewshot_vqa, pope, probe)
+    kinds = (zeroshot, retrieval, foils, captioning, winoground, vqa, fewshot_vqa, pope, probe)
     return [task for kind in kinds for task in kind.plan(source)]

@@ -1,0 +1,97 @@
+"""Captioning: the standard metrics against all references, what the caption says against the truth, and how varied captions are.
+
+A thousand pictures of the main split and half as many of each shift: generation is costly, and the intervals are already
+narrower than the difference between two seeds. Where the whole truth is known (the embedded data), captions are read back
+and every object, attribute, count and relation is checked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from data.sample import Sample
+from eval.capabilities import Captioner, Images
+from eval.captions.content import content, measures
+from eval.captions.java import meteor, why_no_meteor, why_no_spice
+from eval.captions.scores import ORDERS, TOO_FEW, Corpus, whole
+from eval.captions.tokens import tokeniser
+from eval.controls import has_truth
+from eval.records import Record
+from eval.source import Source, spread
+from eval.tasks import Measure
+
+PRIMARY = 1000
+SHIFTED = 500
+
+
+def described(source: Source) -> dict[str, list[Sample]]:
+    """The captioned samples of each split that are asked about, the same for every task, so that each is described once."""
+    splits = {split: [sample for sample in source.samples(split) if sample.captions] for split in source.evaluated}
+    return {split: spread(found, PRIMARY if split == source.primary else SHIFTED) for split, found in splits.items() if found}
+
+
+def plan(source: Source) -> list[Captioning]:
+    return [Captioning(split, samples) for split, samples in described(source).items()]
+
+
+@dataclass
+class Captioning:
+    split: str
+    samples: Sequence[Sample]
+    part: str = ""
+    name: ClassVar[str] = "captioning"
+    gallery: ClassVar[bool] = False
+    needs: ClassVar[type] = Captioner
+    needed_method: ClassVar[str] = "caption"
+
+    def __post_init__(self) -> None:
+        self.truthful = has_truth(self.samples)
+        self.measures: Sequence[Measure] = [
+            Measure("CIDEr-D", f"{len(self.samples)} pictures; {tokeniser()}", missing=TOO_FEW, unit="score"),
+            *(Measure(f"BLEU-{n}", tokeniser(), whole=whole(f"BLEU-{n}")) for n in reversed(ORDERS)),
+            Measure("ROUGE-L", tokeniser()),
+            Measure("METEOR", tokeniser(), missing=why_no_meteor(), whole=whole("METEOR")),
+            Measure("SPICE", tokeniser(), missing=why_no_spice()),
+            *(measures() if self.truthful else []),
+            Measure("unique captions", "different captions by number of captions", better="neither"),
+            Measure("words", "tokens of a caption", unit="score", better="neither"),
+            Measure("repeated 4-grams", "in one caption", weight="4-grams", missing="no caption has four words", better="lower"),
+        ]
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return Corpus([sample.captions for sample in self.samples])
+
+    def settings(self) -> dict[str, Any]:
+        return {"version": 1, "tokeniser": tokeniser(), "METEOR": not why_no_meteor(), "SPICE": not why_no_spice()}
+
+    def texts(self) -> list[str]:
+        return []
+
+    def ask(self, captioner: Captioner, images: Images, rows: Sequence[int]) -> list[list[Record]]:
+        if not why_no_meteor():
+            meteor()  # loads its dictionaries while captions are written
+        captions = captioner.captions([images[row] for row in rows])
+        return [[{"caption": caption}] for caption in captions]
+
+    def grade(self, records: list[Record]) -> list[Record]:
+        row_of = {sample.key: row for row, sample in enumerate(self.samples)}
+        rows = [row_of[record["key"]] for record in records]
+        captions = [record["caption"] for record in records]
+        graded = [record | scores for record, scores in zip(records, self.corpus.score(captions, rows), strict=True)]
+        if self.truthful:
+            graded = [record | content(record["caption"], self.samples[row]) for record, row in zip(graded, rows, strict=True)]
+        times = Counter(captions)
+        return [record | {"unique captions": 1 / times[record["caption"]]} | _fluency(record["tokens"].split()) for record in graded]
+
+    def blind(self) -> list[list[Record]]:
+        return []
+
+
+def _fluency(tokens: Sequence[str]) -> Record:
+    grams = [tuple(tokens[start : start + 4]) for start in range(len(tokens) - 3)]
+    return {"words": len(tokens), "4-grams": len(grams), "repeated 4-grams": len(grams) - len(set(grams))}

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.sample import Object, Sample
+from eval.captions.content import content
+from eval.tasks import captioning
+from tests.eval import fakes
+
+
+class Writes:
+    """Captions by hand."""
+
+    def __init__(self, write: Callable[[int], str]) -> None:
+        self.write, self.written = write, 0
+
+    def caption(self, images: Sequence[np.ndarray]) -> list[str]:
+        self.written += len(images)
+        return [self.write(fakes.number_of(image)) for image in images]
+
+
+def writes(captions: Sequence[str]) -> Writes:
+    """Caption i of picture i; of any other picture (a blank one) "nothing"."""
+    return Writes(lambda number: captions[number] if number < len(captions) else "nothing")
+
+
+@pytest.fixture(autouse=True)
+def _without_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """METEOR's dictionaries take long to load: tests/eval/test_caption_scores.py has it."""
+    monkeypatch.setattr("eval.captions.java.has_java", lambda: False)
+    monkeypatch.setattr("eval.captions.tokens.has_java", lambda: False)
+
+
+def scene(number: int, captions: Sequence[str], objects: Sequence[str], relations: Sequence[Any] = ()) -> Sample:
+    """`objects` as "large solid red star"."""
+    words = [each.split() for each in objects]
+    things = tuple(Object(d, (0, 0, 1, 1), {"size": a, "fill": b, "colour": c, "place": "middle"}) for a, b, c, d in words)
+    extra = {"relations": list(relations), "tone": "grey", "texture": "plain"}
+    return Sample(key=f"{number:05d}", image=fakes.picture(number), captions=tuple(captions), objects=things, extra=extra)
+
+
+STAR, MOON = "large solid red star", "small hollow blue moon"
+TWO = scene(0, [f"a {STAR} and a {MOON}", "a red star above a blue moon"], [STAR, MOON], [[0, "above", 1], [1, "below", 0]])
+
+
+def evaluated(model: Any, samples: list[Sample], out: Path, **options: Any) -> dict[str, Any]:
+    return fakes.run(model, {"test": samples}, out, tasks=["captioning"], fresh=Writes(lambda number: "a"), **options)
+
+
+def value(result: dict[str, Any], metric: str, variant: str = "model", split: str = "test") -> float:
+    return fakes.value(result, "captioning", metric, variant, split)
+
+
+def test_the_oracle_is_right_about_everything(tmp_path: Path) -> None:
+    samples = fakes.single_objects()[:40]
+    result = evaluated(writes([sample.captions[0] for sample in samples]), samples, tmp_path)
+    right = [f"{thing} {rate}" for thing in ("object", "colour", "shape", "size", "fill") for rate in ("precision", "recall", "F1")]
+    right += ["count", "all objects", "all details", "all true", "BLEU-1", "BLEU-4", "ROUGE-L", "unique captions"]
+    for metric in right:
+        assert value(result, metric) == pytest.approx(1, abs=1e-6), metric
+        assert value(result, metric, "oracle") == pytest.approx(1, abs=1e-6), metric
+    assert value(result, "CIDEr-D") == pytest.approx(10)
+    assert value(result, "words") == 5
+    assert fakes.cell(result, "captioning", "relation precision")["status"] == "not run"
+    assert fakes.cell(result, "captioning", "METEOR")["note"].startswith("needs Java")
+    assert fakes.cell(result, "captioning", "SPICE")["status"] == "not run"
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        (f"a {MOON} and a {STAR}", {"all details": 1, "all true": 1, "object F1": 4, "says a relation": 0}),
+        ("a red star and a blue moon", {"all details": 0, "all objects": 1, "all true": 1, "size recall": 0, "sizes said": 0}),
+        ("a red star above a blue moon", {"relation precision": 1, "relations said": 1, "says a relation": 1, "all true": 1}),
+        ("a blue moon above a red star", {"relation precision": 0, "relations said": 1, "all objects": 1, "all true": 0}),
+        # Colours exchanged: both colours and both shapes are there, but neither object is.
+        ("a blue star and a red moon", {"object F1": 0, "colour precision": 2, "shape recall": 2, "all objects": 0, "count": 1}),
+        ("a small red star", {"object recall": 1, "objects said": 1, "size precision": 0, "sizes said": 1, "count": 0}),
+        # The same object said twice is there once.
+        ("a red star and a red star", {"object precision": 1, "objects said": 2, "colour recall": 1}),
+        ("three objects: a red star and a blue moon", {"count": 0, "all objects": 1, "all true": 0}),
+        ("a man on a bicycle", {"objects said": 0, "object F1": 0, "objects said and there": 2, "count": 0, "all true": 0}),
+        ("", {"objects said": 0, "object recall": 0, "all true": 0}),
+    ],
+)
+def test_what_a_caption_says(caption: str, expected: dict[str, float]) -> None:
+    found = content(caption, TWO)
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_ratios_are_of_all_captions_together(tmp_path: Path) -> None:
+    """One caption names three objects of which one is there, the other one of one: precision is 2/4, recall 2/3."""
+    samples = [TWO, scene(1, [f"a {STAR}"], [STAR])]
+    captions = ["a red star, a pink heart and a cyan cross", "a red star"]
+    result = evaluated(writes(captions), samples, tmp_path)
+    assert value(result, "object precision") == pytest.approx(2 / 4)
+    assert value(result, "object recall") == pytest.approx(2 / 3)
+    assert value(result, "object F1") == pytest.approx(2 * (2 / 4) * (2 / 3) / (2 / 4 + 2 / 3))
+
+
+def test_one_caption_for_everything(tmp_path: Path) -> None:
+    samples = fakes.single_objects()[:40]
+    result = evaluated(Writes(lambda number: "a large solid red circle"), samples, tmp_path)
+    assert value(result, "unique captions") == pytest.approx(1 / 40)
+    assert value(result, "all details") == pytest.approx(sum("large solid red circle" in s.captions[0] for s in samples) / 40)
+    assert value(result, "all objects", "shuffled images") == pytest.approx(value(result, "all objects"))
+
+
+def test_repetition_and_length(tmp_path: Path) -> None:
+    result = evaluated(Writes(lambda number: "a red star, a red star, a red star."), fakes.captioned(3), tmp_path)
+    assert value(result, "words") == 9
+    assert value(result, "repeated 4-grams") == pytest.approx(3 / 6)  # six 4-grams, three of them different
+
+
+def test_captions_without_words_are_zero_not_an_error(tmp_path: Path) -> None:
+    result = evaluated(Writes(lambda number: " . "), fakes.captioned(3), tmp_path)
+    for metric in ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr-D", "words"):
+        assert value(result, metric) == pytest.approx(0, abs=1e-6)
+    assert fakes.cell(result, "captioning", "repeated 4-grams")["note"] == "no caption has four words"
+
+
+def test_one_picture_has_no_cider(tmp_path: Path) -> None:
+    samples = fakes.captioned(1)
+    result = evaluated(writes([samples[0].captions[1]]), samples, tmp_path)
+    assert value(result, "ROUGE-L") == 1
+    assert fakes.cell(result, "captioning", "CIDEr-D")["status"] == "not run"
+    assert "at least two" in fakes.cell(result, "captioning", "CIDEr-D")["note"]
+
+
+def test_what_is_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples without captions are left out, shifts have fewer, and pictures without known truth have only the standard metrics."""
+    monkeypatch.setattr(captioning, "PRIMARY", 6)
+    monkeypatch.setattr(captioning, "SHIFTED", 3)
+    mute = [replace(sample, key=f"x{sample.key}", captions=(), label="thing") for sample in fakes.captioned(4)]
+    splits = {"test": [*fakes.captioned(8), *mute], "style": fakes.captioned(8)}
+    result = fakes.run(Writes(lambda number: f"caption {number}"), splits, tmp_path, tasks=["captioning"])
+    assert fakes.cell(result, "captioning", "ROUGE-L")["n"] == 6
+    assert fakes.cell(result, "captioning", "ROUGE-L", split="style")["n"] == 3
+    assert not {"object F1", "all true"} & {cell["metric"] for cell in result["cells"]}
+    assert "needs caption" in fakes.cell(result, "captioning", "CIDEr-D", "untrained")["note"]  # a dual encoder
+    assert captioning.plan(fakes.in_memory("mute", {"test": mute})) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_batches_and_interruptions_change_nothing(tmp_path: Path, batch_size: int) -> None:
+    samples = fakes.single_objects()[:90]
+    captions = [sample.captions[0] for sample in reversed(samples)]
+    whole = evaluated(writes(captions), samples, tmp_path / "whole", batch_size=64)
+    parts = evaluated(writes(captions), samples, tmp_path / "parts", batch_size=batch_size)
+    assert parts["cells"] == whole["cells"]
+    (path,) = (tmp_path / "parts" / "fakes").glob("captioning.test.model.jsonl")
+    text = path.read_text()
+    assert text == (tmp_path / "whole" / "fakes" / path.name).read_text()
+    path.write_text(text[: len(text) // 2])
+    again = writes(captions)
+    assert evaluated(again, samples, tmp_path / "parts", batch_size=batch_size)["cells"] == whole["cells"]
+    assert path.read_text() == text
+    assert json.loads(text.splitlines()[1])["caption"] == captions[0]
