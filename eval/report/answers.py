@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,26 @@ CLOSE = 1e-3  # a recomputed value may differ from the one in the table by this 
 
 
 @dataclass(frozen=True, eq=False)
+class Totals:
+    """A number for each sample as a sum and a count: their ratio over all samples is the value."""
+
+    names: list[str]  # sample keys
+    sums: np.ndarray  # [samples, 2]
+
+    @property
+    def value(self) -> float:
+        total, count = self.sums.sum(axis=0)
+        return float(total / count) if count else float("nan")
+
+    def among(self, names: list[str]) -> np.ndarray:
+        """`[names, 2]`: the rows of these samples, in this order."""
+        if names == self.names:
+            return self.sums
+        place = {name: row for row, name in enumerate(self.names)}
+        return self.sums[[place[name] for name in names]]
+
+
+@dataclass(frozen=True, eq=False)
 class Answers:
     """The records of one file: each line's sample and its numbers (True and False count as 1 and 0, NaN where it has none)."""
 
@@ -21,17 +42,19 @@ class Answers:
     sample: np.ndarray  # [lines], index into names
     fields: dict[str, np.ndarray]  # [lines] each
 
-    def totals(self, field: str, weight: str = "") -> dict[str, tuple[float, float]]:
-        """Per sample (sum of `field`, sum of `weight` or number of lines), over the lines that have the field."""
+    def totals(self, field: str, weight: str = "") -> Totals | None:
+        """Per sample the sum of `field` and of `weight` (without: the number of lines), over the lines that have the field."""
         if field not in self.fields or (weight and weight not in self.fields):
-            return {}
+            return None
         values = self.fields[field]
         weights = np.nan_to_num(self.fields[weight]) if weight else np.ones(len(values))
         has = ~np.isnan(values)
         sums = np.bincount(self.sample[has], values[has], len(self.names))
         counts = np.bincount(self.sample[has], weights[has], len(self.names))
         there = np.bincount(self.sample[has], minlength=len(self.names)) > 0
-        return {self.names[i]: (float(sums[i]), float(counts[i])) for i in np.flatnonzero(there)}
+        if there.all():
+            return Totals(self.names, np.stack([sums, counts], axis=1))
+        return Totals([self.names[i] for i in np.flatnonzero(there)], np.stack([sums, counts], axis=1)[there])
 
 
 def read_answers(path: Path) -> Answers:
@@ -45,20 +68,42 @@ def read_answers(path: Path) -> Answers:
 @lru_cache(maxsize=4096)
 def _read(path: Path, _time: int, _size: int) -> Answers:
     index: dict[str, int] = {}
-    sample, found = [], list[dict[str, float]]()
+    sample: list[int] = []
+    found: dict[str, tuple[list[int], list[float]]] = {}
     for line in read_jsonl(path):
         if "key" in line:
             sample.append(index.setdefault(str(line["key"]), len(index)))
-            found.append({name: float(value) for name, value in line.items() if isinstance(value, int | float)})
-    fields = {name: np.array([line.get(name, np.nan) for line in found]) for name in dict.fromkeys(name for line in found for name in line)}
+            for name, value in line.items():
+                if isinstance(value, int | float):
+                    places, values = found.setdefault(name, ([], []))
+                    places.append(len(sample) - 1)
+                    values.append(value)
+    fields = {}
+    for name, (places, values) in found.items():
+        fields[name] = np.full(len(sample), np.nan)
+        fields[name][places] = values
     return Answers(list(index), np.array(sample, np.int64), fields)
 
 
 def totals_of(cell: Cell | None) -> dict[str, tuple[float, float]]:
     """The cell's (sum, count) per sample, or {} where they do not add up to its value (a statistic of all answers, say)."""
+    found = sums_of(cell)
+    return {name: (float(total), float(count)) for name, (total, count) in zip(found.names, found.sums, strict=True)} if found else {}
+
+
+def sums_of(cell: Cell | None) -> Totals | None:
+    """The cell's value by sample; None where the records do not add up to it."""
     if cell is None or cell.value is None or cell.records is None or not cell.field:
-        return {}
-    totals = read_answers(cell.records).totals(cell.field, cell.weight)
-    counted = sum(count for _, count in totals.values())
-    value = sum(total for total, _ in totals.values()) / counted if counted else float("nan")
-    return totals if abs(value - cell.value) <= CLOSE * max(1.0, abs(cell.value)) else {}
+        return None
+    found = read_answers(cell.records).totals(cell.field, cell.weight)
+    return found if found and abs(found.value - cell.value) <= CLOSE * max(1.0, abs(cell.value)) else None
+
+
+def shared(totals: Sequence[Totals]) -> list[str]:
+    """The samples that all of these know, in the order of the first."""
+    names = totals[0].names if totals else []
+    for other in totals[1:]:
+        if other.names != names:
+            known = set(other.names)
+            names = [name for name in names if name in known]
+    return names

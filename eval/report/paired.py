@@ -11,12 +11,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from eval.report.answers import totals_of
+from eval.report.answers import Totals, shared, sums_of
 from eval.report.results import Key, Result
 from eval.report.rows import Row, Value, t_interval
 
 RESAMPLES = 2000
-Totals = dict[str, tuple[float, float]]  # sample key -> (sum, count)
 
 
 @dataclass(frozen=True)
@@ -40,64 +39,65 @@ def differences(rows: list[Row], keys: list[Key]) -> Proofs:
     found: Proofs = {}
     for key in keys:
         samples = {index: runs for index, row in enumerate(rows) if (runs := row_samples(row, key))}
-        shared = set.intersection(*(set(run) for runs in samples.values() for run in runs)) if samples else set()
-        if len(samples) < 2 or len(shared) < 2:
+        names = shared([run for runs in samples.values() for run in runs])
+        if len(samples) < 2 or len(names) < 2:
             continue
-        replicates = resample(samples, sorted(shared))
+        replicates = resample(samples, names)
         sign = -1 if rows[next(iter(samples))].value(key).better == "lower" else 1
         found[key] = {}
         for a, (mean_a, draws_a) in replicates.items():
             for b, (mean_b, draws_b) in replicates.items():
                 if a < b:
-                    value, (low, high) = sign * (mean_a - mean_b), np.quantile(sign * (draws_a - draws_b), (0.025, 0.975))
-                    found[key][a, b] = Difference(value, float(low), float(high))
-                    found[key][b, a] = Difference(-value, -float(high), -float(low))
+                    value, (low, high) = sign * (mean_a - mean_b), interval(sign * (draws_a - draws_b))
+                    found[key][a, b] = Difference(value, low, high)
+                    found[key][b, a] = Difference(-value, -high, -low)
     return found
 
 
 def row_samples(row: Row, key: Key) -> list[Totals]:
     """One per seed; empty unless every seed has usable records."""
     cells = [result.by_key.get((key, "model")) for result in row.results]
-    runs = [totals_of(cell) if cell and cell.better != "neither" else {} for cell in cells]
-    return runs if all(runs) else []
+    runs = [found for cell in cells if cell and cell.better != "neither" and (found := sums_of(cell))]
+    return runs if len(runs) == len(cells) else []
 
 
 def image_use(row: Row, key: Key, control: str) -> Value:
     """How much better the model answers with its own pictures than with those of a control (`shuffled images`), on the
     samples that both were asked about: the mean over seeds with their Student-t interval; of one seed, a paired bootstrap."""
-    found = [value for result in row.results if (value := _use(result, key, control))]
-    if len(found) < len(row.results):
-        absent = row.value(key, control)
-        return Value(status=absent.status or "n/a", note=absent.note or f"{key.task}: the control with {control} has no number")
-    if len(found) == 1:
-        return found[0]
+    found = [_use(result, key, control, resampled=len(row.results) == 1) for result in row.results]
     values = [each.value for each in found if each.value is not None]
+    if len(values) < len(found) or len(found) == 1:
+        return next((each for each in found if each.value is None), found[0])
     low, high = t_interval(values)
     how = f"own pictures minus {control}, 95 % over {len(values)} seeds"
     return Value(value=sum(values) / len(values), low=low, high=high, n=found[0].n, unit=found[0].unit, how=how)
 
 
-def _use(result: Result, key: Key, control: str) -> Value | None:
+def _use(result: Result, key: Key, control: str, *, resampled: bool) -> Value:
     own, other = result.by_key.get((key, "model")), result.by_key.get((key, control))
-    if own is None or other is None or own.value is None or other.value is None or own.better == "neither":
-        return None
+    if own is None or other is None or own.value is None or other.value is None:
+        missing = next((cell for cell in (own, other) if cell and cell.value is None), None)
+        return Value(status=missing.status if missing else "not run", note=missing.note if missing else f"no control with {control}")
     sign = -1 if own.better == "lower" else 1
     how = f"own pictures minus {control}"
-    samples = totals_of(own), totals_of(other)
-    shared = sorted(set(samples[0]) & set(samples[1]))
-    if len(shared) < 2:
+    samples = [found for cell in (own, other) if (found := sums_of(cell))]
+    names = shared(samples) if len(samples) == 2 else []
+    if len(names) < 2:
         note = "a statistic of all answers: no paired interval, and the control may have been asked about fewer samples"
         return Value(value=sign * (own.value - other.value), n=other.n, unit=own.unit, how=how, note=note)
-    (mean, draws_own), (mean_other, draws_other) = resample({0: [samples[0]], 1: [samples[1]]}, shared).values()
-    low, high = np.quantile(sign * (draws_own - draws_other), (0.025, 0.975))
-    how += f", 95 % paired bootstrap over {len(shared)} samples, 1 seed"
-    return Value(value=sign * (mean - mean_other), low=float(low), high=float(high), n=len(shared), unit=own.unit, how=how)
+    if not resampled:
+        means = [total / max(count, 1e-9) for total, count in (each.among(names).sum(axis=0) for each in samples)]
+        return Value(value=sign * float(means[0] - means[1]), n=len(names), unit=own.unit, how=how)
+    (mean, draws_own), (mean_other, draws_other) = resample({0: samples[:1], 1: samples[1:]}, names).values()
+    low, high = interval(sign * (draws_own - draws_other))
+    how += f", 95 % paired bootstrap over {len(names)} samples, 1 seed"
+    return Value(value=sign * (mean - mean_other), low=low, high=high, n=len(names), unit=own.unit, how=how)
 
 
 def resample(samples: dict[int, list[Totals]], names: list[str]) -> dict[int, tuple[float, np.ndarray]]:
     """Per row its mean over seeds and samples, and bootstrap replicates of it [RESAMPLES] from draws of samples that all rows share."""
     runs = [run for row_runs in samples.values() for run in row_runs]
-    totals = np.array([[run[name] for run in runs] for name in names], dtype=np.float32)  # [N, runs, 2]: sum, count
+    totals = np.stack([run.among(names) for run in runs], axis=1).astype(np.float32)  # [N, runs, 2]: sum, count
     drawn = (draws(len(names)) @ totals.reshape(len(names), -1)).reshape(RESAMPLES, len(runs), 2)
     means, shares = totals.sum(0), drawn[:, :, 0] / np.maximum(drawn[:, :, 1], 1e-9)  # [runs, 2], [R, runs]
     found, start, rng = {}, 0, np.random.default_rng(1)
@@ -107,6 +107,11 @@ def resample(samples: dict[int, list[Totals]], names: list[str]) -> dict[int, tu
         mean = float((means[mine, 0] / np.maximum(means[mine, 1], 1e-9)).mean())
         found[row] = mean, np.take_along_axis(shares[:, mine], seeds, axis=1).mean(axis=1)
     return found
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return float(low), float(high)
 
 
 @lru_cache(maxsize=8)
