@@ -33,6 +33,8 @@ TABLE = {
     "vq": ("models.vq", "VQ", "VQConfig"),  # CM3leon's and FLAVA's image tokens
     "cm3leon": ("models.cm3leon", "CM3leon", "CM3leonConfig"),
     "coca": ("models.coca", "CoCa", "CoCaConfig"),
+    "flava": ("models.flava", "FLAVA", "FLAVAConfig"),
+    "maskvlm": ("models.maskvlm", "MaskVLM", "MaskVLMConfig"),
     "lm": ("models.lm", "LM", "LMConfig"),
 }
 

@@ -83,10 +83,10 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(memory_width, 2 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
-        """`[B, T, D]` -> `[B, T, D]`; or `[1, T, D]`, one sequence (learned queries) for every row of the memory."""
+    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], *, mask: Tensor | None = None) -> Tensor:
+        """`[B, T, D]` -> `[B, T, D]`; or `[1, T, D]`, one sequence (learned queries) for every row of the memory. `mask` as `attend`'s."""
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return self.proj(attend(q.expand(len(memory[0]), -1, -1, -1), *memory).transpose(1, 2).flatten(2))
+        return self.proj(attend(q.expand(len(memory[0]), -1, -1, -1), *memory, mask=mask).transpose(1, 2).flatten(2))
 
     def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, H, S, D/H]` of a memory `[B, S, M]`."""

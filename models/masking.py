@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from models.text import LONGEST, Tokenizer
@@ -48,6 +49,32 @@ def _within(count: int, side: int) -> int:
     if not 0 <= count <= side * side:
         raise ValueError(f"cannot mask {count} of {side} x {side} patches; expected 0 to {side * side}")
     return count
+
+
+def image_states(tower: VisionTransformer, pixels: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+    """What a tower makes of pictures whose `hidden` patches are replaced by the mask token.
+
+    pixels: normalised `[B, 3, S, S]`; hidden: bool `[B, N]`, None for none; mask_token `[D]`. Returns the states before the last
+    norm, `[B, 1 + N, D]` with a class token. Hidden patches are blanked in the pixels, too: convolutions look beyond their patch.
+    """
+    side = math.isqrt(tower.patch_embed.num_patches)
+    if not len(pixels):  # not every layer accepts an empty batch
+        return pixels.new_zeros(0, tower.num_prefix_tokens + side**2, tower.embed_dim)
+    if hidden is not None:
+        pixels = pixels.masked_fill(patches_to_pixels(hidden, pixels.shape[-1]), 0.0)
+    x = tower.patch_embed(pixels)
+    if hidden is not None and mask_token is not None:
+        x = torch.where(hidden[:, :, None], mask_token.to(x.dtype), x)
+    x = tower.norm_pre(tower._pos_embed(x))
+    for block in tower.blocks:
+        x = block(x)
+    return x
+
+
+def patches_to_pixels(hidden: Tensor, size: int) -> Tensor:
+    """Patches `[B, N]` -> the same as pixels `[B, 1, size, size]`."""
+    side = math.isqrt(hidden.shape[1])
+    return hidden.view(-1, 1, side, side).repeat_interleave(size // side, 2).repeat_interleave(size // side, 3)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,12 @@ def layout(tokenizer: Tokenizer, texts: Sequence[str], context: int, *, fixed: b
     return ids
 
 
+def until_end(ids: Tensor, end: int) -> Tensor:
+    """Where `[B, T]` is text: up to the first end token, which counts, whatever the id of padding."""
+    length = (ids == end).int().argmax(dim=1, keepdim=True) + 1
+    return torch.arange(ids.shape[1], device=ids.device) < length
+
+
 class BPETokenizer:
     """Lower-cased byte-level BPE, as CLIP's, learned from captions. Ids 0, 1, 2 are padding, start and end."""
 

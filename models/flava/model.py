@@ -22,8 +22,8 @@ from models.flava.collate import IMAGE, PAIR, TEXT, MaskedCollate, Mixture
 from models.flava.objective import flava_loss
 from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.layers import ACTIVATIONS, Block, Losses, TransformerConfig, VisionConfig, vision_transformer
-from models.masking import UNSEEN, TokenMasking
-from models.text import Tokenizer, layout
+from models.masking import UNSEEN, TokenMasking, image_states
+from models.text import Tokenizer, layout, until_end
 from models.vq import VQ, VQConfig
 from models.vq.network import NetworkConfig
 
@@ -294,20 +294,7 @@ class FLAVA(nn.Module):
         return logits[:, 1] - logits[:, 0]
 
     def _image_states(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Normalised pixels, and which patches `[B, N]` are hidden -> states before the last norm `[B, 1 + N, D]`."""
-        if not len(pixels):  # a stage of pictures and texts alone has no pairs, and not every layer accepts none
-            return pixels.new_zeros(0, 1 + self.side**2, self.config.vision.width)
-        if hidden is not None:  # also in the pixels: convolutions look beyond their patch
-            size = self.config.vision.patch_size
-            squares = hidden.view(-1, 1, self.side, self.side).repeat_interleave(size, 2).repeat_interleave(size, 3)
-            pixels = pixels.masked_fill(squares, 0.0)
-        x = self.visual.patch_embed(pixels)
-        if hidden is not None:
-            x = torch.where(hidden[:, :, None], self.mask_token.to(x.dtype), x)
-        x = self.visual.norm_pre(self.visual._pos_embed(x))
-        for block in self.visual.blocks:
-            x = block(x)
-        return x
+        return image_states(self.visual, pixels, hidden, self.mask_token)
 
     def _image_feature(self, states: Tensor) -> Tensor:
         return F.normalize(self.image_projection(states[:, 0]).float(), dim=-1)
@@ -323,9 +310,7 @@ class FLAVA(nn.Module):
         return layout(self.tokenizer, texts, self.config.context).to(self.logit_scale.device)
 
     def _real(self, ids: Tensor) -> Tensor:
-        """Where `[B, T]` is text: up to the first end token, whatever the id of padding."""
-        length = (ids == self.tokenizer.end).int().argmax(dim=1, keepdim=True) + 1
-        return torch.arange(ids.shape[1], device=ids.device) < length
+        return until_end(ids, self.tokenizer.end)
 
 
 def _spread(values: Tensor, rows: Tensor) -> Tensor:

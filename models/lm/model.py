@@ -19,7 +19,7 @@ from models.backbones import Continuation, LanguageConfig, language_model, token
 from models.generate import GREEDY, Decoding, generate, not_text
 from models.layers import Losses, mean_of_all
 from models.lm.corpus import documents
-from models.text import Tokenizer, layout
+from models.text import Tokenizer, layout, until_end
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class LM(nn.Module):
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of each document its negative log-likelihood "nll" in nats and how many "tokens" that is, `[B]`."""
         ids = batch["ids"]
-        real = before_end(ids, self.tokenizer.end)
+        real = until_end(ids, self.tokenizer.end)
         logits = self.language(input_ids=ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1]), use_cache=False).logits
         return {"nll": token_nll(logits, ids[:, 1:], real[:, 1:]), "tokens": real[:, 1:].sum(dim=1)}
 
@@ -88,9 +88,3 @@ class LM(nn.Module):
         decoder, logits = Continuation.begin(self.language, self.language.get_input_embeddings()(ids), real)
         written = generate(decoder, logits, end=self.tokenizer.end, limit=limit, never=not_text(self.tokenizer), how=how)
         return [self.tokenizer.decode(tokens) for tokens in written]
-
-
-def before_end(ids: Tensor, end: int) -> Tensor:
-    """Where `[B, T]` is text: up to the first end token, which counts, whatever the id of padding."""
-    length = (ids == end).int().argmax(dim=1, keepdim=True) + 1
-    return torch.arange(ids.shape[1], device=ids.device) < length

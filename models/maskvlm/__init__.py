@@ -1,0 +1,3 @@
+from models.maskvlm.model import MaskVLM, MaskVLMConfig
+
+__all__ = ["MaskVLM", "MaskVLMConfig"]

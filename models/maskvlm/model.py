@@ -1,0 +1,313 @@
+"""MaskVLM: each modality is reconstructed from its masked self and the other one unmasked (Kwon et al., 2023, arXiv 2208.02131).
+
+Deviations: a rank finds its hard negatives among its own pairs, as ALBEF does. `tiny` puts convolutions before the image blocks,
+so that hidden patches are blanked in the pixels, too, and takes some of its negative texts from the foils of the data, without
+which matching does not learn who is where. Initial weights are random where the paper starts from ImageNet's and RoBERTa's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.sample import Sample
+from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.layers import Losses, TransformerConfig, VisionConfig, gather, vision_transformer
+from models.masking import TokenMasking, image_states, patches_to_pixels, random_mask
+from models.maskvlm.blocks import CrossEncoder, TextEncoder
+from models.maskvlm.objective import MATCHING_CHANCE, combine, contrastive, hard_negatives, masked_pixels, masked_words
+from models.text import Tokenizer, layout, until_end
+
+BASE = TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-5)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the losses; the paper's are all 1. A term of weight 0 is not computed."""
+
+    itc: float = 1.0
+    itm: float = 1.0
+    mlm: float = 1.0
+    mim: float = 1.0
+
+
+@dataclass(frozen=True)
+class MaskVLMConfig:
+    vision: VisionConfig = field(default_factory=lambda: VisionConfig(width=768, depth=12, heads=12, norm_eps=1e-6))
+    text: TransformerConfig = BASE
+    cross: TransformerConfig = field(default_factory=lambda: TransformerConfig(width=768, depth=3, heads=12))  # of each cross encoder
+    decoder_depth: int = 3  # cross-attention blocks of the image decoder
+    embed_dim: int = 256
+    context: int = 77
+    vocab_size: int = 50_265
+    weights: Weights = field(default_factory=Weights)
+    masked_patches: float = 0.6  # share
+    masking: TokenMasking = field(default_factory=lambda: TokenMasking(rate=0.3))
+    foils: float = 0.0  # share of the negative texts that are foils of the picture, where it has any
+    hide_both: bool = False  # reconstruct from the other modality masked, too: FLAVA's way, for comparison
+    temperature: float = 0.07  # initial
+    max_scale: float = 100.0
+    random_crop: float = 1.0
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @classmethod
+    def tiny(cls) -> MaskVLMConfig:
+        vision = VisionConfig(width=128, depth=3, heads=4, activation="relu", image_size=64, patch_size=8, stem="conv")
+        return cls(
+            vision=vision,
+            text=TransformerConfig(width=128, depth=2, heads=4, activation="relu"),
+            cross=TransformerConfig(width=128, depth=2, heads=4, activation="relu"),
+            decoder_depth=1,
+            embed_dim=128,
+            context=32,
+            foils=0.5,
+        )
+
+    @classmethod
+    def small(cls) -> MaskVLMConfig:
+        """For 128 px pictures and one GPU."""
+        return cls(
+            vision=VisionConfig(width=384, depth=12, heads=6, image_size=128, patch_size=16),
+            text=TransformerConfig(width=384, depth=6, heads=6),
+            cross=TransformerConfig(width=384, depth=3, heads=6),
+            context=64,
+            foils=0.5,
+            random_crop=0.9,
+        )
+
+    @classmethod
+    def paper(cls) -> MaskVLMConfig:
+        """ViT-B/16 and RoBERTa-base with nine cross-attention blocks."""
+        return cls()
+
+
+@dataclass(frozen=True)
+class MaskedCollate:
+    transform: ImageTransform
+    tokenizer: Tokenizer
+    context: int
+    side: int
+    patches: float
+    masking: TokenMasking
+    mask: int
+    foils: float
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        """ "pixels" uint8 `[B, 3, S, S]`; "ids", "masked_ids", "labels" `[B, T]`; "patches" bool `[B, N]`, the hidden ones; "foil_ids"
+        `[B, T]` and "has_foil" `[B]`: a false text of the picture's own. Without a generator everything is drawn with seed 0."""
+        draw = rng or np.random.default_rng(0)
+        captions = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
+        foils = [
+            sample.foils[int(draw.integers(len(sample.foils)))].foil if sample.foils and draw.random() < self.foils else None
+            for sample in samples
+        ]
+        ids, masked, labels = self.masking(self.tokenizer, captions, self.context, mask=self.mask, rng=draw)
+        hidden = [random_mask(self.side, round(self.patches * self.side**2), draw).reshape(-1) for _ in samples]
+        return {
+            "pixels": self.transform([sample.image for sample in samples], rng),
+            "ids": ids,
+            "masked_ids": masked,
+            "labels": labels,
+            "patches": torch.from_numpy(np.stack(hidden)),
+            "foil_ids": layout(self.tokenizer, [foil or "" for foil in foils], self.context),
+            "has_foil": torch.tensor([foil is not None for foil in foils]),
+        }
+
+
+class Sides(NamedTuple):
+    """States of one side of pairs: what asks (masked in training) and what answers (never masked)."""
+
+    asking: Tensor
+    answering: Tensor
+
+
+class MaskVLM(nn.Module):
+    paradigm = "masking"
+    score_kind = "matching head"
+
+    def __init__(self, config: MaskVLMConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        mask = getattr(tokenizer, "mask", None)
+        mask_id = config.vocab_size if mask is None else mask  # a tokenizer without one gets one more row
+        self.side = config.vision.image_size // config.vision.patch_size
+        transform = ImageTransform(config.vision.image_size, config.random_crop)
+        self.collate = MaskedCollate(
+            transform, tokenizer, config.context, self.side, config.masked_patches, config.masking, mask_id, config.foils
+        )
+        self.visual = vision_transformer(config.vision)
+        self.mask_token = nn.Parameter(torch.empty(config.vision.width))
+        self.text = TextEncoder(config.text, rows=config.vocab_size + (mask is None), context=config.context)
+        width = config.cross.width
+        self.image_in, self.text_in = nn.Linear(config.vision.width, width), nn.Linear(config.text.width, width)
+        self.image_cross = CrossEncoder(config.cross, memory_width=width)
+        self.text_cross = CrossEncoder(config.cross, memory_width=width)
+        decoder = TransformerConfig(**(vars(config.cross) | {"depth": config.decoder_depth}))
+        self.image_decoder = CrossEncoder(decoder, memory_width=width)
+        self.pixel_head = nn.Linear(width, 3 * config.vision.patch_size**2)
+        self.word_head = nn.Linear(width, config.vocab_size)
+        self.match_head = nn.Linear(width, 2)
+        self.image_projection = nn.Linear(config.vision.width, config.embed_dim, bias=False)
+        self.text_projection = nn.Linear(config.text.width, config.embed_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        return self.objective(self.encode(batch))
+
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The four passes of the two encoders (figure 2): states `[B, 1 + N, D]` and `[B, T, D]`, clear and masked, and the contrast's
+        features; beside them what the losses compare with."""
+        weights = self.config.weights
+        pixels = normalise(batch["pixels"], self.config.mean, self.config.std)
+        real = until_end(batch["ids"], self.tokenizer.end)
+        features = {name: batch[name] for name in ("ids", "labels", "patches", "has_foil")} | {"pixels": pixels, "real": real}
+        image, text = self._see(pixels), self.text(batch["ids"], real)
+        features |= {"image_states": image, "text_states": text, "image": self._image_feature(image), "text": self._text_feature(text)}
+        if weights.itm or weights.mim or weights.mlm:
+            features["masked_image_states"] = self._see(pixels, batch["patches"])
+            features["masked_text_states"] = self.text(batch["masked_ids"], real)
+        if weights.itm and self.config.foils:
+            features["foil_real"] = until_end(batch["foil_ids"], self.tokenizer.end)
+            features["foil_states"] = self.text(batch["foil_ids"], features["foil_real"])
+        return features
+
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        """What couples pairs (contrast, hard negatives), and the cross encoders, which need the pairs that those chose."""
+        config, states = self.config, features["image_states"]
+        with torch.autocast(states.device.type, torch.bfloat16, enabled=states.dtype == torch.bfloat16):
+            terms = self._terms(features)
+        chance = {"itc": math.log(max(2, len(gather(features["has_foil"])))), "itm": MATCHING_CHANCE, "mlm": math.log(config.vocab_size)}
+        return combine(terms, vars(config.weights), chance)
+
+    def _terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights, terms = self.config.weights, dict[str, Tensor]()
+        scale = self.logit_scale.exp()
+        if weights.itc:
+            terms["itc"] = contrastive(features["image"], features["text"], scale)
+        if not (weights.itm or weights.mlm or weights.mim):
+            return terms
+        clear_image, clear_text = self.image_in(features["image_states"]), self.text_in(features["text_states"])
+        masked_image, masked_text = self.image_in(features["masked_image_states"]), self.text_in(features["masked_text_states"])
+        if self.config.hide_both:
+            clear_image, clear_text = masked_image, masked_text
+        images, texts, real = Sides(masked_image, clear_image), Sides(masked_text, clear_text), features["real"]
+        image_out, text_out = self._cross(images, texts, real)
+        if weights.itm:
+            terms["itm"] = self._matching(features, images, texts, image_out[:, 0] * text_out[:, 0])
+        if weights.mlm:
+            terms["mlm"] = masked_words(self.word_head(text_out), features["labels"])
+        if weights.mim:
+            terms["mim"] = masked_pixels(self._paint(image_out, clear_text, real), features["pixels"], features["patches"])
+        return terms
+
+    def _matching(self, features: dict[str, Tensor], images: Sides, texts: Sides, positive: Tensor) -> Tensor:
+        """Positives, each image with a hard text, each text with a hard image: cross-entropy over 3 B pairs."""
+        size = len(positive)
+        generator = torch.Generator().manual_seed(int(features["ids"].sum()))  # the same in a resumed run
+        hard_text, hard_image = hard_negatives(features["image"], features["text"], self.logit_scale.exp(), features["ids"], generator)
+        everyone = torch.arange(size, device=positive.device)
+        chosen = [
+            self._pick(images, texts, features["real"], everyone, hard_text),
+            self._pick(images, texts, features["real"], hard_image, everyone),
+        ]
+        logits = [self.match_head(positive)] + [self.match_head(each) for each in chosen]
+        if "foil_states" in features:  # in the place of hard texts
+            foil = self.text_in(features["foil_states"])
+            image_out, text_out = self._cross(images, Sides(foil, foil), features["foil_real"])
+            own = self.match_head(image_out[:, 0] * text_out[:, 0])
+            logits[1] = torch.where(features["has_foil"][:, None], own, logits[1])
+        right = torch.cat([torch.ones_like(everyone), torch.zeros_like(everyone), torch.zeros_like(everyone)])
+        return F.cross_entropy(torch.cat(logits).float(), right)
+
+    def _pick(self, images: Sides, texts: Sides, real: Tensor, image_rows: Tensor, text_rows: Tensor) -> Tensor:
+        image_out, text_out = self._cross(
+            Sides(*(side[image_rows] for side in images)), Sides(*(side[text_rows] for side in texts)), real[text_rows]
+        )
+        return image_out[:, 0] * text_out[:, 0]
+
+    def _cross(self, images: Sides, texts: Sides, real: Tensor) -> tuple[Tensor, Tensor]:
+        """The two cross encoders (equations 1 and 2): each side asks, masked; the other answers, unmasked."""
+        image_out = self.image_cross(images.asking, texts.answering, memory_real=real)
+        text_out = self.text_cross(texts.asking, images.answering, real=real)
+        return image_out, text_out
+
+    def _paint(self, image_out: Tensor, text: Tensor, real: Tensor) -> Tensor:
+        """States `[B, 1 + N, D]` -> normalised pixels `[B, 3, S, S]`."""
+        patches = self.pixel_head(self.image_decoder(image_out, text, memory_real=real)[:, 1:])  # [B, N, 3 * P * P]
+        grid = patches.transpose(1, 2).unflatten(2, (self.side, self.side))
+        return F.pixel_shuffle(grid, self.config.vision.patch_size)
+
+    def after_step(self) -> None:
+        with torch.no_grad():
+            self.logit_scale.clamp_(0, math.log(self.config.max_scale))
+
+    # -------------------------------------------------------------------------------------------- capabilities
+
+    @torch.no_grad()
+    def encode_image(self, images: Sequence[np.ndarray]) -> Tensor:
+        """uint8 `[height, width, 3]` pictures of any size -> L2-normalised float32 `[N, embed_dim]`."""
+        return self._image_feature(self._see(self._pixels(images)))
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """L2-normalised float32 `[N, embed_dim]`."""
+        ids = self._ids(texts)
+        return self._text_feature(self.text(ids, until_end(ids, self.tokenizer.end)))
+
+    @torch.no_grad()
+    def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
+        """Logit of "this text belongs to this image" by the matching head, float32 `[N]`; nothing is masked."""
+        distinct = {id(image): image for image in images}  # the same picture with many texts is looked at once
+        order = {name: place for place, name in enumerate(distinct)}
+        states = self.image_in(self._see(self._pixels(list(distinct.values()))))[[order[id(image)] for image in images]]
+        ids = self._ids(texts)
+        real = until_end(ids, self.tokenizer.end)
+        words = self.text_in(self.text(ids, real))
+        image_out, text_out = self._cross(Sides(states, states), Sides(words, words), real)
+        logits = self.match_head(image_out[:, 0] * text_out[:, 0]).float()
+        return logits[:, 1] - logits[:, 0]
+
+    @torch.no_grad()
+    def reconstruct(self, images: Sequence[np.ndarray], texts: Sequence[str], *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Each picture with patches hidden, and what is painted there with the text's help: uint8 `[S, S, 3]`; "" for no help."""
+        pixels = self._pixels(images)
+        rng = np.random.default_rng(seed)
+        count = round(self.config.masked_patches * self.side**2)
+        hidden = torch.from_numpy(np.stack([random_mask(self.side, count, rng).reshape(-1) for _ in images])).to(pixels.device)
+        ids = self._ids(texts)
+        real = until_end(ids, self.tokenizer.end)
+        words = self.text_in(self.text(ids, real))
+        image_out = self.image_cross(self.image_in(self._see(pixels, hidden)), words, memory_real=real)
+        squares = patches_to_pixels(hidden, pixels.shape[-1])
+        painted = torch.where(squares, self._paint(image_out, words, real).float(), pixels)
+        grey = pixels.masked_fill(squares, 0.0)
+        return list(zip(self._as_images(grey), self._as_images(painted), strict=True))
+
+    def _see(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
+        return self.visual.norm(image_states(self.visual, pixels, hidden, self.mask_token))
+
+    def _image_feature(self, states: Tensor) -> Tensor:
+        return F.normalize(self.image_projection(states[:, 0]).float(), dim=-1)
+
+    def _text_feature(self, states: Tensor) -> Tensor:
+        return F.normalize(self.text_projection(states[:, 0]).float(), dim=-1)
+
+    def _pixels(self, images: Sequence[np.ndarray]) -> Tensor:
+        return normalise(self.collate.transform(images).to(self.logit_scale.device), self.config.mean, self.config.std)
+
+    def _as_images(self, pixels: Tensor) -> list[np.ndarray]:
+        mean, std = (torch.tensor(each, device=pixels.device).view(3, 1, 1) for each in (self.config.mean, self.config.std))
+        levels = ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        return list(levels.permute(0, 2, 3, 1).cpu().numpy())
+
+    def _ids(self, texts: Sequence[str]) -> Tensor:
+        return layout(self.tokenizer, texts, self.config.context).to(self.logit_scale.device)

@@ -1,0 +1,276 @@
+"""MaskVLM has no reference implementation: its parts equal those of transformers and open_clip, the whole obeys its invariances."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from open_clip.loss import ClipLoss
+from transformers import BertConfig, RobertaConfig, RobertaModel, ViTConfig, ViTForMaskedImageModeling
+from transformers.models.bert.modeling_bert import BertLayer
+
+from data.sample import Sample
+from data.scenes.build import make_sample
+from data.scenes.world import PRESETS
+from models.convert import Row, to_ours
+from models.layers import TransformerConfig
+from models.maskvlm import MaskVLM, MaskVLMConfig
+from models.maskvlm.blocks import PostNormBlock, TextEncoder
+from models.maskvlm.objective import contrastive, hard_negatives, masked_pixels
+from models.text import BPETokenizer
+from tests.models.kit import assert_close, assert_same_gradients, pictures, randomise, texts, tokenizer
+
+CONFIG = TransformerConfig(width=32, depth=2, heads=4, mlp_ratio=2.0, norm_eps=1e-12)
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-12,
+}
+
+
+def bert_layer(ours: str, theirs: str, *, cross: bool) -> list[Row]:
+    rows = [
+        Row(f"{ours}attn.qkv.**", tuple(f"{theirs}attention.self.{name}.**" for name in ("query", "key", "value"))),
+        Row(f"{ours}attn.proj.**", f"{theirs}attention.output.dense.**"),
+        Row(f"{ours}norm1.**", f"{theirs}attention.output.LayerNorm.**"),
+        Row(f"{ours}fc1.**", f"{theirs}intermediate.dense.**"),
+        Row(f"{ours}fc2.**", f"{theirs}output.dense.**"),
+        Row(f"{ours}norm3.**", f"{theirs}output.LayerNorm.**"),
+    ]
+    if cross:
+        rows += [
+            Row(f"{ours}cross.q.**", f"{theirs}crossattention.self.query.**"),
+            Row(f"{ours}cross.kv.**", tuple(f"{theirs}crossattention.self.{name}.**" for name in ("key", "value"))),
+            Row(f"{ours}cross.proj.**", f"{theirs}crossattention.output.dense.**"),
+            Row(f"{ours}norm2.**", f"{theirs}crossattention.output.LayerNorm.**"),
+        ]
+    return rows
+
+
+def test_a_cross_block_is_berts() -> None:
+    config = BertConfig(**SIZES, is_decoder=True, add_cross_attention=True)
+    config._attn_implementation = "eager"
+    theirs = BertLayer(config, layer_idx=0)
+    randomise(theirs, 0)
+    table = bert_layer("", "", cross=True)
+    ours = PostNormBlock(CONFIG, memory_width=32)
+    ours.load_state_dict(to_ours(theirs.state_dict(), table))
+    generator = torch.Generator().manual_seed(1)
+    x, memory = torch.randn(3, 7, 32, generator=generator), torch.randn(3, 5, 32, generator=generator)
+    real, seen = torch.ones(3, 7, dtype=torch.bool), torch.ones(3, 5, dtype=torch.bool)
+    real[0, 4:], seen[1, 2:] = False, False
+
+    def added(mask: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(3, 1, 1, mask.shape[1]).masked_fill(~mask[:, None, None], torch.finfo(torch.float32).min)
+
+    reference = theirs(x, attention_mask=added(real), encoder_hidden_states=memory, encoder_attention_mask=added(seen))
+    reference = reference[0] if isinstance(reference, tuple) else reference
+    mine = ours(x, real, memory, seen)
+    assert_close(mine, reference, "states")
+    direction = torch.randn(mine.shape, generator=generator)
+    (mine * direction).sum().backward()
+    (reference * direction).sum().backward()
+    assert_same_gradients(ours, theirs, lambda state: to_ours(state, table))
+
+
+def test_the_text_encoder_is_robertas() -> None:
+    config = RobertaConfig(**SIZES, vocab_size=100, max_position_embeddings=16, pad_token_id=0, type_vocab_size=1)
+    theirs = RobertaModel(config, add_pooling_layer=False).eval()
+    randomise(theirs, 0)
+    ours = TextEncoder(CONFIG, rows=100, context=12)
+    state = theirs.state_dict()
+    positions = state.pop("embeddings.position_embeddings.weight")[1:13]  # RoBERTa's begin after the padding's
+    segment = state.pop("embeddings.token_type_embeddings.weight")[0]  # its only segment is a constant
+    state["positions"] = positions + segment
+    table = [
+        Row("tokens.weight", "embeddings.word_embeddings.weight"),
+        Row("positions", "positions"),
+        Row("norm.*", "embeddings.LayerNorm.*"),
+    ]
+    ours.load_state_dict(to_ours(state, [*table, *bert_layer("blocks.*.", "encoder.layer.*.", cross=False)]))
+    ids = texts(5, 12, pad=0, end=95)
+    real = ids != 0
+    reference = theirs(ids, attention_mask=real.long()).last_hidden_state
+    assert_close(ours(ids, real)[real], reference[real], "states")
+
+
+def test_the_pixel_loss_is_that_of_masked_image_modelling() -> None:
+    config = ViTConfig(**SIZES, image_size=32, patch_size=8, encoder_stride=8)
+    theirs = ViTForMaskedImageModeling(config)
+    randomise(theirs, 0)
+    pixels = pictures(4, 32).float() / 128 - 1
+    hidden = torch.rand(4, 16, generator=torch.Generator().manual_seed(0)) < 0.6
+    out = theirs(pixels, bool_masked_pos=hidden)
+    assert_close(masked_pixels(out.reconstruction, pixels, hidden), out.loss, "loss")
+    changed = torch.where(hidden.view(-1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3), out.reconstruction, pixels + 7)
+    assert_close(masked_pixels(changed, pixels, hidden), masked_pixels(out.reconstruction, pixels, hidden), "visible patches add nothing")
+    assert masked_pixels(changed, pixels, torch.zeros_like(hidden)) == 0
+
+
+def test_the_contrast_is_open_clips() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, text = (torch.nn.functional.normalize(torch.randn(6, 8, generator=generator), dim=-1) for _ in range(2))
+    assert_close(contrastive(image, text, torch.tensor(9.0)), ClipLoss()(image, text, torch.tensor(9.0)), "loss")
+
+
+def test_hard_negatives_follow_the_contrast_and_are_never_right() -> None:
+    """As ALBEF draws them: in proportion to the softmax of the similarities, the pair itself excluded."""
+    generator = torch.Generator().manual_seed(0)
+    image, text = (torch.nn.functional.normalize(torch.randn(4, 8, generator=generator), dim=-1) for _ in range(2))
+    captions = torch.tensor([[1, 2], [3, 4], [1, 2], [5, 6]])  # the first and the third say the same
+    scale = torch.tensor(3.0)
+    drawn = [hard_negatives(image, text, scale, captions, generator) for _ in range(3000)]
+    for which, similarity in ((0, scale * image @ text.T), (1, scale * text @ image.T)):
+        found = torch.stack([pair[which] for pair in drawn])  # [3000, 4]
+        same = (captions[:, None] == captions[None]).all(-1)
+        expected = similarity.masked_fill(same, float("-inf")).softmax(dim=1)
+        for row in range(4):
+            share = torch.bincount(found[:, row], minlength=4) / len(found)
+            assert (share[same[row]] == 0).all()
+            assert torch.allclose(share, expected[row], atol=0.03)
+
+
+@pytest.mark.parametrize("captions", [torch.tensor([[1]]), torch.tensor([[1], [1], [1]])])
+def test_a_batch_without_negatives_has_some_all_the_same(captions: torch.Tensor) -> None:
+    feature = torch.nn.functional.normalize(torch.ones(len(captions), 4), dim=-1)
+    found, _ = hard_negatives(feature, feature, torch.tensor(1.0), captions, torch.Generator().manual_seed(0))
+    assert len(captions) == 1 or (found != torch.arange(len(captions))).all()
+
+
+# ------------------------------------------------------------------------------------------------ the whole model
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    return [make_sample(PRESETS["tiny"], "train", index) for index in range(24)]
+
+
+@pytest.fixture(scope="module")
+def words(samples: list[Sample]) -> BPETokenizer:
+    return BPETokenizer.train([text for sample in samples for text in sample.captions], 500)
+
+
+@pytest.fixture
+def model(words: BPETokenizer) -> MaskVLM:
+    torch.manual_seed(0)
+    model = MaskVLM(replace(MaskVLMConfig.tiny(), vocab_size=words.vocab_size), words)
+    for parameter in model.parameters():  # tiny's image blocks start as the identity
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def predictions(model: MaskVLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of all words, and painted pixels."""
+    with torch.no_grad():
+        f = model.encode(batch)
+        images = (model.image_in(f["masked_image_states"]), model.image_in(f["image_states"]))
+        texts = (model.text_in(f["masked_text_states"]), model.text_in(f["text_states"]))
+        image_out = model.image_cross(images[0], texts[1], memory_real=f["real"])
+        text_out = model.text_cross(texts[0], images[1], real=f["real"])
+        return model.word_head(text_out), model._paint(image_out, texts[1], f["real"])
+
+
+def test_each_side_is_reconstructed_with_the_other_ones_help(model: MaskVLM, samples: list[Sample]) -> None:
+    batch = model.collate(samples[:4], np.random.default_rng(0))
+    logits, painted = predictions(model, batch)
+    other_image, _ = predictions(model, batch | {"pixels": batch["pixels"].flip(0)})
+    _, other_text = predictions(model, batch | {"ids": batch["ids"].flip(0)})
+    real = batch["ids"] != 0
+    assert ((logits - other_image).abs()[real].amax(dim=-1) > 1e-5).all()
+    assert ((painted - other_text).abs().amax(dim=(1, 2, 3)) > 1e-5).all()
+
+
+def test_what_is_hidden_does_not_leak_into_its_own_reconstruction(model: MaskVLM, samples: list[Sample]) -> None:
+    batch = model.collate(samples[:4], np.random.default_rng(0))
+    _, painted = predictions(model, batch)
+    squares = batch["patches"].view(-1, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    other = torch.where(squares, batch["pixels"].flip(2), batch["pixels"])
+    _, again = predictions(model, batch | {"pixels": other})
+    assert not torch.equal(other, batch["pixels"])
+    assert torch.equal(painted, again)
+    logits, _ = predictions(model, batch)  # a hidden word's identity is in the labels and in the clear text alone
+    hidden = batch["labels"] != -100
+    swapped, _ = predictions(model, batch | {"ids": torch.where(hidden, 5, batch["ids"])})
+    assert torch.equal(logits, swapped)
+
+
+def test_painting_teaches_the_text_encoder(model: MaskVLM, samples: list[Sample]) -> None:
+    losses = model(model.collate(samples[:4], np.random.default_rng(0)))
+    losses.terms["mim"].backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.text.blocks.parameters())
+
+
+def test_every_parameter_has_a_gradient(model: MaskVLM, samples: list[Sample]) -> None:
+    losses = model(model.collate(samples[:8], np.random.default_rng(0)))
+    assert set(losses.terms) == {"itc", "itm", "mlm", "mim"}
+    losses.total.backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize(("patches", "rate"), [(0.0, 0.0), (1.0, 1.0)])
+def test_masks_at_the_ends_and_captions_of_one_token(model: MaskVLM, patches: float, rate: float) -> None:
+    config = replace(model.config, masked_patches=patches, masking=replace(model.config.masking, rate=rate))
+    bare = [Sample(key=str(i), image=np.full((64, 64, 3), 9 * i, np.uint8), captions=("a",)) for i in range(4)]
+    other = MaskVLM(config, model.tokenizer)
+    losses = other(other.collate(bare, np.random.default_rng(0)))
+    losses.total.backward()
+    assert all(torch.isfinite(value) for value in losses.terms.values())
+    assert (losses.terms["mim"] == 0) == (patches == 0)
+    assert (losses.terms["mlm"] == 0) == (rate == 0)
+
+
+def test_terms_of_weight_0_are_not_computed(model: MaskVLM, samples: list[Sample]) -> None:
+    for kept in ({"itc"}, {"itc", "itm"}, {"mlm"}, {"itc", "mim"}):
+        weights = replace(model.config.weights, **{name: float(name in kept) for name in ("itc", "itm", "mlm", "mim")})
+        other = MaskVLM(replace(model.config, weights=weights), model.tokenizer)
+        assert set(other(other.collate(samples[:4], np.random.default_rng(0))).terms) == kept
+
+
+def test_scores_and_reconstructions(model: MaskVLM, samples: list[Sample]) -> None:
+    images, texts = [sample.image for sample in samples[:3]], [sample.captions[0] for sample in samples[:3]]
+    together = model.score(images, texts)
+    alone = torch.cat([model.score([image], [text]) for image, text in zip(images, texts, strict=True)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    pairs = model.reconstruct(images, texts)
+    assert [part.shape for pair in pairs for part in pair] == [(64, 64, 3)] * 6
+    for image, (grey, painted) in zip(images, pairs, strict=True):
+        visible = (grey.astype(int) - image).__abs__().max(axis=-1) <= 1
+        assert 0.35 < visible.mean() < 0.75
+        assert (np.abs(painted.astype(int) - image).max(axis=-1) <= 1)[visible].all()
+
+
+def test_paper_size() -> None:
+    """ViT-B/16 86 M, RoBERTa-base 125 M, nine cross-attention blocks of 9.45 M, heads: about 0.3 G parameters."""
+    with torch.device("meta"):
+        special = tokenizer(pad=1, end=2)
+        special.mask = 50_264
+        model = MaskVLM(MaskVLMConfig.paper(), special)
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert counts["visual"] == 85_798_656
+    assert counts["image_cross"] + counts["text_cross"] + counts["image_decoder"] == 9 * 9_451_776
+    roberta = 124_055_040  # transformers' RobertaModel without pooler: 514 positions, one segment
+    assert counts["text"] == roberta - (514 - 77 + 1) * 768
+
+
+@pytest.mark.slow
+def test_it_overfits_16_pairs(words: BPETokenizer, samples: list[Sample]) -> None:
+    torch.manual_seed(0)
+    model = MaskVLM(replace(MaskVLMConfig.tiny(), vocab_size=words.vocab_size), words)
+    batch = model.collate(samples[:16], np.random.default_rng(0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        losses = model(batch)
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        model.after_step()
+    for name, most in {"itc": 0.1, "itm": 0.1, "mlm": 0.1, "mim": 0.15}.items():
+        assert losses.terms[name] < most, f"{name}: {losses.terms[name]:.3f}"
