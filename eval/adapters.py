@@ -28,12 +28,14 @@ from eval.capabilities import (
     EncodesText,
     Features,
     Images,
+    Namer,
     Prompt,
     Scorer,
     ScoresPairs,
     Texts,
     WeighsAnswers,
 )
+from eval.naming import NearestMeanNames, PromptedNames
 from eval.verdicts import LikelierVerdicts, SpokenVerdicts, ThresholdVerdicts
 
 
@@ -59,6 +61,7 @@ class Subject:
             Decider: self.deciders,
             Drawer: [self.drawings],
             Completer: [self.completions],
+            Namer: self.namers,
         }
         return [adapter for adapter in choices[need] if adapter is not None]
 
@@ -104,6 +107,12 @@ class Subject:
     @cached_property
     def drawings(self) -> Drawings | None:
         return Drawings(self.model, self.batch_size) if isinstance(self.model, Draws) else None
+
+    @cached_property
+    def namers(self) -> list[PromptedNames | NearestMeanNames]:
+        found: list[PromptedNames | NearestMeanNames] = [PromptedNames(self.completions)] if self.completions else []
+        features = self.embeddings or self.features
+        return [*found, NearestMeanNames(features)] if features else found
 
     @cached_property
     def completions(self) -> Completions | None:

@@ -173,3 +173,18 @@ class Completer(Protocol):
     def prepare(self, images: Images, texts: Texts) -> None: ...
 
     def completions(self, prompts: Sequence[Prompt]) -> list[str]: ...
+
+
+Lesson = Sequence[tuple[np.ndarray, str]]  # pictures and what they are called
+
+
+@runtime_checkable
+class Namer(Protocol):
+    """Learns new words from a few pictures of each."""
+
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def names(self, lessons: Sequence[Lesson], images: Images) -> list[str]:
+        """What the i-th image is called, by one who knows the words of the i-th lesson; free text, if the model writes."""

@@ -5,6 +5,7 @@ Chance is not here: each task computes its own exactly, from the answers of one 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -21,6 +22,7 @@ from data.scenes.language import agreement
 from data.scenes.language import answer as true_answer
 from data.scenes.world import PRESETS, Preset
 from eval.capabilities import Images, Prompt, Texts
+from eval.naming import ASKED
 from eval.source import together
 
 
@@ -76,9 +78,20 @@ class Truth:
         return [0.0 if said == true else -100.0 for said, true in zip(answers, self.answer(images, questions), strict=True)]
 
     def complete(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The answer to the question that a prompt ends with, about its last picture."""
-        images = [[part for part in prompt if isinstance(part, np.ndarray)][-1] for prompt in prompts]
-        return self.answer(images, [str(prompt[-1]) for prompt in prompts])
+        """The answer to the question that a prompt ends with, about its last picture; or the word that is to be learned."""
+        return [self._word(prompt) if prompt[-1] == ASKED else self._answer_in(prompt) for prompt in prompts]
+
+    def _answer_in(self, prompt: Prompt) -> str:
+        image = [part for part in prompt if isinstance(part, np.ndarray)][-1]
+        return self.answer([image], [str(prompt[-1])])[0]
+
+    def _word(self, prompt: Prompt) -> str:
+        """What is said of the pictures that have most in common with the last one."""
+        shown = [self._known[id(part)].objects[0] for part in prompt if isinstance(part, np.ndarray)]
+        alike: Counter[str] = Counter()
+        for thing, text in zip(shown[:-1], [str(part) for part in prompt[1:-1] if isinstance(part, str)], strict=True):
+            alike[text] += (thing.name == shown[-1].name) + (thing.attributes["colour"] == shown[-1].attributes["colour"])
+        return alike.most_common(1)[0][0]
 
     def draw(self, texts: Texts, *, seed: int = 0) -> list[np.ndarray]:
         """A picture of which the text is true, drawn as those of the data set are."""

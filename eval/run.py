@@ -29,7 +29,9 @@ from data.shards import DataError, find
 from eval import EvalError
 from eval.ask import Json, cells_of, chance_cells, hashed, title, variants
 from eval.controls import untrained
-from eval.show import print_tables, showcase
+from eval.sheet import write_sheet
+from eval.show import print_tables
+from eval.showcase import showcase
 from eval.source import Source, from_shards
 from eval.tasks import Task, plan
 
@@ -150,8 +152,11 @@ def evaluate(
     result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(model)}
     result["seconds"] = round(time.perf_counter() - start, 1)
     _write_json(out / "prompts.json", settings)
-    _write_json(out / "showcase.json", showcase(everyone[0].subject, planned, source.primary))
+    _write_json(out / "showcase.json", showcase(everyone[0].subject, planned, source))
     _write_json(out / "eval.json", result)
+    drawn = {cell["records"] for cell in cells if cell["task"] == "drawing" and cell["variant"] == "model" and "records" in cell}
+    if (name := f"drawing.{source.primary}.model.jsonl") in drawn:
+        write_sheet(out / name)
     print_tables(console, result)
     return result
 
