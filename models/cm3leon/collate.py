@@ -47,12 +47,9 @@ class Collate:
     def batch(self, rows: Sequence[Sequence[Token]], pictures: Sequence[Sequence[Sample]]) -> Batch:
         flat = [sample for group in pictures for sample in group]
         pixels = self.transform([sample.image for sample in flat])
-        inside = self.transform(inside_boxes(flat))[:, 0].numpy() > 127
-        cell = self.transform.size // self.side
-        covered = inside.reshape(len(flat), self.side, cell, self.side, cell).mean(axis=(2, 4), dtype=np.float32)
         return {
             "pixels": pixels.unflatten(0, (len(rows), -1)),
-            "covered": torch.from_numpy(covered).reshape(len(rows), -1),
+            "covered": torch.from_numpy(covered(self.transform, flat, self.side)).reshape(len(rows), -1),
             **stack(rows, pad=self.tokenizer.pad),
         }
 
@@ -136,6 +133,13 @@ class TaskCollate(Collate):
 
 
 INSTRUCTION = "describe this picture"
+
+
+def covered(transform: ImageTransform, samples: Sequence[Sample], side: int) -> np.ndarray:
+    """Share of each cell that the boxes of a sample's objects cover, float32 `[N, side * side]`."""
+    inside = transform(inside_boxes(samples))[:, 0].numpy() > 127
+    cell = transform.size // side
+    return inside.reshape(len(samples), side, cell, side, cell).mean(axis=(2, 4), dtype=np.float32).reshape(len(samples), -1)
 
 
 def edit(sample: Sample, rng: np.random.Generator) -> tuple[str, Sample, Sample]:

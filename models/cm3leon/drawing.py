@@ -28,33 +28,45 @@ class Sampling:
     """of CD-K: share of the k-th largest probability that a token needs"""
 
 
+UNGUIDED = Sampling(guidance=1.0)
+
+
 class Painter:
     """A picture in the middle of being drawn, as `models.generate` wants it. Only the rows of the output layer that belong to image
     tokens are ever computed: nothing else can be drawn."""
 
-    def __init__(self, reader: Reader, decoder: TokenDecoder, image: slice, first: int | None, how: Sampling, *, paired: bool) -> None:
-        """`first` is the place of the first cell, None where places are consecutive. Paired: the second half of the reader's rows are
-        the same drawings without their texts."""
+    def __init__(
+        self, reader: Reader, decoder: TokenDecoder, image: slice, first: Tensor, how: Sampling, *, paired: bool, known: Tensor | None
+    ) -> None:
+        """`first` `[rows]` are the places of the first cells. Paired: the second half of the reader's rows are the same drawings
+        without their texts. `known` `[N, cells]` are image tokens that are given, -1 where they are to be drawn."""
         self.reader, self.decoder, self.image, self.how, self.paired = reader, decoder, image, how, paired
-        self.place = reader.places + 1 if first is None else torch.full_like(reader.places, first)
+        self.place, self.known, self.cell = first, known, 0
 
     def logits(self) -> Tensor:
         """Of the next image token `[N, codes]`."""
         logits = self.decoder.logits(self.reader.state, self.image).float()
-        if not self.paired:
-            return logits
-        conditional, unconditional = logits.chunk(2)
-        if self.how.contrast_k:
-            return contrasted(conditional, unconditional, alpha=self.how.alpha, k=self.how.contrast_k)
-        return guided(conditional, unconditional, self.how.guidance)
+        if self.paired:
+            conditional, unconditional = logits.chunk(2)
+            if self.how.contrast_k:
+                logits = contrasted(conditional, unconditional, alpha=self.how.alpha, k=self.how.contrast_k)
+            else:
+                logits = guided(conditional, unconditional, self.how.guidance)
+        if self.known is not None:
+            given = self.known[:, self.cell, None]  # [N, 1]
+            codes = torch.arange(logits.shape[1], device=logits.device)
+            logits = logits.masked_fill((given >= 0) & (codes != given), float("-inf"))
+        return logits
 
     def step(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.image.start
         self.reader.read(tokens.repeat(2) if self.paired else tokens, self.place)
-        self.place = self.place + 1
+        self.place, self.cell = self.place + 1, self.cell + 1
         return self.logits()
 
     def select(self, rows: Tensor) -> None:
+        if self.known is not None:
+            self.known = self.known[rows]
         rows = torch.cat([rows, rows + len(self.place) // 2]) if self.paired else rows
         self.place = self.place[rows]
         self.reader.select(rows)
@@ -63,9 +75,9 @@ class Painter:
 class Writer:
     """A text in the middle of being written. Image tokens and marks have no logits here."""
 
-    def __init__(self, reader: Reader, decoder: TokenDecoder, text: int, first: int | None) -> None:
-        self.reader, self.decoder, self.text = reader, decoder, text
-        self.place = reader.places + 1 if first is None else torch.full_like(reader.places, first)
+    def __init__(self, reader: Reader, decoder: TokenDecoder, text: int, first: Tensor) -> None:
+        """`first` `[N]` are the places of the first tokens."""
+        self.reader, self.decoder, self.text, self.place = reader, decoder, text, first
 
     def logits(self) -> Tensor:
         return self.decoder.logits(self.reader.state, slice(0, self.text))

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.sample import Sample
+from data.sample import Object, Sample
 from models.clip import CLIP, CLIPConfig
-from models.cm3leon.collate import DocumentCollate, Mix, TaskCollate
+from models.cm3leon.collate import DocumentCollate, Mix, TaskCollate, covered
 from models.cm3leon.decoder import DecoderConfig, TokenDecoder
-from models.cm3leon.drawing import Painter, Reader, Sampling, Writer, padded_in_front
+from models.cm3leon.drawing import UNGUIDED, Painter, Reader, Sampling, Writer, padded_in_front
 from models.cm3leon.objective import Weights, cm3_loss, token_losses
 from models.cm3leon.retrieval import Memory
 from models.cm3leon.sequence import Builder, Frame, Kind, Token, Vocabulary, stack
@@ -212,11 +212,56 @@ class CM3leon(nn.Module):
         ids = [self._ids(text) for text in texts for _ in range(samples)]
         rows = [self.builder.drawing(text or None) for text in ids]
         free = [self.builder.drawing(None)] * len(rows)
-        pictures = self._paint(rows, free, None, first=self.frame.picture, seed=seed, how=how)
+        pictures = self.image_tokenizer.paint(self._codes(rows, free, None, first=self.frame.picture, seed=seed, how=how))
         if samples == 1:
             return pictures
         fits = (self.retriever.encode_image(pictures) * self.retriever.encode_text(texts).repeat_interleave(samples, 0)).sum(dim=1)
         return [pictures[index * samples + int(best)] for index, best in enumerate(fits.view(-1, samples).argmax(dim=1))]
+
+    @torch.no_grad()
+    def infill(
+        self,
+        images: Sequence[np.ndarray],
+        boxes: Sequence[tuple[float, float, float, float]],
+        texts: Sequence[str],
+        *,
+        seed: int = 0,
+        how: Sampling = UNGUIDED,
+    ) -> list[np.ndarray]:
+        """Pictures drawn anew inside of boxes `(left, top, right, bottom)` in pixels, knowing the text and all that is around.
+
+        The span that is cut out goes from the first cell of the box to the last; its cells beside the box are given again.
+        """
+        if not len(images):
+            return []
+        things = [Sample("", image, objects=(Object("", box),)) for image, box in zip(images, boxes, strict=True)]
+        inside = covered(self.image_tokenizer.transform, things, self.image_tokenizer.side) > 0  # [N, cells]
+        if not inside.any(axis=1).all():
+            raise ValueError(
+                f"box {boxes[int(inside.any(axis=1).argmin())]} lies outside of its picture, or of the square that is read of it"
+            )
+        open_ = torch.from_numpy(inside).to(self.decoder.tokens.weight.device)
+        codes = self.image_tokenizer.tokens(images)
+        spans = [(int(row.argmax()), self.cells - int(row[::-1].argmax())) for row in inside]
+        ids = [self._ids(text) for text in texts]
+        rows, known = [], torch.full_like(codes, -1)
+        for index, ((first, stop), text) in enumerate(zip(spans, ids, strict=True)):
+            row = self.builder.document(text, [(len(text) + 1 + first, len(text) + 1 + stop)])
+            rows.append(row[: -(stop - first) - 1])
+            known[index, : stop - first] = torch.where(open_[index], -1, codes[index])[first:stop]
+        places = torch.tensor([self.frame.picture + first for first, _ in spans])
+        drawn = self._codes(rows, None, images, first=places, seed=seed, how=how, known=known)
+        for index, (first, stop) in enumerate(spans):
+            codes[index, first:stop] = drawn[index, : stop - first]
+        return self.image_tokenizer.paint(codes)
+
+    @torch.no_grad()
+    def edit(
+        self, images: Sequence[np.ndarray], instructions: Sequence[str], *, seed: int = 0, how: Sampling = UNGUIDED
+    ) -> list[np.ndarray]:
+        """Pictures changed as told, "remove the large solid red star" for example (section 4.2)."""
+        rows = [self.builder.edited(self._ids(text), whole=False) for text in instructions]
+        return self.image_tokenizer.paint(self._codes(rows, None, images, first=self.frame.answer, seed=seed, how=how)) if rows else []
 
     # ------------------------------------------------------------------------------------------------- helpers
 
@@ -226,39 +271,49 @@ class CM3leon(nn.Module):
     def _write(self, rows: list[list[Token]], images: Sequence[np.ndarray], *, first: int, how: Decoding) -> list[str]:
         if not rows:
             return []
-        writer = Writer(self._read(rows, images, room=self.frame.text), self.decoder, self.config.vocab_size, self._next(first))
+        reader = self._read(rows, images, room=self.frame.text)
+        writer = Writer(reader, self.decoder, self.config.vocab_size, self._next(reader, first))
         ids = generate(writer, writer.logits(), end=self.tokenizer.end, limit=self.frame.text, never=not_text(self.tokenizer), how=how)
         return [self.tokenizer.decode(row) for row in ids]
 
-    def _paint(
+    def _codes(
         self,
         rows: list[list[Token]],
-        free: list[list[Token]],
+        free: list[list[Token]] | None,
         images: Sequence[np.ndarray] | None,
         *,
-        first: int,
+        first: int | Tensor,
         seed: int,
         how: Sampling,
-    ) -> list[np.ndarray]:
+        known: Tensor | None = None,
+    ) -> Tensor:
+        """Draw after prompts, guided away from `free` prompts if there are any. `[N, cells]`"""
         if not rows:
-            return []
-        contrast = how.guidance != 1 or how.contrast_k
-        both = [*rows, *free] if contrast else rows
-        reader = self._read(both, None if images is None else [*images, *images] if contrast else images, room=self.cells)
-        painter = Painter(reader, self.decoder, self.vocabulary.image, self._next(first), how, paired=bool(contrast))
+            return torch.zeros(0, self.cells, dtype=torch.long)
+        paired = free is not None and (how.guidance != 1 or how.contrast_k > 0)
+        reader = self._read([*rows, *free] if free and paired else rows, images, room=self.cells)
+        painter = Painter(reader, self.decoder, self.vocabulary.image, self._next(reader, first), how, paired=paired, known=known)
         decoding = Decoding(temperature=how.temperature, top_p=how.top_p if how.temperature else 1.0, seed=seed)
-        codes = generate(painter, painter.logits(), end=-1, limit=self.cells, how=decoding)
-        return self.image_tokenizer.paint(torch.tensor(codes, device=reader.state.device))
+        codes = generate(painter, painter.logits(), end=-1, limit=self.cells, how=decoding)  # no code ends a picture before its last cell
+        return torch.tensor(codes, device=reader.state.device)
 
-    def _next(self, first: int) -> int | None:
-        return first + self.config.documents * self.frame.length if self.config.framed else None
+    def _next(self, reader: Reader, first: int | Tensor) -> Tensor:
+        """Places of what follows the prompts."""
+        if not self.config.framed:
+            return reader.places + 1
+        return torch.zeros_like(reader.places) + torch.as_tensor(first, device=reader.places.device) + self._query_frame
+
+    @property
+    def _query_frame(self) -> int:
+        """Where the query's frame begins: after those of retrieved documents."""
+        return self.config.documents * self.frame.length
 
     def _read(self, rows: list[list[Token]], images: Sequence[np.ndarray] | None, *, room: int) -> Reader:
         device = self.decoder.tokens.weight.device
         ids, places, seen = (x.to(device) for x in padded_in_front(rows, pad=self.tokenizer.pad))
         if images is not None:
             ids = self._fill(ids, self.image_tokenizer.transform(images).to(device)[:, None])
-        framed = places + self.config.documents * self.frame.length
+        framed = places + self._query_frame
         places = framed if self.config.framed else (seen.cumsum(dim=1) - 1).clamp(min=0)
         return Reader(self.decoder, ids, places, seen, room=room)
 
@@ -282,7 +337,7 @@ class CM3leon(nn.Module):
 
     def _places(self, places: Tensor, kinds: Tensor) -> Tensor:
         if self.config.framed:
-            return places + self.config.documents * self.frame.length
+            return places + self._query_frame
         return torch.arange(places.shape[1], device=places.device)[None]
 
     def _retrieved(self, batch: dict[str, Tensor], documents: int) -> tuple[Tensor, Tensor, Tensor]:
