@@ -55,9 +55,9 @@ class TextDecoder(nn.Module):
         return self.head(self.norm(x))
 
     def real(self, ids: Tensor) -> Tensor:
-        """Where `[B, T]` is text: up to the first end token, whatever the id of padding."""
-        length = (ids == self.end).int().argmax(dim=1, keepdim=True) + 1
-        return torch.arange(ids.shape[1], device=ids.device) < length
+        """Where `[B, T]` is text: up to the first end token, whatever the id of padding; everywhere in one that has no end yet."""
+        ends = (ids == self.end).int()
+        return ends.cumsum(dim=1) == ends
 
     def _mask(self, ids: Tensor) -> Tensor:
         """Where each position may look, `[B, 1, T + 1, T + 1]`: back, and never at padding."""
