@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from eval.report.paired import resample
 from eval.report.rows import t_interval
 from recipes.claim import ClaimError, Measurement
 
+RESAMPLES = 2000
 REPRODUCED, NOT_REPRODUCED, REVERSED = "reproduced", "not reproduced at this scale", "reversed"
 
 
@@ -56,9 +56,13 @@ def overall(verdicts: Sequence[str]) -> str:
 
 
 def _bootstrap(first: Measurement, other: Measurement) -> tuple[float, float]:
+    """Both arms are resampled with the same draws, so that what makes a sample hard for both cancels."""
     shared = sorted(set(first.samples) & set(other.samples))
     if len(shared) < 2:
         raise ClaimError("one seed, and a metric that is no mean over samples: there is no interval. Take more seeds: SEEDS=0,1,2")
-    (_, one), (_, two) = resample({0: [first.samples], 1: [other.samples]}, shared).values()
-    low, high = np.quantile(one - two, (0.025, 0.975))
+    totals = np.array([[arm.samples[key] for arm in (first, other)] for key in shared])  # [samples, arms, 2]: sum, count
+    draws = np.random.default_rng(0).multinomial(len(shared), np.full(len(shared), 1 / len(shared)), size=RESAMPLES)
+    sums = np.einsum("rs,sac->rac", draws, totals)
+    means = sums[..., 0] / np.maximum(sums[..., 1], 1e-9)  # [R, arms]
+    low, high = np.quantile(means[:, 0] - means[:, 1], (0.025, 0.975))
     return float(low), float(high)
