@@ -79,6 +79,8 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: 
         raise ValueError(f"{folder} was begun by {len(left.loader)} processes, now there are {place.world}: resume with as many")
     progress = left or Progress()
     model = build(recipe, split, folder, place, needed, progress, begun=begun)
+    if not begun and hasattr(model, "remember"):  # documents to retrieve from; they become part of its state
+        model.remember(in_order(split, batch_size=256, needs=("captions",)))
     report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=place.rank == 0)
     report.event("resume" if progress.step else "start", _headline(recipe, model, split, place, progress), step=progress.step)
     if recipe.compile:
