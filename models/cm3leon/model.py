@@ -23,7 +23,7 @@ from models.cm3leon.collate import DocumentCollate, Mix, TaskCollate, covered
 from models.cm3leon.decoder import DecoderConfig, TokenDecoder
 from models.cm3leon.drawing import UNGUIDED, Painter, Reader, Sampling, Writer, padded_in_front
 from models.cm3leon.objective import Weights, cm3_loss, token_losses
-from models.cm3leon.retrieval import Memory
+from models.cm3leon.retrieval import Memory, texts_of, without_gaps
 from models.cm3leon.sequence import Builder, Frame, Kind, Token, Vocabulary, stack
 from models.generate import GREEDY, Decoding, generate, not_text
 from models.images import ImageTransform
@@ -162,7 +162,7 @@ class CM3leon(nn.Module):
             before = self._retrieved(batch, documents)
             ids, places, kinds = (torch.cat([x, y], dim=1) for x, y in zip(before, (ids, places, kinds), strict=True))
             covered = torch.cat([covered.new_zeros(before[0].shape), covered], dim=1)
-            ids, places, kinds, covered = _without_gaps(ids, places, kinds, covered)
+            ids, places, kinds, covered = without_gaps(ids, places, kinds, covered)
         places = self._places(places, kinds)
         weights = self.config.weights.of(kinds, covered)
         states = self.decoder(ids[:, :-1], places[:, :-1])
@@ -211,6 +211,9 @@ class CM3leon(nn.Module):
         how = how or Sampling(self.config.guidance, self.config.temperature, self.config.top_p)
         ids = [self._ids(text) for text in texts for _ in range(samples)]
         rows = [self.builder.drawing(text or None) for text in ids]
+        if documents:
+            found = self.memory.search(self.retriever.encode_text(texts), documents, skip_above=self.config.skip_above)
+            rows = [before + row for before, row in zip(self._before(found.repeat_interleave(samples, 0)), rows, strict=True)]
         free = [self.builder.drawing(None)] * len(rows)
         pictures = self.image_tokenizer.paint(self._codes(rows, free, None, first=self.frame.picture, seed=seed, how=how))
         if samples == 1:
@@ -297,6 +300,13 @@ class CM3leon(nn.Module):
         codes = generate(painter, painter.logits(), end=-1, limit=self.cells, how=decoding)  # no code ends a picture before its last cell
         return torch.tensor(codes, device=reader.state.device)
 
+    def _before(self, rows: Tensor) -> list[list[Token]]:
+        """Documents `[N, n]` of the memory, as the beginnings of prompts."""
+        if rows.shape[1] > self.config.documents:
+            raise ValueError(f"{rows.shape[1]} documents do not fit before a query: the model was made for {self.config.documents}")
+        table = torch.stack(self.memory.documents(rows, self.builder), dim=-1).tolist()  # [N, T, 3]
+        return [[Token(id_, place, Kind(kind)) for id_, place, kind in row if kind != Kind.NOTHING] for row in table]
+
     def _next(self, reader: Reader, first: int | Tensor) -> Tensor:
         """Places of what follows the prompts."""
         if not self.config.framed:
@@ -346,11 +356,12 @@ class CM3leon(nn.Module):
         Two are looked up by the picture and two by the caption, and of these some are sampled (RA-CM3, section 3.2).
         """
         pictures = list(batch["pixels"][:, 0].permute(0, 2, 3, 1).cpu().numpy())
-        queries = self.retriever.encode_image(pictures), self._query_vectors(batch["query"])
+        texts = texts_of(batch["query"], self.tokenizer, self.config.retriever.context)
+        queries = self.retriever.encode_image(pictures), self.retriever._text_features(texts)
         rows = torch.cat([self.memory.search(query, 2, skip_above=self.config.skip_above) for query in queries], dim=1)  # [B, 4]
         repeated = (rows[:, :, None] == rows[:, None]).tril(-1).any(dim=2)
         luck = torch.rand(rows.shape, device=rows.device).masked_fill(repeated | (rows < 0), -1)
-        return self._as_tokens(rows.gather(1, luck.topk(documents).indices), of=documents)
+        return self.memory.documents(rows.gather(1, luck.topk(documents).indices), self.builder)
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         rows = torch.full((len(texts), self.frame.text), -1)
@@ -358,49 +369,3 @@ class CM3leon(nn.Module):
             ids = self._ids(text)
             row[: len(ids)] = torch.tensor(ids)
         return rows
-
-    def _query_vectors(self, query: Tensor) -> Tensor:
-        """The retriever's text embeddings of token ids `[B, text]`, -1 behind the text."""
-        end, start = self.tokenizer.end, [] if self.tokenizer.start is None else [self.tokenizer.start]
-        room = self.config.retriever.context - 1 - len(start)
-        rows = [[*start, *[token for token in row if token >= 0][:room], end] for row in query.tolist()]
-        ids = torch.full((len(rows), max(map(len, rows))), self.tokenizer.pad)
-        for line, row in zip(ids, rows, strict=True):
-            line[: len(row)] = torch.tensor(row)
-        return self.retriever._text_features(ids.to(query.device))
-
-    def _as_tokens(self, rows: Tensor, *, of: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Documents of the memory `[B, of]`, row -1 for none, one after another as ids, places and kinds `[B, of * n]`."""
-        texts, codes = self.memory.texts[rows].long(), self.memory.codes[rows].long()  # [B, of, text], [B, of, cells]
-        device, special = rows.device, (len(rows), of, 1)
-        ids = [
-            torch.full(special, self.builder.start, device=device),
-            texts.where(texts >= 0, self.tokenizer.pad),
-            torch.full(special, self.vocabulary.break_, device=device),
-            codes + self.vocabulary.image.start,
-            torch.full(special, self.tokenizer.end, device=device),
-        ]
-        kinds = [
-            torch.full(special, Kind.PROMPT, device=device),
-            torch.where(texts >= 0, Kind.PROMPT, Kind.NOTHING),
-            torch.full(special, Kind.PROMPT, device=device),
-            torch.full_like(codes, Kind.DRAWN),
-            torch.full(special, Kind.WRITTEN, device=device),
-        ]
-        first = self.frame.picture
-        inside = torch.cat([torch.arange(first), torch.arange(first, first + self.cells), torch.tensor([self.frame.length - 1])]).to(device)
-        frames = self.frame.length * torch.arange(-of, 0, device=device)[:, None]  # the query's frame comes after theirs
-        places = (inside + frames).expand(len(rows), -1, -1)
-        exists = (rows >= 0)[:, :, None]
-        return (
-            torch.cat(ids, dim=2).flatten(1),
-            places.flatten(1),
-            torch.cat(kinds, dim=2).where(exists, Kind.NOTHING).flatten(1),
-        )
-
-
-def _without_gaps(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Move what is padding (`kinds`, the third, says so) behind everything else and cut what no row needs. `[B, T]` each."""
-    filled = tensors[2] != Kind.NOTHING
-    order = (~filled).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(filled.sum(dim=1).max())]
-    return tuple(tensor.gather(1, order) for tensor in tensors)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.cm3leon.sequence import Builder, Kind
+from models.text import Tokenizer
+
 
 class Memory(nn.Module):
     """Up to `size` documents as token ids beside their vectors: part of the model's state, so that a run folder is whole."""
@@ -56,3 +59,41 @@ class Memory(nn.Module):
             usable &= ~near[everyone, best]
             usable[everyone, best] = False
         return chosen
+
+    def documents(self, rows: Tensor, builder: Builder) -> tuple[Tensor, Tensor, Tensor]:
+        """Documents of rows `[B, n]`, -1 for none, one after another as ids, places and kinds, `[B, T]` each.
+
+        Kinds are NOTHING where a text is short or a document missing. Places are of the frames before the query's.
+        """
+        texts, codes = self.texts[rows].long(), self.codes[rows].long()  # [B, n, text], [B, n, cells]
+        one = rows[:, :, None]
+        parts = [
+            (torch.full_like(one, builder.start), torch.full_like(one, Kind.PROMPT)),
+            (texts, torch.where(texts >= 0, Kind.PROMPT, Kind.NOTHING)),
+            (torch.full_like(one, builder.vocabulary.break_), torch.full_like(one, Kind.PROMPT)),
+            (codes + builder.vocabulary.image.start, torch.full_like(codes, Kind.DRAWN)),
+            (torch.full_like(one, builder.end), torch.full_like(one, Kind.WRITTEN)),
+        ]
+        ids, kinds = (torch.cat(part, dim=2) for part in zip(*parts, strict=True))
+        frame = builder.frame
+        inside = torch.tensor([*range(frame.picture + frame.cells), frame.length - 1], device=rows.device)
+        places = inside + frame.length * torch.arange(-rows.shape[1], 0, device=rows.device)[:, None]
+        exists = one >= 0
+        return ids.clamp(min=0).flatten(1), places.expand_as(ids).flatten(1), kinds.where(exists, Kind.NOTHING).flatten(1)
+
+
+def texts_of(tokens: Tensor, tokenizer: Tokenizer, context: int) -> Tensor:
+    """Token ids `[B, text]`, -1 behind the text, laid out as CLIP reads them: `[start] tokens end pad...`."""
+    start = [] if tokenizer.start is None else [tokenizer.start]
+    rows = [[*start, *[token for token in row if token >= 0][: context - 1 - len(start)], tokenizer.end] for row in tokens.tolist()]
+    ids = torch.full((len(rows), max(map(len, rows))), tokenizer.pad)
+    for line, row in zip(ids, rows, strict=True):
+        line[: len(row)] = torch.tensor(row)
+    return ids.to(tokens.device)
+
+
+def without_gaps(ids: Tensor, places: Tensor, kinds: Tensor, covered: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Move what is padding behind everything else, and cut what no row needs. `[B, T]` each."""
+    filled = kinds != Kind.NOTHING
+    order = (~filled).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(filled.sum(dim=1).max())]
+    return ids.gather(1, order), places.gather(1, order), kinds.gather(1, order), covered.gather(1, order)
