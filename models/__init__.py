@@ -35,6 +35,7 @@ TABLE = {
     "coca": ("models.coca", "CoCa", "CoCaConfig"),
     "flava": ("models.flava", "FLAVA", "FLAVAConfig"),
     "maskvlm": ("models.maskvlm", "MaskVLM", "MaskVLMConfig"),
+    "frozen": ("models.frozen", "Frozen", "FrozenConfig"),
     "lm": ("models.lm", "LM", "LMConfig"),
 }
 

@@ -1,0 +1,3 @@
+from models.frozen.model import Frozen, FrozenConfig
+
+__all__ = ["Frozen", "FrozenConfig"]

@@ -1,0 +1,192 @@
+"""Frozen: an image encoder learns to speak through a language model that stays as it is (Tsimpoukelli et al., 2021, arXiv 2106.13884).
+
+Deviations: the language models are Llama-style (rotary positions serve the paper's purpose, images anywhere in a prompt). `tiny`
+sees through convolutions and transformer blocks, has the suite's own language model, and learns from questions as well as from
+captions (`questions`), where the paper learns from captions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+from data.sample import Sample
+from models.backbones import LanguageConfig, freeze, language_model
+from models.generate import GREEDY, Decoding
+from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.layers import Losses, VisionConfig, mean_of_all, vision_transformer
+from models.masking import UNSEEN
+from models.splice import SOFT, nll, right_padded, write
+from models.text import LONGEST, Tokenizer
+
+ASK = "\nquestion: {} answer:"
+
+
+@dataclass(frozen=True)
+class FrozenConfig:
+    vision: VisionConfig = field(default_factory=lambda: VisionConfig(width=768, depth=12, heads=12, pool="avg"))
+    timm_name: str = ""  # a timm model in the place of `vision`; the paper's is nf_resnet50
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    prefix: int = 2  # vectors an image becomes; section 3, 1 and 4 were tried
+    context: int = 64  # tokens of a caption, or of a question with its answer
+    vocab_size: int = 4096
+    questions: float = 0.0  # share of the training samples of which a question is answered instead
+    tune_language: bool = False  # the paper's comparison: the language model learns, too
+    blind: bool = False  # the paper's comparison: every image is black
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @classmethod
+    def tiny(cls) -> FrozenConfig:
+        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
+        return cls(vision=vision, questions=0.5)
+
+    @classmethod
+    def small(cls) -> FrozenConfig:
+        """For 128 px pictures and one GPU, on GPT-2's bigger cousin with rotary positions."""
+        vision = VisionConfig(width=384, depth=12, heads=6, image_size=128, patch_size=16, pool="avg")
+        return cls(vision=vision, language=LanguageConfig(source="EleutherAI/pythia-410m"), questions=0.5)
+
+    @classmethod
+    def paper(cls) -> FrozenConfig:
+        """NF-ResNet-50 and a language model of 7 G parameters: 40.3 M are trained."""
+        language = LanguageConfig(width=4096, depth=32, heads=32, hidden=11_008, context=2048)
+        return cls(timm_name="nf_resnet50", language=language, vocab_size=32_000)
+
+
+@dataclass(frozen=True)
+class PrefixCollate:
+    """Pictures and the sequences that begin with them: a caption, or a question of which only the answer is to be said."""
+
+    transform: ImageTransform
+    tokenizer: Tokenizer
+    prefix: int
+    context: int
+    questions: float
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        """ "pixels" uint8 `[B, 3, S, S]`; "ids" `[B, T]` and "labels" `[B, T]`. Without a generator: the first caption of each."""
+        rows, labels = [], []
+        for sample in samples:
+            read, said = self._text(sample, rng)
+            rows.append([*[SOFT] * self.prefix, *read, *said])
+            labels.append([*[UNSEEN] * (self.prefix + len(read)), *said])
+        pixels = self.transform([sample.image for sample in samples], rng)
+        return {"pixels": pixels, "ids": right_padded(rows), "labels": right_padded(labels, UNSEEN)}
+
+    def _text(self, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], list[int]]:
+        """What is read, and what is to be said, its end included."""
+        if rng is not None and sample.questions and rng.random() < self.questions:
+            asked = sample.questions[int(rng.integers(len(sample.questions)))]
+            return self.question(asked.question), [*self.tokens(asked.answer)[: self.context // 2], self.tokenizer.end]
+        caption = sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] if sample.captions else ""
+        return [], [*self.tokens(caption), self.tokenizer.end]
+
+    def question(self, question: str) -> list[int]:
+        return self.tokens(ASK.format(question))
+
+    def tokens(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text[:LONGEST])[: self.context]
+
+
+class Frozen(nn.Module):
+    paradigm = "pretrained backbones"
+    score_kind = "likelihood"
+
+    def __init__(self, config: FrozenConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        transform = ImageTransform(config.vision.image_size)
+        self.collate = PrefixCollate(transform, tokenizer, config.prefix, config.context, config.questions)
+        if config.timm_name:
+            self.visual: Any = timm.create_model(config.timm_name, num_classes=0)
+            features = self.visual.num_features
+        else:
+            self.visual, features = vision_transformer(config.vision), config.vision.width
+        language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
+        self.language = language if config.tune_language else freeze(language)  # gradients flow through it, to the image
+        self.width: int = language.get_input_embeddings().embedding_dim
+        self.to_prefix = nn.Linear(features, config.prefix * self.width)
+
+    def adopt(self, modules: Mapping[str, nn.Module]) -> None:
+        """ "language_model": a trained `LM`, or one of the hub (`backbones.language_model`)."""
+        source = modules["language_model"]
+        self.language.load_state_dict(getattr(source, "language", source).state_dict())
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        return self.objective(self.encode(batch))
+
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of each sequence the negative log-likelihood "nll" in nats of what is to be said, and how many "tokens" that is, `[B]`."""
+        total, count = nll(self.language, batch["ids"], batch["labels"], self._see(batch["pixels"]))
+        return {"nll": total, "tokens": count}
+
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        """Equation 1: the likelihood of a text after the image, which is not itself predicted."""
+        loss = mean_of_all(features["nll"], features["tokens"])
+        return Losses(loss, {"text": loss}, {"text": float(np.log(self.config.vocab_size))})
+
+    def _see(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels `[B, 3, S, S]` -> the vectors that stand for each image `[B, prefix, D]` (section 3.1)."""
+        if self.config.blind:
+            pixels = torch.zeros_like(pixels)
+        pooled = self.visual(normalise(pixels, self.config.mean, self.config.std))
+        return self.to_prefix(pooled).unflatten(-1, (self.config.prefix, self.width))
+
+    # -------------------------------------------------------------------------------------------- capabilities
+
+    @torch.no_grad()
+    def caption(self, images: Sequence[np.ndarray], *, how: Decoding = GREEDY) -> list[str]:
+        return self._write([[image] for image in images], how=how)
+
+    @torch.no_grad()
+    def answer(self, images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
+        return self._write([[image, ASK.format(question)] for image, question in zip(images, questions, strict=True)])
+
+    @torch.no_grad()
+    def complete(self, prompts: Sequence[Sequence[str | np.ndarray]]) -> list[str]:
+        """What follows each prompt of images and texts in any order (section 4.2), up to the end of a line."""
+        return [text.split("\n")[0].strip() for text in self._write(prompts)]
+
+    @torch.no_grad()
+    def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
+        """log p(text | image) in nats, float32 `[N]`: the sum over the text's tokens, its end included."""
+        return self._likelihood(images, [[]] * len(texts), texts)
+
+    @torch.no_grad()
+    def answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
+        """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
+        return self._likelihood(images, [self.collate.question(question) for question in questions], answers)
+
+    def _likelihood(self, images: Sequence[np.ndarray], read: Sequence[list[int]], said: Sequence[str]) -> Tensor:
+        rows, labels = [], []
+        for before, text in zip(read, said, strict=True):
+            tokens = [*self.collate.tokens(text), self.tokenizer.end]
+            rows.append([*[SOFT] * self.config.prefix, *before, *tokens])
+            labels.append([*[UNSEEN] * (self.config.prefix + len(before)), *tokens])
+        device = self.to_prefix.weight.device
+        total, _ = nll(self.language, right_padded(rows).to(device), right_padded(labels, UNSEEN).to(device), self._prefixes(images))
+        return -total
+
+    def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
+        """`[N, prefix, D]`; the same picture is looked at once."""
+        distinct = {id(image): image for image in images}
+        order = {name: place for place, name in enumerate(distinct)}
+        seen = self._see(self.collate.transform(list(distinct.values())).to(self.to_prefix.weight.device))
+        return seen[[order[id(image)] for image in images]]
+
+    def _write(self, prompts: Sequence[Sequence[str | np.ndarray]], how: Decoding = GREEDY) -> list[str]:
+        images = [part for prompt in prompts for part in prompt if not isinstance(part, str)]
+        empty = torch.zeros(0, self.config.prefix, self.width, device=self.to_prefix.weight.device)
+        soft = self._prefixes(images) if images else empty
+        rows = []
+        for prompt in prompts:
+            parts = [self.collate.tokens(part) if isinstance(part, str) else [SOFT] * self.config.prefix for part in prompt]
+            rows.append([token for part in parts for token in part] or [self.tokenizer.end])  # nothing at all: a new document
+        return write(self.language, self.tokenizer, rows, soft, limit=self.config.context, how=how)

@@ -1,0 +1,78 @@
+"""Sequences for a language model in which some places are texts' tokens and others are filled with vectors: images as a prefix.
+
+A sequence is a list of token ids in which `SOFT` keeps a place for one vector. Workers lay batches out as ids; the model looks
+them up and puts the vectors in. Frozen, BLIP-2 and MiniGPT-4 differ in where the vectors come from, not in this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.backbones import Continuation
+from models.generate import GREEDY, Decoding, generate, not_text
+from models.masking import UNSEEN
+from models.text import Tokenizer
+
+SOFT, PADDING = -1, -2
+
+
+def right_padded(rows: Sequence[Sequence[int]], padding: int = PADDING) -> Tensor:
+    """int64 `[N, T]`, T the longest row's; for training, where what follows the end is not read."""
+    longest = max(map(len, rows), default=0)
+    return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.long).view(len(rows), longest)
+
+
+def left_padded(rows: Sequence[Sequence[int]], padding: int = PADDING) -> Tensor:
+    """int64 `[N, T]`; for generation, where all rows go on at the same place."""
+    longest = max(map(len, rows), default=0)
+    return torch.tensor([[*[padding] * (longest - len(row)), *row] for row in rows], dtype=torch.long).view(len(rows), longest)
+
+
+def embed(language: Any, ids: Tensor, soft: Tensor) -> Tensor:
+    """ids `[N, T]` with `SOFT` and `PADDING`, soft vectors `[..., D]` in the order of their places -> `[N, T, D]`.
+
+    Raises ValueError when there are more or fewer vectors than places.
+    """
+    vectors, places = soft.flatten(0, -2), ids == SOFT
+    if len(vectors) != int(places.sum()):
+        raise ValueError(f"{len(vectors)} vectors for {int(places.sum())} places in the sequences")
+    embedded = language.get_input_embeddings()(ids.clamp(min=0))
+    return embedded.index_put(places.nonzero(as_tuple=True), vectors.to(embedded.dtype))
+
+
+def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood in nats of what `labels` `[N, T]` ask for (`UNSEEN` elsewhere), summed `[N]`, and how many those are.
+
+    The place before a label predicts it; nothing is asked of the first place.
+    """
+    out = language(inputs_embeds=embed(language, ids, soft), attention_mask=(ids != PADDING).long(), use_cache=False)
+    asked = labels[:, 1:] != UNSEEN
+    each = F.cross_entropy(out.logits[:, :-1][asked].float(), labels[:, 1:][asked], reduction="none")
+    total = torch.zeros(len(ids), device=each.device).index_add(0, asked.nonzero()[:, 0], each)
+    return total, asked.sum(dim=1)
+
+
+@torch.no_grad()
+def write(
+    language: Any,
+    tokenizer: Tokenizer,
+    rows: Sequence[Sequence[int]],
+    soft: Tensor,
+    *,
+    limit: int,
+    end: int | None = None,
+    how: Decoding = GREEDY,
+) -> list[str]:
+    """What follows each sequence, until its `end` token (the tokenizer's unless given) or for `limit` tokens."""
+    if not rows:
+        return []
+    ids = left_padded(rows).to(soft.device)
+    decoder, logits = Continuation.begin(language, embed(language, ids, soft), ids != PADDING)
+    stop = tokenizer.end if end is None else end
+    written = generate(decoder, logits, end=stop, limit=limit, never=[token for token in not_text(tokenizer) if token != stop], how=how)
+    return [tokenizer.decode(tokens) for tokens in written]
