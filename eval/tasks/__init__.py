@@ -67,7 +67,7 @@ class Graded(Protocol):
 
 def plan(source: Any) -> list[Task]:
     """Every task that the data of a `Source` allows."""
-    from eval.tasks import binding, captioning, drawing, fewshot_vqa, foils, pope, probe, retrieval, vqa, winoground, zeroshot
+    from eval.tasks import binding, captioning, chair, drawing, fewshot_vqa, foils, pope, probe, retrieval, vqa, winoground, zeroshot
 
-    kinds = (zeroshot, retrieval, foils, captioning, winoground, vqa, fewshot_vqa, pope, probe, binding, drawing)
+    kinds = (zeroshot, retrieval, foils, captioning, chair, winoground, vqa, fewshot_vqa, pope, probe, binding, drawing)
     return [task for kind in kinds for task in kind.plan(source)]

@@ -1,0 +1,54 @@
+"""Score a COCO results file: `python -m eval.captions results.json annotations.json [--instances instances.json] [--subset]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from data.shards import DataError
+from eval import EvalError
+from eval.captions.coco import score
+
+
+def main(
+    results: Annotated[Path, tyro.conf.Positional],
+    annotations: Annotated[Path, tyro.conf.Positional],
+    instances: Path | None = None,
+    subset: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Score captions with BLEU, ROUGE-L, CIDEr-D, METEOR, SPICE, and CHAIR where objects are annotated.
+
+    Args:
+        results: captions, one for each image: [{"image_id": 42, "caption": "..."}, ...].
+        annotations: references, such as captions_val2014.json.
+        instances: annotated objects, such as instances_val2014.json, for CHAIR.
+        subset: score the images that have a caption, though others have none.
+        out: also write the numbers of every image here, one JSON line each.
+    """
+    try:
+        cells, records = score(results, annotations, instances, subset=subset)
+    except (EvalError, DataError, OSError) as error:
+        sys.exit(f"captions: {error}")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("metric", "value", "95 %", "images", ""):
+        table.add_column(heading, justify="right" if heading not in ("metric", "") else "left")
+    for cell in cells:
+        if cell["value"] is None:
+            table.add_row(cell["metric"], cell["status"], "", "", cell["note"])
+        else:
+            table.add_row(cell["metric"], f"{cell['value']:.3f}", f"{cell['low']:.3f}-{cell['high']:.3f}", str(cell["n"]), cell["note"])
+    Console().print(table)
+    if out:
+        out.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
