@@ -67,7 +67,22 @@ class Graded(Protocol):
 
 def plan(source: Any) -> list[Task]:
     """Every task that the data of a `Source` allows."""
-    from eval.tasks import binding, captioning, chair, drawing, fewshot_vqa, foils, pope, probe, retrieval, vqa, winoground, zeroshot
+    from eval.tasks import (
+        association,
+        bias,
+        binding,
+        captioning,
+        chair,
+        drawing,
+        fewshot_vqa,
+        foils,
+        pope,
+        probe,
+        retrieval,
+        vqa,
+        winoground,
+        zeroshot,
+    )
 
-    kinds = (zeroshot, retrieval, foils, captioning, chair, winoground, vqa, fewshot_vqa, pope, probe, binding, drawing)
+    kinds = (zeroshot, retrieval, foils, captioning, chair, winoground, vqa, fewshot_vqa, pope, probe, binding, drawing, bias, association)
     return [task for kind in kinds for task in kind.plan(source)]

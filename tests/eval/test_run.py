@@ -121,7 +121,8 @@ def test_every_cell_has_its_control_cells_and_a_number_or_a_reason(tmp_path: Pat
             assert cell["status"] in ("n/a", "not run")
             assert cell["note"]
         else:
-            assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 1 + 1e-12
+            assert cell["low"] <= cell["value"] <= cell["high"]
+            assert cell["unit"] != "share" or (cell["low"] >= 0 and cell["high"] <= 1 + 1e-12)
             assert cell["n"] > 0
     controls = {"model", "untrained", "shuffled images", "blank images", "chance", "oracle"}
     assert all(variants == (controls if split == "test" else {"model", "chance"}) for (_, split, _), variants in by_key.items())
