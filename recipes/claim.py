@@ -87,6 +87,26 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Minus:
+    """The difference of two cells of one run: accuracy lost under a shift, what a control leaves, ..."""
+
+    cell: Cell
+    other: Cell
+
+    @property
+    def about(self) -> str:
+        return f"{self.cell.about}, minus {self.other.about}"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return (*self.cell.tasks, *self.other.tasks)
+
+    def measure(self, folder: Path, recipe: AnyRecipe, dataset: str) -> Measurement:
+        one, other = (cell.measure(folder, recipe, dataset) for cell in (self.cell, self.other))
+        return Measurement(one.value - other.value)
+
+
+@dataclass(frozen=True)
 class Logged:
     """A number of the training log, such as "loss", "terms.positive" or "validation": the mean of the last `last` of its lines."""
 

@@ -1,0 +1,35 @@
+"""Numbers of finished runs that are no cells of the harness, for claims: zero-shot classification with other prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import models
+from eval.adapters import Subject
+from eval.source import from_shards
+from eval.tasks.zeroshot import SCENE_AXES, Target, ZeroShot, scene_attributes
+from recipes.claim import ClaimError, Measured
+from recipes.place import Place
+from recipes.recipe import AnyRecipe
+
+
+def zero_shot(target: str, templates: Sequence[str], split: str = "test") -> Measured:
+    """Accuracy of one attribute of the embedded data set's single objects, by embeddings, with these prompts: "a {colour} {shape}".
+
+    What the prompts name is marginalised as in the harness, what they leave out is left to the model.
+    """
+
+    def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
+        model: Any = models.load(folder, str(Place.find(recipe.device).device))
+        scorer = Subject(model).embeddings
+        if scorer is None:
+            raise ClaimError(f"{folder}: zero-shot classification with other prompts needs encode_image and encode_text")
+        axes = {name: values for name, values in SCENE_AXES.items() if f"{{{name}}}" in templates[0]}
+        samples = [sample for sample in from_shards(recipe.data).samples(split) if scene_attributes(sample)]
+        task = ZeroShot(split, samples, [scene_attributes(sample) for sample in samples], axes, templates, [Target(target, (target,))])
+        answers = task.ask(scorer, [sample.image for sample in samples], range(len(samples)))
+        return {sample.key: float(record[target]) for sample, (record,) in zip(samples, answers, strict=True)}
+
+    return Measured(f"zero-shot {target}, {split}, prompts {'; '.join(templates)}", measure)
