@@ -17,7 +17,8 @@ from typing import TypeVar
 
 from data.loader import MEMORY_BUDGET, in_order
 from data.sample import Sample, to_record
-from data.shards import find, splits
+from data.shards import Split, find, splits
+from data.texts import texts
 from eval import EvalError
 
 T = TypeVar("T")
@@ -26,12 +27,14 @@ SHIFTS = ("heldout", "style")
 
 @dataclass(eq=False)
 class Source:
-    """`streams[split]()` yields that split's samples in key order; `classes` are the class names, when declared."""
+    """`streams[split]()` yields that split's samples in key order; `classes` are the class names, when declared; `shards` says where
+    the splits lie that are on disk."""
 
     name: str
     streams: dict[str, Callable[[], Iterable[Sample]]]
     classes: tuple[str, ...] | None = None
     limit: int | None = None
+    shards: dict[str, Split] = field(default_factory=dict)
     _held: dict[str, list[Sample]] = field(default_factory=dict)
     _begun: dict[str, list[Sample]] = field(default_factory=dict)
 
@@ -58,6 +61,12 @@ class Source:
         if len(self._begun.get(split, ())) < most:
             self._begun[split] = list(islice(self.streams[split](), most))
         return self._begun[split][:most]
+
+    def captions(self, split: str, most: int) -> list[str]:
+        """The captions of the first `most` samples of a split; on disk, its pictures are not decoded."""
+        if split in self.shards:
+            return list(texts(self.shards[split], most))
+        return [text for sample in islice(self.streams[split](), most) for text in sample.captions]
 
     def samples(self, split: str) -> list[Sample]:
         """All samples of a split, or `limit` of them, evenly spread (a class-folder set is sorted by class), with their partners."""
@@ -95,7 +104,7 @@ def from_shards(spec: str | Path, limit: int | None = None) -> Source:
         return lambda: (sample for batch in in_order(found[name], batch_size=64, memory_budget=budget) for sample in batch)
 
     one = next(iter(found.values()))
-    return Source(one.name, {name: stream(name) for name in found}, one.classes, limit)
+    return Source(one.name, {name: stream(name) for name in found}, one.classes, limit, found)
 
 
 def together(samples: Sequence[Sample]) -> list[list[int]]:

@@ -76,6 +76,7 @@ def plan(source: Any) -> list[Task]:
         drawing,
         fewshot_vqa,
         foils,
+        memorisation,
         pope,
         probe,
         retrieval,
@@ -84,5 +85,21 @@ def plan(source: Any) -> list[Task]:
         zeroshot,
     )
 
-    kinds = (zeroshot, retrieval, foils, captioning, chair, winoground, vqa, fewshot_vqa, pope, probe, binding, drawing, bias, association)
+    kinds = (
+        zeroshot,
+        retrieval,
+        foils,
+        captioning,
+        chair,
+        winoground,
+        vqa,
+        fewshot_vqa,
+        pope,
+        probe,
+        binding,
+        drawing,
+        bias,
+        association,
+        memorisation,
+    )
     return [task for kind in kinds for task in kind.plan(source)]
