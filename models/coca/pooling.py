@@ -21,6 +21,9 @@ class AttentionalPooler(nn.Module):
         self.norm_query = nn.LayerNorm(width, eps=norm_eps)
         self.norm_memory = nn.LayerNorm(memory_width, eps=norm_eps)
         self.attn = CrossAttention(width, heads, memory_width=memory_width)
+        for layer in (self.attn.q, self.attn.kv, self.attn.proj):  # queries that differ from the start: with smaller weights all average
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.attn(self.norm_query(self.query)[None], self.attn.remember(self.norm_memory(x)))
