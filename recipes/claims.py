@@ -18,8 +18,8 @@ every process computes on one thread, so that results do not depend on how many 
     comparisons           of the first arm with each other one: against, effect (first - other), low, high, differences (per seed),
                           how (what the interval is), verdict
     verdict               "reproduced", "not reproduced at this scale" or "reversed"
-    cost                  of the runs, each counted once: runs, samples_seen, train_seconds, train_flops, hardware; and shared: how
-                          many of them are also a `make train-<model>`
+    cost                  of the runs, each counted once, without what they build on: runs, samples_seen, train_seconds, train_flops,
+                          hardware; and shared: how many of them are also a `make train-<model>`
     commands              what does it again
 """
 
@@ -40,6 +40,7 @@ from rich.console import Console
 from data.shards import DataError, find
 from eval import EvalError
 from eval.report.rows import t_interval
+from eval.report.words import make
 from eval.run import evaluate_run
 from recipes.claim import Claim, ClaimError, Measurement
 from recipes.estimate import estimate
@@ -94,7 +95,12 @@ def examine(
             console.print(f"{claim.name}: not tested, for there is no number of {', '.join(absent)}", markup=False)
             status = 1
             continue
-        result = conclude(page, claim, mine, preset)
+        try:
+            result = conclude(page, claim, mine, preset, data)
+        except ClaimError as error:
+            console.print(f"{claim.name}: not tested, for there is {error}", markup=False)
+            status = 1
+            continue
         _write(runs / "claims" / page / f"{claim.name}.json", result)
         console.print("\n".join(summary(result)), markup=False)
     return status
@@ -109,7 +115,7 @@ def answer(key: str, questions: Sequence[Question], runs: Path) -> int:
     if not open_questions:
         return 0
     run = open_questions[0].run
-    if status := train(run.recipe, run.folder, run.preset, shared=runs):
+    if not finished(run.folder) and (status := train(run.recipe, run.folder, run.preset, shared=runs)):
         return status
     tasks = list(dict.fromkeys(task for question in open_questions for task in question.metric.tasks))
     if tasks:
@@ -158,8 +164,11 @@ def _work(commands: dict[str, list[str]], jobs: int, logs: Path, console: Consol
 # ---------------------------------------------------------------------------------------------- what came of it
 
 
-def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str) -> Json:
-    """The claim's result, as the head of this page describes it, from questions that all have answers."""
+def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str, data: str) -> Json:
+    """The claim's result, as the head of this page describes it, from questions that all have answers.
+
+    Raises ClaimError where there is no interval.
+    """
     answers = {question: question.answer or {} for question in questions}
     by_arm = {arm.name: [answers[question] for question in questions if question.arm == arm] for arm in claim.arms}
     found = {name: [Measurement(each["value"], each["samples"]) for each in given] for name, given in by_arm.items()}
@@ -168,7 +177,7 @@ def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str
     differing = apart(claim, questions)
     runs = {each["identity"]["run"]: each for each in answers.values()}
     seeds = list(dict.fromkeys(question.run.recipe.seed for question in questions))
-    command = f"make claims-{page} SEEDS={','.join(map(str, seeds))} ARGS='--only {claim.name}'"
+    chosen = {"PRESET": preset if preset != "tiny" else "", "DATA": data, "SEEDS": ",".join(map(str, seeds))}
     return {
         "schema": SCHEMA,
         "model": page,
@@ -201,7 +210,7 @@ def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str
             **{name: sum(each["cost"][name] for each in runs.values()) for name in ("samples_seen", "train_seconds", "train_flops")},
             "hardware": ", ".join(dict.fromkeys(each["cost"]["hardware"] for each in runs.values())),
         },
-        "commands": [command if preset == "tiny" else f"{command} PRESET={preset}"],
+        "commands": [make(f"claims-{page}", **chosen, ARGS=f"--only {claim.name}")],
     }
 
 

@@ -59,7 +59,7 @@ def _bootstrap(first: Measurement, other: Measurement) -> tuple[float, float]:
     """Both arms are resampled with the same draws, so that what makes a sample hard for both cancels."""
     shared = sorted(set(first.samples) & set(other.samples))
     if len(shared) < 2:
-        raise ClaimError("one seed, and a metric that is no mean over samples: there is no interval. Take more seeds: SEEDS=0,1,2")
+        raise ClaimError("no interval: one seed, and a metric that is no mean over samples. Take more seeds: SEEDS=0,1,2")
     totals = np.array([[arm.samples[key] for arm in (first, other)] for key in shared])  # [samples, arms, 2]: sum, count
     draws = np.random.default_rng(0).multinomial(len(shared), np.full(len(shared), 1 / len(shared)), size=RESAMPLES)
     sums = np.einsum("rs,sac->rac", draws, totals)

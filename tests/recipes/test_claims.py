@@ -23,7 +23,7 @@ from rich.console import Console
 from recipes import claims
 from recipes.claim import Arm, Cell, Change, Claim, ClaimError, Logged, Measured, Measurement, Metric
 from recipes.estimate import estimate
-from recipes.experiment import plan
+from recipes.experiment import apart, plan
 from recipes.folder import alone
 from recipes.place import Place
 from recipes.recipe import AnyRecipe
@@ -101,6 +101,7 @@ def test_known_answers(page: Examine, tmp_path: Path) -> None:
     assert comparison["differences"] == pytest.approx([a - b for a, b in zip(first["values"], second["values"], strict=True)])
     assert second["differs"] == {"optim.lr": [2 * LR, LR]}
     assert result(tmp_path, "same")["comparisons"][0]["effect"] == 0
+    assert true["commands"] == ["make claims-tower SEEDS=0,1,2 ARGS='--only true'"]
 
 
 def test_a_run_is_trained_once_whoever_needs_it(page: Examine, tmp_path: Path, capsys: Any) -> None:
@@ -182,7 +183,7 @@ def test_arms_of_other_models_and_other_questions_about_one_run(page: Examine, t
     assert found["cost"]["runs"] == 3
 
 
-def test_claims_that_cannot_be_tested_are_refused(page: Examine, tmp_path: Path) -> None:
+def test_claims_that_cannot_be_tested_are_refused(page: Examine, tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(ClaimError, match="arms 'raised' and 'as it is' differ in nothing; expected: one thing"):
         page(claim("a", planted(0.1), lambda recipe: recipe))
     with pytest.raises(ClaimError, match=r"differ in optim.lr; expected: nothing, but they are declared to be the same"):
@@ -197,8 +198,21 @@ def test_claims_that_cannot_be_tested_are_refused(page: Examine, tmp_path: Path)
         claim("a", planted(0.1), arms=(Arm("x"), Arm("x")))
     with pytest.raises(ClaimError, match=r"6 lines with 'loss', expected at least 99"):
         page(claim("a", Logged("loss", last=99)), seeds=[0])
-    with pytest.raises(ClaimError, match=r"one seed, and a metric that is no mean over samples.*SEEDS=0,1,2"):
-        page(claim("a", Logged("loss", last=2)), seeds=[0])
+    capsys.readouterr()
+    assert page(claim("a", Logged("loss", last=2)), claim("b", planted(0.3)), seeds=[0]) == 1
+    assert "a: not tested, for there is no interval: one seed, and a metric that is no mean over samples" in capsys.readouterr().out
+    assert result(tmp_path, "b")["verdict"] == REPRODUCED
+
+
+def test_what_the_recipes_declare_can_be_tested(tmp_path: Path) -> None:
+    pages = [path.stem for path in Path(claims.__file__).parent.glob("*.py") if "\nCLAIMS = " in path.read_text()]
+    assert {"clip", "siglip", "paradigms"} <= set(pages)
+    for page in pages:
+        questions = plan(page, preset="tiny", runs=tmp_path)
+        for declared in {question.claim for question in questions}:
+            assert apart(declared, questions)
+            assert declared.sentence.endswith(".")
+            assert len(declared.seeds) >= 3
 
 
 def test_numbers_come_from_the_harness(tmp_path: Path) -> None:
