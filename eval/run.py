@@ -152,7 +152,8 @@ def evaluate(
     result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(model)}
     result["seconds"] = round(time.perf_counter() - start, 1)
     _write_json(out / "prompts.json", settings)
-    _write_json(out / "showcase.json", showcase(everyone[0].subject, planned, source))
+    if trained := everyone[0].subject:
+        _write_json(out / "showcase.json", showcase(trained, planned, source))
     _write_json(out / "eval.json", result)
     drawn = {cell["records"] for cell in cells if cell["task"] == "drawing" and cell["variant"] == "model" and "records" in cell}
     if (name := f"drawing.{source.primary}.model.jsonl") in drawn:

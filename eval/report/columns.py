@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.report import words
-from eval.report.headline import headline
+from eval.report.headline import CHOSEN, headline
 from eval.report.results import Key
 from eval.report.rows import Row
 
 LOOKING_AWAY = ("shuffled images", "blank images")  # controls that take the picture away
 ATTRIBUTES = ("shape", "colour", "size", "fill", "relation", "count", "exist", "match")
-DETAILS = {"precision", "recall"}  # where there is an F1 it stands for both
+PARTS = {"text", "image"}  # scores that a group score stands for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +69,18 @@ def use_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
 
 
 def attribute_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
-    """Per attribute of the embedded data, every task that says something about it alone, on the first split."""
-    found = []
+    """Per attribute of the embedded data, what each task says first about it alone, on its first split: replacing and swapping
+    it (foils) are two things."""
+    found: dict[tuple[str, str, str], Column] = {}
     for attribute in ATTRIBUTES:
         for key in keys:
             said = re.findall(r"[a-z0-9]+", key.metric.lower())
-            about = [name for name in ATTRIBUTES if name in said]
-            if about == [attribute] and not DETAILS & set(said) and key.split == keys[0].split:
-                rest = " ".join(part for part in said if part not in (attribute, "attribute", "f1"))
-                found.append(_column(key, attribute, rows, f"{key.task} {rest}".strip()))
-    return found
+            first_split = next(other.split for other in keys if other.task == key.task)
+            alone = [name for name in ATTRIBUTES if name in said] == [attribute]
+            if alone and key.split == first_split and CHOSEN.get(key.task) != () and not PARTS & set(said):
+                way = next((word for word in ("replace", "swap") if word in said), "")
+                found.setdefault((attribute, key.task, way), _column(key, attribute, rows, f"{key.task} {way}".strip()))
+    return list(found.values())
 
 
 def spoken(metric: str) -> str:

@@ -11,10 +11,15 @@ from eval.report.results import Key
 CHOSEN: dict[str, tuple[str, ...]] = {
     "zeroshot": (r"shape|top-1",),
     "retrieval": (r"i2t R@1\b.*",),
-    "captioning": (r"CIDEr.*", r"object.*F1|F1.*"),
-    "winoground": (r"group.*",),
-    "foils": (r"swap_attribute|swap.*", r"swap_relation|relation.*"),
-    "probe": (r"shape|top-1",),
+    "foils": (r"swap_attribute|swap.*", r"swap_relation"),
+    "captioning": (r"CIDEr-D", r"object F1"),
+    "winoground": (r"group",),
+    "vqa": (r"accuracy",),
+    "pope": (r"accuracy \(adversarial\)", r"accuracy \(all\)"),
+    "binding": (r"shape, k = 3|k = 3",),
+    "drawing": (r"colour\+shape",),
+    "fewshot_vqa": (),
+    "probe": (),
     "bias": (),
     "memorisation": (),
 }
@@ -29,5 +34,5 @@ def headline(keys: list[Key]) -> list[Key]:
         if task not in CHOSEN:
             shown.append(there[0])
         for pattern in CHOSEN.get(task, ()):
-            shown += [key for key in there if re.fullmatch(pattern, key.metric) and key not in shown][:1]
-    return shown
+            shown += [key for key in there if re.fullmatch(pattern, key.metric)][:1]
+    return list(dict.fromkeys(shown))

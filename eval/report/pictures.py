@@ -49,8 +49,7 @@ class Picture:
     key: str
     split: str
     image: str  # a data: URI
-    truth: list[str]
-    prompt: str  # what the drawings were asked to show
+    truth: list[str]  # the first is what drawings were asked to show
     shown: list[Shown]
 
     @property
@@ -68,8 +67,8 @@ def pictures(rows: Sequence[Row]) -> list[Picture]:
             if not RASTER.fullmatch(str(item.get("image", ""))):
                 continue
             key, truth = str(item["key"]), [str(text) for text in item.get("truth", [])]
-            about = {"split": str(result.showcase.get("split", "")), "prompt": str(item.get("prompt", ""))}
-            picture = found.setdefault(key, Picture(key=key, image=str(item["image"]), truth=truth, shown=[], **about))
+            split = str(result.showcase.get("split", ""))
+            picture = found.setdefault(key, Picture(key=key, split=split, image=str(item["image"]), truth=truth, shown=[]))
             picture.shown.append(_shown(row.name, item, result))
     return list(found.values())
 

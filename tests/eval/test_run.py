@@ -11,6 +11,7 @@ import torch
 
 from data.sample import Sample
 from eval import EvalError
+from eval.showcase import PICTURES
 from tests.eval import fakes
 
 SPLITS = {
@@ -88,7 +89,7 @@ def test_finished_answers_are_not_asked_again(tmp_path: Path) -> None:
     again = fakes.noisy()
     second = fakes.run(again, SPLITS, tmp_path)
     assert without_time(second) == without_time(first)
-    assert again.encoded <= 12 + 1  # the showcase's pictures, and one to count FLOPs
+    assert again.encoded <= PICTURES + 1  # and one to count FLOPs
 
 
 def test_other_weights_or_other_data_begin_anew(tmp_path: Path) -> None:
@@ -190,15 +191,3 @@ def test_limit_takes_samples_from_everywhere(tmp_path: Path) -> None:
     lines = (tmp_path / "fakes" / "foils.test.model.jsonl").read_text().splitlines()[1:-1]
     assert list(dict.fromkeys(json.loads(line)["key"] for line in lines)) == [f"{i:05d}" for i in range(0, 100, 10)]
     assert result["limit"] == 10
-
-
-def test_showcase_shows_what_is_ranked_first(tmp_path: Path) -> None:
-    samples = fakes.captioned(30)
-    fakes.run(fakes.knowing(samples), {"test": samples}, tmp_path)
-    shown = json.loads((tmp_path / "fakes" / "showcase.json").read_text())
-    assert (shown["split"], len(shown["items"])) == ("test", 12)
-    item = shown["items"][1]
-    assert item["image"].startswith("data:image/png;base64,")
-    assert len(item["ranked"]) == 5
-    assert [entry["correct"] for entry in item["ranked"]] == [True] * 3 + [False] * 2
-    assert {entry["text"] for entry in item["ranked"][:3]} == set(item["captions"])

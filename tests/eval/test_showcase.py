@@ -1,0 +1,133 @@
+"""The pictures that the report shows, and where captions of scenes are wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data.sample import Object, Question, Sample
+from eval.adapters import Subject
+from eval.mistakes import marked
+from eval.showcase import LARGEST, PICTURES, data_uri, showcase
+from eval.source import in_memory
+from eval.tasks import retrieval, vqa
+from tests.eval import fakes
+
+STAR = Object("star", (0, 0, 4, 4), {"colour": "red", "size": "large", "fill": "solid", "place": "left"})
+MOON = Object("moon", (9, 9, 12, 12), {"colour": "blue", "size": "small", "fill": "hollow", "place": "right"})
+SCENE = Sample(
+    key="s",
+    image=fakes.picture(0),
+    captions=("a large solid red star and a small hollow blue moon",),
+    objects=(STAR, MOON),
+    extra={"relations": [[0, "left", 1]], "tone": "dark", "texture": "plain"},
+)
+
+
+def wrong(caption: str, sample: Sample = SCENE) -> list[str]:
+    pieces = marked(caption, sample)
+    assert "".join(text for text, _ in pieces) == caption
+    return [text for text, ok in pieces if ok is False]
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        (SCENE.captions[0], []),
+        ("A red star and a blue moon on a dark background", []),
+        ("a red star to the left of a blue moon", []),
+        ("two objects: a blue moon and a red star", []),
+        ("a large green star and a small blue moon", ["green"]),
+        ("a blue star and a red moon", ["blue", "red"]),
+        ("a red star above a blue moon", ["above"]),
+        ("three objects: a red star and a blue moon", ["three object"]),
+        ("a red star on a light background", ["light background"]),
+        ("a red star and a yellow cross", ["yellow", "cross"]),
+        ("a red star, a red star and a blue moon", ["red", "star"]),
+        ("a star at the right", ["the right"]),
+        ("nothing of the kind", []),
+        ("", []),
+    ],
+)
+def test_what_is_false_is_marked(caption: str, expected: list[str]) -> None:
+    assert wrong(caption) == expected
+
+
+def test_letters_that_change_their_length_are_left_alone() -> None:
+    assert marked("İ a green star", SCENE) == [("İ a green star", None)]
+
+
+class Everything:
+    """Captions, answers, scores and draws, each known by hand: everything is a red star."""
+
+    score_kind = "matching head"
+
+    def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([float(text.endswith(f"of {fakes.number_of(image)}")) for image, text in zip(images, texts, strict=True)])
+
+    def caption(self, images: Sequence[np.ndarray]) -> list[str]:
+        return ["a red star"] * len(images)
+
+    def answer(self, images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
+        return ["Red."] * len(questions)
+
+    def draw(self, texts: Sequence[str], *, seed: int = 0) -> list[np.ndarray]:
+        return [np.full((4, 4, 3), 200, np.uint8)] * len(texts)
+
+
+def asked(count: int) -> list[Sample]:
+    colours = ("red", "blue")
+    return [
+        replace(sample, questions=(Question("what colour is it?", colours[number % 2], "colour"), Question("is it?", "yes", "exist")))
+        for number, sample in enumerate(fakes.captioned(count))
+    ]
+
+
+def shown(model: Any, samples: list[Sample]) -> dict[str, Any]:
+    source = in_memory("fakes", {"test": samples})
+    return showcase(Subject(model), [*retrieval.plan(source), *vqa.plan(source)], source)
+
+
+def test_every_ability_is_shown_beside_the_same_pictures() -> None:
+    found = shown(Everything(), asked(60))
+    assert list(found["adapters"]) == ["caption", "answers", "ranked", "drawing"]
+    assert [item["key"] for item in found["items"]] == [item["key"] for item in shown(fakes.noisy(), asked(60))["items"]]
+    assert len(found["items"]) == PICTURES
+    even, odd = found["items"][0], next(item for item in found["items"] if int(item["key"]) % 2)
+    assert even["caption"] == [("a red star", None)]  # nothing is known of these pictures
+    assert [(each["said"], each["right"]) for each in even["answers"]] == [("Red.", True), ("Red.", False)]
+    assert [(each["truth"], each["right"]) for each in odd["answers"]] == [("blue", False), ("yes", False)]
+    assert (even["ranked"][0]["text"], even["ranked"][0]["correct"]) == (f"caption 0 of {int(even['key'])}", True)
+    assert not any(each["correct"] for each in even["ranked"][1:])
+    assert even["drawing"].startswith("data:image/png;base64,")
+
+
+def test_what_a_model_cannot_do_is_left_out() -> None:
+    item = shown(fakes.noisy(), asked(5))["items"][0]
+    assert {"caption", "drawing"}.isdisjoint(item)
+    assert {"answers", "ranked"} < set(item)
+    assert set(shown(object(), asked(5))["items"][0]) == {"key", "image", "truth"}
+
+
+def test_class_folders_show_the_class_that_fits_best(tmp_path: Path) -> None:
+    samples = fakes.labelled(12, ("cat", "dog", "owl"))
+    model = fakes.Embeds(
+        lambda number: np.eye(4)[number % 3], lambda text: np.eye(4)[next((i for i, n in enumerate(("cat", "dog", "owl")) if n in text), 3)]
+    )
+    fakes.run(model, {"test": samples}, tmp_path, tasks=["zeroshot"])
+    item = json.loads((tmp_path / "fakes/showcase.json").read_text())["items"][1]
+    assert item["truth"] == ["dog"]
+    assert [(each["text"], each["correct"]) for each in item["ranked"][:1]] == [("a photo of a dog.", True)]
+
+
+def test_large_pictures_are_shown_smaller() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (600, 300, 3)).astype(np.uint8)
+    assert data_uri(noise).startswith("data:image/jpeg;base64,")
+    assert len(data_uri(noise)) < LARGEST * LARGEST
