@@ -24,7 +24,7 @@ def tokenise(captions: Sequence[str]) -> list[str]:
     """Each caption's lower-case tokens, joined by single spaces; "" where nothing is left."""
     lines = [_one_line(caption) for caption in captions]
     split = _stanford(lines) if has_java() else [_tokens(line) for line in lines]
-    return [" ".join(token for token in tokens if token not in PUNCTUATION) for tokens in split]
+    return [" ".join(token for token in tokens if token and token not in PUNCTUATION) for tokens in split]
 
 
 def tokeniser() -> str:
@@ -38,7 +38,7 @@ def has_java() -> bool:
 
 def _one_line(caption: str) -> str:
     """Without anything that would end a line, for the captions after it would then be taken for each other's."""
-    return " ".join(caption.encode("utf-8", "replace").decode().replace("\0", " ").split())
+    return " ".join(caption.encode("utf-8", "replace").decode().replace("\0", " ").splitlines())
 
 
 def _stanford(lines: Sequence[str]) -> list[list[str]]:
@@ -53,7 +53,7 @@ def _stanford(lines: Sequence[str]) -> list[list[str]]:
     if done.returncode or len(found) != len(lines):
         complaint = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise EvalError(f"PTBTokenizer gave {len(found)} lines for {len(lines)} captions ({complaint[0]}); check `java -version`")
-    return [line.split() for line in found]
+    return [line.strip().split(" ") for line in found]  # a token can hold a no-break space: "5\u00a01/2"
 
 
 # ------------------------------------------------------------------------------------------ the same without Java
@@ -74,7 +74,7 @@ _TOKEN = re.compile(
             r"'n'|'(?:em|tis|twas|cause|til|till)\b|'\d0s\b|o'clock\b|\b[odl]'[^\W\d_]+|\by'(?=all\b)",
             rf"\b{_ABBREVIATION}\.(?!\w)|\b(?:[a-z]\.)+(?!\w)",
             r"[@#][^\W\d_]\w*",
-            r"\d+(?:[.,:]\d+)+|\d+/\d+\b|\.\d+",
+            r"\d+(?:[.,:]\d+)+|\d+ \d+/\d+\b|\d+/\d+\b|\.\d+",
             r"[a-z0-9]+(?:/[a-z0-9]+)+\b",
             rf"{_PART}(?:[-_]{_PART})*",
             r"\.(?: ?\.)+|-{2,}|[!?]{2,}|\*+|''|``|\S",
@@ -89,4 +89,5 @@ _WRITTEN |= {"“": "``", "”": "''", "…": "...", "£": "#", "€": "$", "½"
 
 def _tokens(line: str) -> list[str]:
     plain = _BEYOND.sub(" ", line.lower().translate(_READ))
-    return ["..." if token.startswith((". ", "..")) else _WRITTEN.get(token, token) for token in _TOKEN.findall(plain)]
+    found = [token.replace(" ", "\u00a0") for token in _TOKEN.findall(plain)]
+    return ["..." if token.startswith((".\u00a0", "..")) else _WRITTEN.get(token, token) for token in found]
