@@ -1,7 +1,7 @@
 """A small detector, trained on the truth about the embedded data: it reads off what a model has drawn.
 
-Every cell of 8 x 8 pixels says whether an object's centre lies there, where exactly, and what the object looks like. Every
-other batch is shrunk to half its size and enlarged again, so that drawings of lower resolution are read as well. The models'
+Every cell of 8 x 8 pixels says whether an object's centre lies there, where exactly, and what the object looks like. Half
+of every batch is shrunk to half its size and enlarged again, so that drawings of lower resolution are read as well. The models'
 train split has no held-out pairs of colour and shape; pictures of those are added, since a judge has to know what it judges.
 It is trained once for a data set and kept in `.runs/recogniser-<data set>.safetensors`, with its accuracy on real pictures.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -116,8 +116,11 @@ def _convolution(width: int, out: int, stride: int = 1) -> nn.Sequential:
 # ------------------------------------------------------------------------------------------------------ training
 
 
-def train(samples: Sequence[Sample], *, budget: int = BUDGET, seed: int = 0, batch: int = 64) -> Recogniser:
-    """A recogniser of pictures like those of `samples`, which have one size and the truth of `data.scenes`."""
+def train(
+    samples: Sequence[Sample], *, budget: int = BUDGET, seed: int = 0, batch: int = 64, report: Callable[[int, float], None] | None = None
+) -> Recogniser:
+    """A recogniser of pictures like those of `samples`, which have one size and the truth of `data.scenes`; `report` is told the
+    number of pictures seen, and the loss."""
     sizes = {sample.image.shape for sample in samples}
     if len(sizes) != 1 or len({*next(iter(sizes))[:2]}) != 1:
         raise EvalError(f"a recogniser needs square pictures of one size to learn from, found {sorted(sizes)[:5]}")
@@ -132,9 +135,8 @@ def train(samples: Sequence[Sample], *, budget: int = BUDGET, seed: int = 0, bat
     draws = np.random.default_rng(seed)
     for step in range(max(budget // batch, 1)):
         chosen = torch.from_numpy(draws.integers(len(samples), size=batch))
-        shown = pixels[chosen].to(device).float()
-        if step % 2:
-            shown = _blurred(shown)
+        sharp, blurred = pixels[chosen].to(device).float().chunk(2)
+        shown = torch.cat([sharp, _blurred(blurred)])
         with torch.autocast(device.type, torch.bfloat16):
             outputs = model(shown)
         loss = _loss(outputs, {name: target[chosen].to(device) for name, target in targets.items()})
@@ -143,6 +145,8 @@ def train(samples: Sequence[Sample], *, budget: int = BUDGET, seed: int = 0, bat
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        if report:
+            report((step + 1) * batch, loss.item())
     return model.eval().requires_grad_(False)
 
 

@@ -1,7 +1,7 @@
 """Is the embedded data set learnable? `make calibrate` trains one small detector on the truth and asks it everything.
 
-The detector sees the training pictures as the models of this suite do, but is told where each object is and what it looks
-like. Questions are then answered by rule from the objects it finds. Whatever it gets right can be learned from these
+The detector (`eval.recogniser`) sees the training pictures as the models of this suite do, but is told where each object is and
+what it looks like. Questions are then answered by rule from the objects it finds. Whatever it gets right can be learned from these
 pictures: a model that stays at chance there lacks supervision or budget, not data. The table that it prints stands in
 data/scenes/README.md.
 """
@@ -12,90 +12,19 @@ import argparse
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 from data.loader import in_order
 from data.sample import Object, Sample
-from data.scenes.language import VOCABULARY, answer
-from data.scenes.world import RELATIONS, TEXTURES, TONES, direction, position
+from data.scenes.language import answer
+from data.scenes.world import RELATIONS, direction
 from data.shards import find
 from eval.metrics import estimate
-from models.layers import VisionConfig, vision_transformer
-from recipes.place import Place
-
-CELL = 8  # pixels; no two centres fall into one cell
-ATTRIBUTES = {name: len(values) for name, values in VOCABULARY.items()}
-BACKGROUND = {"tone": TONES, "texture": TEXTURES}
-
-
-class Detector(nn.Module):
-    """For every cell of the picture: is an object's centre here, where exactly, and what does it look like?"""
-
-    def __init__(self, pixels: int) -> None:
-        super().__init__()
-        self.trunk = vision_transformer(
-            VisionConfig(width=128, depth=2, heads=4, activation="relu", image_size=pixels, patch_size=CELL, stem="conv", pool="avg")
-        )
-        self.out = nn.Linear(128, 3 + sum(ATTRIBUTES.values()))
-        self.background = nn.Linear(128, len(TONES) + len(TEXTURES))
-
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """uint8 `[B, 3, S, S]` -> per cell objectness `[B, cells]`, centre `[B, cells, 2]` and logits of every attribute; per
-        picture logits of the background."""
-        tokens = self.trunk.forward_features(pixels.float() / 127.5 - 1)  # [B, cells, D]
-        names = ("objectness", "centre", *ATTRIBUTES)
-        outputs = dict(zip(names, self.out(tokens).float().split([1, 2, *ATTRIBUTES.values()], dim=-1), strict=True))
-        outputs |= zip(BACKGROUND, self.background(tokens.mean(dim=1)).float().split([len(TONES), len(TEXTURES)], dim=-1), strict=True)
-        return outputs | {"objectness": outputs["objectness"].squeeze(-1), "centre": outputs["centre"].sigmoid()}
-
-
-def train(samples: Sequence[Sample], *, budget: int, seed: int, batch: int = 64) -> Detector:
-    place = Place.find("auto")
-    torch.manual_seed(seed)
-    pixels, targets = _pixels(samples), _targets(samples)
-    model = Detector(pixels.shape[-1]).to(place.device)
-    steps = budget // batch
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.5e-3, total_steps=steps, pct_start=0.05)
-    draws = np.random.default_rng(seed)
-    for step in range(steps):
-        chosen = torch.from_numpy(draws.integers(len(samples), size=batch))
-        with place.autocast("auto"):
-            outputs = model(pixels[chosen].to(place.device))
-        loss = _loss(outputs, {name: target[chosen].to(place.device) for name, target in targets.items()})
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 200 == 0:
-            print(f"step {step:>5} of {steps}  loss {loss.item():.3f}", flush=True)
-    return model.eval()
-
-
-@torch.no_grad()
-def detect(model: Detector, samples: Sequence[Sample]) -> Iterator[tuple[list[Object], dict[str, str]]]:
-    """The objects found in each picture, whose boxes are empty since only their centres are known, and its background."""
-    device = next(model.parameters()).device
-    for pixels in _pixels(samples).split(256):
-        outputs = {name: output.cpu() for name, output in model(pixels.to(device)).items()}
-        row = pixels.shape[-1] // CELL
-        for index in range(len(pixels)):
-            found = []
-            for cell in (outputs["objectness"][index] > 0).nonzero().flatten().tolist():
-                x, y = (CELL * (outputs["centre"][index, cell] + torch.tensor([cell % row, cell // row]))).tolist()
-                looks = {name: VOCABULARY[name][int(outputs[name][index, cell].argmax())] for name in ATTRIBUTES}
-                looks["place"] = position(x, y, pixels.shape[-1])
-                found.append(Object(looks.pop("shape"), (x, y, x, y), looks))
-            yield found, {name: values[int(outputs[name][index].argmax())] for name, values in BACKGROUND.items()}
+from eval.recogniser import ATTRIBUTES, BACKGROUND, looks, train
 
 
 def measure(
@@ -108,7 +37,7 @@ def measure(
             right[f"background: {name}"].append(sample.extra[name] == value)
         if len(sample.objects) == len(objects) == 1:
             for name in (*ATTRIBUTES, "place"):
-                right[f"attribute: {name}"].append(_looks(sample.objects[0])[name] == _looks(objects[0])[name])
+                right[f"attribute: {name}"].append(_value(sample.objects[0], name) == _value(objects[0], name))
         relations = [
             [i, seen, j]
             for i, a in enumerate(objects)
@@ -149,40 +78,13 @@ def _kind(truth: str, kind: str) -> str:
     return kind if kind != "relation" else "relation (which)" if truth in RELATIONS else "relation (yes or no)"
 
 
-def _looks(thing: Object) -> dict[str, str]:
-    return {"shape": thing.name, **thing.attributes}
+def _value(thing: Object, name: str) -> str:
+    return (thing.attributes | looks(thing))[name]
 
 
-def _pixels(samples: Sequence[Sample]) -> Tensor:
-    return torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
-
-
-def _targets(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    row = samples[0].image.shape[1] // CELL
-    cells = len(samples), row * row
-    targets = {"objectness": torch.zeros(cells), "centre": torch.zeros(*cells, 2)}
-    targets |= {name: torch.zeros(cells, dtype=torch.long) for name in ATTRIBUTES}
-    targets |= {name: torch.tensor([values.index(sample.extra[name]) for sample in samples]) for name, values in BACKGROUND.items()}
-    for index, sample in enumerate(samples):
-        for thing in sample.objects:
-            x, y = (thing.box[0] + thing.box[2]) / 2 / CELL, (thing.box[1] + thing.box[3]) / 2 / CELL
-            cell = int(y) * row + int(x)
-            targets["objectness"][index, cell] = 1
-            targets["centre"][index, cell] = torch.tensor([x % 1, y % 1])
-            for name in ATTRIBUTES:
-                targets[name][index, cell] = VOCABULARY[name].index(_looks(thing)[name])
-    return targets
-
-
-def _loss(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
-    here = targets["objectness"] > 0
-    loss = 10 * F.binary_cross_entropy_with_logits(outputs["objectness"], targets["objectness"])
-    loss = loss + F.l1_loss(outputs["centre"][here], targets["centre"][here])
-    for name in ATTRIBUTES:
-        loss = loss + F.cross_entropy(outputs[name][here], targets[name][here])
-    for name in BACKGROUND:
-        loss = loss + F.cross_entropy(outputs[name], targets[name])
-    return loss
+def _report(seen: int, loss: float) -> None:
+    if seen % 12_800 == 0:
+        print(f"{seen:>7,} pictures  loss {loss:.3f}", flush=True)
 
 
 def _show(rows: Sequence[dict[str, object]], title: str) -> None:
@@ -205,8 +107,8 @@ def main() -> None:
         [sample for batch in in_order(find(args.data, split), batch_size=256) for sample in batch] for split in ("train", "test")
     )
     started = time.monotonic()
-    model = train(training, budget=args.budget, seed=args.seed)
-    rows = measure(test, list(detect(model, test)), training)
+    model = train(training, budget=args.budget, seed=args.seed, report=_report)
+    rows = measure(test, model.recognise([sample.image for sample in test]), training)
     _show(rows, f"{args.budget:,} pictures in {time.monotonic() - started:.0f} s, seed {args.seed}, {args.data}/test")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"budget": args.budget, "seed": args.seed, "rows": rows}, indent=1))
