@@ -3,7 +3,8 @@
 With s(C, I) the score of a caption and a picture, and each caption C0, C1 true of the picture of its number (their equations 1-3):
 *text*: each picture prefers its caption, s(C0, I0) > s(C1, I0) and s(C1, I1) > s(C0, I1); *image*: each caption prefers its
 picture, s(C0, I0) > s(C0, I1) and s(C1, I1) > s(C1, I0); *group*: both. Chance is 1/4, 1/4 and 1/6, that of four scores in random
-order. As in the paper a tie is wrong: whoever cannot tell the captions of a pair apart gets 0, not 1/2 as from a foil.
+order. As in the paper a tie is wrong: whoever cannot tell the captions of a pair apart gets 0, not 1/2 as from a foil. So does
+whoever likes one caption better, or one picture, whatever it is shown with: a score below chance says that the swap is not seen.
 
 Asked of every split whose samples name their partners (`extra["pair"]`), such as the split "pairs" of the embedded data. A pair is
 recorded with its first member.
