@@ -36,12 +36,14 @@ TABLE = {
     "flava": ("models.flava", "FLAVA", "FLAVAConfig"),
     "maskvlm": ("models.maskvlm", "MaskVLM", "MaskVLMConfig"),
     "frozen": ("models.frozen", "Frozen", "FrozenConfig"),
+    "blip2": ("models.blip2", "BLIP2", "BLIP2Config"),
     "lm": ("models.lm", "LM", "LMConfig"),
 }
 
 
 def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> nn.Module:
-    """The model of a run folder (`model.json`, `model.safetensors`, `tokenizer.json`), in eval mode.
+    """The model of a run folder (`model.json`, `model.safetensors`, `tokenizer.json`), in eval mode; or published weights by name,
+    such as open_clip:ViT-B-32/laion2b_s34b_b79k (see `models.published`).
 
     Without `weights` it is freshly initialised: the untrained control. Raises FileNotFoundError when the folder holds no
     model, ValueError when the weights do not fit the configuration.
@@ -50,6 +52,8 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> nn
 
     from models.text import load_tokenizer
 
+    if str(folder).startswith(("open_clip:", "hf:")):
+        return importlib.import_module("models.published").published(str(folder), device)
     folder = Path(folder)
     if not (folder / "model.json").exists():
         raise FileNotFoundError(f"{folder} holds no model.json: train one first, for example `make train-clip`")

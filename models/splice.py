@@ -7,18 +7,23 @@ them up and puts the vectors in. Frozen, BLIP-2 and MiniGPT-4 differ in where th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.sample import Sample
 from models.backbones import Continuation
 from models.generate import GREEDY, Decoding, generate, not_text
+from models.images import ImageTransform
 from models.masking import UNSEEN
-from models.text import Tokenizer
+from models.text import LONGEST, Tokenizer
 
 SOFT, PADDING = -1, -2
+ASK = "\nquestion: {} answer:"  # after an image, as after a description in the texts that `models.lm` reads
 
 
 def right_padded(rows: Sequence[Sequence[int]], padding: int = PADDING) -> Tensor:
@@ -76,3 +81,42 @@ def write(
     stop = tokenizer.end if end is None else end
     written = generate(decoder, logits, end=stop, limit=limit, never=[token for token in not_text(tokenizer) if token != stop], how=how)
     return [tokenizer.decode(tokens) for tokens in written]
+
+
+@dataclass(frozen=True)
+class PrefixCollate:
+    """Pictures and the sequences that begin with them: a caption, or a question of which only the answer is to be said."""
+
+    transform: ImageTransform
+    tokenizer: Tokenizer
+    prefix: int
+    context: int
+    questions: float
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        """ "pixels" uint8 `[B, 3, S, S]`; "ids" `[B, T]` and "labels" `[B, T]`. Without a generator: the first caption of each."""
+        read, said = zip(*(self._text(sample, rng) for sample in samples), strict=True)
+        ids, labels = self.laid_out(read, said)
+        return {"pixels": self.transform([sample.image for sample in samples], rng), "ids": ids, "labels": labels}
+
+    def laid_out(self, read: Sequence[list[int]], said: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Of each sequence the tokens read after its image, and the text to be said then: ids and labels `[N, T]`."""
+        rows, labels = [], []
+        for before, text in zip(read, said, strict=True):
+            tokens = [*self.tokens(text), self.tokenizer.end]
+            rows.append([*[SOFT] * self.prefix, *before, *tokens])
+            labels.append([*[UNSEEN] * (self.prefix + len(before)), *tokens])
+        return right_padded(rows), right_padded(labels, UNSEEN)
+
+    def _text(self, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], str]:
+        """What is read after the image, and what is to be said."""
+        if rng is not None and sample.questions and rng.random() < self.questions:
+            asked = sample.questions[int(rng.integers(len(sample.questions)))]
+            return self.question(asked.question), asked.answer
+        return [], sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] if sample.captions else ""
+
+    def question(self, question: str) -> list[int]:
+        return self.tokens(ASK.format(question))
+
+    def tokens(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text[:LONGEST])[: self.context]

@@ -16,16 +16,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from data.sample import Sample
 from models.backbones import LanguageConfig, freeze, language_model
 from models.generate import GREEDY, Decoding
 from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.layers import Losses, VisionConfig, mean_of_all, vision_transformer
-from models.masking import UNSEEN
-from models.splice import SOFT, nll, right_padded, write
-from models.text import LONGEST, Tokenizer
-
-ASK = "\nquestion: {} answer:"
+from models.splice import ASK, SOFT, PrefixCollate, nll, write
+from models.text import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -58,41 +54,6 @@ class FrozenConfig:
         """NF-ResNet-50 and a language model of 7 G parameters: 40.3 M are trained."""
         language = LanguageConfig(width=4096, depth=32, heads=32, hidden=11_008, context=2048)
         return cls(timm_name="nf_resnet50", language=language, vocab_size=32_000)
-
-
-@dataclass(frozen=True)
-class PrefixCollate:
-    """Pictures and the sequences that begin with them: a caption, or a question of which only the answer is to be said."""
-
-    transform: ImageTransform
-    tokenizer: Tokenizer
-    prefix: int
-    context: int
-    questions: float
-
-    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
-        """ "pixels" uint8 `[B, 3, S, S]`; "ids" `[B, T]` and "labels" `[B, T]`. Without a generator: the first caption of each."""
-        rows, labels = [], []
-        for sample in samples:
-            read, said = self._text(sample, rng)
-            rows.append([*[SOFT] * self.prefix, *read, *said])
-            labels.append([*[UNSEEN] * (self.prefix + len(read)), *said])
-        pixels = self.transform([sample.image for sample in samples], rng)
-        return {"pixels": pixels, "ids": right_padded(rows), "labels": right_padded(labels, UNSEEN)}
-
-    def _text(self, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], list[int]]:
-        """What is read, and what is to be said, its end included."""
-        if rng is not None and sample.questions and rng.random() < self.questions:
-            asked = sample.questions[int(rng.integers(len(sample.questions)))]
-            return self.question(asked.question), [*self.tokens(asked.answer)[: self.context // 2], self.tokenizer.end]
-        caption = sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] if sample.captions else ""
-        return [], [*self.tokens(caption), self.tokenizer.end]
-
-    def question(self, question: str) -> list[int]:
-        return self.tokens(ASK.format(question))
-
-    def tokens(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text[:LONGEST])[: self.context]
 
 
 class Frozen(nn.Module):
@@ -165,14 +126,9 @@ class Frozen(nn.Module):
         return self._likelihood(images, [self.collate.question(question) for question in questions], answers)
 
     def _likelihood(self, images: Sequence[np.ndarray], read: Sequence[list[int]], said: Sequence[str]) -> Tensor:
-        rows, labels = [], []
-        for before, text in zip(read, said, strict=True):
-            tokens = [*self.collate.tokens(text), self.tokenizer.end]
-            rows.append([*[SOFT] * self.config.prefix, *before, *tokens])
-            labels.append([*[UNSEEN] * (self.config.prefix + len(before)), *tokens])
-        device = self.to_prefix.weight.device
-        total, _ = nll(self.language, right_padded(rows).to(device), right_padded(labels, UNSEEN).to(device), self._prefixes(images))
-        return -total
+        soft = self._prefixes(images)
+        ids, labels = self.collate.laid_out(read, said)
+        return -nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
 
     def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
         """`[N, prefix, D]`; the same picture is looked at once."""

@@ -22,7 +22,9 @@ from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.layers import Losses, TransformerConfig, VisionConfig, gather, vision_transformer
 from models.masking import TokenMasking, image_states, patches_to_pixels, random_mask
 from models.maskvlm.blocks import CrossEncoder, TextEncoder
-from models.maskvlm.objective import MATCHING_CHANCE, combine, contrastive, hard_negatives, masked_pixels, masked_words
+from models.maskvlm.objective import combine, contrastive, masked_pixels, masked_words
+from models.matching import CHANCE as MATCHING_CHANCE
+from models.matching import hard_negatives
 from models.text import Tokenizer, layout, until_end
 
 BASE = TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-5)
@@ -213,7 +215,8 @@ class MaskVLM(nn.Module):
         """Positives, each image with a hard text, each text with a hard image: cross-entropy over 3 B pairs."""
         size = len(positive)
         generator = torch.Generator().manual_seed(int(features["ids"].sum()))  # the same in a resumed run
-        hard_text, hard_image = hard_negatives(features["image"], features["text"], self.logit_scale.exp(), features["ids"], generator)
+        similarity = self.logit_scale.exp() * features["image"] @ features["text"].T
+        hard_text, hard_image = hard_negatives(similarity, similarity.T, features["ids"], generator)
         everyone = torch.arange(size, device=positive.device)
         chosen = [
             self._pick(images, texts, features["real"], everyone, hard_text),

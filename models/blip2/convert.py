@@ -1,0 +1,77 @@
+"""BLIP-2's weights from and to transformers: the Q-Former with its heads (`Blip2ForImageTextRetrieval`) and the frozen image tower.
+
+State dicts in, state dicts out. transformers' models have no head for the first stage's generation, no [DEC] row, and the
+retrieval model no bridge to a language model: what a side lacks is left out, and loaded with `strict=False`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from models.convert import DROP_ONE, Row, State, to_ours
+
+LAYER = "qformer.encoder.layer.*"
+
+
+def _feed_forward(ours: str, suffix: str) -> list[Row]:
+    return [
+        Row(f"qformer.layers.*.{ours}.fc1.*", f"{LAYER}.intermediate{suffix}.dense.*"),
+        Row(f"qformer.layers.*.{ours}.fc2.*", f"{LAYER}.output{suffix}.dense.*"),
+        Row(f"qformer.layers.*.{ours}.norm.*", f"{LAYER}.output{suffix}.LayerNorm.*"),
+    ]
+
+
+def _attention(ours: str, norm: str, theirs: str, names: tuple[tuple[str, tuple[str, ...]], ...]) -> list[Row]:
+    there = f"{LAYER}.{theirs}"
+    return [
+        *(Row(f"qformer.layers.*.{ours}.{mine}.*", tuple(f"{there}.attention.{name}.*" for name in parts)) for mine, parts in names),
+        Row(f"qformer.layers.*.{ours}.proj.*", f"{there}.output.dense.*"),
+        Row(f"qformer.layers.*.{norm}.*", f"{there}.output.LayerNorm.*"),
+    ]
+
+
+VISION = [
+    Row("visual.cls_token", "vision_model.embeddings.class_embedding"),
+    Row("visual.pos_embed", "vision_model.embeddings.position_embedding"),
+    Row("visual.patch_embed.proj.*", "vision_model.embeddings.patch_embedding.*"),
+    Row("visual.blocks.*.norm1.*", "vision_model.encoder.layers.*.layer_norm1.*"),
+    Row("visual.blocks.*.attn.qkv.*", "vision_model.encoder.layers.*.self_attn.qkv.*"),
+    Row("visual.blocks.*.attn.proj.*", "vision_model.encoder.layers.*.self_attn.projection.*"),
+    Row("visual.blocks.*.norm2.*", "vision_model.encoder.layers.*.layer_norm2.*"),
+    Row("visual.blocks.*.mlp.fc1.*", "vision_model.encoder.layers.*.mlp.fc1.*"),
+    Row("visual.blocks.*.mlp.fc2.*", "vision_model.encoder.layers.*.mlp.fc2.*"),
+    Row("norm_image.*", "vision_model.post_layernorm.*"),
+]
+QFORMER = [
+    Row("qformer.queries", "query_tokens", DROP_ONE),
+    Row("qformer.norm.*", "qformer.layernorm.*"),
+    *_attention("attn", "norm", "attention", (("qkv", ("query", "key", "value")),)),
+    *_attention("cross", "norm_cross", "crossattention", (("q", ("query",)), ("kv", ("key", "value")))),
+    *_feed_forward("query_mlp", "_query"),
+]
+TEXT = [
+    Row("qformer.tokens.weight", "embeddings.word_embeddings.weight"),
+    Row("qformer.positions", "embeddings.position_embeddings.weight"),
+    *_feed_forward("text_mlp", ""),
+    Row("image_projection.*", "vision_projection.*"),
+    Row("text_projection.*", "text_projection.*"),
+    Row("match_head.*", "itm_head.*"),
+]
+BRIDGE = [Row("to_language.*", "language_projection.*")]
+
+
+def from_retrieval(state: State) -> State:
+    """Of a `Blip2ForImageTextRetrieval`: everything but the first stage's generation and the language model."""
+    found = to_ours(state, [*VISION, *QFORMER, *TEXT])
+    words = found["qformer.tokens.weight"]
+    found["qformer.tokens.weight"] = torch.cat([words, words.mean(dim=0, keepdim=True)])  # [DEC] is not among theirs
+    return found
+
+
+def from_conditional_generation(state: State) -> State:
+    """Of a `Blip2ForConditionalGeneration`: everything but the texts' side of the Q-Former; the language model as it is."""
+    language = {
+        name.replace("language_model.", "language.", 1): value for name, value in state.items() if name.startswith("language_model.")
+    }
+    rest = {name: value for name, value in state.items() if not name.startswith("language_model.")}
+    return to_ours(rest, [*VISION, *QFORMER, *BRIDGE]) | language

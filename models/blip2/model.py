@@ -1,0 +1,259 @@
+"""BLIP-2: a Q-Former learns to ask a frozen image encoder what a frozen language model can use (Li et al., 2023, arXiv 2301.12597).
+
+Stage "represent" trains the Q-Former against texts, stage "generate" through the language model. Deviations: a rank finds its hard
+negatives among its own pairs, and a text with the same words is none. `tiny` has the suite's own CLIP tower and language model,
+and learns from questions as well as from captions in the second stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.sample import Sample
+from models.backbones import LanguageConfig, freeze, language_model
+from models.blip2.objective import contrastive, generation, generation_nll, matching
+from models.blip2.qformer import QFormer
+from models.generate import GREEDY, Decoding
+from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.layers import Losses, TransformerConfig, VisionConfig, gather, mean_of_all, vision_transformer
+from models.masking import image_states
+from models.matching import CHANCE as MATCHING_CHANCE
+from models.matching import hard_negatives
+from models.splice import SOFT, PrefixCollate, nll, write
+from models.text import Tokenizer, layout, until_end
+
+
+@dataclass(frozen=True)
+class BLIP2Config:
+    vision: VisionConfig = field(
+        default_factory=lambda: VisionConfig(
+            width=1408, depth=39, heads=16, mlp_ratio=6144 / 1408, image_size=224, patch_size=14, norm_eps=1e-6
+        )
+    )
+    qformer: TransformerConfig = field(default_factory=lambda: TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-12))
+    queries: int = 32  # section 3.1
+    every: int = 2  # layers from one attention to the image to the next
+    embed_dim: int = 256  # of the contrast
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    context: int = 32  # tokens of a caption, or of a question with its answer
+    vocab_size: int = 30_522
+    temperature: float = 0.07  # initial
+    contrast: float = 1.0  # weights of the first stage's three losses; one of weight 0 is not computed
+    matching: float = 1.0
+    generation: float = 1.0
+    questions: float = 0.0  # share of the second stage's samples of which a question is answered instead
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @classmethod
+    def tiny(cls) -> BLIP2Config:
+        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
+        qformer = TransformerConfig(width=160, depth=4, heads=5, activation="relu")
+        return cls(vision=vision, qformer=qformer, queries=16, embed_dim=128, context=40, questions=0.5)
+
+    @classmethod
+    def paper(cls) -> BLIP2Config:
+        """EVA ViT-g/14 without its last layer, BERT-base as Q-Former: 188 M of it are trained in the first stage."""
+        return cls(language=LanguageConfig(source="facebook/opt-2.7b"))
+
+
+@dataclass(frozen=True)
+class RepresentCollate:
+    """Stage 1: pictures and captions `[start] tokens end`, padded."""
+
+    transform: ImageTransform
+    tokenizer: Tokenizer
+    context: int
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        captions = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
+        return {"pixels": self.transform([sample.image for sample in samples], rng), "ids": layout(self.tokenizer, captions, self.context)}
+
+
+class WordHead(nn.Module):
+    """BERT's: a transformation, then the word embeddings once more."""
+
+    def __init__(self, config: TransformerConfig, rows: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.bias = nn.Parameter(torch.zeros(rows))
+
+    def forward(self, x: Tensor, words: nn.Embedding) -> Tensor:
+        return F.linear(self.norm(F.gelu(self.dense(x))), words.weight, self.bias)
+
+
+class BLIP2(nn.Module):
+    paradigm = "pretrained backbones"
+    score_kind = "matching head"
+
+    def __init__(self, config: BLIP2Config, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        if tokenizer.start is None:
+            raise ValueError(f"the Q-Former's texts begin with a start token, and the tokenizer {tokenizer.name!r} has none")
+        self.config, self.tokenizer = config, tokenizer
+        self.transform = ImageTransform(config.vision.image_size)
+        self.visual: Any = freeze(vision_transformer(config.vision))
+        language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
+        self.language = freeze(language)
+        width = config.qformer.width
+        self.norm_image = nn.LayerNorm(config.vision.width, eps=config.vision.norm_eps)
+        self.decode = config.vocab_size  # [DEC], the first token of a text that is to be told: one more row
+        self.qformer = QFormer(
+            config.qformer,
+            queries=config.queries,
+            every=config.every,
+            image_width=config.vision.width,
+            rows=config.vocab_size + 1,
+            context=config.context,
+        )
+        self.image_projection, self.text_projection = nn.Linear(width, config.embed_dim), nn.Linear(width, config.embed_dim)
+        self.match_head = nn.Linear(width, 2)
+        self.word_head = WordHead(config.qformer, config.vocab_size + 1)
+        self.temperature = nn.Parameter(torch.tensor(config.temperature))
+        self.language_width: int = language.get_input_embeddings().embedding_dim
+        self.to_language = nn.Linear(width, self.language_width)
+        self.stage = "represent"
+        self.collate: RepresentCollate | PrefixCollate = RepresentCollate(self.transform, tokenizer, config.context)
+        self.sequences = PrefixCollate(self.transform, tokenizer, config.queries, config.context, config.questions)
+
+    def adopt(self, modules: Mapping[str, Any]) -> None:
+        """ "vision": a trained model with an image tower `visual` of this shape; "language_model": a trained `LM`, or one of the hub."""
+        self.visual.load_state_dict(modules["vision"].visual.state_dict())
+        source = modules["language_model"]
+        self.language.load_state_dict(getattr(source, "language", source).state_dict())
+
+    def enter_stage(self, name: str) -> None:
+        """ "represent": the Q-Former and its heads learn; "generate": the queries' side of it and the bridge to the language model."""
+        if name not in ("represent", "generate"):
+            raise ValueError(f"stage {name!r}: expected represent or generate")
+        self.stage = name
+        generating = name == "generate"
+        self.collate = self.sequences if generating else RepresentCollate(self.transform, self.tokenizer, self.config.context)
+        text_only = (self.image_projection, self.text_projection, self.match_head, self.word_head, self.qformer.tokens)
+        for module in (*text_only, *(layer.text_mlp for layer in self.qformer.layers)):
+            module.requires_grad_(not generating)
+        self.qformer.positions.requires_grad_(not generating)
+        self.temperature.requires_grad_(not generating)
+        self.to_language.requires_grad_(generating)
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        return self.objective(self.encode(batch))
+
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Stage 1: image states `[B, S, M]`, L2-normalised queries `[B, Q, D]` and texts `[B, D]`, and each caption's "nll" and "tokens".
+        Stage 2: "nll" and "tokens" of what is to be said."""
+        image = self._see(batch["pixels"])
+        if "labels" in batch:
+            total, count = nll(self.language, batch["ids"], batch["labels"], self.to_language(self.qformer.look(image)))
+            return {"nll": total, "tokens": count}
+        config, ids = self.config, batch["ids"]
+        real = until_end(ids, self.tokenizer.end)
+        features = {"states": image, "ids": ids, "real": real, "queries": self._queries(image), "text": self._text_feature(ids, real)}
+        if config.generation:
+            told = torch.cat([torch.full_like(ids[:, :1], self.decode), ids[:, 1:]], dim=1)
+            logits = self.word_head(self.qformer.tell(image, told, real), self.qformer.tokens)
+            features["nll"], features["tokens"] = generation_nll(logits, told, real)
+        return features
+
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        if "states" not in features:
+            loss = mean_of_all(features["nll"], features["tokens"])
+            return Losses(loss, {"text": loss}, {"text": math.log(self.config.vocab_size)})
+        config, scale = self.config, 1 / self.temperature
+        terms: dict[str, Tensor] = {}
+        if config.contrast:
+            terms["itc"] = contrastive(features["queries"], features["text"], scale)
+        if config.matching:
+            with torch.autocast(features["states"].device.type, torch.bfloat16, enabled=features["states"].dtype == torch.bfloat16):
+                terms["itm"] = self._matching(features, scale)
+        if config.generation:
+            terms["itg"] = generation(features["nll"], features["tokens"])
+        weights = {"itc": config.contrast, "itm": config.matching, "itg": config.generation}
+        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        chance = {"itc": math.log(max(2, len(gather(features["text"])))), "itm": MATCHING_CHANCE, "itg": math.log(config.vocab_size + 1)}
+        return Losses(total, terms, {name: chance[name] for name in terms})
+
+    def _matching(self, features: dict[str, Tensor], scale: Tensor) -> Tensor:
+        image, ids, real = features["states"], features["ids"], features["real"]
+        generator = torch.Generator().manual_seed(int(ids.sum()))  # the same in a resumed run
+        similarity = scale * torch.einsum("bqd,cd->bcq", features["queries"], features["text"]).amax(dim=2)  # [image, text]
+        hard_text, hard_image = hard_negatives(similarity, similarity.T, ids, generator)
+        return matching(
+            self._match(image, ids, real),
+            self._match(image, ids[hard_text], real[hard_text]),
+            self._match(image[hard_image], ids, real),
+        )
+
+    def _match(self, image: Tensor, ids: Tensor, real: Tensor) -> Tensor:
+        """Logits `[B, 2]`: the mean over queries of the head's."""
+        return self.match_head(self.qformer.match(image, ids, real)).mean(dim=1)
+
+    def after_step(self) -> None:
+        with torch.no_grad():
+            self.temperature.clamp_(0.001, 0.5)
+
+    def _see(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels -> what the Q-Former attends to `[B, S, M]`: the frozen tower's states, normalised by a norm that learns."""
+        with torch.no_grad():
+            states = image_states(self.visual, normalise(pixels, self.config.mean, self.config.std))
+        return self.norm_image(states)
+
+    def _queries(self, image: Tensor) -> Tensor:
+        return F.normalize(self.image_projection(self.qformer.look(image)).float(), dim=-1)
+
+    def _text_feature(self, ids: Tensor, real: Tensor) -> Tensor:
+        return F.normalize(self.text_projection(self.qformer.read(ids, real)[:, 0]).float(), dim=-1)
+
+    # -------------------------------------------------------------------------------------------- capabilities
+
+    @torch.no_grad()
+    def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
+        """Logit of "this text belongs to this image" by the matching head, float32 `[N]`."""
+        ids = layout(self.tokenizer, texts, self.config.context).to(self.temperature.device)
+        logits = self._match(self._look(images), ids, until_end(ids, self.tokenizer.end)).float()
+        return logits[:, 1] - logits[:, 0]
+
+    @torch.no_grad()
+    def similarity(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
+        """Cosine of every image's best query with every text, float32 `[N, T]`: the contrast, which makes a shortlist cheap."""
+        ids = layout(self.tokenizer, texts, self.config.context).to(self.temperature.device)
+        text = self._text_feature(ids, until_end(ids, self.tokenizer.end))
+        return torch.einsum("bqd,cd->bcq", self._queries(self._look(images)), text).amax(dim=2)
+
+    @torch.no_grad()
+    def caption(self, images: Sequence[np.ndarray], *, how: Decoding = GREEDY) -> list[str]:
+        return self._write(images, [[]] * len(images), how)
+
+    @torch.no_grad()
+    def answer(self, images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
+        return self._write(images, [self.sequences.question(question) for question in questions])
+
+    @torch.no_grad()
+    def answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
+        """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
+        soft = self.to_language(self.qformer.look(self._look(images)))
+        ids, labels = self.sequences.laid_out([self.sequences.question(question) for question in questions], answers)
+        return -nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
+
+    def _write(self, images: Sequence[np.ndarray], read: Sequence[list[int]], how: Decoding = GREEDY) -> list[str]:
+        if not len(images):
+            return []
+        soft = self.to_language(self.qformer.look(self._look(images)))
+        rows = [[*[SOFT] * self.config.queries, *tokens] for tokens in read]
+        return write(self.language, self.tokenizer, rows, soft, limit=self.config.context, how=how)
+
+    def _look(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Image states `[N, S, M]`; the same picture is looked at once."""
+        distinct = {id(image): image for image in images}
+        order = {name: place for place, name in enumerate(distinct)}
+        states = self._see(self.transform(list(distinct.values())).to(self.temperature.device))
+        return states[[order[id(image)] for image in images]]

@@ -1,0 +1,29 @@
+"""Hard negatives for image-text matching (ALBEF, arXiv 2107.07651, section 3.2): the pairs that the contrast takes for right."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3  # loss of saying "one in three matches", which is true
+
+
+def hard_negatives(image_to_text: Tensor, text_to_image: Tensor, captions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For each image another pair's text, and for each text another pair's image: indices `[B]` each.
+
+    image_to_text, text_to_image: scaled similarities `[B, B]` among this rank's pairs; the draw is proportional to their softmax.
+    captions: token ids `[B, T]`; a text with the same words is no negative, unless there is no other.
+    """
+    with torch.no_grad():
+        same = (captions[:, None] == captions[None]).all(dim=-1)
+        itself = torch.eye(len(same), dtype=torch.bool, device=same.device)
+        allowed = ~same | same.all(dim=1, keepdim=True) & ~itself
+        if len(same) == 1:
+            allowed = torch.ones_like(allowed)  # a pair alone has no negative but itself
+        draws = []
+        for similarity in (image_to_text, text_to_image):
+            weights = similarity.float().masked_fill(~allowed, float("-inf")).softmax(dim=1)
+            draws.append(torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0].to(captions.device))
+    return draws[0], draws[1]

@@ -1,0 +1,247 @@
+"""Our BLIP-2 computes what transformers' two models compute; the first stage's losses equal a second, slow derivation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval
+
+from models.backbones import LanguageConfig
+from models.blip2 import BLIP2, BLIP2Config
+from models.blip2.convert import from_conditional_generation, from_retrieval
+from models.images import OPENAI_MEAN, OPENAI_STD, normalise
+from models.layers import TransformerConfig, VisionConfig
+from models.masking import UNSEEN
+from models.splice import SOFT
+from models.text import until_end
+from tests.models.kit import assert_close, pictures, randomise, texts, tokenizer
+
+CONTEXT, WORDS = 12, 100
+VISION = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 28, "patch_size": 14}
+QFORMER = {
+    "vocab_size": WORDS,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "encoder_hidden_size": 48,
+    "cross_attention_frequency": 2,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "max_position_embeddings": CONTEXT,
+}
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": WORDS,
+    "hidden_size": 40,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+
+
+def words() -> Any:
+    found = tokenizer(pad=0, end=95)
+    found.start = 1
+    return found
+
+
+def ours() -> BLIP2:
+    config = BLIP2Config(
+        vision=VisionConfig(width=48, depth=2, heads=4, mlp_ratio=2.0, image_size=28, patch_size=14, norm_eps=1e-6),
+        qformer=TransformerConfig(width=32, depth=4, heads=4, mlp_ratio=2.0, norm_eps=1e-12),
+        queries=6,
+        embed_dim=24,
+        language=LanguageConfig(width=40, depth=2, heads=4, hidden=64, context=64),
+        context=CONTEXT,
+        vocab_size=WORDS,
+    )
+    torch.manual_seed(0)
+    return BLIP2(config, words()).eval()
+
+
+def load(model: BLIP2, state: dict[str, Tensor]) -> None:
+    unexpected = model.load_state_dict(state, strict=False).unexpected_keys
+    assert unexpected == []
+
+
+@pytest.fixture(scope="module")
+def retrieval() -> Blip2ForImageTextRetrieval:
+    model = Blip2ForImageTextRetrieval(
+        Blip2Config(
+            vision_config=VISION,
+            qformer_config=QFORMER | {"use_qformer_text_input": True},
+            text_config=LLAMA,
+            num_query_tokens=6,
+            image_text_hidden_size=24,
+            image_token_index=None,
+        )
+    )
+    randomise(model, 0)
+    return model.eval()
+
+
+def batch() -> dict[str, Tensor]:
+    ids = texts(5, CONTEXT, pad=0, end=95)
+    ids[:, 0] = 1
+    return {"pixels": pictures(5, 28), "ids": ids}
+
+
+def test_scores_equal_transformers(retrieval: Blip2ForImageTextRetrieval) -> None:
+    model = ours()
+    load(model, from_retrieval(retrieval.state_dict()))
+    data = batch()
+    pixels, real = normalise(data["pixels"], OPENAI_MEAN, OPENAI_STD), until_end(data["ids"], 95)
+    asked = {"pixel_values": pixels, "input_ids": data["ids"], "attention_mask": real.long()}
+    image = model._see(data["pixels"])
+    assert_close(image, retrieval.vision_model(pixels).last_hidden_state, "image states")
+    matched = retrieval(**asked, use_image_text_matching_head=True)
+    logits = model._match(image, data["ids"], real)
+    assert_close(logits, matched.logits_per_image, "matching")
+    contrast = retrieval(**asked, use_image_text_matching_head=False)
+    text = model._text_feature(data["ids"], real)
+    assert_close((model._queries(image) @ text.T).amax(dim=1), contrast.logits_per_image, "contrast")
+    direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    model.zero_grad()
+    retrieval.zero_grad()
+    (logits * direction).sum().backward()
+    (matched.logits_per_image * direction).sum().backward()
+    _same_gradients(model, retrieval, from_retrieval, ("visual.", "language.", "norm_image.", "qformer.tokens."))
+
+
+def test_the_second_stage_equals_transformers() -> None:
+    theirs = Blip2ForConditionalGeneration(
+        Blip2Config(vision_config=VISION, qformer_config=QFORMER, text_config=LLAMA, num_query_tokens=6, image_token_index=99)
+    ).eval()
+    randomise(theirs, 0)
+    model = ours()
+    load(model, from_conditional_generation(theirs.state_dict()))
+    model.enter_stage("generate")
+    captions = torch.randint(3, 90, (4, 7), generator=torch.Generator().manual_seed(2))
+    data = {
+        "pixels": pictures(4, 28),
+        "ids": torch.cat([torch.full((4, 6), SOFT), captions], dim=1),
+        "labels": torch.cat([torch.full((4, 8), UNSEEN), captions[:, 2:]], dim=1),
+    }
+    losses = model(data)
+    losses.total.backward()
+    ids = data["ids"].where(data["ids"] != SOFT, 99)
+    pixels = normalise(data["pixels"], OPENAI_MEAN, OPENAI_STD)
+    out = theirs(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids), labels=data["labels"])
+    out.loss.backward()
+    assert_close(losses.total, out.loss, "loss")
+    assert all(parameter.grad is None for name, parameter in model.named_parameters() if name.startswith(("language.", "visual.")))
+    _same_gradients(model, theirs, from_conditional_generation, ("visual.", "language.", "norm_image."))
+
+
+def test_the_first_stage_equals_a_slow_derivation(retrieval: Blip2ForImageTextRetrieval) -> None:
+    """Pair by pair, query by query; generation by one pass for each prefix of each text."""
+    model = ours()
+    load(model, from_retrieval(retrieval.state_dict()))
+    for parameter in model.word_head.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.enter_stage("represent")
+    data = batch()
+    losses = model(data)
+    ids, image, size = data["ids"], model._see(data["pixels"]), 5
+    lengths = [int((row == 95).int().argmax()) + 1 for row in ids]
+    queries = [model._queries(image[i : i + 1])[0] for i in range(size)]
+    text = [model._text_feature(ids[i : i + 1, : lengths[i]], torch.ones(1, lengths[i], dtype=torch.bool))[0] for i in range(size)]
+    similar = (
+        torch.stack([torch.stack([max(q @ text[j] for q in queries[i]) for j in range(size)]) for i in range(size)]) / model.temperature
+    )
+
+    def smooth(logits: Tensor, right: int) -> Tensor:
+        log_p = logits.log_softmax(-1)
+        return -(0.9 * log_p[right] + 0.1 * log_p.mean())
+
+    itc = torch.stack([(smooth(similar[i], i) + smooth(similar[:, i], i)) / 2 for i in range(size)]).mean()
+    assert_close(losses.terms["itc"], itc, "contrast")
+
+    nll, count = torch.tensor(0.0), 0
+    for i in range(size):
+        told = torch.cat([torch.tensor([model.decode]), ids[i, 1 : lengths[i]]])
+        for place in range(1, lengths[i]):
+            prefix = told[None, :place]
+            states = model.qformer.tell(image[i : i + 1], prefix, torch.ones_like(prefix, dtype=torch.bool))
+            nll = nll + smooth(model.word_head(states[0, -1], model.qformer.tokens), int(told[place]))
+            count += 1
+    assert_close(losses.terms["itg"], nll / count, "generation")
+
+    from models.matching import hard_negatives
+
+    generator = torch.Generator().manual_seed(int(ids.sum()))
+    hard_text, hard_image = hard_negatives(similar, similar.T, ids, generator)
+    pairs = (
+        [(i, i, 1) for i in range(size)]
+        + [(i, int(hard_text[i]), 0) for i in range(size)]
+        + [(int(hard_image[i]), i, 0) for i in range(size)]
+    )
+    wrong = []
+    for i, j, right in pairs:
+        alone = ids[j : j + 1, : lengths[j]]
+        states = model.qformer.match(image[i : i + 1], alone, torch.ones_like(alone, dtype=torch.bool))[0]
+        logits = sum(model.match_head(state) for state in states) / 6
+        wrong.append(-logits.log_softmax(-1)[right])
+        assert (i == j) == bool(right)
+    assert_close(losses.terms["itm"], torch.stack(wrong).mean(), "matching")
+
+    model.zero_grad()
+    losses.total.backward(retain_graph=True)
+    fast = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+    (itc + nll / count + torch.stack(wrong).mean()).backward()
+    slow = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert fast.keys() == slow.keys()
+    for name, gradient in fast.items():
+        assert_close(gradient, slow[name], f"gradient of {name}")
+
+
+def test_masks_keep_apart_what_must_not_meet(retrieval: Blip2ForImageTextRetrieval) -> None:
+    """Contrast: a text never sees an image. Generation: causal, and the queries do not see the text."""
+    model = ours()
+    load(model, from_retrieval(retrieval.state_dict()))
+    data = batch()
+    image, ids = model._see(data["pixels"]), data["ids"]
+    real = torch.ones_like(ids, dtype=torch.bool)
+    before, other = model.qformer.tell(image, ids, real), ids.clone()
+    other[:, 7] = 50
+    after = model.qformer.tell(image, other, real)
+    assert torch.equal(before[:, :7], after[:, :7])
+    assert not torch.allclose(before[:, 7:], after[:, 7:])
+    alone = model.qformer._run(model.qformer.queries.expand(5, -1, -1), 6, image, None)
+    assert torch.allclose(alone, model.qformer.look(image))
+    assert F.cosine_similarity(model.qformer.match(image, ids, real), alone, dim=-1).min() < 0.999
+
+
+def test_paper_sizes() -> None:
+    """Table 2: the Q-Former's 188 M of the first stage, of which 107 M go on to OPT-2.7B."""
+    with torch.device("meta"):
+        config = replace(BLIP2Config.paper(), language=LanguageConfig(width=2560, depth=1, heads=32, hidden=64))
+        model = BLIP2(config, words())
+    first = sum(
+        parameter.numel() for name, parameter in model.named_parameters() if not name.startswith(("visual.", "language.", "to_language."))
+    )
+    assert first == pytest.approx(188e6, rel=0.01)
+    model.enter_stage("generate")
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert trained == pytest.approx(107e6, rel=0.01)
+
+
+def _same_gradients(mine: BLIP2, theirs: torch.nn.Module, convert: Any, but: tuple[str, ...]) -> None:
+    state = theirs.state_dict(keep_vars=True)
+    reference = convert({name: torch.zeros_like(value) if value.grad is None else value.grad for name, value in state.items()})
+    compared = 0
+    for name, parameter in mine.named_parameters():
+        if name in reference and not name.startswith(but):
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            assert_close(gradient, reference[name], f"gradient of {name}")
+            compared += 1
+    assert compared > 40
