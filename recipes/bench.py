@@ -7,6 +7,8 @@ median over repetitions of theirs / ours within one repetition, with its range.
                  that are normalised already and texts of 77 tokens, as its loader gives them; ours normalises inside the step
                  and by default cuts texts to the longest of the batch, which changes no feature.
     siglip step  the same against transformers.
+    drawing      CM3leon's decoder against transformers' OPT with the same weights: 64 image tokens after prompts of several lengths,
+                 sampled with caches on both sides, without guidance and with.
     loader       batches from the same shards with the same crops and the same tokenizer, once both are under way: reading
                  the set into memory is not counted. open_clip's pipeline is the webdataset stages of its `get_wds_dataset`
                  for training.
@@ -20,8 +22,7 @@ import json
 import math
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +46,9 @@ from models.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normali
 from models.siglip import SigLIP
 from models.siglip.convert import config_from_transformers, from_transformers
 from models.text import OpenCLIPTokenizer
+from recipes.bench_drawing import drawing
 from recipes.place import Place, hardware
+from recipes.ratios import Row, interleaved, row_of
 from recipes.recipe import Optim
 from recipes.step import backward
 from recipes.train import adamw
@@ -61,6 +64,7 @@ class Setting:
     width: int = 256
     depth: int = 6
     batch: int = 32
+    draw_batch: int = 64
     loader_batch: int = 128
     loader_batches: int = 30
     image: int = 64
@@ -68,17 +72,6 @@ class Setting:
 
 
 QUICK = Setting(width=128, depth=2, batch=16, loader_batches=8, repeats=3)
-
-
-@dataclass(frozen=True)
-class Row:
-    what: str
-    ours: str
-    theirs: str
-    shapes: str
-    ratios: tuple[float, ...]  # theirs' seconds / ours, one per repetition
-    our_rates: tuple[float, ...]  # samples per second
-    their_rates: tuple[float, ...]
 
 
 def main() -> None:
@@ -100,6 +93,7 @@ def main() -> None:
     rows = [
         *clip_step(setting, split, place, repeats),
         *siglip_step(setting, split, place, repeats),
+        *drawing(setting.depth, setting.draw_batch, place, repeats),
         *loader(setting, split, args.workers, repeats),
     ]
     _print(rows, place)
@@ -223,10 +217,10 @@ def _step_rows(what: str, steps: dict[str, Callable[[], float]], pairs: list[tup
         raise RuntimeError(
             f"the same weights and samples should give the same loss, but gave {losses}: this compares different computations"
         )
-    seconds = _interleaved(steps, repeats)
+    seconds = interleaved(steps, repeats)
     towers = f"{setting.width} x {setting.depth}"
     shapes = f"ViT {towers}, {setting.image} px / 8; text {towers}; batch {setting.batch}"
-    return [_row(what, ours, theirs, shapes, seconds, setting.batch) for ours, theirs in pairs]
+    return [row_of(what, ours, theirs, shapes, seconds, setting.batch) for ours, theirs in pairs]
 
 
 def _default(place: Place) -> str:
@@ -265,10 +259,10 @@ def loader(setting: Setting, split: Split, workers: int, repeats: int) -> list[R
 
         return run
 
-    seconds = _interleaved({name: take(source) for name, source in batches.items()}, repeats)
+    seconds = interleaved({name: take(source) for name, source in batches.items()}, repeats)
     samples = setting.loader_batch * setting.loader_batches
     shapes = f"{split.name}, {setting.image} px, random crops, batch {setting.loader_batch}"
-    return [_row("loader", mine, reference, shapes, seconds, samples) for mine in (memory, streaming)]
+    return [row_of("loader", mine, reference, shapes, seconds, samples) for mine in (memory, streaming)]
 
 
 def _open_clip_batches(setting: Setting, split: Split, workers: int) -> Iterator[Any]:
@@ -299,34 +293,6 @@ def _complete(sample: dict[str, Any]) -> bool:
 
 def _tokenize(text: str) -> Tensor:
     return open_clip.tokenize(text)[0]
-
-
-# ---------------------------------------------------------------------------------------------------- measuring
-
-
-def _interleaved(contestants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every run, one of each in turn, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for repetition in range(repeats + 1):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if repetition:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def _row(what: str, ours: str, theirs: str, shapes: str, seconds: dict[str, list[float]], samples: int) -> Row:
-    mine, other = seconds[ours], seconds[theirs]
-    return Row(
-        what=what,
-        ours=ours,
-        theirs=theirs,
-        shapes=shapes,
-        ratios=tuple(b / a for a, b in zip(mine, other, strict=True)),
-        our_rates=tuple(samples / s for s in mine),
-        their_rates=tuple(samples / s for s in other),
-    )
 
 
 def _print(rows: list[Row], place: Place) -> None:

@@ -10,7 +10,7 @@ import pytest
 from recipes import bench
 from tests.data.kit import make_split
 
-SMALL = bench.Setting(width=64, depth=1, batch=4, loader_batch=8, loader_batches=2, image=16, repeats=2)
+SMALL = bench.Setting(width=64, depth=1, batch=4, draw_batch=4, loader_batch=8, loader_batches=2, image=16, repeats=2)
 
 
 def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,7 +22,7 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     bench.main()
     assert "times faster" in capsys.readouterr().out
     rows = json.loads(out.read_text())["rows"]
-    assert [row["what"] for row in rows] == ["clip step"] * 4 + ["siglip step"] * 2 + ["loader"] * 2
+    assert [row["what"] for row in rows] == ["clip step"] * 4 + ["siglip step"] * 2 + ["drawing"] * 2 + ["loader"] * 2
     for row in rows:
         assert len(row["ratios"]) == len(row["our_rates"]) == 2
         assert row["ratios"] == pytest.approx([ours / theirs for ours, theirs in zip(row["our_rates"], row["their_rates"], strict=True)])
