@@ -164,21 +164,22 @@ class EmbeddingScorer(ImageFeatures):
         if list(texts) != self._prepared:
             self._texts, self._prepared = {}, list(texts)
             if texts:
-                self._embed(texts)
+                self.text_features(texts)
 
     def matrix(self, images: Images, texts: Texts) -> np.ndarray:
-        return _similarity(self.features(images), self._embed(texts))
+        return _similarity(self.features(images), self.text_features(texts))
 
     def pairs(self, images: Images, texts: Texts) -> np.ndarray:
-        products = self.features(images).astype(np.float64) * self._embed(texts)
+        products = self.features(images).astype(np.float64) * self.text_features(texts)
         return products.sum(axis=1).astype(np.float32)
 
     def classes(self, images: Images, prompts: Sequence[Texts]) -> np.ndarray:
         """A class is the mean of its prompts' embeddings, normalised before and after (CLIP, section 3.1.4)."""
-        centres = np.stack([_normalised(_normalised(self._embed(texts)).mean(axis=0)) for texts in prompts])
+        centres = np.stack([_normalised(_normalised(self.text_features(texts)).mean(axis=0)) for texts in prompts])
         return np.float32(self.scale) * _similarity(self.features(images), centres)
 
-    def _embed(self, texts: Texts) -> np.ndarray:
+    def text_features(self, texts: Texts) -> np.ndarray:
+        """float32 `[T, D]`."""
         missing = list(dict.fromkeys(text for text in texts if text not in self._texts))
         missing.sort(key=len)  # texts of like length share a batch: half the padding
         for start in range(0, len(missing), self.batch_size):

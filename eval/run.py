@@ -28,6 +28,7 @@ import models
 from data.shards import DataError, find
 from eval import EvalError
 from eval.ask import Json, cells_of, chance_cells, hashed, title, variants
+from eval.clipscore import clip_beside, named_clip
 from eval.controls import untrained
 from eval.sheet import write_sheet
 from eval.show import print_tables
@@ -46,6 +47,7 @@ def main(
     device: str = "auto",
     limit: int | None = None,
     batch_size: int = 256,
+    clip: str | None = None,
 ) -> None:
     """Evaluate a trained model.
 
@@ -56,10 +58,12 @@ def main(
         device: auto, cpu, cuda, cuda:1, mps.
         limit: at most this many samples of each split, for a quick look.
         batch_size: images or texts encoded at once; changes results in their last bits at most.
+        clip: judge of CLIPScore, a run folder or open_clip:MODEL/TAG; the finished CLIP run beside this one (seed 0) unless given.
     """
     try:
-        evaluate_run(run, data=data, tasks=tuple(tasks.split(",")) if tasks else None, device=device, limit=limit, batch_size=batch_size)
-    except (EvalError, DataError, FileNotFoundError, ValueError) as error:
+        chosen = tuple(tasks.split(",")) if tasks else None
+        evaluate_run(run, data=data, tasks=chosen, device=device, limit=limit, batch_size=batch_size, clip=clip)
+    except (EvalError, DataError, FileNotFoundError, ValueError, ConnectionError) as error:
         sys.exit(f"eval: {error}")
 
 
@@ -71,6 +75,7 @@ def evaluate_run(
     device: str = "auto",
     limit: int | None = None,
     batch_size: int = 256,
+    clip: str | None = None,
 ) -> Json:
     """Evaluate the model in a run folder, print the table, and return what is in `eval.json`."""
     for name in ("model.json", "model.safetensors"):
@@ -91,10 +96,13 @@ def evaluate_run(
         "data": spec,
         "trained_on": _trained_on(str(recipe.get("data", "unknown"))),
     }
+    source = from_shards(spec, limit)
+    judge = clip or clip_beside(folder)
+    source.clip = named_clip(str(judge), _device(device), batch_size) if judge else None
     return evaluate(
         model,
         untrained(folder, _device(device)),
-        from_shards(spec, limit),
+        source,
         folder / "eval",
         about=about,
         weights=_sha256((folder / "model.safetensors").read_bytes() + (folder / "model.json").read_bytes()),
@@ -149,9 +157,12 @@ def evaluate(
     result |= {"prompts": {name: hashed(value) for name, value in settings.items()}, "cells": cells}
     if tasks is not None:
         result["cells"] = _kept_cells(out / "eval.json", result, chosen) + cells
+    # Where a task gave no number, what it would have asked with (which judge, say) cannot set two runs apart.
+    answered = {cell["task"] for cell in result["cells"] if cell["variant"] == "model" and cell["value"] is not None}
+    result["prompts"] = {title(task): result["prompts"][title(task)] for task in planned if task.name in answered}
     result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(model)}
     result["seconds"] = round(time.perf_counter() - start, 1)
-    _write_json(out / "prompts.json", settings)
+    _write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
     if trained := everyone[0].subject:
         _write_json(out / "showcase.json", showcase(trained, planned, source))
     _write_json(out / "eval.json", result)
@@ -164,7 +175,9 @@ def evaluate(
 
 def _kept_cells(path: Path, result: Json, chosen: Sequence[Task]) -> list[Json]:
     old = json.loads(path.read_text()) if path.exists() else {}
-    if any(old.get(name) != result[name] for name in ("schema", "weights", "limit", "data_hashes", "prompts")):
+    if any(old.get(name) != result[name] for name in ("schema", "weights", "limit", "data_hashes")):
+        return []
+    if any(result["prompts"].get(name) != value for name, value in old["prompts"].items()):
         return []
     names = {task.name for task in chosen}
     return [cell for cell in old["cells"] if cell["task"] not in names]

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from data.loader import MEMORY_BUDGET, in_order
 from data.sample import Sample, to_record
 from data.shards import Split, find, splits
 from data.texts import texts
 from eval import EvalError
+
+if TYPE_CHECKING:  # data can be looked at without waiting for torch
+    from eval.clipscore import NamedCLIP
 
 T = TypeVar("T")
 SHIFTS = ("heldout", "style")
@@ -35,6 +38,7 @@ class Source:
     classes: tuple[str, ...] | None = None
     limit: int | None = None
     shards: dict[str, Split] = field(default_factory=dict)
+    clip: NamedCLIP | None = None  # judges how well texts fit pictures (CLIPScore)
     _held: dict[str, list[Sample]] = field(default_factory=dict)
     _begun: dict[str, list[Sample]] = field(default_factory=dict)
 
