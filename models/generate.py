@@ -110,16 +110,21 @@ def _sampler(how: Decoding, total: int) -> Choose:
 
     def choose(logits: Tensor, rows: Tensor) -> Tensor:
         uniform = torch.rand(total, generator=generator).to(logits.device)[rows]
-        probabilities, order = (logits / how.temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-        if how.top_k:
-            probabilities[:, how.top_k :] = 0
-            probabilities /= probabilities.sum(dim=-1, keepdim=True)
-        before = probabilities.cumsum(dim=-1) - probabilities  # what likelier tokens hold
-        probabilities = probabilities.where(before < how.top_p, 0)
+        probabilities = (logits / how.temperature).softmax(dim=-1)
+        order = None
+        if how.top_k or how.top_p < 1:
+            probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+            if how.top_k:
+                probabilities[:, how.top_k :] = 0
+                probabilities /= probabilities.sum(dim=-1, keepdim=True)
+            before = probabilities.cumsum(dim=-1) - probabilities  # what likelier tokens hold
+            probabilities = probabilities.where(before < how.top_p, 0)
         reached = probabilities.cumsum(dim=-1)  # [n, V]
         drawn = torch.searchsorted(reached, (uniform * reached[:, -1])[:, None], right=True)
-        last = (probabilities > 0).sum(dim=-1, keepdim=True) - 1  # rounding must not draw what has no probability
-        return order.gather(1, torch.minimum(drawn, last))[:, 0]
+        possible = torch.arange(probabilities.shape[1], device=logits.device)
+        last = possible.where(probabilities > 0, 0).amax(dim=-1, keepdim=True)  # rounding must not draw what has no probability
+        drawn = torch.minimum(drawn, last)
+        return (drawn if order is None else order.gather(1, drawn))[:, 0]
 
     return choose
 
