@@ -99,7 +99,7 @@ def decode(members: Members, needs: Collection[str], tally: Tally) -> Sample | N
     where = f"{members['__url__']}:{members['__key__']}"
     try:
         _refuse(members)
-        sample = describe(members, decode_image(_image_member(members)))
+        sample = describe(members, decode_image(image_bytes(members)[1]))
         for need in needs:
             if not getattr(sample, need):
                 raise Unusable(f"no {need}")
@@ -158,10 +158,11 @@ def _refuse(members: Members) -> None:
         raise Unusable(members["__problem__"])
 
 
-def _image_member(members: Members) -> bytes:
+def image_bytes(members: Members) -> tuple[str, bytes]:
+    """The extension and the encoded bytes of a sample's image. Raises Unusable."""
     for extension in IMAGE_EXTENSIONS:
         if extension in members:
-            return members[extension]
+            return extension, members[extension]
     raise Unusable("no image")
 
 

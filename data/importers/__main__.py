@@ -1,4 +1,4 @@
-"""`python -m data.importers coco|folder|table|winoground|... ...` (`make import ARGS="..."`): pictures of others as a data set."""
+"""`python -m data.importers coco|folder|table|vqa|pope|winoground|... ...` (`make import ARGS="..."`): pictures of others as a data set."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import tyro
 from data.importers.aro import import_aro
 from data.importers.coco import import_coco
 from data.importers.folder import import_folder
+from data.importers.pope import import_pope
 from data.importers.sugarcrepe import import_sugarcrepe
 from data.importers.table import import_table
+from data.importers.vqa import import_vqa
 from data.importers.winoground import import_winoground
 from data.shards import DataError
 
@@ -19,6 +21,8 @@ IMPORTERS: dict[str, Callable[..., None]] = {
     "coco": import_coco,
     "folder": import_folder,
     "table": import_table,
+    "vqa": import_vqa,
+    "pope": import_pope,
     "winoground": import_winoground,
     "sugarcrepe": import_sugarcrepe,
     "aro": import_aro,

@@ -1,4 +1,4 @@
-"""The objects of a json file, however it lists them: one a line, in an array, or by their ids in an object."""
+"""The objects of a json file, however it lists them: one a line (whatever its name ends in), in an array, or by their ids in an object."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def read_entries(path: Path, dropped: Counter[str]) -> list[Entry]:
     """
     text = read_text(path)
     try:
-        content = [_parsed(line) for line in text.split("\n") if line.strip()] if path.suffix in LINES else json.loads(text)
+        content = _lines(text) if path.suffix in LINES else json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not json ({error}). Expected an array or an object of objects, or in a .jsonl one object a line"
-        ) from error
+        content = _lines(text)  # as in POPE's .json files
+        if not content or not isinstance(content[0], dict):
+            raise DataError(f"{path} is not json ({error}). Expected an array or an object of objects, or one object a line") from error
     listed = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
     found = [entry for entry in listed if isinstance(entry, dict)]
     if not found:
-        raise DataError(f"{path} lists no objects. Expected an array or an object of objects, or in a .jsonl one object a line")
+        raise DataError(f"{path} lists no objects. Expected an array or an object of objects, or one object a line")
     if others := len(listed) - len(found):
         dropped["entry that is not an object"] += others
     return found
@@ -40,6 +40,10 @@ def strings(entry: Mapping[str, Any], names: Iterable[str]) -> list[str] | None:
     """The fields of these names, or None unless each holds a string that says something."""
     values = [entry.get(name) for name in names]
     return [str(value) for value in values] if all(isinstance(value, str) and value.strip() for value in values) else None
+
+
+def _lines(text: str) -> list[Any]:
+    return [_parsed(line) for line in text.split("\n") if line.strip()]
 
 
 def _parsed(line: str) -> Any:

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from PIL import Image
 from rich.progress import track
 
 from data.decode import FORMATS, MAX_BYTES, Tally, Unusable, open_image
-from data.sample import Foil, Sample, from_record
+from data.sample import Foil, Question, Sample, from_record
 from data.shards import DataError, write_index, write_shard
 
 SAMPLES_PER_SHARD = 1000
@@ -36,6 +36,7 @@ class Row:
     box: Box | None = None  # left, top, right, bottom in pixels
     captions: list[str] = field(default_factory=list)
     foils: list[Foil] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
     label: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -56,23 +57,28 @@ def write_split(
     Keys are running numbers in the order of the rows, unless a row has its own; the file's name stays in `extra["file"]`. Files are
     copied as they are unless they must be cut or shrunk or are in a format that the loader does not read.
     """
-    folder = out / split
+    if not images.is_dir():
+        raise FileNotFoundError(f"--images {images} is not a folder")
+    tally = Tally(dropped)
+    write_samples(_samples(rows, images=images, size=size, needs=needs, tally=tally), out=out, split=split, classes=classes, tally=tally)
+
+
+def write_samples(
+    samples: Iterator[tuple[Sample, str, bytes]], *, out: Path, split: str, tally: Tally, classes: Sequence[str] | None = None
+) -> None:
+    """Writes `out/split` from (sample, extension, encoded image), whole or not at all, and prints what became of them."""
+    folder, partial = out / split, out / f".{split}.partial"
     if Path(split).name != split:
         raise DataError(f"--split {split!r} is not a plain name such as train")
     if folder.exists():
         raise DataError(f"{folder} is already there. Remove it to import again, or choose another --out or --split")
-    if not images.is_dir():
-        raise FileNotFoundError(f"--images {images} is not a folder")
-    tally = Tally(dropped)
-    partial = out / f".{split}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    samples = _samples(rows, images=images, size=size, needs=needs, tally=tally)
     shards: list[dict[str, Any]] = []
     for first in samples:
         path = partial / f"{len(shards):05d}.tar"
         shards.append(write_shard(path, chain([first], islice(samples, SAMPLES_PER_SHARD - 1))))
     if not shards:
-        raise DataError(f"none of {len(rows)} images could be used: {tally.summary()}")
+        raise DataError(f"none of {tally.seen} images could be used: {tally.summary()}")
     write_index(partial, name=out.absolute().name, split=split, shards=shards, classes=classes, dropped=tally.drops)
     os.replace(partial, folder)
     print(f"{folder}: {sum(shard['samples'] for shard in shards)} samples in {len(shards)} shards")
@@ -93,11 +99,12 @@ def _samples(
     root = images.resolve()
     count = 0
     for row in track(rows, description="importing", disable=not sys.stderr.isatty()):
+        tally.seen += 1
         try:
             encoded, extension, image = _prepared(_read_inside(root, row.file), size, row.box)
             foils = [asdict(foil) for foil in row.foils]
             record = {"captions": row.captions, "label": row.label, "foils": foils, "extra": {"file": row.file} | row.extra}
-            sample = from_record(row.key or f"{count:08d}", image, None, record)
+            sample = replace(from_record(row.key or f"{count:08d}", image, None, record), questions=tuple(row.questions))
             for need in needs:
                 if not getattr(sample, need):
                     raise Unusable(f"no {need}")

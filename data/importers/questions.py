@@ -1,0 +1,79 @@
+"""What importers of questions end in: pictures from a folder, or from a data set that was imported before, with questions about them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from data.decode import Tally, decode, image_bytes, read_shard
+from data.importers.write import Row, write_samples, write_split
+from data.sample import Question, Sample
+from data.shards import DataError, Split, find
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The questions about one picture, by its file's name; `id` is its number where the questions give one."""
+
+    file: str
+    id: int | None = None
+    questions: list[Question] = field(default_factory=list)
+
+
+def write_questions(
+    asked: Sequence[Asked], *, images: Path | None, onto: Path | None, out: Path, split: str, size: int | None, dropped: Counter[str]
+) -> None:
+    """Writes `out/split` from the pictures in the folder `images`, or from the samples that the split has in the data set `onto`,
+    keeping what is known about them. Pictures without questions are left out and counted, and so are questions without a picture.
+
+    Keys are the names of the files, so that answers carry the ids of their images.
+    """
+    if (images is None) == (onto is None):
+        raise DataError("name the pictures by one of --images (a folder) and --onto (a data set imported before)")
+    if images is not None:
+        rows = [Row(each.file, key=_key(each.file), questions=each.questions, extra=_id(each)) for each in asked if each.questions]
+        write_split(rows, images=images, out=out, split=split, size=size, dropped=dropped, needs=("questions",))
+    elif onto is not None:
+        if size is not None:
+            raise DataError("--size shrinks the pictures of --images; those of --onto are kept as they are")
+        existing, tally = find(onto, split), Tally(dropped)
+        write_samples(_extended(existing, asked, tally), out=out, split=split, classes=existing.classes, tally=tally)
+
+
+def _extended(split: Split, asked: Sequence[Asked], tally: Tally) -> Iterator[tuple[Sample, str, bytes]]:
+    by_file = {PurePosixPath(each.file).stem: each for each in asked}
+    by_id = {number: each for each in asked if (number := each.id if each.id is not None else _number(each.file)) is not None}
+    found: set[str] = set()
+    for url in split.urls:
+        for members in read_shard(url, tally):
+            sample = decode(members, (), tally)
+            if sample is None:
+                continue
+            number = sample.extra.get("id")
+            about = by_file.get(PurePosixPath(str(sample.extra.get("file"))).stem) or by_id.get(number if isinstance(number, int) else -1)
+            if about is None or not about.questions:
+                tally.drop("no questions", sample.key)
+                continue
+            found.add(about.file)
+            yield (replace(sample, questions=(*sample.questions, *about.questions)), *image_bytes(members))
+    for each in asked:
+        if each.questions and each.file not in found:
+            tally.note("questions about a picture that is not there", each.file)
+
+
+def _key(file: str) -> str | None:
+    """None where the file's name cannot be a key."""
+    stem = PurePosixPath(file).stem
+    return stem if stem and "." not in stem else None
+
+
+def _id(each: Asked) -> dict[str, int]:
+    return {} if each.id is None else {"id": each.id}
+
+
+def _number(file: str) -> int | None:
+    """310196 of COCO_val2014_000000310196.jpg."""
+    digits = PurePosixPath(file).stem.rpartition("_")[2]
+    return int(digits) if digits.isdecimal() else None
