@@ -16,6 +16,7 @@ from rich.table import Table
 
 import models
 from models.clip import CLIPConfig
+from models.cm3leon import CM3leonConfig
 from models.coca import CoCaConfig
 from models.coca.convert import config_from_open_clip as coca_from_open_clip
 from models.siglip import SigLIPConfig
@@ -46,6 +47,7 @@ class Variant:
 
 LEARNED = 436  # tokens, of the embedded data set's captions
 RELEASED_CLIP = "OpenAI's released weights"
+CM3LEON_TABLE = "the layers of arXiv 2309.02591, table 2, built as transformers' OPT; the paper says {}"
 COCA_TABLE = "arXiv 2205.01917, table 1: encoder and decoder, without what pools between them"
 VARIANTS = [
     Variant("clip", "tiny", replace(CLIPConfig.tiny(), vocab_size=LEARNED), None, ""),
@@ -67,6 +69,23 @@ VARIANTS = [
     Variant(
         "coca", "open_clip ViT-L/14", coca_from_open_clip(get_model_config("coca_ViT-L-14")), 638_450_177, "open_clip's released weights"
     ),
+    Variant(
+        "cm3leon",
+        "tiny",
+        replace(CM3leonConfig.tiny(), vocab_size=LEARNED, retriever=replace(CLIPConfig.tiny(), vocab_size=LEARNED)),
+        None,
+        "",
+    ),
+    Variant(
+        "cm3leon",
+        "small",
+        replace(CM3leonConfig.small(), vocab_size=LEARNED, retriever=replace(CLIPConfig.small(), vocab_size=LEARNED)),
+        None,
+        "",
+    ),
+    Variant("cm3leon", "350 M", CM3leonConfig.m350(), 372_246_528, CM3LEON_TABLE.format("350 M"), ("decoder",), 0.001),
+    Variant("cm3leon", "760 M", CM3leonConfig.m760(), 784_862_208, CM3LEON_TABLE.format("760 M"), ("decoder",), 0.001),
+    Variant("cm3leon", "paper: 7 B", CM3leonConfig.paper(), 6_723_477_504, CM3LEON_TABLE.format("7 B"), ("decoder",), 0.001),
 ]
 
 

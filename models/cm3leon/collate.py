@@ -28,7 +28,7 @@ class Mix:
     alone: float = 0.0  # share of drawn pictures of several objects of which one is left, and named: the easier ones to learn from
     aligned: bool = False  # shift drawn pictures of one object by up to half a cell, so that its centre is on the cells' corners
     first_caption: float = 0.0  # share of documents that take a picture's first caption instead of any
-    documents: tuple[float, ...] = (0.0, 0.0, 0.0, 1.0)  # shares of batches with 0, 1, 2, ... retrieved documents
+    documents: tuple[float, ...] = (0.0, 0.0, 1.0)  # shares of batches with 0, 1, 2, ... retrieved documents
 
 
 @dataclass
@@ -211,5 +211,7 @@ def _shift(low: float, high: float, size: int, side: int) -> int:
     cell = size / side
     centre = (low + high) / 2
     shifts = [round(corner * cell - centre) for corner in range(side + 1)]
-    inside = [shift for shift in shifts if low + shift >= 0 and high + shift <= size]
-    return min(inside or [0], key=abs)
+    # An object at the edge stays: what is continued there would be the object.
+    whole = [shift for shift in shifts if low + min(shift, 0) >= 0 and high + max(shift, 0) <= size and (shift <= 0 or low > 0)]
+    whole = [shift for shift in whole if shift >= 0 or high < size]
+    return min(whole or [0], key=abs)

@@ -31,6 +31,8 @@ from models.layers import Losses
 from models.text import LONGEST, Tokenizer
 from models.vq import VQ, VQConfig
 
+MARKS = 2 * 16  # most <mask> and <infill> that a document's spans add to it
+
 
 @dataclass(frozen=True)
 class CM3leonConfig:
@@ -49,10 +51,11 @@ class CM3leonConfig:
     guidance: float = 3.0  # section 3.1; 1 is none
     temperature: float = 1.0
     top_p: float = 0.9
+    samples: int = 8  # drawn for each text, of which the retriever chooses one
 
     @classmethod
     def tiny(cls) -> CM3leonConfig:
-        """2 M parameters in the decoder, 8 x 8 image tokens a picture."""
+        """2.2 M parameters in the decoder, 8 x 8 image tokens a picture."""
         return cls(
             decoder=DecoderConfig(width=192, depth=4, heads=3, hidden=768, positions=512),
             image_tokenizer=VQConfig.tiny(),
@@ -66,6 +69,31 @@ class CM3leonConfig:
             temperature=0.8,
             top_p=1.0,
         )
+
+    @classmethod
+    def small(cls) -> CM3leonConfig:
+        """The paper's at a tenth of its smallest model (41 M in the decoder), for 128 px pictures of 16 x 16 tokens and one GPU."""
+        return cls(
+            decoder=DecoderConfig(width=512, depth=12, heads=8, hidden=2048, positions=1024),
+            image_tokenizer=VQConfig.small(),
+            retriever=CLIPConfig.small(),
+            text=64,
+            memory=100_000,
+            mix=Mix(spans=0.5, documents=(0.5, 0.25, 0.25)),
+        )
+
+    @classmethod
+    def paper(cls) -> CM3leonConfig:
+        """7 B: table 2 of the paper, 32 x 4096. Of three retrieved documents two fit whole beside a query into 4,096 positions."""
+        return cls(memory=1_000_000, mix=Mix(documents=(0.0, 0.0, 1.0)))
+
+    @classmethod
+    def m350(cls) -> CM3leonConfig:
+        return replace(cls.paper(), decoder=DecoderConfig(width=1024, depth=24, heads=16, hidden=4096))
+
+    @classmethod
+    def m760(cls) -> CM3leonConfig:
+        return replace(cls.paper(), decoder=DecoderConfig(width=1536, depth=24, heads=24, hidden=6144))
 
 
 class CM3leon(nn.Module):
@@ -81,17 +109,23 @@ class CM3leon(nn.Module):
         self.vocabulary = Vocabulary(config.vocab_size, self.image_tokenizer.size)
         self.cells = self.image_tokenizer.side**2
         self.frame = Frame(config.text, self.cells)
-        if config.framed and (config.documents + 1) * self.frame.length > config.decoder.positions:
-            raise ValueError(
-                f"{config.documents} retrieved documents and a query take {(config.documents + 1) * self.frame.length} positions, "
-                f"and the decoder has {config.decoder.positions}: raise decoder.positions or lower documents"
-            )
+        self._check_positions()
         self.builder = Builder(
             self.vocabulary, self.frame, start=tokenizer.end if tokenizer.start is None else tokenizer.start, end=tokenizer.end
         )
         self.decoder = TokenDecoder(config.decoder, self.vocabulary.size)
         self.memory = Memory(config.memory, config.retriever.embed_dim, text=config.text, cells=self.cells)
         self.enter_stage("pretraining")
+
+    def _check_positions(self) -> None:
+        config, frame = self.config, self.frame
+        document = frame.text + frame.cells + 3
+        longest = (config.documents + 1) * frame.length if config.framed else max(frame.length, (config.documents + 1) * document + MARKS)
+        if longest > config.decoder.positions and not config.decoder.chameleon:
+            raise ValueError(
+                f"{config.documents} retrieved documents and a query take up to {longest} positions, and the decoder has "
+                f"{config.decoder.positions}: raise decoder.positions, or lower documents or text"
+            )
 
     # --------------------------------------------------------------------------------------- what it builds on
 
@@ -201,25 +235,34 @@ class CM3leon(nn.Module):
 
     @torch.no_grad()
     def draw(
-        self, texts: Sequence[str], *, seed: int = 0, samples: int = 1, documents: int = 0, how: Sampling | None = None
+        self, texts: Sequence[str], *, seed: int = 0, samples: int | None = None, documents: int = 0, how: Sampling | None = None
     ) -> list[np.ndarray]:
         """A picture for each text, uint8 `[S, S, 3]`. An empty text is drawn freely; one longer than the context is cut.
 
-        With several `samples` the one whose CLIP embedding is closest to the text's is returned (section 3). `documents` from the
+        Of several `samples` the one whose CLIP embedding is closest to the text's is returned (section 3). `documents` from the
         memory can be put before the text.
         """
+        if not texts:
+            return []
         how = how or Sampling(self.config.guidance, self.config.temperature, self.config.top_p)
-        ids = [self._ids(text) for text in texts for _ in range(samples)]
-        rows = [self.builder.drawing(text or None) for text in ids]
+        rows = [self.builder.drawing(self._ids(text) or None) for text in texts]
         if documents:
             found = self.memory.search(self.retriever.encode_text(texts), documents, skip_above=self.config.skip_above)
-            rows = [before + row for before, row in zip(self._before(found.repeat_interleave(samples, 0)), rows, strict=True)]
+            rows = [before + row for before, row in zip(self._before(found), rows, strict=True)]
         free = [self.builder.drawing(None)] * len(rows)
-        pictures = self.image_tokenizer.paint(self._codes(rows, free, None, first=self.frame.picture, seed=seed, how=how))
-        if samples == 1:
-            return pictures
-        fits = (self.retriever.encode_image(pictures) * self.retriever.encode_text(texts).repeat_interleave(samples, 0)).sum(dim=1)
-        return [pictures[index * samples + int(best)] for index, best in enumerate(fits.view(-1, samples).argmax(dim=1))]
+        best: list[np.ndarray] = []
+        best_fit = torch.empty(0)
+        wanted = self.retriever.encode_text(texts)
+        for index in range(samples or self.config.samples):
+            codes = self._codes(rows, free, None, first=self.frame.picture, seed=seed + 1_000_003 * index, how=how)
+            pictures = self.image_tokenizer.paint(codes)
+            fit = (self.retriever.encode_image(pictures) * wanted).sum(dim=1)
+            if not best:
+                best, best_fit = pictures, fit
+            for place in (fit > best_fit).nonzero()[:, 0].tolist():
+                best[place] = pictures[place]
+            best_fit = torch.maximum(best_fit, fit)
+        return best
 
     @torch.no_grad()
     def infill(
