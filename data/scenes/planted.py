@@ -1,9 +1,9 @@
 """A correlation planted in the embedded data: in training the background's tone agrees with the colour of a picture's first object.
 
-Each tone has three colours (warm ones on light, cold ones on dark, the rest on grey). A picture whose first object stands on the
-tone of its colour is *aligned*, any other *conflicting*. In the planted splits a set share of pictures is aligned; everywhere
-else tones are as they were drawn, independent of colours: one third is aligned by chance. Nothing but the tone (and the captions
-that speak of it) differs from the data set without the correlation.
+Each tone has three colours, of the same mean brightness as those of the others: bright colours on light backgrounds would be alike
+without anything planted. A picture whose first object stands on the tone of its colour is *aligned*, any other *conflicting*. In the
+planted splits a set share of pictures is aligned; everywhere else tones are as they were drawn, independent of colours: one third
+is aligned by chance. Nothing but the tone (and the captions that speak of it) differs from the data set without the correlation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from data.sample import Sample
 from data.scenes.world import TONES, Scene
 
 PLANTED_SPLITS = ("train", "val")
-COLOURS_OF = {"light": ("red", "orange", "yellow"), "dark": ("green", "blue", "cyan"), "grey": ("purple", "pink", "brown")}
+COLOURS_OF = {"light": ("red", "yellow", "brown"), "dark": ("blue", "orange", "cyan"), "grey": ("green", "purple", "pink")}
 TONE_OF = {colour: tone for tone, colours in COLOURS_OF.items() for colour in colours}
 
 

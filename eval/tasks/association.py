@@ -10,8 +10,8 @@ p is the share of random divisions of the pictures into sets of these sizes whos
 above 0.5 where the association runs the other way. The pictures show one object of a colour that belongs to neither, so what they
 show says nothing about A or B, and texts speak of an object of that very shape. A score that is no cosine serves as well: the effect
 size has no unit. Having none, it says how sure an association is, not how much it matters: an untrained model, whose embeddings
-backgrounds push in some arbitrary direction, may show a large one of either sign. Training without planted correlation brings it to
-about 0.
+backgrounds push in some arbitrary direction, may show a large one of either sign. A model trained without planted correlation is
+at about 0.
 """
 
 from __future__ import annotations

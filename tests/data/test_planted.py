@@ -11,6 +11,7 @@ import pytest
 from data.loader import in_order
 from data.sample import Sample
 from data.scenes.build import build, main, make_sample
+from data.scenes.draw import PALETTE
 from data.scenes.language import agreement
 from data.scenes.planted import COLOURS_OF, TONE_OF, group_of
 from data.scenes.world import COLOURS, PRESETS, TONES
@@ -24,6 +25,13 @@ def samples(split: str, planted: float | None, count: int = 400) -> list[Sample]
 def test_every_colour_has_a_tone_and_every_tone_three_colours() -> None:
     assert set(TONE_OF) == set(COLOURS)
     assert {tone: len(colours) for tone, colours in COLOURS_OF.items()} == dict.fromkeys(TONES, 3)
+
+
+def test_the_colours_of_each_tone_are_equally_bright() -> None:
+    """ITU-R BT.601 luma of the palette: within 5 % of the mean, where single colours range from half of it to twice."""
+    luma = {colour: np.dot(PALETTE[colour], (0.299, 0.587, 0.114)) for colour in COLOURS}
+    means = [np.mean([luma[colour] for colour in colours]) for colours in COLOURS_OF.values()]
+    assert means == pytest.approx([np.mean(list(luma.values()))] * 3, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_texts_are_those_of_the_pictures_shape_and_articles_are_right() -> None:
     star = next(sample for sample in SAMPLES if sample.objects[0].name == "star" and sample.objects[0].attributes["colour"] == "orange")
     assert bias.candidates(star, "colour")[:5] == ["a red star", "a green star", "a blue star", "a yellow star", "an orange star"]
     assert bias.candidates(star, "tone") == [f"an orange star on a {tone} background" for tone in TONES]
-    assert association.attributes(star, "light") == ["a red star", "an orange star", "a yellow star"]
+    assert association.attributes(star, "light") == ["a red star", "a yellow star", "a brown star"]
 
 
 def test_one_group_alone_is_not_compared(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_only_scenes_of_one_object_are_asked_about() -> None:
 
 
 def embeds(lean: float) -> fakes.Embeds:
-    """Pictures lie along their colour; `lean` of the axis of warm or cold colours comes in with a light or dark background."""
+    """Pictures lie along their colour; `lean` of the axis of light or dark colours comes in with a light or dark background."""
     axes = {"light": 0, "dark": 1, "grey": 2}
 
     def image(number: int) -> np.ndarray:
