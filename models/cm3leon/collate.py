@@ -27,6 +27,7 @@ class Mix:
     drawn: float = 0.5  # share of the rest that is drawn
     alone: float = 0.0  # share of drawn pictures of several objects of which one is left, and named: the easier ones to learn from
     aligned: bool = False  # shift drawn pictures of one object by up to half a cell, so that its centre is on the cells' corners
+    easier_captions: float = 0.0  # share of captioned pictures that are made easier in the same two ways
     first_caption: float = 0.0  # share of documents that take a picture's first caption instead of any
     documents: tuple[float, ...] = (0.0, 0.0, 1.0)  # shares of batches with 0, 1, 2, ... retrieved documents
 
@@ -67,7 +68,7 @@ class DocumentCollate(Collate):
         for index, sample in enumerate(samples):
             drawn = index % 2 == 1 if rng is None else rng.random() < self.mix.drawn
             spans = rng is not None and rng.random() < self.mix.spans
-            if drawn and not spans and rng is not None:
+            if rng is not None and not spans and (drawn or rng.random() < self.mix.easier_captions):
                 sample = self._easier(sample, rng)
             text = self.text(self._caption(sample, rng))
             row, picture = self._document(text, rng if spans else None, drawn=drawn), sample
@@ -95,7 +96,7 @@ class DocumentCollate(Collate):
 
     def _easier(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if len(sample.objects) > 1 and rng.random() < self.mix.alone:
-            sample = alone(sample, int(rng.integers(len(sample.objects)))) or sample
+            sample = alone(sample, int(rng.integers(len(sample.objects))), rng) or sample
         return aligned(sample, self.side) if self.mix.aligned and len(sample.objects) == 1 else sample
 
 
@@ -145,7 +146,7 @@ def covered(transform: ImageTransform, samples: Sequence[Sample], side: int) -> 
 def edit(sample: Sample, rng: np.random.Generator) -> tuple[str, Sample, Sample]:
     """An instruction to remove or add an object, the picture before and the picture after."""
     index = int(rng.integers(len(sample.objects)))
-    rest = without(sample, [index])
+    rest = without(sample, [index], rng)
     name = named(sample.objects[index])
     return (f"remove the {name}", sample, rest) if rng.random() < 0.5 else (f"add {_article(name)} {name}", rest, sample)
 
@@ -155,7 +156,7 @@ def named(thing: Object) -> str:
     return " ".join([*(thing.attributes[key] for key in ("size", "fill", "colour") if key in thing.attributes), thing.name])
 
 
-def alone(sample: Sample, index: int) -> Sample | None:
+def alone(sample: Sample, index: int, rng: np.random.Generator) -> Sample | None:
     """A sample with one of its objects left, and a caption that names it; None where another object's box reaches into its own."""
     left, top, right, bottom = sample.objects[index].box
     others = [i for i in range(len(sample.objects)) if i != index]
@@ -164,11 +165,11 @@ def alone(sample: Sample, index: int) -> Sample | None:
         if x0 < right and left < x1 and y0 < bottom and top < y1:
             return None
     name = named(sample.objects[index])
-    return replace(without(sample, others), captions=(f"{_article(name)} {name}",))
+    return replace(without(sample, others, rng), captions=(f"{_article(name)} {name}",))
 
 
-def without(sample: Sample, removed: Sequence[int]) -> Sample:
-    """A sample with some objects painted over by the colour gradient that best fits what lies outside of all boxes."""
+def without(sample: Sample, removed: Sequence[int], rng: np.random.Generator) -> Sample:
+    """A sample with some objects painted over: by the colour gradient that best fits what lies outside of all boxes, and as grainy."""
     height, width = sample.image.shape[:2]
     y, x = np.mgrid[:height, :width]
     plane = np.stack([np.ones_like(x), x, y], axis=-1).astype(np.float32)  # [H, W, 3]
@@ -177,11 +178,14 @@ def without(sample: Sample, removed: Sequence[int]) -> Sample:
         outside[_inside(thing)] = False
     if not outside.any():
         return sample
-    gradient, *_ = np.linalg.lstsq(plane[outside], sample.image[outside].astype(np.float32), rcond=None)
+    ground = sample.image[outside].astype(np.float32)
+    gradient, *_ = np.linalg.lstsq(plane[outside], ground, rcond=None)
+    grain = ground - plane[outside] @ gradient
     image = sample.image.copy()
     for index in removed:
         box = _inside(sample.objects[index])
-        image[box] = np.clip(np.rint(plane[box] @ gradient), 0, 255)
+        painted = plane[box] @ gradient
+        image[box] = np.clip(np.rint(painted + grain[rng.integers(len(grain), size=painted.shape[:2])]), 0, 255)
     return replace(sample, image=image, objects=tuple(thing for i, thing in enumerate(sample.objects) if i not in removed))
 
 

@@ -444,16 +444,17 @@ def test_objects_can_be_painted_over_and_left_alone() -> None:
         Object("square", (18, 20, 26, 28), {"colour": "black", "size": "large"}),
     )
     sample = Sample("0", image, ("two squares",), objects=things)
-    rest = without(sample, [0])
-    assert np.abs(rest.image[:15].astype(int) - ground[:15]).max() <= 1
+    rng = np.random.default_rng(0)
+    rest = without(sample, [0], rng)
+    assert np.abs(rest.image[:15].astype(int) - ground[:15]).max() <= 2
     assert np.array_equal(rest.image[15:], image[15:])
     assert rest.objects == things[1:]
-    left = alone(sample, 1)
+    left = alone(sample, 1, rng)
     assert left is not None
     assert left.captions == ("a large black square",)
-    assert np.array_equal(left.image, rest.image)
+    assert np.abs(left.image[:15].astype(int) - ground[:15]).max() <= 2
     overlapping = replace(sample, objects=(things[0], Object("dot", (8, 8, 14, 14))))
-    assert alone(overlapping, 0) is None
+    assert alone(overlapping, 0, rng) is None
 
 
 def test_shifted_pictures_have_their_object_on_the_grid_and_whole() -> None:
