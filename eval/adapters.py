@@ -308,6 +308,7 @@ class RankedAnswers:
 
     def __init__(self, scorer: AnswerScorer) -> None:
         self.scorer, self.adapter = scorer, f"ranked: {scorer.adapter}"
+        self.costly = not (isinstance(scorer, PhrasedAnswers) and isinstance(scorer.scorer, EmbeddingScorer))  # a pass for every candidate
 
     def prepare(self, images: Images, texts: Texts = ()) -> None:
         self.scorer.prepare(images, texts)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eval.adapters import PairScorer, Subject
+from eval.adapters import PairScorer, RankedAnswers, Subject
 from eval.capabilities import Drawer
 from eval.controls import Truth, exchanged, has_truth
 from eval.metrics import estimate, estimate_whole
@@ -27,6 +27,7 @@ CONTROL_SAMPLES = 500  # controls need no narrow interval
 ORACLE_SAMPLES = 100  # reads captions in Python
 PAIRS = 100_000  # in a gallery, what a scorer that looks at every pair is asked at most
 ORACLE_PAIRS = 250_000
+RANKED_SAMPLES = 100  # by a model that has to look at every candidate answer
 UNKNOWN = "the whole truth is known for the embedded data set only"
 FEWEST = 30  # samples; below, an interval says nothing
 
@@ -65,7 +66,7 @@ def variants(model: Any, fresh: Any, source: Source, splits: Iterable[str], weig
         Variant(
             name="oracle",
             subject=Subject(Truth(samples), batch_size=4096),
-            identity="truth 2",
+            identity="truth 3",
             most=ORACLE_SAMPLES,
             most_pairs=ORACLE_PAIRS,
             primary_only=True,
@@ -177,6 +178,8 @@ def _rows(task: Task, variant: Variant, adapter: Any) -> list[int]:
     most = variant.most
     if task.gallery and isinstance(adapter, PairScorer):
         most = min(most or len(task.samples), variant.most_pairs // max(1, len(task.texts())))
+    if isinstance(adapter, RankedAnswers) and adapter.costly:
+        most = min(most or len(task.samples), RANKED_SAMPLES)
     return spread(list(range(len(task.samples))), most)
 
 

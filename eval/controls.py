@@ -18,9 +18,10 @@ import models
 from data.sample import Sample
 from data.scenes.compose import compose
 from data.scenes.draw import draw
-from data.scenes.language import agreement
+from data.scenes.language import agreement, parse
 from data.scenes.language import answer as true_answer
 from data.scenes.world import PRESETS, Preset
+from eval.answers import queried
 from eval.capabilities import Images, Prompt, Texts
 from eval.naming import ASKED
 from eval.source import together
@@ -66,8 +67,8 @@ class Truth:
         return [agreement(text, self._known[id(image)]) for image, text in zip(images, texts, strict=True)]
 
     def caption(self, images: Images) -> list[str]:
-        """The canonical caption, which says everything."""
-        return [self._known[id(image)].captions[0] for image in images]
+        """The reference that says most: the canonical caption, or one with as many attributes and a relation besides."""
+        return [max(self._known[id(image)].captions, key=_claims) for image in images]
 
     def answer(self, images: Images, questions: Texts) -> list[str]:
         """ "" for a question that is not of the scenes' grammar."""
@@ -83,7 +84,7 @@ class Truth:
 
     def _answer_in(self, prompt: Prompt) -> str:
         image = [part for part in prompt if isinstance(part, np.ndarray)][-1]
-        return self.answer([image], [str(prompt[-1])])[0]
+        return self.answer([image], [queried(str(prompt[-1]))])[0]
 
     def _word(self, prompt: Prompt) -> str:
         """What is said of the pictures that have most in common with the last one."""
@@ -97,6 +98,11 @@ class Truth:
         """A picture of which the text is true, drawn as those of the data set are."""
         preset = preset_of(next(iter(self._known.values())).image)
         return [draw(compose(text, preset, Random(f"{seed}/{text}"))) for text in texts]
+
+
+def _claims(caption: str) -> int:
+    said = parse(caption)
+    return sum(map(len, said.objects)) + len(said.relations)
 
 
 def preset_of(image: np.ndarray) -> Preset:

@@ -55,8 +55,12 @@ class ThresholdVerdicts:
 
     def _threshold(self, examples: Examples) -> float:
         if id(examples) not in self._thresholds:
-            scores = self.scorer.pairs([image for image, _, _ in examples], [statement for _, statement, _ in examples])
-            self._thresholds[id(examples)] = (examples, threshold(scores.astype(np.float64), [truth for _, _, truth in examples]))
+            pairs = [(id(image), statement) for image, statement, _ in examples]
+            distinct = dict(zip(pairs, examples, strict=True))  # an example that counts for several kinds is scored once
+            found = self.scorer.pairs([image for image, _, _ in distinct.values()], [statement for _, statement, _ in distinct.values()])
+            known = dict(zip(distinct, found.tolist(), strict=True))
+            scores = np.array([known[pair] for pair in pairs])
+            self._thresholds[id(examples)] = (examples, threshold(scores, [truth for _, _, truth in examples]))
         return self._thresholds[id(examples)][1]
 
 

@@ -1,8 +1,9 @@
 """Few-shot VQA: a question after k examples in context, each a picture with a question and its answer (Frozen, section 4.1).
 
-The examples are training questions that begin like the one asked, about other pictures; the prompt reads picture, "question
-answer", picture, "question answer", ..., picture, "question". Of what the model writes the first line counts, by the rules of
-VQA. Controls exchange the picture that is asked about, never the examples. One question a picture, all kinds in turn.
+The examples are training questions that begin like the one asked, about other pictures. The prompt is picture, "question: ...
+answer: ..." for each of them, and picture, "question: ... answer:" at the end, as in the paper, each text a line of its own. Of
+what the model writes the first line counts, by the rules of VQA. Controls exchange the picture that is asked about, never the
+examples. One question a picture, all kinds in turn.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data.sample import Question, Sample
+from eval.answers import query
 from eval.capabilities import Completer, Images, Prompt
 from eval.records import Record
 from eval.source import Source
@@ -62,7 +64,7 @@ class FewShotVQA:
         digest = hashlib.sha256()
         for image, question in (example for examples in self.examples for example in examples):
             digest.update(image.tobytes() + f"{question.question} {question.answer}".encode())
-        return {"version": 1, "shots": list(SHOTS), "examples": digest.hexdigest()}
+        return {"version": 2, "shots": list(SHOTS), "examples": digest.hexdigest()}
 
     def texts(self) -> list[str]:
         return []
@@ -77,8 +79,9 @@ class FewShotVQA:
         return [[self._record(row, [self.prior.guess(q.question)] * len(SHOTS))] for row, q in enumerate(self.questions)]
 
     def _prompt(self, row: int, image: np.ndarray, k: int) -> Prompt:
-        shown = [part for picture, question in self.examples[row][:k] for part in (picture, f"{question.question} {question.answer}")]
-        return [*shown, image, self.questions[row].question]
+        examples = self.examples[row][:k]
+        shown = [part for picture, each in examples for part in (picture, f"{query(each.question)} {each.answer}\n")]
+        return [*shown, image, query(self.questions[row].question)]
 
     def _record(self, row: int, said: Sequence[str]) -> Record:
         question = self.questions[row]

@@ -6,7 +6,8 @@ of the same opening words got ("how many", "what colour"), at most 50, the most 
 training answer to the very question, else to those with its opening, else of all. Where a data set has no training questions
 there is no prior, and the candidates are the answers of the split itself.
 
-Up to 500 pictures of the main split and 200 of each shift, with all their questions: 95% intervals of about 0.02.
+Up to 500 pictures of the main split and 200 of each shift, with all their questions: 95% intervals of about 0.02. Who has to
+look at every candidate is asked about 100 (eval/ask.py).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import torch
 from data.sample import Question, Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from eval.answers import normalised, soft_accuracy, yes_or_no
+from eval.answers import normalised, queried, query, soft_accuracy, yes_or_no
 from eval.source import in_memory
 from eval.tasks import fewshot_vqa, vqa
 from tests.eval import fakes
@@ -121,6 +121,11 @@ def test_fewer_annotators_must_all_agree() -> None:
         soft_accuracy("x", [])
 
 
+def test_a_question_is_read_back_from_its_prompt() -> None:
+    assert query("what is it?") == "\nquestion: what is it? answer:"
+    assert queried(query("what is it?")) == queried("what is it?") == "what is it?"
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -213,6 +218,15 @@ def test_a_model_that_only_scores_ranks_the_training_answers(tmp_path: Path) -> 
         assert fakes.value(tied, "vqa", metric) == fakes.value(tied, "vqa", metric, "chance")
 
 
+def test_who_has_to_look_at_every_candidate_is_asked_about_fewer_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.ask.RANKED_SAMPLES", 30)
+    splits = {"train": asked(9, start=100), "test": asked(40)}
+    pairs = fakes.run(fakes.Pairs(lambda number, text: 0.0), splits, tmp_path / "pairs", tasks=["vqa"])
+    assert fakes.cell(pairs, "vqa", "accuracy")["n"] == 30
+    embeddings = fakes.run(fakes.noisy(), splits, tmp_path / "embeddings", tasks=["vqa"])
+    assert fakes.cell(embeddings, "vqa", "accuracy")["n"] == 40
+
+
 def test_several_annotators_count(tmp_path: Path) -> None:
     answers = ("red",) * 2 + ("dark red",) * 8
     sample = Sample("0", fakes.picture(0), questions=(Question("what colour?", "dark red", "other", answers),))
@@ -245,7 +259,7 @@ def test_examples_come_first_and_are_training_questions_of_the_same_opening(tmp_
 
     def follow(prompt: Sequence[Any]) -> str:
         seen.append(prompt)
-        return f" {truth(fakes.number_of(prompt[-2]), prompt[-1])}\nwhat colour is it? grey"
+        return f" {truth(fakes.number_of(prompt[-2]), queried(prompt[-1]))}\nquestion: what colour is it? answer: grey"
 
     result = fakes.run(Completes(follow), splits, tmp_path, fresh=Completes(lambda prompt: "grey"))
     assert [fakes.value(result, "fewshot_vqa", f"k = {k}") for k in (0, 1, 4)] == [1, 1, 1]
@@ -258,7 +272,8 @@ def test_examples_come_first_and_are_training_questions_of_the_same_opening(tmp_
         for picture, text in zip(shots[::2], shots[1::2], strict=True):
             number = fakes.number_of(picture)
             assert number >= 100
-            assert text == f"{question} {truth(number, question)}"
+            assert text == f"{question} {truth(number, queried(question))}\n"
+            assert text.startswith("\nquestion: ")
     one, four = (next(prompt for prompt in seen if len(prompt) == size) for size in (4, 10))
     assert one[0] is four[0]  # the examples of fewer shots are the first of those of more
     assert one[1] == four[1]
