@@ -133,7 +133,7 @@ def substance(result: Result) -> dict[str, Any]:
             for name, inner in value.items():
                 if name not in CIRCUMSTANCES:
                     walk(inner, f"{path}.{name}" if path else name)
-        else:
+        elif value != []:  # no stages, no prerequisites: the same as no word of them
             flat[path] = value
 
     walk(result.run.recipe, "")
