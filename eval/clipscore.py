@@ -58,7 +58,7 @@ def named_clip(spec: str, device: str = "cpu", batch_size: int = 256) -> NamedCL
     if scorer is None:
         raise EvalError(f"--clip {spec}: a {type(model).__name__} embeds no pictures and texts; expected a CLIP or another dual encoder")
     published = spec.startswith(PUBLISHED)
-    return NamedCLIP(spec if published else Path(spec).resolve().name, _hash(model), PREFIX if published else "", scorer)
+    return NamedCLIP(spec if published else Path(spec).resolve().name, weights_hash(model), PREFIX if published else "", scorer)
 
 
 def clip_beside(run: Path) -> Path | None:
@@ -68,7 +68,7 @@ def clip_beside(run: Path) -> Path | None:
     return path if path and (path / "model.safetensors").exists() else None
 
 
-def _hash(model: nn.Module) -> str:
+def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())

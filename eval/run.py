@@ -28,6 +28,7 @@ import models
 from data.shards import DataError, find
 from eval import EvalError
 from eval.ask import Json, cells_of, chance_cells, hashed, title, variants
+from eval.capabilities import Draws, WeighsAnswers
 from eval.clipscore import clip_beside, named_clip
 from eval.controls import untrained
 from eval.sheet import write_sheet
@@ -35,6 +36,7 @@ from eval.show import print_tables
 from eval.showcase import showcase
 from eval.source import Source, from_shards
 from eval.tasks import Task, plan
+from eval.vqascore import named_judge, seed_zero
 
 SCHEMA = 1
 PRESETS = ("tiny", "small", "paper")
@@ -48,6 +50,7 @@ def main(
     limit: int | None = None,
     batch_size: int = 256,
     clip: str | None = None,
+    judge: str | None = None,
 ) -> None:
     """Evaluate a trained model.
 
@@ -59,10 +62,11 @@ def main(
         limit: at most this many samples of each split, for a quick look.
         batch_size: images or texts encoded at once; changes results in their last bits at most.
         clip: judge of CLIPScore, a run folder or open_clip:MODEL/TAG; the finished CLIP run beside this one (seed 0) unless given.
+        judge: judge of VQAScore, the run folder of a model that answers; the model itself (its seed 0) unless given, if it does.
     """
     try:
         chosen = tuple(tasks.split(",")) if tasks else None
-        evaluate_run(run, data=data, tasks=chosen, device=device, limit=limit, batch_size=batch_size, clip=clip)
+        evaluate_run(run, data=data, tasks=chosen, device=device, limit=limit, batch_size=batch_size, clip=clip, judge=judge)
     except (EvalError, DataError, FileNotFoundError, ValueError, ConnectionError) as error:
         sys.exit(f"eval: {error}")
 
@@ -76,6 +80,7 @@ def evaluate_run(
     limit: int | None = None,
     batch_size: int = 256,
     clip: str | None = None,
+    judge: str | None = None,
 ) -> Json:
     """Evaluate the model in a run folder, print the table, and return what is in `eval.json`."""
     for name in ("model.json", "model.safetensors"):
@@ -97,8 +102,12 @@ def evaluate_run(
         "trained_on": _trained_on(str(recipe.get("data", "unknown"))),
     }
     source = from_shards(spec, limit)
-    judge = clip or clip_beside(folder)
-    source.clip = named_clip(str(judge), _device(device), batch_size) if judge else None
+    fits: str | Path | None = clip or clip_beside(folder)
+    shows: str | Path | None = judge
+    if not judge and isinstance(model, Draws) and isinstance(model, WeighsAnswers):
+        shows = seed_zero(folder)
+    source.clip = named_clip(str(fits), _device(device), batch_size) if fits else None
+    source.judge = named_judge(str(shows), _device(device), batch_size) if shows else None
     return evaluate(
         model,
         untrained(folder, _device(device)),

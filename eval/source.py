@@ -23,6 +23,7 @@ from eval import EvalError
 
 if TYPE_CHECKING:  # data can be looked at without waiting for torch
     from eval.clipscore import NamedCLIP
+    from eval.vqascore import Judge
 
 T = TypeVar("T")
 SHIFTS = ("heldout", "style")
@@ -39,6 +40,7 @@ class Source:
     limit: int | None = None
     shards: dict[str, Split] = field(default_factory=dict)
     clip: NamedCLIP | None = None  # judges how well texts fit pictures (CLIPScore)
+    judge: Judge | None = None  # judges whether pictures show what texts say (VQAScore)
     _held: dict[str, list[Sample]] = field(default_factory=dict)
     _begun: dict[str, list[Sample]] = field(default_factory=dict)
 

@@ -61,16 +61,18 @@ def measure(
 
 
 def _text_only(samples: Sequence[Sample], training: Sequence[Sample]) -> dict[str, float]:
-    """Accuracy of the most frequent training answer to each question's exact words."""
+    """Accuracy of the most frequent training answer to each question's exact words; to its kind, where they are new."""
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     for sample in training:
         for question in sample.questions:
-            answers[question.question][question.answer] += 1
+            for words in (question.question, _kind(question.answer, question.kind)):
+                answers[words][question.answer] += 1
     right: dict[str, list[bool]] = defaultdict(list)
     for sample in samples:
         for question in sample.questions:
-            guess = answers[question.question].most_common(1)
-            right[f"question: {_kind(question.answer, question.kind)}"].append(bool(guess) and guess[0][0] == question.answer)
+            kind = _kind(question.answer, question.kind)
+            guess = (answers[question.question] or answers[kind]).most_common(1)
+            right[f"question: {kind}"].append(bool(guess) and guess[0][0] == question.answer)
     return {kind: sum(outcomes) / len(outcomes) for kind, outcomes in right.items()}
 
 

@@ -1,0 +1,76 @@
+"""How well drawings fit their prompts in the eyes of other models: CLIPScore (`eval.clipscore`), VQAScore (`eval.vqascore`).
+
+The prompts are those of `eval.tasks.drawing`; for data without them, the first captions of 200 samples of each split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from data.sample import Sample
+from eval.capabilities import Drawer, Images
+from eval.clipscore import NO_CLIP, NamedCLIP
+from eval.records import Record
+from eval.source import Source, spread
+from eval.tasks import Measure, drawing
+from eval.vqascore import NO_JUDGE, QUESTION, Judge
+
+CAPTIONS = 200  # to draw costs much more than to judge
+
+
+def plan(source: Source) -> list[DrawingScores]:
+    prompted = {task.split: task.samples for task in drawing.plan(source)}
+    if not prompted:
+        captioned = {split: [sample for sample in source.samples(split) if sample.captions] for split in source.evaluated}
+        prompted = {split: spread(samples, CAPTIONS) for split, samples in captioned.items() if samples}
+    return [DrawingScores(split, samples, source.clip, source.judge) for split, samples in prompted.items()]
+
+
+@dataclass
+class DrawingScores:
+    split: str
+    samples: Sequence[Sample]  # a prompt is the first caption
+    clip: NamedCLIP | None
+    judge: Judge | None
+    name: ClassVar[str] = "drawing_scores"
+    part: str = ""
+    gallery: ClassVar[bool] = False
+    needs: ClassVar[type] = Drawer
+    needed_method: ClassVar[str] = "draw"
+
+    def __post_init__(self) -> None:
+        by_clip, by_judge = (f"by {each.name}" if each else "" for each in (self.clip, self.judge))
+        self.measures: Sequence[Measure] = [
+            Measure("CLIPScore", by_clip, missing=NO_CLIP, unit="score"),
+            Measure("VQAScore", by_judge, missing=NO_JUDGE),
+        ]
+
+    def settings(self) -> dict[str, Any]:
+        clip, judge = self.clip, self.judge
+        return {
+            "version": 1,
+            "prompts": self.texts(),
+            "clip": clip and [clip.name, clip.weights, clip.prefix],
+            "judge": judge and [judge.name, judge.weights, QUESTION],
+        }
+
+    def texts(self) -> list[str]:
+        return list(dict.fromkeys(sample.captions[0] for sample in self.samples))
+
+    def ask(self, drawer: Drawer, images: Images, rows: Sequence[int]) -> list[list[Record]]:
+        if not (self.clip or self.judge):
+            return [[{}] for _ in rows]
+        prompts = [self.samples[row].captions[0] for row in rows]
+        drawings = drawer.drawings(prompts)
+        records: list[Record] = [{"prompt": prompt, "drawing": drawing} for prompt, drawing in zip(prompts, drawings, strict=True)]
+        scores = {"CLIPScore": self.clip.clip_score(drawings, prompts)} if self.clip else {}
+        scores |= {"VQAScore": self.judge.vqa_score(drawings, prompts)} if self.judge else {}
+        for name, values in scores.items():
+            for record, value in zip(records, values.tolist(), strict=True):
+                record[name] = value
+        return [[record] for record in records]
+
+    def blind(self) -> list[list[Record]]:
+        return []
