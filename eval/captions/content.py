@@ -1,7 +1,8 @@
 """What a caption says of an embedded picture, held against the truth: objects, attributes, counts and relations.
 
 A caption is read by `data.scenes.language.parse`. An object spoken of is the true one with the colour and shape that it is given.
-Colours and shapes are also counted by themselves, whichever object they are said of; sizes and fills belong to the object meant.
+Colours, shapes, sizes and fills are also counted by themselves, whichever object they are said of, so that each can be right where
+another is wrong: "a blue star and a red moon" of a red star and a blue moon has both colours and both shapes, but neither object.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ def content(caption: str, sample: Sample) -> Record:
     """The fields of `measures` for one caption of a scenes sample."""
     claims = parse(caption)
     truth = [{"shape": thing.name} | thing.attributes for thing in sample.objects]
-    said, right = _counts(claims, truth, meant(claims, sample.objects))
+    found = meant(claims, sample.objects)
+    said, right = _counts(claims, truth, found)
     record: Record = {"objects there": len(truth)}
     for thing in THINGS:
         record |= {f"{thing}s said": said[thing], f"{thing}s said and there": said[thing] + len(truth)}
         record |= {f"{thing} precision": right[thing], f"{thing} recall": right[thing], f"{thing} F1": 2 * right[thing]}
     relations = [list(relation) for relation in sample.extra["relations"]]
-    found = meant(claims, sample.objects)
     record["relations said"] = len(claims.relations)
     record["relation precision"] = sum([found[i], name, found[j]] in relations for i, name, j in claims.relations)
     if relations:
@@ -62,14 +63,9 @@ def content(caption: str, sample: Sample) -> Record:
 def _counts(claims: Claims, truth: Sequence[dict[str, str]], found: Sequence[int | None]) -> tuple[Counter[str], Counter[str]]:
     """How many of THINGS are said, and how many of these are there."""
     said, right = Counter(object=len(found)), Counter(object=sum(index is not None for index in found))
-    for name in ("colour", "shape"):
+    for name in ATTRIBUTES:
         spoken = Counter(each[name] for each in claims.objects if name in each)
-        said[name] = spoken.total()
-        right[name] = (spoken & Counter(each[name] for each in truth)).total()
-    for name in ("size", "fill"):
-        of = [(each[name], index) for each, index in zip(claims.objects, found, strict=True) if name in each]
-        said[name] = len(of)
-        right[name] = sum(index is not None and truth[index][name] == value for value, index in of)
+        said[name], right[name] = spoken.total(), (spoken & Counter(each[name] for each in truth)).total()
     return said, right
 
 

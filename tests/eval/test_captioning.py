@@ -73,6 +73,13 @@ def test_the_oracle_is_right_about_everything(tmp_path: Path) -> None:
     assert fakes.cell(result, "captioning", "SPICE")["status"] == "not run"
 
 
+def test_the_oracle_states_relations_where_a_reference_does(tmp_path: Path) -> None:
+    said = replace(TWO, captions=(*TWO.captions, f"a {STAR} above a {MOON}"))
+    result = evaluated(Writes(lambda number: "a"), [said], tmp_path)
+    for metric in ("relation precision", "says a relation", "all details", "all true", "BLEU-4"):
+        assert value(result, metric, "oracle") == pytest.approx(1, abs=1e-6), metric
+
+
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
@@ -82,7 +89,9 @@ def test_the_oracle_is_right_about_everything(tmp_path: Path) -> None:
         ("a blue moon above a red star", {"relation precision": 0, "relations said": 1, "all objects": 1, "all true": 0}),
         # Colours exchanged: both colours and both shapes are there, but neither object is.
         ("a blue star and a red moon", {"object F1": 0, "colour precision": 2, "shape recall": 2, "all objects": 0, "count": 1}),
-        ("a small red star", {"object recall": 1, "objects said": 1, "size precision": 0, "sizes said": 1, "count": 0}),
+        ("a small red star", {"object recall": 1, "objects said": 1, "size precision": 1, "sizes said": 1, "count": 0, "all true": 0}),
+        # Both are small: one of them is.
+        ("a small red star and a small blue moon", {"size precision": 1, "sizes said": 2, "all objects": 1, "all details": 0}),
         # The same object said twice is there once.
         ("a red star and a red star", {"object precision": 1, "objects said": 2, "colour recall": 1}),
         ("three objects: a red star and a blue moon", {"count": 0, "all objects": 1, "all true": 0}),
