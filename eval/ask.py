@@ -191,8 +191,8 @@ def _obstacle(task: Task, variant: Variant, adapter: Any, rows: Sequence[int]) -
         return "n/a", f"needs {task.needed_method}"
     if variant.pictures != "own" and task.needs is Drawer:
         return "n/a", "the task shows no picture that could be exchanged"
-    if task.needs is Drawer and variant.beside and not variant.beside.able(Drawer):
-        return "not run", "reading drawings is costly, and there are none to show this beside"
+    if variant.beside and not variant.beside.able(task.needs):
+        return "not run", f"the model cannot: there is nothing to show this beside ({task.needed_method} is missing)"
     if len(rows) < min(FEWEST, len(task.samples)):
         return "not run", f"{len(task.samples)} images x {len(task.texts())} texts are too many to score pair by pair"
     if variant.pictures == "shuffled" and len(together(task.samples)) < 2:
