@@ -7,6 +7,8 @@ median over repetitions of theirs / ours within one repetition, with its range.
                  that are normalised already and texts of 77 tokens, as its loader gives them; ours normalises inside the step
                  and by default cuts texts to the longest of the batch, which changes no feature.
     siglip step  the same against transformers.
+    captioning   CoCa's text decoder against transformers' GPT-2 with the same weights: the captions of a batch, greedy and by
+                 beam search, with caches on both sides. Ours goes on without the captions that have ended.
     drawing      CM3leon's decoder against transformers' OPT with the same weights: 64 image tokens after prompts of several lengths,
                  sampled with caches on both sides, without guidance and with.
     loader       batches from the same shards with the same crops and the same tokenizer, once both are under way: reading
@@ -46,6 +48,7 @@ from models.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normali
 from models.siglip import SigLIP
 from models.siglip.convert import config_from_transformers, from_transformers
 from models.text import OpenCLIPTokenizer
+from recipes.bench_captions import captioning
 from recipes.bench_drawing import drawing
 from recipes.place import Place, hardware
 from recipes.ratios import Row, interleaved, row_of
@@ -93,6 +96,7 @@ def main() -> None:
     rows = [
         *clip_step(setting, split, place, repeats),
         *siglip_step(setting, split, place, repeats),
+        *captioning(split, setting.draw_batch, place, repeats),
         *drawing(setting.depth, setting.draw_batch, place, repeats),
         *loader(setting, split, args.workers, repeats),
     ]

@@ -55,7 +55,7 @@ class CoCaConfig:
         """2.6 M parameters; minutes on two CPU cores."""
         vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="none")
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
-        return cls(vision=vision, text=text, multimodal_depth=2, queries=16, pooler_heads=4, embed_dim=128, context=32)
+        return cls(vision=vision, text=text, multimodal_depth=2, queries=16, pooling="parallel", pooler_heads=4, embed_dim=128, context=32)
 
     @classmethod
     def small(cls) -> CoCaConfig:
