@@ -16,7 +16,13 @@ ALLOWED = {
     "recipes": {"recipes", "models", "data", "eval"},
 }
 # What a paper builds on: the only imports of one model by another.
-BETWEEN_MODELS: dict[str, set[str]] = {"coca": {"clip"}, "siglip": {"clip"}, "flava": {"vq"}, "maskvlm": {"clip"}, "cm3leon": {"vq", "clip"}}
+BETWEEN_MODELS: dict[str, set[str]] = {
+    "coca": {"clip"},
+    "siglip": {"clip"},
+    "flava": {"vq"},
+    "maskvlm": {"clip"},
+    "cm3leon": {"vq", "clip"},
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -60,7 +60,7 @@ class DocumentCollate(Collate):
     """Pretraining: documents, rearranged; and `query`, the caption's tokens to look for other documents with."""
 
     mix: Mix
-    query_dropout: float = 0.2  # share of the query's tokens left out (RA-CM3, section 3.3)
+    query_dropout: float = 0.2  # share of the query's tokens left out (RA-CM3)
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Batch:
         """Without a generator: first captions, every other document drawn, nothing retrieved."""

@@ -115,12 +115,12 @@ class Reader:
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, equation 3: l = l_u + scale * (l_c - l_u); 1 is no guidance."""
+    """Classifier-free guidance (section 3.1): l = l_u + scale * (l_c - l_u); 1 is no guidance."""
     return unconditional + scale * (conditional - unconditional)
 
 
 def contrasted(conditional: Tensor, unconditional: Tensor, *, alpha: float, k: int) -> Tensor:
-    """Contrastive decoding CD-K (section 2.4): log p_c - log p_u among the tokens with p_c >= alpha * (k-th largest p_c).
+    """Contrastive decoding CD-K (section 3.1): log p_c - log p_u among the tokens with p_c >= alpha * (k-th largest p_c).
 
     k = 1 is plain contrastive decoding (arXiv 2210.15097), whose allowed set is often a single token.
     """

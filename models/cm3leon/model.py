@@ -10,7 +10,7 @@ for weigh more; drawn pictures of one object are shifted onto the grid of cells.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,82 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.sample import Object, Sample
-from models.clip import CLIP, CLIPConfig
-from models.cm3leon.collate import DocumentCollate, Mix, TaskCollate, covered
-from models.cm3leon.decoder import DecoderConfig, TokenDecoder
+from models.clip import CLIP
+from models.cm3leon.collate import DocumentCollate, TaskCollate, covered
+from models.cm3leon.config import MARKS, CM3leonConfig
+from models.cm3leon.decoder import TokenDecoder
 from models.cm3leon.drawing import UNGUIDED, Painter, Reader, Sampling, Writer, padded_in_front
-from models.cm3leon.objective import Weights, cm3_loss, token_losses
+from models.cm3leon.objective import cm3_loss, token_losses
 from models.cm3leon.retrieval import Memory, texts_of, without_gaps
 from models.cm3leon.sequence import Builder, Frame, Kind, Token, Vocabulary, stack
 from models.generate import GREEDY, Decoding, generate, not_text
 from models.images import ImageTransform
 from models.layers import Losses
 from models.text import LONGEST, Tokenizer
-from models.vq import VQ, VQConfig
-
-MARKS = 2 * 16  # most <mask> and <infill> that a document's spans add to it
-
-
-@dataclass(frozen=True)
-class CM3leonConfig:
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    image_tokenizer: VQConfig = field(default_factory=VQConfig)
-    retriever: CLIPConfig = field(default_factory=CLIPConfig)
-    vocab_size: int = 56_320  # of text
-    text: int = 256  # longest text of a document, in tokens
-    framed: bool = False  # positions by `Frame`; else consecutive, as OPT's
-    documents: int = 2  # most that are put before a query
-    memory: int = 0  # documents held to retrieve from
-    skip_above: float = 0.9  # similarity; section 2.1
-    mix: Mix = field(default_factory=Mix)
-    weights: Weights = field(default_factory=Weights)
-    z_loss: float = 0.0  # Chameleon: 1e-5
-    guidance: float = 3.0  # section 3.1; 1 is none
-    temperature: float = 1.0
-    top_p: float = 0.9
-    samples: int = 8  # drawn for each text, of which the retriever chooses one
-
-    @classmethod
-    def tiny(cls) -> CM3leonConfig:
-        """2.2 M parameters in the decoder, 8 x 8 image tokens a picture."""
-        return cls(
-            decoder=DecoderConfig(width=192, depth=4, heads=3, hidden=768, positions=512),
-            image_tokenizer=VQConfig.tiny(),
-            retriever=CLIPConfig.tiny(),
-            text=32,
-            framed=True,
-            memory=20_000,
-            mix=Mix(spans=0.05, drawn=0.6, alone=0.8, aligned=True, easier_captions=0.5, first_caption=0.6, documents=(1.0,)),
-            weights=Weights(prompt=0.25, written=4.0, drawn=1.0, unconditional=0.3, objects=5.0),
-            guidance=2.0,
-            temperature=0.8,
-            top_p=1.0,
-        )
-
-    @classmethod
-    def small(cls) -> CM3leonConfig:
-        """The paper's at a tenth of its smallest model (41 M in the decoder), for 128 px pictures of 16 x 16 tokens and one GPU."""
-        return cls(
-            decoder=DecoderConfig(width=512, depth=12, heads=8, hidden=2048, positions=1024),
-            image_tokenizer=VQConfig.small(),
-            retriever=CLIPConfig.small(),
-            text=64,
-            memory=100_000,
-            mix=Mix(spans=0.5, documents=(0.5, 0.25, 0.25)),
-        )
-
-    @classmethod
-    def paper(cls) -> CM3leonConfig:
-        """7 B: table 2 of the paper, 32 x 4096. Of three retrieved documents two fit whole beside a query into 4,096 positions."""
-        return cls(memory=1_000_000, mix=Mix(documents=(0.0, 0.0, 1.0)))
-
-    @classmethod
-    def m350(cls) -> CM3leonConfig:
-        return replace(cls.paper(), decoder=DecoderConfig(width=1024, depth=24, heads=16, hidden=4096))
-
-    @classmethod
-    def m760(cls) -> CM3leonConfig:
-        return replace(cls.paper(), decoder=DecoderConfig(width=1536, depth=24, heads=24, hidden=6144))
+from models.vq import VQ
 
 
 class CM3leon(nn.Module):
@@ -176,7 +113,7 @@ class CM3leon(nn.Module):
     # ------------------------------------------------------------------------------------------------- training
 
     def enter_stage(self, name: str) -> None:
-        """ "pretraining" on documents, or "tuning" on tasks (section 2.4). Only the decoder is ever trained."""
+        """ "pretraining" on documents, or "tuning" on tasks (section 4). Only the decoder is ever trained."""
         if name not in ("pretraining", "tuning"):
             raise ValueError(f"no stage {name!r}: CM3leon has pretraining and tuning")
         size = self.config.image_tokenizer.network.image_size
@@ -224,14 +161,14 @@ class CM3leon(nn.Module):
     def answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
         """log p(answer | image, question) in nats, summed over the answer's tokens and its end. `[N]`"""
         rows = [self.builder.answered(self._ids(q), self._ids(a)) for q, a in zip(questions, answers, strict=True)]
-        return self._log_likelihood(rows, images)
+        return self.log_likelihood(rows, images)
 
     @torch.no_grad()
     def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
         """log p(text | image) in nats, summed over the text's tokens and its end: a generative classifier. `[N]`"""
         ids = [self._ids(text) or [self.tokenizer.end] for text in texts]
         rows = [self.builder.document(text, [(0, len(text))], drawn=Kind.UNCONDITIONAL) for text in ids]
-        return self._log_likelihood(rows, images)
+        return self.log_likelihood(rows, images)
 
     @torch.no_grad()
     def draw(
@@ -248,7 +185,7 @@ class CM3leon(nn.Module):
         rows = [self.builder.drawing(self._ids(text) or None) for text in texts]
         if documents:
             found = self.memory.search(self.retriever.encode_text(texts), documents, skip_above=self.config.skip_above)
-            rows = [before + row for before, row in zip(self._before(found), rows, strict=True)]
+            rows = [before + row for before, row in zip(self.before(found), rows, strict=True)]
         free = [self.builder.drawing(None)] * len(rows)
         best: list[np.ndarray] = []
         best_fit = torch.empty(0)
@@ -280,15 +217,10 @@ class CM3leon(nn.Module):
         """
         if not len(images):
             return []
-        things = [Sample("", image, objects=(Object("", box),)) for image, box in zip(images, boxes, strict=True)]
-        inside = covered(self.image_tokenizer.transform, things, self.image_tokenizer.side) > 0  # [N, cells]
-        if not inside.any(axis=1).all():
-            raise ValueError(
-                f"box {boxes[int(inside.any(axis=1).argmin())]} lies outside of its picture, or of the square that is read of it"
-            )
-        open_ = torch.from_numpy(inside).to(self.decoder.tokens.weight.device)
+        inside = [self._cells_of(image, box) for image, box in zip(images, boxes, strict=True)]
+        open_ = torch.from_numpy(np.stack(inside)).to(self.decoder.tokens.weight.device)
         codes = self.image_tokenizer.tokens(images)
-        spans = [(int(row.argmax()), self.cells - int(row[::-1].argmax())) for row in inside]
+        spans = [self.span_of(image, box) for image, box in zip(images, boxes, strict=True)]
         ids = [self._ids(text) for text in texts]
         rows, known = [], torch.full_like(codes, -1)
         for index, ((first, stop), text) in enumerate(zip(spans, ids, strict=True)):
@@ -301,13 +233,44 @@ class CM3leon(nn.Module):
             codes[index, first:stop] = drawn[index, : stop - first]
         return self.image_tokenizer.paint(codes)
 
+    def span_of(self, image: np.ndarray, box: tuple[float, float, float, float]) -> tuple[int, int]:
+        """First cell of a box, and the cell after its last. Raises ValueError for a box outside of what is read of the picture."""
+        inside = self._cells_of(image, box).nonzero()[0]
+        if not len(inside):
+            raise ValueError(f"box {box} lies outside of its picture, or of the square that is read of it")
+        return int(inside[0]), int(inside[-1]) + 1
+
+    def _cells_of(self, image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+        sample = Sample("", image, objects=(Object("", box),))
+        return covered(self.image_tokenizer.transform, [sample], self.image_tokenizer.side)[0] > 0
+
     @torch.no_grad()
     def edit(
         self, images: Sequence[np.ndarray], instructions: Sequence[str], *, seed: int = 0, how: Sampling = UNGUIDED
     ) -> list[np.ndarray]:
-        """Pictures changed as told, "remove the large solid red star" for example (section 4.2)."""
+        """Pictures changed as told, "remove the large solid red star" for example (section 4.1)."""
         rows = [self.builder.edited(self._ids(text), whole=False) for text in instructions]
         return self.image_tokenizer.paint(self._codes(rows, None, images, first=self.frame.answer, seed=seed, how=how)) if rows else []
+
+    @torch.no_grad()
+    def log_likelihood(self, rows: list[list[Token]], images: Sequence[np.ndarray], *, of: Kind = Kind.WRITTEN) -> Tensor:
+        """log p in nats of the tokens of one kind, summed over each sequence, `[N]`. The i-th image fills the i-th sequence's cells."""
+        device = self.decoder.tokens.weight.device
+        batch = {name: x.to(device) for name, x in stack(rows, pad=self.tokenizer.pad).items()}
+        ids = self._fill(batch["ids"], self.image_tokenizer.transform(images).to(device)[:, None])
+        places = self._places(batch["places"], batch["kinds"])
+        states = self.decoder(ids[:, :-1], places[:, :-1])
+        counted = batch["kinds"][:, 1:] == of
+        found = torch.zeros(counted.shape, device=device)
+        found[counted] = -F.cross_entropy(self.decoder.logits(states[counted]).float(), ids[:, 1:][counted], reduction="none")
+        return found.sum(dim=1)
+
+    def before(self, rows: Tensor) -> list[list[Token]]:
+        """Documents `[N, n]` of the memory, as the beginnings of sequences, of whose loss or likelihood they are no part."""
+        if rows.shape[1] > self.config.documents:
+            raise ValueError(f"{rows.shape[1]} documents do not fit before a query: the model was made for {self.config.documents}")
+        table = torch.stack(self.memory.documents(rows, self.builder), dim=-1).tolist()  # [N, T, 3]
+        return [[Token(id_, place, Kind.PROMPT) for id_, place, kind in row if kind != Kind.NOTHING] for row in table]
 
     # ------------------------------------------------------------------------------------------------- helpers
 
@@ -343,13 +306,6 @@ class CM3leon(nn.Module):
         codes = generate(painter, painter.logits(), end=-1, limit=self.cells, how=decoding)  # no code ends a picture before its last cell
         return torch.tensor(codes, device=reader.state.device)
 
-    def _before(self, rows: Tensor) -> list[list[Token]]:
-        """Documents `[N, n]` of the memory, as the beginnings of prompts."""
-        if rows.shape[1] > self.config.documents:
-            raise ValueError(f"{rows.shape[1]} documents do not fit before a query: the model was made for {self.config.documents}")
-        table = torch.stack(self.memory.documents(rows, self.builder), dim=-1).tolist()  # [N, T, 3]
-        return [[Token(id_, place, Kind(kind)) for id_, place, kind in row if kind != Kind.NOTHING] for row in table]
-
     def _next(self, reader: Reader, first: int | Tensor) -> Tensor:
         """Places of what follows the prompts."""
         if not self.config.framed:
@@ -370,17 +326,6 @@ class CM3leon(nn.Module):
         places = framed if self.config.framed else (seen.cumsum(dim=1) - 1).clamp(min=0)
         return Reader(self.decoder, ids, places, seen, room=room)
 
-    def _log_likelihood(self, rows: list[list[Token]], images: Sequence[np.ndarray]) -> Tensor:
-        device = self.decoder.tokens.weight.device
-        batch = {name: x.to(device) for name, x in stack(rows, pad=self.tokenizer.pad).items()}
-        ids = self._fill(batch["ids"], self.image_tokenizer.transform(images).to(device)[:, None])
-        places = self._places(batch["places"], batch["kinds"])
-        states = self.decoder(ids[:, :-1], places[:, :-1])
-        counted = batch["kinds"][:, 1:] == Kind.WRITTEN
-        found = torch.zeros(counted.shape, device=device)
-        found[counted] = -F.cross_entropy(self.decoder.logits(states[counted]).float(), ids[:, 1:][counted], reduction="none")
-        return found.sum(dim=1)
-
     def _fill(self, ids: Tensor, pixels: Tensor) -> Tensor:
         """Put image tokens where ids are below 0. ids `[B, T]`, pixels uint8 `[B, pictures, 3, S, S]`."""
         with torch.autocast(pixels.device.type, enabled=False):  # or tokens would depend on the precision of training
@@ -396,7 +341,7 @@ class CM3leon(nn.Module):
     def _retrieved(self, batch: dict[str, Tensor], documents: int) -> tuple[Tensor, Tensor, Tensor]:
         """Documents for each query as tokens: ids, places, kinds `[B, documents * n]`, padded wherever a text is short.
 
-        Two are looked up by the picture and two by the caption, and of these some are sampled (RA-CM3, section 3.2).
+        Two are looked up by the picture and two by the caption, and of these some are sampled.
         """
         pictures = list(batch["pixels"][:, 0].permute(0, 2, 3, 1).cpu().numpy())
         texts = texts_of(batch["query"], self.tokenizer, self.config.retriever.context)

@@ -58,7 +58,7 @@ def cm3_loss(sums: dict[str, Tensor], *, vocabulary: int) -> Losses:
     """Mean over all weighted tokens of all ranks, in nats per token.
 
     Terms: `text` and `image` are unweighted means over the batch's tokens, `written` and `drawn` those of what follows a picture and
-    what follows a text. z-loss (Chameleon, section 2.3.2) is 1e-5 log^2 Z, and keeps the logits' scale from drifting.
+    what follows a text. z-loss (Chameleon, section 2.3) is 1e-5 log^2 Z, and keeps the logits' scale from drifting.
     """
     total = sums["loss"].sum() / _mean_over_ranks(sums["weight"])
     terms = {}
@@ -75,8 +75,3 @@ def _mean_over_ranks(counts: Tensor) -> Tensor:
     """A rank's loss is divided by the ranks' mean count, so that the mean of their losses is the mean over all tokens."""
     everywhere = gather(counts)
     return everywhere.sum() * len(counts) / len(everywhere)
-
-
-def sequence_log_likelihood(logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
-    """Sum of log p over the tokens that count, `[B, T, V]`, `[B, T]`, bool `[B, T]` -> `[B]`."""
-    return -(F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none") * counted).sum(dim=1)

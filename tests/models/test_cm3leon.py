@@ -226,7 +226,7 @@ def test_retrieved_documents_come_first_and_count_in_the_loss(framed: bool) -> N
 
     rows = model.memory.search(model.retriever.encode_text(["a red square"]), 2, skip_above=0.999)
     assert (rows >= 0).all()
-    before = model._before(rows)[0]
+    before = model.before(rows)[0]
     texts = [TOKENIZER.decode([int(i) for i in model.memory.texts[row] if i >= 0]) for row in rows[0]]
     ids = [token.id for token in before]
     assert ids.count(TOKENIZER.end) == ids.count(model.vocabulary.break_) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,11 @@ def test_schedules_warm_up_and_end_at_zero(name: str, preset: str) -> None:
 @pytest.mark.parametrize("name", models.TABLE)
 def test_small_takes_a_step_in_micro_batches(name: str, scenes: Path, tmp_path: Path) -> None:
     small: AnyRecipe = importlib.import_module(f"recipes.{name}").PRESETS["small"]
-    short = (
+    short: dict[str, Any] = (
         {"stages": tuple(replace(stage, batch=16, budget=16) for stage in small.stages)} if small.stages else {"batch": 16, "budget": 16}
     )
+    if small.tokenizer in {needed.role for needed in small.prerequisites}:
+        short["tokenizer"] = "train"
     once = replace(small, **short, prerequisites=(), data=str(scenes), micro_batch=8, workers=0, device="cpu", log=Log(every=1, validate=0))
     assert train(once, tmp_path / "run") == 0
     logged = steps(tmp_path / "run")
