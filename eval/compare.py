@@ -30,7 +30,7 @@ def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), da
     """
     console, errors = Console(), Console(stderr=True)
     try:
-        report = build(read_runs(runs), tuple(PARADIGMS), dataset)
+        report = build(read_runs(runs), tuple(PARADIGMS), dataset, runs / "claims")
     except EvalError as error:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1

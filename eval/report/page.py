@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval.report import figures, hallucination
+from eval.report.claims import arms_figure
 from eval.report.plain import status
 from eval.report.report import DatasetReport, Report
 from eval.report.results import Key
@@ -44,6 +45,7 @@ def html(report: Report) -> str:
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         curves=curves(report),
+        claim_figures=[Markup(arms_figure(claim)) for claim in report.claims],
         figures_of={dataset.name: panels(dataset) for dataset in report.datasets},
     )
     return text.lstrip()

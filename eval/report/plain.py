@@ -34,6 +34,11 @@ def markdown(report: Report) -> str:
         if proven:
             lines += ["", "### Better than, by paired bootstrap", "", *(f"- {cell(line)}" for line in proven)]
         lines += ["", *(f"[{number}] {cell(reason)}  " for reason, number in dataset.footnotes.items())]
+    if report.claims:
+        lines += ["", "## Claims", "", "| page | claim | paper | here | verdict |", "|---|---|---|---|---|"]
+        for claim in report.claims:
+            told = (claim.page, claim.sentence, claim.paper, f"{claim.result}, {words.count(claim.seeds, 'seed')}", claim.verdict)
+            lines.append(f"| {' | '.join(cell(text) for text in told)} |")
     return "\n".join([*lines, "", "## Commands", "", "```", *report.commands, "```", ""])
 
 

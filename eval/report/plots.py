@@ -56,12 +56,16 @@ def round_numbers(low: float, high: float) -> list[float]:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """The same heights in the same order, moved apart to at least `gap` and down from 1 where they would leave the axes."""
-    moved = list(heights)
-    ceiling = 1.0
-    for index in sorted(range(len(moved)), key=lambda index: -moved[index]):
+    """The same heights in the same order, moved apart to at least `gap` (less where there are too many of them) within 0 to 1."""
+    moved, gap = list(heights), min(gap, 1 / max(1, len(heights) - 1))
+    order = sorted(range(len(moved)), key=lambda index: -moved[index])
+    ceiling, floor = 1.0, 0.0
+    for index in order:
         moved[index] = min(moved[index], ceiling)
         ceiling = moved[index] - gap
+    for index in reversed(order):
+        moved[index] = max(moved[index], floor)
+        floor = moved[index] + gap
     return moved
 
 

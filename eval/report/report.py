@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from eval.report import words
+from eval.report.claims import Claim, read_claims
 from eval.report.columns import attribute_columns, overview_columns, task_columns, use_columns
 from eval.report.headline import headline
 from eval.report.paired import Proofs, differences
@@ -74,6 +76,7 @@ class DatasetReport:
 @dataclass(frozen=True, kw_only=True)
 class Report:
     datasets: list[DatasetReport]
+    claims: list[Claim]
     runs: list[Run]  # those with results
     models: tuple[str, ...]
     untrained: list[str]
@@ -101,8 +104,9 @@ class Report:
         return [*lines, "make compare"]
 
 
-def build(runs: list[Run], models: tuple[str, ...], only: str | None = None) -> Report:
-    """Read everything and refuse what is not comparable (EvalError). `only` names one data set."""
+def build(runs: list[Run], models: tuple[str, ...], only: str | None = None, claims: Path | None = None) -> Report:
+    """Read everything and refuse what is not comparable (EvalError). `only` names one data set, `claims` the folder
+    of what came of the papers' claims."""
     everything = read_results(runs)
     results = [result for result in everything if only in (None, result.dataset)]
     refuse_unlike(results)
@@ -114,6 +118,7 @@ def build(runs: list[Run], models: tuple[str, ...], only: str | None = None) -> 
     trained = {str(run.recipe.get("name")) for run in runs if run.cost}
     return Report(
         datasets=datasets,
+        claims=read_claims(claims, models) if claims else [],
         runs=list({result.run.name: result.run for result in results}.values()),
         models=models,
         untrained=[model for model in models if model not in evaluated | trained],

@@ -122,7 +122,8 @@ class TableMaker:
     def _letters(self, columns: Sequence[Column]) -> dict[str, str]:
         """Adapter -> its letter, "" where the table knows only one."""
         variants = [(row, variant) for row in self.rows for variant in ("model", *other_adapters(row))]
-        names = {value.adapter for c in columns for row, v in variants if (value := row.value(c.key, v)).value is not None}
+        scored = [column.key for column in columns if not column.minus]
+        names = {value.adapter for key in scored for row, v in variants if (value := row.value(key, v)).value is not None}
         known = sorted(names - {"", "none"})
         return {name: letter * (len(known) > 1) for name, letter in zip(known, ascii_lowercase, strict=False)}
 

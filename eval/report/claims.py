@@ -1,0 +1,144 @@
+"""Papers' claims as they came out (`make claims-<model>`): `claims/<page>/<claim>.json` beside the runs, written by recipes/claims.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval import EvalError
+from eval.report import words
+from eval.report.plots import HUES, INK, panel, svg
+from eval.report.results import number, read_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    name: str
+    values: list[float]  # one per seed
+    mean: float
+    low: float | None
+    high: float | None
+    differs: str  # from the first arm, in words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The first arm minus another one."""
+
+    against: str
+    effect: float
+    low: float
+    high: float
+    how: str
+    verdict: str
+
+    @property
+    def text(self) -> str:
+        return f"{signed(self.effect)} ({signed(self.low)} to {signed(self.high)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    page: str  # of recipes/: a model, or another that declares claims
+    name: str
+    preset: str
+    dataset: str
+    sentence: str
+    paper: str
+    note: str
+    metric: str
+    better: str
+    seeds: int
+    arms: list[Arm]
+    comparisons: list[Comparison]
+    verdict: str  # "reproduced", "not reproduced at this scale" or "reversed"
+    cost: str
+    commands: list[str]
+
+    @property
+    def result(self) -> str:
+        """Our figures in a sentence."""
+        arms = "; ".join(f"{arm.name} {figure(arm.mean)}" for arm in self.arms)
+        return f"{self.metric}: {arms}. {self.arms[0].name} ahead of " + ", of ".join(f"{c.against} by {c.text}" for c in self.comparisons)
+
+
+def read_claims(folder: Path, order: Sequence[str]) -> list[Claim]:
+    """All finished claims, pages in the order of the models, others behind them. Raises EvalError for a file that is none."""
+    place = {name: number for number, name in enumerate(order)}
+    paths = sorted(folder.glob("*/*.json"), key=lambda path: (place.get(path.parent.name, len(place)), path))
+    return [read_claim(path) for path in paths]
+
+
+def read_claim(path: Path) -> Claim:
+    raw = read_json(path)
+    again = f"Test it again: make claims-{path.parent.name}"
+    if raw.get("schema") != SCHEMA:
+        raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}. {again}")
+    try:
+        about = {name: str(raw[name]) for name in ("preset", "dataset", "sentence", "paper", "note", "metric", "better", "verdict")}
+        cost = raw["cost"]
+        spent = [
+            words.count(cost["runs"], "run"),
+            f"{words.si(number(cost['samples_seen']))} samples",
+            words.duration(cost["train_seconds"]),
+        ]
+        return Claim(
+            page=str(raw["model"]),
+            name=str(raw["claim"]),
+            seeds=len(raw["seeds"]),
+            arms=[
+                Arm(
+                    name=str(arm["name"]),
+                    values=[float(value) for value in arm["values"]],
+                    mean=float(arm["mean"]),
+                    low=number(arm["low"]),
+                    high=number(arm["high"]),
+                    differs="; ".join(f"{name}: {there} | {here}" for name, (there, here) in arm["differs"].items()),
+                )
+                for arm in raw["arms"]
+            ],
+            comparisons=[
+                Comparison(
+                    against=str(each["against"]),
+                    effect=float(each["effect"]),
+                    low=float(each["low"]),
+                    high=float(each["high"]),
+                    how=str(each["how"]),
+                    verdict=str(each["verdict"]),
+                )
+                for each in raw["comparisons"]
+            ],
+            cost=", ".join(spent),
+            commands=[str(command) for command in raw["commands"]],
+            **about,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"no field {error}" if isinstance(error, KeyError) else str(error)
+        raise EvalError(f"{path}: {what}. {again}") from error
+
+
+def arms_figure(claim: Claim) -> str:
+    """A line for each arm: its seeds, their mean, its interval where there is one."""
+    with panel(3.4, 0.5 + 0.27 * len(claim.arms)) as (drawing, axes):
+        for height, arm in enumerate(reversed(claim.arms)):
+            colour = HUES[0] if arm is claim.arms[0] else HUES[1]
+            if arm.low is not None and arm.high is not None:
+                axes.plot([arm.low, arm.high], [height, height], color=colour, linewidth=1.2, alpha=0.6)
+            axes.plot(arm.values, [height] * len(arm.values), marker="o", color=colour, fillstyle="none", markersize=4, linestyle="")
+            axes.plot(arm.mean, height, marker="|", color=INK, markersize=11, linestyle="")
+        axes.set(ylim=(-0.6, len(claim.arms) - 0.4))
+        axes.margins(x=0.08)
+        axes.set_yticks(range(len(claim.arms)), [words.short(arm.name, 24) for arm in reversed(claim.arms)], parse_math=False)
+        axes.tick_params(axis="y", length=0)
+        return svg(drawing, f"{claim.name}: {claim.metric}")
+
+
+def figure(value: float) -> str:
+    return words.quantity(value, "share" if 0 <= value <= 1 else "score")
+
+
+def signed(value: float) -> str:
+    return words.difference(value, "share" if -1 <= value <= 1 else "score")
