@@ -2,6 +2,7 @@
 
     published("open_clip:ViT-B-32/laion2b_s34b_b79k")         open_clip.list_pretrained() knows the names
     published("open_clip:ViT-B-32/my_run/weights.safetensors")  a file of yours in place of the tag
+    published("open_clip:coca_ViT-B-32/laion2b_s13b_b90k")    CLIP, SigLIP and CoCa can be had from open_clip
     published("hf:google/siglip-base-patch16-224")            a CLIP or SigLIP of the Hugging Face hub, or a folder like one
 
 Only safetensors are read: any other checkpoint is a pickle, and loading one runs the code inside it.
@@ -21,6 +22,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from models.clip import CLIP, CLIPConfig
+from models.coca import CoCa, CoCaConfig
 from models.convert import State
 from models.images import HALF
 from models.siglip import SigLIP, SigLIPConfig
@@ -50,7 +52,8 @@ def _from_open_clip(name: str, tag: str) -> nn.Module:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(name))
         raise ValueError(f"open_clip has no weights {tag!r} of {name}, and there is no such file; it has {known}")
     siglip = "siglip" in cfg["vision_cfg"].get("timm_model_name", "")
-    convert: Any = importlib.import_module("models.siglip.convert" if siglip else "models.clip.convert")
+    kind = "coca" if "multimodal_cfg" in cfg else "siglip" if siglip else "clip"
+    convert: Any = importlib.import_module(f"models.{kind}.convert")
     config = convert.config_from_open_clip(cfg | ({"quick_gelu": trained["quick_gelu"]} if "quick_gelu" in trained else {}))
     state = convert.from_open_clip(_safetensors(_download(f"{name}/{tag}", download_pretrained, trained) if trained else tag))
     mean, std = trained.get("mean"), trained.get("std")
@@ -68,13 +71,15 @@ def _from_transformers(name: str) -> nn.Module:
     return _build(config, convert.from_transformers(model.state_dict()), name, mean=processor.image_mean, std=processor.image_std)
 
 
-def _build(config: CLIPConfig | SigLIPConfig, state: State, tokenizer: str | None, *, mean: Any, std: Any) -> nn.Module:
-    """SigLIP's tokenizer is on the hub; CLIP's is part of open_clip."""
-    model: CLIP | SigLIP
+def _build(config: CLIPConfig | CoCaConfig | SigLIPConfig, state: State, tokenizer: str | None, *, mean: Any, std: Any) -> nn.Module:
+    """SigLIP's tokenizer is on the hub; the others' is part of open_clip."""
+    if mean and not isinstance(config, SigLIPConfig):
+        config = replace(config, mean=tuple(mean), std=tuple(std))
+    model: CLIP | CoCa | SigLIP
     if isinstance(config, CLIPConfig):
-        if mean:
-            config = replace(config, mean=tuple(mean), std=tuple(std))
         model = CLIP(config, OpenCLIPTokenizer())
+    elif isinstance(config, CoCaConfig):
+        model = CoCa(config, OpenCLIPTokenizer())
     else:
         if mean and (tuple(mean), tuple(std)) != (HALF, HALF):
             raise ValueError(f"these weights expect pixels normalised by {mean} and {std}; SigLIP here has {HALF} for both")

@@ -13,12 +13,12 @@ import torch
 import models
 from data.scenes.build import build
 from models.text import BPETokenizer
-from recipes import clip, siglip
+from recipes import clip, coca, siglip
 from recipes.recipe import AnyRecipe, Log
 from recipes.train import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-RECIPES = {"clip": clip.PRESETS, "siglip": siglip.PRESETS}
+RECIPES = {"clip": clip.PRESETS, "siglip": siglip.PRESETS, "coca": coca.PRESETS}
 
 
 @pytest.fixture(scope="module")

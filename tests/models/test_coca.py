@@ -307,3 +307,11 @@ def _batch(model: CoCa) -> dict[str, Tensor]:
 
 def _raw(count: int) -> list[np.ndarray]:
     return list(pictures(count, 16).permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_writes_and_scores_the_same() -> None:
+    here, there, raw = _model(), _model().cuda(), _raw(5)
+    for how in (Decoding(), Decoding(beams=3), Decoding(temperature=1.0, top_p=0.9)):
+        assert there.caption(raw, how=how) == here.caption(raw, how=how)
+    torch.testing.assert_close(there.score(raw[:4], CAPTIONS).cpu(), here.score(raw[:4], CAPTIONS), atol=1e-2, rtol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -11,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa as OpenCLIPCoCa
 from open_clip.loss import CoCaLoss
+from safetensors.torch import save_file
 
 from models.coca import CoCa, CoCaConfig
 from models.coca.convert import config_from_open_clip, from_open_clip, to_open_clip
 from models.coca.gpt2 import decoder_to_gpt2
 from models.images import OPENAI_MEAN, OPENAI_STD, normalise
+from models.published import published
 from tests.models.kit import assert_close, assert_round_trip, assert_same_gradients, pictures, randomise, texts, tokenizer
 
 CONTEXT = 12
@@ -118,6 +121,25 @@ def test_the_papers_decoder_equals_gpt2_with_cross_attention() -> None:
         gradient = theirs.get_parameter(theirs_name).grad
         assert gradient is not None
         assert_close(ours.text.get_parameter(name).grad, gradient.T if transposed else gradient, f"gradient of {name}")  # type: ignore[arg-type]
+
+
+def test_published_weights_are_had_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, _ = _open_clip(True)
+    for part in ("text_cfg", "multimodal_cfg"):
+        cfg[part] |= {"vocab_size": 49_408, "context_length": 20}
+    torch.manual_seed(0)
+    theirs = OpenCLIPCoCa(**cfg)
+    torch.nn.init.normal_(theirs.text_decoder.text_projection, std=0.1)
+    randomise(theirs, 0)
+    save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: cfg)
+    ours: Any = published(f"open_clip:coca_ViT-B-32/{tmp_path}/weights.safetensors")
+    ids = open_clip.tokenize(["a red circle", "Two blue SQUARES!"], context_length=20)
+    raw = list(pictures(2, 32).permute(0, 2, 3, 1).numpy())
+    theirs.eval()
+    assert_close(ours.encode_image(raw), theirs.encode_image(normalise(pictures(2, 32), OPENAI_MEAN, OPENAI_STD)), "image features")
+    assert_close(ours.encode_text(["a red circle", "two blue squares"])[0], theirs.encode_text(ids)[0], "text features")
+    assert all(isinstance(text, str) for text in ours.caption(raw))
 
 
 def test_a_model_without_counterpart_is_refused() -> None:

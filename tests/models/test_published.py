@@ -114,7 +114,7 @@ def test_offline_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         ("open_clip:ViT-Z/openai", "no model 'ViT-Z'"),
         ("open_clip:ViT-B-32/nonsense", "no weights 'nonsense'.*laion2b_s34b_b79k"),
         ("open_clip:RN50/openai", "ResNet"),
-        ("open_clip:coca_ViT-B-32/laion2b_s13b_b90k", "not CLIP's own towers"),
+        ("open_clip:EVA01-g-14/laion400m_s11b_b41k", "not CLIP's own towers"),
     ],
 )
 def test_unknown_names(spec: str, message: str) -> None:
