@@ -25,7 +25,7 @@ from eval.tasks import Graded, Measure, Task
 Json = dict[str, Any]
 CONTROL_SAMPLES = 500  # controls need no narrow interval
 ORACLE_SAMPLES = 100  # reads captions in Python
-PAIRS = 100_000  # in a gallery, what a scorer that looks at every pair is asked at most
+PAIRS = 70_000  # in a gallery, what a scorer that looks at every pair is asked at most
 ORACLE_PAIRS = 250_000
 RANKED_SAMPLES = 100  # by a model that has to look at every candidate answer
 UNKNOWN = "the whole truth is known for the embedded data set only"
@@ -84,7 +84,7 @@ def cells_of(
     if variant.primary_only and task.split in source.shifts:
         return []
     able = variant.subject.able(task.needs, gallery=task.gallery) if variant.subject else []
-    if variant.other_adapter and len(able) < 2:
+    if variant.other_adapter and (len(able) < 2 or (task.gallery and task.split in source.shifts)):
         return []
     adapter: Any = able[variant.other_adapter] if able else None
     name = f"by {adapter.adapter}" if variant.other_adapter else variant.name
