@@ -1,8 +1,9 @@
 # Paragone. `make help` lists the targets; every target sets up what it needs.
 #
 # Variables: PRESET=tiny|small|paper  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
-#            WEIGHTS=<published weights to start from>  OUT=<run folder>  ARGS="--optim.lr 1e-3" (training)  TASKS=zeroshot,retrieval
-#            EVAL_ARGS="--limit 500"  SEEDS=0,1,2 (claims)  PLANTED=0.9 (a correlation in the embedded data set)  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
+#            WEIGHTS=<published weights to start from, or to evaluate as they are>  OUT=<run folder>
+#            ARGS="--optim.lr 1e-3" (training)  TASKS=zeroshot,retrieval  EVAL_ARGS="--limit 500"  SEEDS=0,1,2 (claims)
+#            PLANTED=0.9 (a correlation in the embedded data set)  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -30,9 +31,12 @@ help: ## list the targets
 train-%: $(READY) data ## train a model, or resume it
 	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data "$(DATA)" --seed $(SEED) --device $(DEVICE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(ARGS)
 
-eval-%: $(READY) data ## evaluate a trained model on every task it is capable of
-	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
-	$(PY) -m eval.run $(RUN) --data "$(TEST)" --device $(DEVICE) $(if $(TASKS),--tasks $(TASKS)) $(EVAL_ARGS)
+# `make eval-clip WEIGHTS=...` evaluates the weights themselves, `make train-clip eval-clip WEIGHTS=...` what training made of them.
+AS_THEY_ARE = $(if $(filter train-%,$(MAKECMDGOALS)),,$(WEIGHTS))
+
+eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on every task it is capable of
+	@test -n "$(AS_THEY_ARE)" || grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
+	$(PY) -m eval.run $(or $(AS_THEY_ARE),$(RUN)) --data "$(TEST)" --device $(DEVICE) $(if $(TASKS),--tasks $(TASKS)) $(EVAL_ARGS)
 
 claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEEDS=0,1,2, ARGS="--only NAME"
 	$(PY) -m recipes.claims $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)

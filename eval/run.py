@@ -1,4 +1,5 @@
-"""Evaluate a trained model: `python -m eval.run .runs/clip-tiny-s0 [--data .data/scenes-tiny] [--tasks zeroshot,retrieval]`.
+"""Evaluate a trained model: `python -m eval.run .runs/clip-tiny-s0 [--data .data/scenes-tiny] [--tasks zeroshot,retrieval]`;
+or published weights: `python -m eval.run open_clip:ViT-B-32/laion2b_s34b_b79k --data .data/scenes-tiny`.
 
 Every task that the data allows and the model is capable of, beside its controls, on the test split and on both shifts where
 the data set has them. Answers stream to `RUN/eval/<data set>/<task>.<split>.<variant>.jsonl`; when all are there, `eval.json`
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -29,7 +31,7 @@ from data.shards import DataError, find
 from eval import EvalError
 from eval.ask import Json, cells_of, chance_cells, hashed, title, variants
 from eval.capabilities import Draws, WeighsAnswers
-from eval.clipscore import clip_beside, named_clip
+from eval.clipscore import PUBLISHED, clip_beside, named_clip
 from eval.controls import untrained
 from eval.sheet import write_sheet
 from eval.show import print_tables
@@ -43,7 +45,7 @@ PRESETS = ("tiny", "small", "paper")
 
 
 def main(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Annotated[str, tyro.conf.Positional],
     data: str | None = None,
     tasks: str | None = None,
     device: str = "auto",
@@ -55,7 +57,7 @@ def main(
     """Evaluate a trained model.
 
     Args:
-        run: run folder, with model.json and model.safetensors.
+        run: run folder, with model.json and model.safetensors; or published weights (open_clip:MODEL/TAG, hf:NAME), which become one.
         data: data set folder or shards; the data set the model was trained on unless given.
         tasks: only these, separated by commas (zeroshot, retrieval, foils, probe).
         device: auto, cpu, cuda, cuda:1, mps.
@@ -66,7 +68,8 @@ def main(
     """
     try:
         chosen = tuple(tasks.split(",")) if tasks else None
-        evaluate_run(run, data=data, tasks=chosen, device=device, limit=limit, batch_size=batch_size, clip=clip, judge=judge)
+        folder = stored(run) if run.startswith(PUBLISHED) else Path(run)
+        evaluate_run(folder, data=data, tasks=chosen, device=device, limit=limit, batch_size=batch_size, clip=clip, judge=judge)
     except (EvalError, DataError, FileNotFoundError, ValueError, ConnectionError) as error:
         sys.exit(f"eval: {error}")
 
@@ -99,7 +102,8 @@ def evaluate_run(
         "preset": recipe.get("preset") or next((part for part in folder.resolve().name.split("-") if part in PRESETS), "custom"),
         "seed": recipe.get("seed", 0),
         "data": spec,
-        "trained_on": _trained_on(str(recipe.get("data", "unknown"))),
+        "trained_on": recipe.get("published") or _trained_on(str(recipe.get("data", "unknown"))),
+        "published": recipe.get("published", ""),
     }
     source = from_shards(spec, limit)
     fits: str | Path | None = clip or clip_beside(folder)
@@ -118,6 +122,18 @@ def evaluate_run(
         tasks=tasks,
         batch_size=batch_size,
     )
+
+
+def stored(spec: str, runs: Path = Path(".runs")) -> Path:
+    """The run folder of published weights, named after them; fetched when there is none yet."""
+    folder = runs / re.sub(r"[^\w.]+", "-", spec)
+    if not (folder / "recipe.json").exists():
+        model: Any = models.load(spec)
+        models.save(model, folder)
+        name = json.loads((folder / "model.json").read_text())["model"]
+        _write_json(folder / "cost.json", {"total_parameters": sum(parameter.numel() for parameter in model.parameters())})
+        _write_json(folder / "recipe.json", {"name": name, "preset": "published", "published": spec})  # the last: now it is whole
+    return folder
 
 
 def evaluate(

@@ -112,7 +112,8 @@ class Result:
     @property
     def command(self) -> str:
         """What evaluates the run again."""
-        return words.make(f"eval-{self.model}", WEIGHTS=self.published, OUT=self.run.folder, TEST=self.data or f".data/{self.dataset}")
+        which = {"WEIGHTS": self.published} if self.published else {"OUT": self.run.folder}
+        return words.make(f"eval-{self.model}", **which, TEST=self.data or f".data/{self.dataset}")
 
     @cached_property
     def showcase(self) -> dict[str, Any]:
