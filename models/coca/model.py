@@ -1,7 +1,8 @@
 """CoCa: one encoder-decoder trained to contrast images with texts and to caption them (Yu et al., 2022, arXiv 2205.01917).
 
-Deviations at small scale, all in the configuration: `tiny` puts convolutions before the image blocks, uses ReLU, and learns
-its own small vocabulary. The widths of the poolers' norms and projections follow open_clip; the paper does not state them.
+Deviations at small scale, all in the configuration: `tiny` puts convolutions before the image blocks, uses ReLU, learns its
+own small vocabulary, and has both poolers on the encoder. The norms of the poolers and the projections behind them follow
+open_clip: the paper does not state them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class CoCaConfig:
 
     @classmethod
     def tiny(cls) -> CoCaConfig:
-        """2.6 M parameters; minutes on two CPU cores."""
+        """2.7 M parameters; minutes on two CPU cores."""
         vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="none")
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
         return cls(vision=vision, text=text, multimodal_depth=2, queries=16, pooling="parallel", pooler_heads=4, embed_dim=128, context=32)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.clip.objective import clip_loss
-from models.layers import Losses, gather
+from models.layers import Losses, mean_of_all
 
 
 def coca_loss(features: dict[str, Tensor], scale: Tensor, *, contrastive: float, captioning: float, vocab_size: int) -> Losses:
@@ -25,15 +25,9 @@ def coca_loss(features: dict[str, Tensor], scale: Tensor, *, contrastive: float,
         pairs = clip_loss(features["image"], features["text"], scale)
         total, terms, chance = total + contrastive * pairs.total, pairs.terms, pairs.chance
     if captioning:
-        caption = caption_loss(features["nll"], features["tokens"])
+        caption = mean_of_all(features["nll"], features["tokens"])
         total, terms, chance = total + captioning * caption, terms | {"caption": caption}, chance | {"caption": math.log(vocab_size)}
     return Losses(total, terms, chance)
-
-
-def caption_loss(nll: Tensor, tokens: Tensor) -> Tensor:
-    """Mean over every token of the batch of all ranks; its mean over ranks is that, whatever their captions' lengths."""
-    everywhere = gather(tokens)
-    return nll.sum() * (len(everywhere) / len(tokens)) / everywhere.sum()
 
 
 def caption_nll(logits: Tensor, ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
