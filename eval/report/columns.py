@@ -49,7 +49,9 @@ COSTS = (
 
 
 def overview_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
-    return [_column(key, f"{key.task} · {key.split}", rows) for key in headline(list(keys))]
+    """The split is named where it is not the first, which is most tasks'."""
+    home = keys[0].split if keys else ""
+    return [_column(key, key.task if key.split == home else f"{key.task} · {key.split}", rows) for key in headline(list(keys))]
 
 
 def task_columns(task: str, keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:

@@ -15,7 +15,7 @@ all("table.results").forEach(table => {
       heads.forEach(other => other.removeAttribute("aria-sort"));
       if (next !== "none") head.setAttribute("aria-sort", next);
       table.classList.toggle("sorted", next !== "none");
-      const value = body => parseFloat(body.rows[0].cells[index + 1].dataset.sort);
+      const value = body => parseFloat(body.rows[0].cells[index + 1]?.dataset.sort);
       const blocks = original.filter(body => body.classList.contains("block"));
       if (next !== "none") blocks.sort((a, b) => {
         const [x, y] = [value(a), value(b)];

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sized
 from html import escape
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -82,6 +83,8 @@ def cell(text: str) -> str:
     return escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("[", "\\[").replace("`", "'")
 
 
+COLUMN_WIDTH = 10  # of the terminal's tables
+TERMINAL_COSTS = ("samples_seen", "train_flops")
 ABOUT = ("dataset", "model", "paradigm", "preset", "trained_on", "seed")
 NUMBERS = ("variant", "value", "low", "high", "n", "unit", "status", "adapter", "note")
 
@@ -115,29 +118,35 @@ def status(report: Report) -> list[str]:
 
 
 def terminal(report: Report, console: Console) -> None:
-    """The overview of each data set: here models are columns, because a terminal is narrow and metrics are many."""
+    """The overview of each data set without its intervals, as many columns at a time as the terminal is wide."""
     for dataset in report.datasets:
-        table = dataset.overview
-        lines = [block.line for block in table.blocks] + table.controls
-        with_interval = console.width >= 20 + 18 * len(lines)
-        grid = Grid(title=Text(dataset.name, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        grid.add_column("", no_wrap=True)
-        for row in dataset.rows:
-            grid.add_column(Text(row.name), justify="right", overflow="fold")
-        for line in table.controls:
-            grid.add_column(Text(line.label), justify="right", style="dim", overflow="fold")
-        grid.add_row("", *(Text(row.seeds, style="dim") for row in dataset.rows), end_section=True)
-        entries = zip(*(line.entries for line in lines), strict=True)
-        for group, columns in table.groups:
-            grid.add_row(Text(group, style="bold"))
-            for (label, _), across in zip(columns, entries, strict=False):
-                grid.add_row(Text(f"  {label}"), *(terminal_entry(shown, with_interval) for shown in across))
-            grid.add_section()
-        console.print(grid)
+        heads = [f"{group.partition(' ')[0]} {label}" for group, columns in dataset.overview.groups for label, _ in columns]
+        shown = list(range(len(heads) - len(COSTS)))
+        shown += [len(heads) - len(COSTS) + place for place, cost in enumerate(COSTS) if cost.field in TERMINAL_COSTS]
+        names = max(len(name) for name in [*(row.name for row in dataset.rows), *(line.label for line in dataset.overview.controls)])
+        at_once = max(1, (console.width - names - 2) // (COLUMN_WIDTH + 1))
+        for first in range(0, len(shown), at_once):
+            console.print(terminal_table(dataset, heads, shown[first : first + at_once], title=dataset.name * (not first)))
     for sentence in status(report):
         console.print(Text(sentence))
 
 
-def terminal_entry(shown: Entry, with_interval: bool) -> Text:
-    text = Text(shown.text, style="bold" if shown.best else "dim" if shown.kind == "absent" else "")
-    return text.append(f" {shown.interval}", style="dim") if shown.interval and with_interval else text
+def terminal_table(dataset: DatasetReport, heads: list[str], places: list[int], *, title: str) -> Grid:
+    """The overview's columns at `places`."""
+    bold = Text(title, style="bold") if title else None
+    grid = Grid(title=bold, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.add_column("model", no_wrap=True, vertical="bottom")
+    width: dict[str, Any] = {"min_width": COLUMN_WIDTH, "max_width": COLUMN_WIDTH}
+    for place in places:
+        grid.add_column(Text(heads[place].replace("_", " ")), justify="right", vertical="bottom", **width)
+    for block, row in zip(dataset.overview.blocks, dataset.rows, strict=True):
+        for name, line in ((row.name, block.line), *((f"  {other.detail}", other) for other in block.others)):
+            grid.add_row(Text(name), *(terminal_entry(line.entries[place]) for place in places))
+    grid.add_section()
+    for line in dataset.overview.controls:
+        grid.add_row(Text(line.label), *(terminal_entry(line.entries[place]) for place in places), style="dim")
+    return grid
+
+
+def terminal_entry(shown: Entry) -> Text:
+    return Text(shown.text, style="bold" if shown.best else "dim" if shown.kind == "absent" else "")

@@ -115,7 +115,8 @@ def svg(figure: Figure, title: str) -> str:
     head = re.sub(r' (width|height)="[^"]*"', "", head)  # the view box alone: the page sets the size
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|font-family: [^;]*; ", "", body, flags=re.DOTALL)  # the page's font and rules
     text = f'{head} role="img"><title>{escape(title)}</title>{body}'.replace(INK, "currentColor")
-    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), text)  # a tenth of a point is enough
+    places = re.compile(r' (?:d|x|y|x1|x2|y1|y2|width|height|transform|points)="[^"]*"')
+    text = places.sub(lambda place: re.sub(r"(\.\d)\d+", r"\1", place[0]), text)  # a tenth of a point is enough
     for index, hue in enumerate(HUES):
         text = text.replace(hue, f"var(--hue-{index})")
     return text

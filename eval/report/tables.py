@@ -36,6 +36,12 @@ class Line:
     detail: str
     entries: list[Entry]
 
+    @property
+    def absent(self) -> Entry | None:
+        """What stands for the whole line, where all of it is missing for one reason."""
+        first = self.entries[0] if self.entries else None
+        return first if first and first.text and all(entry == first and entry.kind == "absent" for entry in self.entries) else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
@@ -209,5 +215,5 @@ def cost_entry(row: Row, cost: CostColumn) -> Entry:
 
 def scored_by(letters: dict[str, str]) -> list[str]:
     """How answers became scores: what the letters in a table stand for."""
-    said = "; ".join(f"{letter} {adapter}".strip() for adapter, letter in letters.items())
-    return [f"Scored by {said}."] if said else []
+    said = ", ".join(f"{letter} = {adapter}" if letter else adapter for adapter, letter in letters.items())
+    return [f"Scored by: {said}."] if said else []
