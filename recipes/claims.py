@@ -175,7 +175,7 @@ def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str
     first, *others = claim.arms
     compared = {arm.name: compare(found[first.name], found[arm.name], claim.better) for arm in others}
     differing = apart(claim, questions)
-    runs = {each["identity"]["run"]: each for each in answers.values()}
+    runs = {each["run"]: each for each in answers.values()}
     seeds = list(dict.fromkeys(question.run.recipe.seed for question in questions))
     chosen = {"PRESET": preset if preset != "tiny" else "", "DATA": data, "SEEDS": ",".join(map(str, seeds))}
     return {

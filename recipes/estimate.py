@@ -52,10 +52,12 @@ def estimate(untrained: Sequence[Run], missing: int, jobs: int, runs: Path) -> s
 def _finished_rate(run: Run, runs: Path) -> tuple[float, str] | None:
     """Seconds per sample of finished runs of the same model and preset on one thread or on a GPU."""
     found = []
-    for path in [*runs.glob("*/cost.json"), *(runs / "claims" / "runs").glob("*/cost.json")]:
-        cost, recipe = (json.loads((path.parent / name).read_text()) for name in ("cost.json", "recipe.json"))
-        alike = (recipe["name"], recipe["preset"]) == (name_of(run.recipe), run.preset) and cost["finished"]
-        if alike and (cost["threads"] == 1 or "CPU" not in cost["hardware"]):
+    for path in [*runs.glob("*/recipe.json"), *(runs / "claims" / "runs").glob("*/recipe.json")]:
+        recipe = json.loads(path.read_text())
+        if (recipe["name"], recipe.get("preset")) != (name_of(run.recipe), run.preset) or not finished(path.parent):
+            continue
+        cost = json.loads((path.parent / "cost.json").read_text())
+        if cost["threads"] == 1 or "CPU" not in cost["hardware"]:
             found.append(cost["train_seconds"] / cost["samples_seen"])
     return (statistics.median(found), f"in {len(found)} finished runs") if found else None
 

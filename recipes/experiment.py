@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that claims need: `recipe` trained into `folder`. `key` is the same for equal recipes, wherever they lie."""
+    """A run that claims need: `recipe` trained into `folder`. `key` tells it from the others, wherever it lies."""
 
     key: str
     name: str
@@ -46,18 +46,19 @@ class Question:
     @property
     def identity(self) -> Json:
         """Changes when the answer would."""
-        data = self.run.recipe.data
-        return {"run": self.run.key, "metric": self.metric.about, "data": {split: find(data, split).hash for split in splits(data)}}
+        data, recipe = self.run.recipe.data, as_json(self.run.recipe, self.run.preset)
+        return {"recipe": recipe, "metric": self.metric.about, "data": {split: find(data, split).hash for split in splits(data)}}
 
     @property
     def answer(self) -> Json | None:
         """What was measured, None if that has not been done or was about something else."""
         if not self.path.exists():
             return None
-        found: Json = json.loads(self.path.read_text())
+        found = _read(self.path)
         then, now = found["identity"], self.identity
-        same = then["data"].items() <= now["data"].items()  # a split that has come since does not matter
-        return found if same and (then["run"], then["metric"]) == (now["run"], now["metric"]) else None
+        same_data = then["data"].items() <= now["data"].items()  # a split that has come since does not matter
+        same = same_data and then["metric"] == now["metric"] and not differences(then["recipe"], now["recipe"])
+        return found if same else None
 
 
 def plan(
@@ -94,9 +95,14 @@ def _planned(name: str, claim: Claim, arm: Arm, seed: int, *, preset: str, data:
     substance = {field: value for field, value in described.items() if field not in (*FREE, "seed")}
     digest = hashlib.sha256(json.dumps(substance, sort_keys=True).encode()).hexdigest()[:8]
     key = f"{name}-{preset}-{digest}-s{seed}"
-    usual = runs / run_name(name, preset, recipe, standard.data)
-    shared = finished(usual) and not differences(json.loads((usual / "recipe.json").read_text()), described)
-    return Planned(key, name, recipe, preset, usual if shared else runs / "claims" / "runs" / key)
+    usual, own = runs / run_name(name, preset, recipe, standard.data), runs / "claims" / "runs"
+    places = [usual] * finished(usual) + sorted(own.glob(f"{name}-{preset}-*-s{seed}"))
+    same = [place for place in places if (place / "recipe.json").exists() and not differences(_read(place / "recipe.json"), described)]
+    return Planned(key, name, recipe, preset, [*same, own / key][0])
+
+
+def _read(path: Path) -> Json:
+    return json.loads(path.read_text())
 
 
 def apart(claim: Claim, questions: Sequence[Question]) -> dict[str, dict[str, tuple[Any, Any]]]:

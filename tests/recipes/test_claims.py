@@ -123,6 +123,21 @@ def test_a_run_is_trained_once_whoever_needs_it(page: Examine, tmp_path: Path, c
     assert not list((tmp_path / "claims" / "runs").iterdir())
 
 
+def test_a_field_that_recipes_have_since_makes_no_run_another(page: Examine, tmp_path: Path) -> None:
+    page(claim("a", planted(0.1)), seeds=[0, 1])
+    before = (tmp_path / "claims" / "tower" / "a.json").read_text()
+    for path in (tmp_path / "claims").rglob("*.json"):
+        found = json.loads(path.read_text())
+        recipe = found.get("identity", {}).get("recipe") or found
+        if path.name == "recipe.json" or "identity" in found:
+            del recipe["weights"], recipe["model"]["width"]
+            path.write_text(json.dumps(found))
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "claims" / "runs").rglob("model.safetensors")}
+    assert page(claim("a", planted(0.1)), claim("b", planted(0.2)), seeds=[0, 1]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "claims" / "runs").rglob("model.safetensors")} == stamps
+    assert (tmp_path / "claims" / "tower" / "a.json").read_text() == before
+
+
 def test_the_usual_run_is_used_when_it_is_the_very_recipe(page: Examine, tmp_path: Path) -> None:
     from recipes.train import train
 
