@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.sample import Object, Sample
+from models.cm3leon.retrieval import key_of
 from models.cm3leon.sequence import Builder, Kind, Token, random_spans, stack
 from models.images import ImageTransform, inside_boxes
 from models.text import LONGEST, Tokenizer
@@ -57,7 +58,7 @@ class Collate:
 
 @dataclass
 class DocumentCollate(Collate):
-    """Pretraining: documents, rearranged; and `query`, the caption's tokens to look for other documents with."""
+    """Pretraining: documents, rearranged; and to look for other documents with, `query`, the caption's tokens, and `own`, the keys."""
 
     mix: Mix
     query_dropout: float = 0.2  # share of the query's tokens left out (RA-CM3)
@@ -79,7 +80,8 @@ class DocumentCollate(Collate):
         query = torch.full((len(samples), self.builder.frame.text), -1)
         for row, text in zip(query, texts, strict=True):
             row[: len(text)] = torch.tensor(text, dtype=torch.long)
-        return self.batch(rows, pictures) | {"query": query, "documents": torch.full((len(samples),), documents)}
+        own = torch.tensor([key_of(sample) for sample in samples])
+        return self.batch(rows, pictures) | {"query": query, "own": own, "documents": torch.full((len(samples),), documents)}
 
     def _caption(self, sample: Sample, rng: np.random.Generator | None) -> str:
         if not sample.captions:
@@ -114,8 +116,7 @@ class TaskCollate(Collate):
             rows.append(row)
             pictures.append(pair)
         count = len(samples)
-        empty = {"query": torch.full((count, self.builder.frame.text), -1), "documents": torch.zeros(count, dtype=torch.long)}
-        return self.batch(rows, pictures) | empty
+        return self.batch(rows, pictures) | {"documents": torch.zeros(count, dtype=torch.long)}
 
     def _task(self, sample: Sample, task: int, rng: np.random.Generator) -> tuple[list[Token], list[Sample]]:
         """A sequence, and the two pictures that its cells are counted in; a sequence with one picture leaves the second unused."""

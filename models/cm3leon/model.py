@@ -24,7 +24,7 @@ from models.cm3leon.config import MARKS, CM3leonConfig
 from models.cm3leon.decoder import TokenDecoder
 from models.cm3leon.drawing import UNGUIDED, Painter, Reader, Sampling, Writer, padded_in_front
 from models.cm3leon.objective import cm3_loss, token_losses
-from models.cm3leon.retrieval import Memory, texts_of, without_gaps
+from models.cm3leon.retrieval import Memory, key_of, texts_of, without_gaps
 from models.cm3leon.sequence import Builder, Frame, Kind, Token, Vocabulary, stack
 from models.generate import GREEDY, Decoding, generate, not_text
 from models.images import ImageTransform
@@ -72,14 +72,18 @@ class CM3leon(nn.Module):
         assert isinstance(tokenizer, VQ)
         assert isinstance(retriever, CLIP)
         wanted = replace(tokenizer.config, perceptual="", adversarial_weight=0.0)  # what only its training needed
-        self.config = replace(self.config, image_tokenizer=wanted, retriever=retriever.config)
         if (tokenizer.size, tokenizer.side**2) != (self.vocabulary.images, self.cells):
             raise ValueError(
                 f"the image tokenizer has {tokenizer.size} codes and {tokenizer.side**2} cells a picture, the recipe expects "
                 f"{self.vocabulary.images} and {self.cells}: train it with the same --model.image-tokenizer"
             )
         if retriever.config.vocab_size != self.config.vocab_size or retriever.config.embed_dim != self.memory.vectors.shape[1]:
-            raise ValueError("the retriever was trained with another tokenizer or embedding: both must read the same tokens")
+            raise ValueError(
+                f"the retriever reads {retriever.config.vocab_size} tokens into {retriever.config.embed_dim} dimensions, the recipe "
+                f"expects {self.config.vocab_size} and {self.memory.vectors.shape[1]}: give it the retriever's tokenizer (--tokenizer "
+                "retriever) and sizes (--model.retriever)"
+            )
+        self.config = replace(self.config, image_tokenizer=wanted, retriever=retriever.config)
         self.image_tokenizer = VQ(wanted, self.tokenizer)
         own = self.image_tokenizer.state_dict().keys()
         self.image_tokenizer.load_state_dict({name: value for name, value in tokenizer.state_dict().items() if name in own})
@@ -108,7 +112,8 @@ class CM3leon(nn.Module):
                 texts = [sample.captions[0] for sample in captioned]
                 images = [sample.image for sample in captioned]
                 vectors = self.retriever.encode_image(images) + self.retriever.encode_text(texts)
-                self.memory.add(F.normalize(vectors, dim=-1), self._texts(texts), self.image_tokenizer.tokens(images))
+                keys = torch.tensor([key_of(sample) for sample in captioned])
+                self.memory.add(F.normalize(vectors, dim=-1), self._texts(texts), self.image_tokenizer.tokens(images), keys)
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -126,16 +131,16 @@ class CM3leon(nn.Module):
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums of losses of each sequence, `[B]` each; see `token_losses`."""
         ids, places, kinds = (batch[name] for name in ("ids", "places", "kinds"))
-        covered = torch.where(ids < 0, batch["covered"].gather(1, (-1 - ids).clamp(min=0)), 0.0)
+        share = torch.where(ids < 0, batch["covered"].gather(1, (-1 - ids).clamp(min=0)), 0.0)
         ids = self._fill(ids, batch["pixels"])
         documents = int(batch["documents"][0])
         if documents:
             before = self._retrieved(batch, documents)
             ids, places, kinds = (torch.cat([x, y], dim=1) for x, y in zip(before, (ids, places, kinds), strict=True))
-            covered = torch.cat([covered.new_zeros(before[0].shape), covered], dim=1)
-            ids, places, kinds, covered = without_gaps(ids, places, kinds, covered)
+            share = torch.cat([share.new_zeros(before[0].shape), share], dim=1)
+            ids, places, kinds, share = without_gaps(ids, places, kinds, share)
         places = self._places(places, kinds)
-        weights = self.config.weights.of(kinds, covered)
+        weights = self.config.weights.of(kinds, share)
         states = self.decoder(ids[:, :-1], places[:, :-1])
         logits = self.decoder.logits(states)
         return token_losses(
@@ -346,7 +351,8 @@ class CM3leon(nn.Module):
         pictures = list(batch["pixels"][:, 0].permute(0, 2, 3, 1).cpu().numpy())
         texts = texts_of(batch["query"], self.tokenizer, self.config.retriever.context)
         queries = self.retriever.encode_image(pictures), self.retriever._text_features(texts)
-        rows = torch.cat([self.memory.search(query, 2, skip_above=self.config.skip_above) for query in queries], dim=1)  # [B, 4]
+        skip = self.config.skip_above
+        rows = torch.cat([self.memory.search(query, 2, skip_above=skip, own=batch["own"]) for query in queries], dim=1)  # [B, 4]
         repeated = (rows[:, :, None] == rows[:, None]).tril(-1).any(dim=2)
         luck = torch.rand(rows.shape, device=rows.device).masked_fill(repeated | (rows < 0), -1)
         return self.memory.documents(rows.gather(1, luck.topk(documents).indices), self.builder)

@@ -6,9 +6,12 @@ largest inner product is exact, one matrix product.
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 from torch import Tensor, nn
 
+from data.sample import Sample
 from models.cm3leon.sequence import Builder, Kind
 from models.text import Tokenizer
 
@@ -19,6 +22,7 @@ class Memory(nn.Module):
     vectors: Tensor
     texts: Tensor
     codes: Tensor
+    keys: Tensor
     filled: Tensor
 
     def __init__(self, size: int, dim: int, *, text: int, cells: int) -> None:
@@ -26,29 +30,35 @@ class Memory(nn.Module):
         self.register_buffer("vectors", torch.zeros(size, dim, dtype=torch.float16))  # of unit length
         self.register_buffer("texts", torch.full((size, text), -1, dtype=torch.int32))  # -1 behind the text
         self.register_buffer("codes", torch.zeros(size, cells, dtype=torch.int16))  # image tokens, counted from the first
+        self.register_buffer("keys", torch.full((size,), -1))  # of the samples, by `key_of`
         self.register_buffer("filled", torch.tensor(0))
 
     @torch.no_grad()
-    def add(self, vectors: Tensor, texts: Tensor, codes: Tensor) -> None:
-        """Documents `[n, dim]`, `[n, text]`, `[n, cells]`; those that no longer fit are left out."""
+    def add(self, vectors: Tensor, texts: Tensor, codes: Tensor, keys: Tensor) -> None:
+        """Documents `[n, dim]`, `[n, text]`, `[n, cells]`, `[n]`; those that no longer fit are left out."""
         first = int(self.filled)
         count = min(len(vectors), len(self.vectors) - first)
-        for held, new in ((self.vectors, vectors), (self.texts, texts), (self.codes, codes)):
+        for held, new in ((self.vectors, vectors), (self.texts, texts), (self.codes, codes), (self.keys, keys)):
             held[first : first + count] = new[:count].to(held.device, held.dtype)
         self.filled += count
 
     @torch.no_grad()
-    def search(self, queries: Tensor, count: int, *, skip_above: float) -> Tensor:
+    def search(self, queries: Tensor, count: int, *, skip_above: float, own: Tensor | None = None) -> Tensor:
         """Rows of the `count` best documents for each query vector `[B, dim]`, best first, int64 `[B, count]`.
 
-        A document whose similarity with the query is above `skip_above` would give the answer away and is skipped, and so is
-        one that similar to a document chosen before it. Where fewer are left, the row is -1.
+        The query's own document, whose key is in `own` `[B]`, is never found. A document whose similarity with the query is above
+        `skip_above` would give the answer away and is skipped, and so is one that similar to a document chosen before it. Where
+        fewer are left, the row is -1.
         """
         held = self.vectors[: int(self.filled)].to(queries.dtype)
         candidates = min(len(held), 8 * count + 8)
         if not candidates:
             return torch.full((len(queries), count), -1, device=queries.device)
-        similarity, rows = (queries @ held.T).masked_fill_(queries @ held.T > skip_above, float("-inf")).topk(candidates)
+        similarity = queries @ held.T  # [B, n]
+        forbidden = similarity > skip_above
+        if own is not None:
+            forbidden |= own[:, None] == self.keys[: len(held)]
+        similarity, rows = similarity.masked_fill(forbidden, float("-inf")).topk(candidates)
         near = held[rows] @ held[rows].transpose(1, 2) > skip_above  # [B, n, n]
         usable = similarity.isfinite()
         chosen = torch.full((len(queries), count), -1, device=queries.device)
@@ -80,6 +90,11 @@ class Memory(nn.Module):
         places = inside + frame.length * torch.arange(-rows.shape[1], 0, device=rows.device)[:, None]
         exists = one >= 0
         return ids.clamp(min=0).flatten(1), places.expand_as(ids).flatten(1), kinds.where(exists, Kind.NOTHING).flatten(1)
+
+
+def key_of(sample: Sample) -> int:
+    """A number that stands for a sample's key."""
+    return zlib.crc32(sample.key.encode())
 
 
 def texts_of(tokens: Tensor, tokenizer: Tokenizer, context: int) -> Tensor:

@@ -23,6 +23,7 @@ class NetworkConfig:
     blocks: int = 2  # residual blocks a level; the decoder has one more
     latent: int = 256  # channels of the latents
     norm: Literal["group", "none"] = "group"
+    middle: bool = True  # blocks between encoder and latents, and latents and decoder; without them a token tells of its surroundings alone
     attention: bool = True  # self-attention over the cells in the middle
 
     def __post_init__(self) -> None:
@@ -145,7 +146,9 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def _middle(width: int, config: NetworkConfig) -> nn.Sequential:
+def _middle(width: int, config: NetworkConfig) -> nn.Module:
+    if not config.middle:
+        return nn.Identity()
     attention = CellAttention(width, config.norm) if config.attention else nn.Identity()
     return nn.Sequential(ResidualBlock(width, width, config.norm), attention, ResidualBlock(width, width, config.norm))
 

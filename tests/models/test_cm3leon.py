@@ -186,7 +186,7 @@ def test_search_is_exact_and_skips_what_gives_the_answer_away() -> None:
     vectors = F.normalize(torch.randn(40, 6, generator=generator), dim=1)
     vectors[7] = F.normalize(vectors[3] + 0.02 * torch.randn(6, generator=generator), dim=0)  # nearly the same document twice
     memory = Memory(50, 6, text=3, cells=2)
-    memory.add(vectors, torch.zeros(40, 3), torch.zeros(40, 2))
+    memory.add(vectors, torch.zeros(40, 3), torch.zeros(40, 2), torch.arange(40) + 100)
     held = memory.vectors[:40].float()
     queries = F.normalize(torch.randn(9, 6, generator=generator), dim=1)
     queries[0], queries[1] = held[5], F.normalize(held[3] + 0.5 * held[20], dim=0)
@@ -199,14 +199,18 @@ def test_search_is_exact_and_skips_what_gives_the_answer_away() -> None:
                 chosen.append(index)
         assert row == chosen
     assert 5 not in found[0]
+    best = found[2, 0]
+    own = torch.full((9,), 100 + int(best))
+    assert best not in memory.search(queries, 3, skip_above=0.95, own=own)
+    assert torch.equal(memory.search(queries[2:3], 2, skip_above=0.95, own=own[:1])[0], found[2, 1:])
     assert not {3, 7} <= set(found[1].tolist())
 
 
 def test_an_empty_memory_finds_nothing_and_a_full_one_takes_no_more() -> None:
     memory = Memory(5, 4, text=3, cells=2)
     assert memory.search(torch.randn(2, 4), 2, skip_above=0.9).tolist() == [[-1, -1], [-1, -1]]
-    memory.add(torch.eye(4), torch.zeros(4, 3), torch.zeros(4, 2))
-    memory.add(torch.eye(4), torch.ones(4, 3), torch.ones(4, 2))
+    memory.add(torch.eye(4), torch.zeros(4, 3), torch.zeros(4, 2), torch.arange(4))
+    memory.add(torch.eye(4), torch.ones(4, 3), torch.ones(4, 2), torch.arange(4))
     assert int(memory.filled) == 5
     assert memory.texts[4].tolist() == [1, 1, 1]
 
