@@ -19,6 +19,7 @@ PLACE = $(if $(findstring .tar,$(DATA)),$(dir $(DATA)),$(DATA))
 ON = $(if $(filter .data/scenes-$(SIZE),$(DATA)),,-$(notdir $(PLACE:%/=%)))
 RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
 
+MODELS := clip siglip coca cm3leon
 PY := $(VENV)/bin/python
 READY := $(VENV)/.paragone
 .NOTPARALLEL:
@@ -26,7 +27,8 @@ READY := $(VENV)/.paragone
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/<model>/' | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo "  <model>: clip siglip.  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS PLANTED TASKS EVAL_ARGS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
+	@echo "  <model>: $(MODELS); what some of them build on is trained by itself: vq, lm"
+	@echo "  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS PLANTED TASKS EVAL_ARGS SEEDS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
 
 train-%: $(READY) data ## train a model, or resume it
 	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data "$(DATA)" --seed $(SEED) --device $(DEVICE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(ARGS)
@@ -44,7 +46,7 @@ claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEED
 compare: $(READY) ## put all evaluated runs side by side: terminal, Markdown, CSV, HTML
 	$(PY) -m eval.compare $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
 
-all: train-clip eval-clip train-siglip eval-siglip compare ## train, evaluate and compare every model
+all: $(foreach model,$(MODELS),train-$(model) eval-$(model)) compare ## train, evaluate and compare every model
 
 data: $(READY) ## write the embedded data set of the preset
 ifeq ($(DATA),$(SCENES))
