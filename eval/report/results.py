@@ -67,12 +67,8 @@ class Run:
 
     def spent(self, name: str) -> float | None:
         """A number of cost.json, with what was spent on the runs that this one builds on; None where it was not recorded."""
-        return _with_prerequisites(self.cost, name)
-
-    @property
-    def foundations(self) -> list[str]:
-        """The runs that this one builds on."""
-        return [str(each.get("run", role)) for role, each in (self.cost.get("prerequisites") or {}).items()]
+        own = number(self.cost.get(name))
+        return None if own is None else own + sum(number(each.get(name)) or 0.0 for each in _prerequisites(self.cost).values())
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
@@ -211,10 +207,12 @@ def refuse_unlike(results: list[Result]) -> None:
         raise EvalError("\n".join(complaints))
 
 
-def _with_prerequisites(cost: dict[str, Any], name: str) -> float | None:
-    own = number(cost.get(name))
-    inherited = [_with_prerequisites(each, name) for each in (cost.get("prerequisites") or {}).values()]
-    return None if own is None else own + sum(value or 0.0 for value in inherited)
+def _prerequisites(cost: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the runs cost that a run builds on, and those they build on, each once: {run: its costs}."""
+    found: dict[str, dict[str, Any]] = {}
+    for role, each in (cost.get("prerequisites") or {}).items():
+        found |= {str(each.get("run", role)): each} | _prerequisites(each)
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def task_cells(
             for line, answer in zip(lines, right.tolist(), strict=True):
                 line[metric] = int(answer)
             adapter = "likelihood" if model == "cm3leon" else "embedding similarity"
-            made = {"variant": variant, "adapter": adapter, "records": path.name, "note": NOTES.get(task, "")}
+            made: dict[str, Any] = {"variant": variant, "adapter": adapter, "records": path.name, "note": NOTES.get(task, "")}
             cells.append(cell(task, split, metric, **estimated(right), **made))
         write_lines(path, [{"header": {"task": task}}, *lines, {"header": "end"}])
     if model == "coca":
@@ -113,7 +113,7 @@ def speaker_cells(model: str, task: str, folder: Path, level: float, samples: in
     """Captions and yes-no answers on the test split, and a refusal of every model that cannot give them."""
     if model not in GENERATIVE:
         return [cell(task, "test", metric, None, status="n/a", note="needs caption or answer") for metric in SPEAKERS[task]]
-    cells, made = [], {"adapter": "generated caption" if task == "captioning" else "generated answer"}
+    cells, made = [], dict[str, Any](adapter="generated caption" if task == "captioning" else "generated answer")
     for variant, skill in {"model": level, "blank images": 0.01}.items():
         path = folder / f"{task}.test.{variant.split()[0]}.jsonl"
         truth = rng.integers(0, 2, samples)
@@ -125,7 +125,7 @@ def speaker_cells(model: str, task: str, folder: Path, level: float, samples: in
             answers = said if metric == "yes-rate" else right
             for line, answer in zip(lines, answers.tolist(), strict=True):
                 line[metric] = answer
-            fields = {"variant": variant, "records": path.name, "better": "neither" if metric == "yes-rate" else "higher"}
+            fields: dict[str, Any] = {"variant": variant, "records": path.name, "better": "neither" if metric == "yes-rate" else "higher"}
             fields |= {"field": "", "unit": "score"} if metric == "CIDEr-D" else {}
             cells.append(cell(task, "test", metric, **estimated(answers), **made, **fields))
         if task == "pope":
@@ -181,6 +181,20 @@ def showcase(model: str, rng: np.random.Generator, level: float) -> dict[str, An
     return {"schema": 2, "split": "test", "items": items, "adapters": {"ranked": "embedding similarity", "answers": "generated answer"}}
 
 
+def claim(**fields: Any) -> dict[str, Any]:
+    """What came of one claim, as recipes/claims.py writes it."""
+    about = {"schema": 1, "model": "siglip", "claim": "bias", "preset": "tiny", "dataset": "scenes-tiny", "seeds": [0, 1]}
+    about |= {"sentence": "A low bias learns better.", "paper": "table 4", "note": "", "metric": "retrieval i2t R@1", "better": "higher"}
+    arm = {"model": "siglip", "metric": "m", "runs": [], "samples_seen": 9, "low": 0.4, "high": 0.6}
+    arms = [arm | {"name": "low", "values": [0.5, 0.6], "mean": 0.55, "differs": {}}]
+    arms += [arm | {"name": "zero", "values": [0.4, 0.4], "mean": 0.4, "low": None, "high": None, "differs": {"bias": [-10, 0]}}]
+    versus = {"against": "zero", "effect": 0.15, "low": 0.05, "high": 0.25, "differences": [0.1, 0.2], "how": "t", "verdict": "reproduced"}
+    cost = {"runs": 4, "shared": 1, "samples_seen": 64_000, "train_seconds": 120.0, "train_flops": 1e12, "hardware": "2 CPUs"}
+    return (
+        about | {"arms": arms, "comparisons": [versus], "verdict": "reproduced", "cost": cost, "commands": ["make claims-siglip"]} | fields
+    )
+
+
 def picture(a: str, b: str) -> str:
     image = Image.new("RGB", (64, 64), "#e9e6dc")
     draw = ImageDraw.Draw(image)
@@ -207,3 +221,6 @@ if __name__ == "__main__":
     write_run(target, "clip", 0, recipe={"lr": 0.0003}, samples=2000, skill=0.6)
     for model in ("clip", "siglip"):
         write_run(target, model, 0, dataset="shapes-photos", data_hash="c" * 64, log=False)
+    for verdict in ("reproduced", "reversed"):
+        (target / "claims" / "siglip").mkdir(parents=True, exist_ok=True)
+        write(target / "claims" / "siglip" / f"{verdict}.json", claim(claim=verdict, verdict=verdict))
