@@ -10,7 +10,7 @@ median over repetitions of theirs / ours within one repetition, with its range.
     captioning   CoCa's text decoder against transformers' GPT-2 with the same weights: the captions of a batch, greedy and by
                  beam search, with caches on both sides. Ours goes on without the captions that have ended.
     drawing      CM3leon's decoder against transformers' OPT with the same weights: 64 image tokens after prompts of several lengths,
-                 sampled with caches on both sides, without guidance and with.
+                 sampled with caches on both sides, in fp32 and bf16, without guidance and with.
     loader       batches from the same shards with the same crops and the same tokenizer, once both are under way: reading
                  the set into memory is not counted. open_clip's pipeline is the webdataset stages of its `get_wds_dataset`
                  for training.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 import transformers
@@ -31,14 +32,14 @@ def drawing(depth: int, batch: int, place: Place, repeats: int) -> list[Row]:
     texts = [TEXTS[index % len(TEXTS)] for index in range(batch)]
     contestants: dict[str, Callable[[], object]] = {}
     pairs = []
-    for guidance in (1.0, 2.0):
-        how = "no guidance" if guidance == 1 else f"guidance {guidance:g}"
+    for precision, guidance in product(("fp32", "bf16"), (1.0, 2.0)):
+        how = f"{precision}, no guidance" if guidance == 1 else f"{precision}, guidance {guidance:g}"
         ours, reference = f"draw, {how}", f"transformers {transformers.__version__} OPT generate, {how}"
-        contestants[ours] = _ours(model, texts, guidance)
-        contestants[reference] = _theirs(theirs, model, texts, guidance)
+        contestants[ours] = _in(place, precision, _ours(model, texts, guidance))
+        contestants[reference] = _in(place, precision, _theirs(theirs, model, texts, guidance))
         pairs.append((ours, reference))
     seconds = interleaved(contestants, repeats)
-    shapes = f"decoder {WIDTH} x {depth}, {model.cells} image tokens, batch {batch}, fp32"
+    shapes = f"decoder {WIDTH} x {depth}, {model.cells} image tokens, batch {batch}"
     return [row_of("drawing", ours, reference, shapes, seconds, batch) for ours, reference in pairs]
 
 
@@ -48,7 +49,7 @@ def _model(depth: int) -> CM3leon:
     retriever = CLIPConfig(
         vision=VisionConfig(width=64, depth=1, heads=1, image_size=64, patch_size=16), text=small, vocab_size=tokenizer.vocab_size
     )
-    decoder = DecoderConfig(width=WIDTH, depth=depth, heads=WIDTH // 64, hidden=4 * WIDTH, positions=256)
+    decoder = DecoderConfig(width=WIDTH, depth=depth, heads=WIDTH // 64, hidden=4 * WIDTH, positions=512)
     config = CM3leonConfig(
         decoder=decoder, image_tokenizer=VQConfig.tiny(), retriever=retriever, vocab_size=tokenizer.vocab_size, text=32, memory=0
     )
@@ -78,6 +79,14 @@ def _opt(model: CM3leon) -> OPTForCausalLM:
     )
     theirs.load_state_dict(to_opt(model.decoder.state_dict()))
     return theirs
+
+
+def _in(place: Place, precision: str, run: Callable[[], object]) -> Callable[[], object]:
+    def in_precision() -> object:
+        with place.autocast(precision):
+            return run()
+
+    return in_precision
 
 
 def _ours(model: CM3leon, texts: list[str], guidance: float) -> Callable[[], object]:

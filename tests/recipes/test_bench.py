@@ -22,7 +22,7 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     bench.main()
     assert "times faster" in capsys.readouterr().out
     rows = json.loads(out.read_text())["rows"]
-    assert [row["what"] for row in rows] == ["clip step"] * 4 + ["siglip step"] * 2 + ["captioning"] * 2 + ["drawing"] * 2 + ["loader"] * 2
+    assert [row["what"] for row in rows] == ["clip step"] * 4 + ["siglip step"] * 2 + ["captioning"] * 2 + ["drawing"] * 4 + ["loader"] * 2
     for row in rows:
         assert len(row["ratios"]) == len(row["our_rates"]) == 2
         assert row["ratios"] == pytest.approx([ours / theirs for ours, theirs in zip(row["our_rates"], row["their_rates"], strict=True)])
