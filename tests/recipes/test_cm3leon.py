@@ -20,9 +20,8 @@ from tests.recipes.test_train import steps
 
 @pytest.mark.slow
 def test_it_builds_on_its_prerequisites_and_stands_alone(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = {"budget": 32, "batch": 16}
-    monkeypatch.setitem(vq.PRESETS, "tiny", replace(vq.PRESETS["tiny"], **few))
-    monkeypatch.setitem(clip.PRESETS, "tiny", replace(clip.PRESETS["tiny"], **few))
+    monkeypatch.setitem(vq.PRESETS, "tiny", replace(vq.PRESETS["tiny"], budget=32, batch=16))
+    monkeypatch.setitem(clip.PRESETS, "tiny", replace(clip.PRESETS["tiny"], budget=32, batch=16))
     tiny = cm3leon.PRESETS["tiny"]
     mix = replace(tiny.model.mix, documents=(0.5, 0.0, 0.5))
     recipe = replace(
