@@ -61,7 +61,8 @@ class Pairs:
 
 def knowing(samples: Sequence[Sample], sign: float = 1.0) -> Embeds:
     """Embeds a picture along its own axis and a caption along those of the pictures it belongs to. Any other text (a foil, a
-    prompt) is embedded away from all of them, and any other picture (a blank one) along the last axis. `sign` -1 turns every answer round."""
+    prompt) is embedded away from all of them, and any other picture (a blank one) along the last axis. `sign` -1 turns every
+    answer round."""
     numbers = [number_of(sample.image) for sample in samples]
     owners: dict[str, list[int]] = {}
     for sample in samples:

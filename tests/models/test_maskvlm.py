@@ -17,10 +17,10 @@ from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
 from models.convert import Row, to_ours
 from models.layers import TransformerConfig
-from models.matching import hard_negatives
 from models.maskvlm import MaskVLM, MaskVLMConfig
 from models.maskvlm.blocks import PostNormBlock, TextEncoder
 from models.maskvlm.objective import contrastive, masked_pixels
+from models.matching import hard_negatives
 from models.text import BPETokenizer
 from tests.models.kit import assert_close, assert_same_gradients, pictures, randomise, texts, tokenizer
 
