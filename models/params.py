@@ -15,10 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 import models
+from models.backbones import LanguageConfig
+from models.blip2 import BLIP2Config
 from models.clip import CLIPConfig
 from models.cm3leon import CM3leonConfig
 from models.coca import CoCaConfig
 from models.coca.convert import config_from_open_clip as coca_from_open_clip
+from models.flava import FLAVAConfig
+from models.frozen import FrozenConfig
+from models.maskvlm import MaskVLMConfig
 from models.siglip import SigLIPConfig
 from models.text import OpenCLIPTokenizer
 
@@ -85,6 +90,26 @@ VARIANTS = [
     ),
     Variant("cm3leon", "350 M", CM3leonConfig.m350(), 372_246_528, CM3LEON_TABLE.format("350 M"), ("decoder",), 0.001),
     Variant("cm3leon", "760 M", CM3leonConfig.m760(), 784_862_208, CM3LEON_TABLE.format("760 M"), ("decoder",), 0.001),
+    Variant(
+        "flava",
+        "paper",
+        FLAVAConfig.paper(),
+        241_356_289,
+        "transformers' FlavaModel, three poolers that nothing uses and 512 positions included",
+        ("visual", "text", "fusion", "image_projection", "text_projection"),
+        0.01,
+    ),
+    Variant("maskvlm", "paper", MaskVLMConfig.paper(), None, "the paper gives no count"),
+    Variant("frozen", "paper, trained", FrozenConfig.paper(), 40_000_000, "arXiv 2301.12597, table 2", ("visual", "to_prefix"), 0.01),
+    Variant(
+        "blip2",
+        "paper, stage 1",
+        replace(BLIP2Config.paper(), language=LanguageConfig()),
+        188_000_000,
+        "arXiv 2301.12597, section 3.1",
+        ("qformer", "norm_image", "image_projection", "text_projection", "match_head", "word_head"),
+        0.01,
+    ),
     Variant("cm3leon", "paper: 7 B", CM3leonConfig.paper(), 6_723_477_504, CM3LEON_TABLE.format("7 B"), ("decoder",), 0.001),
 ]
 
