@@ -86,7 +86,8 @@ def attribute_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
 
 
 def spoken(metric: str) -> str:
-    return metric.replace("_", " ")
+    """In words, which a narrow column can break."""
+    return metric.replace("_", " ").replace("+", " + ")
 
 
 def _column(key: Key, group: str, rows: Sequence[Row], label: str = "") -> Column:
@@ -101,7 +102,7 @@ def _use(key: Key, rows: Sequence[Row], group: str, metric: str) -> list[Column]
     return [
         Column(
             group=group,
-            label=f"{spoken(metric)} {words.MINUS} {control.split()[0]}".strip(),
+            label=f"{spoken(metric)} {words.MINUS}\N{NO-BREAK SPACE}{control.split()[0]}".strip(),
             title=f"{key.task}, {key.split}: {key.metric}, how much better with its own pictures than with {control}",
             key=key,
             minus=control,

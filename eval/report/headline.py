@@ -7,24 +7,24 @@ import re
 from eval.report.results import Key
 
 # Task -> the metrics that stand for it, as patterns; each shows the first metric that it matches whole. A task that is not
-# listed is shown by its first metric; one without patterns is in its own table only.
+# listed is shown by its first metric; one without patterns is in its own table only. Tasks are shown in this order.
 CHOSEN: dict[str, tuple[str, ...]] = {
     "zeroshot": (r"shape|top-1",),
     "retrieval": (r"i2t R@1\b.*",),
     "foils": (r"swap_attribute|swap.*", r"swap_relation"),
-    "captioning": (r"CIDEr-D", r"object F1"),
     "winoground": (r"group",),
-    "vqa": (r"accuracy",),
-    "pope": (r"accuracy \(adversarial\)", r"accuracy \(all\)"),
-    "binding": (r"shape, k = 3|k = 3",),
-    "drawing": (r"colour\+shape",),
+    "captioning": (r"CIDEr-D", r"object F1"),
     "chair": (r"CHAIR-i",),
     "clipscore": (),
-    "drawing_scores": (),
+    "memorisation": (),
+    "vqa": (r"accuracy",),
     "fewshot_vqa": (),
+    "pope": (r"accuracy \(adversarial\)", r"accuracy \(all\)"),
+    "binding": (r"shape, k = 3|k = 3",),
     "probe": (),
     "bias": (),
-    "memorisation": (),
+    "drawing": (r"colour\+shape",),
+    "drawing_scores": (),
 }
 
 

@@ -123,7 +123,9 @@ def terminal(report: Report, console: Console) -> None:
         heads = [f"{group.partition(' ')[0]} {label}" for group, columns in dataset.overview.groups for label, _ in columns]
         shown = list(range(len(heads) - len(COSTS)))
         shown += [len(heads) - len(COSTS) + place for place, cost in enumerate(COSTS) if cost.field in TERMINAL_COSTS]
-        names = max(len(name) for name in [*(row.name for row in dataset.rows), *(line.label for line in dataset.overview.controls)])
+        named = [line.label for line in dataset.overview.controls] + [row.name for row in dataset.rows]
+        named += [f"  {other.detail}" for block in dataset.overview.blocks for other in block.others]
+        names = max(map(len, named))
         at_once = max(1, (console.width - names - 2) // (COLUMN_WIDTH + 1))
         for first in range(0, len(shown), at_once):
             console.print(terminal_table(dataset, heads, shown[first : first + at_once], title=dataset.name * (not first)))

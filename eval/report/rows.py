@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from eval.report import words
+from eval.report.headline import CHOSEN
 from eval.report.results import CONTROL_ORDER, Cell, Key, Result
 
 # Recipe fields that say where and how fast a run went, not what it was. Where the data lie is one: their name is the row's.
@@ -174,9 +175,11 @@ def t_interval(values: list[float]) -> tuple[float, float]:
 
 
 def keys(results: list[Result]) -> list[Key]:
-    """All that was measured, tasks and metrics as first met, splits in-distribution first."""
+    """All that was measured: tasks in the order of the headline, metrics as first met, splits in-distribution first."""
     found = dict.fromkeys(cell.key for result in results for cell in result.cells)
     tasks, splits, metrics = (list(dict.fromkeys(key[part] for key in found)) for part in range(3))
+    known = list(CHOSEN)
+    tasks.sort(key=lambda task: known.index(task) if task in known else len(known))
     splits.sort(key=lambda split: IN_DISTRIBUTION.index(split) if split in IN_DISTRIBUTION else len(IN_DISTRIBUTION))
     return sorted(found, key=lambda key: (tasks.index(key.task), splits.index(key.split), metrics.index(key.metric)))
 

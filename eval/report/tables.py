@@ -12,6 +12,7 @@ from eval.report.paired import Proofs, image_use
 from eval.report.results import Key
 from eval.report.rows import Row, Value, control, control_variants, other_adapters
 
+ALIKE = 0.9  # of the samples of another row: what a ratio is about (all who said yes) differs a little between models
 SHARED_CONTROLS = ("chance", "oracle")  # the same for all models; every other control belongs to a model
 
 
@@ -173,7 +174,7 @@ class TableMaker:
         pairs = self.proofs.get(key, {})
         best = bool(rivals) and all((pair := pairs.get((index, other))) is not None and pair.proven for other in rivals)
         n, most = values[index].n, max((value.n for value in values if value.n), default=None)
-        fewer = shown.kind == "value" and n is not None and most is not None and n < most
+        fewer = shown.kind == "value" and n is not None and most is not None and n < ALIKE * most
         reason = f"{key.task} {key.split}: {n} samples, where another row has {most}"
         return replace(shown, best=best, mark=self.footnotes.number(reason) if fewer else shown.mark)
 

@@ -214,7 +214,7 @@ def test_tables_say_which_adapter_made_a_cell_and_show_the_second_one(tmp_path: 
         ("by embedding similarity", ".250", "a")
     ]
     use = make("Image use", use_columns(keys, rows), controls=False)
-    assert use.groups == [("vqa accuracy", [("\N{MINUS SIGN} blank", use.groups[0][1][0][1])])]
+    assert use.groups == [("vqa accuracy", [("\N{MINUS SIGN}\N{NO-BREAK SPACE}blank", use.groups[0][1][0][1])])]
     assert use.blocks[0].line.entries[0].text == "+1.000"
     detail = make("vqa", task_columns("vqa", keys, rows))
     assert [group for group, _ in detail.groups] == ["test", "image use · test"]
