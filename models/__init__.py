@@ -77,7 +77,8 @@ def save(model: nn.Module, folder: str | Path) -> None:
 
     folder = Path(folder)
     describe(model, folder)
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    # Copies, because tied weights (a language model's embedding is also its last layer) share memory, which the format refuses.
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     save_file(state, folder / "model.safetensors.part")
     os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
 

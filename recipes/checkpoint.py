@@ -23,7 +23,8 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progres
         tensors |= {f"optim.{key}.{names[index]}": value for key, value in moments.items()}
     part = path.with_suffix(".part")
     about = {"progress": json.dumps(asdict(progress))}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, about)
+    # Copies, because tied weights share memory, which the format refuses.
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, part, about)
     with part.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(part, path)

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import GPT2Config, OPTConfig
 
+import models
 from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
@@ -16,6 +19,8 @@ from models.generate import generate
 from models.lm import LM, LMConfig
 from models.lm.corpus import documents
 from models.text import BPETokenizer
+from recipes import checkpoint
+from recipes.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +134,18 @@ def test_a_name_out_of_reach_says_what_to_do_offline(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConnectionError, match="make train-lm"):
         language_model(LanguageConfig(source="nobody/has-this-model"), weights=True)
+
+
+def test_tied_weights_are_saved_and_stay_tied(lm: LM, tmp_path: Path) -> None:
+    optimizer = torch.optim.AdamW(lm.parameters())
+    lm(lm.collate([make_sample(PRESETS["tiny"], "train", 0)])).total.backward()
+    optimizer.step()
+    models.save(lm, tmp_path)
+    checkpoint.save(tmp_path / "checkpoint.safetensors", lm, optimizer, Progress())
+    found: Any = models.load(tmp_path)
+    assert all(torch.equal(tensor, lm.state_dict()[name]) for name, tensor in found.state_dict().items())
+    assert found.language.lm_head.weight is found.language.model.embed_tokens.weight
+    checkpoint.load(tmp_path / "checkpoint.safetensors", found, torch.optim.AdamW(found.parameters()))
 
 
 def test_it_overfits_16_documents(tokenizer: BPETokenizer, samples: list[Sample]) -> None:
