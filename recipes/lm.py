@@ -7,8 +7,11 @@ make train-lm PRESET=small                    one CUDA GPU
 data       texts of scenes-small's train split  texts of scenes-tiny's train split
 model      Llama, 8 x 512                       Llama, 4 x 192
 batch      512 documents                        64 documents
-seen       4 M documents                        64 k documents
+seen       4 M documents                        40 k documents
 optimiser  AdamW, lr 1e-3, wd 0.1               AdamW, lr 2e-3, wd 0.05
+
+captions and captions-small are the same two models for one caption a document, with SimCTG's contrastive term: MAGIC's, as the paper
+adapts GPT-2 on the captions alone (section 3.1: AdamW, lr 2e-5, 128 captions of up to 64 tokens, 20 k steps).
 
 No text of val, test, heldout or style is read: a recipe trains on the split named train and on nothing else.
 """
@@ -22,7 +25,7 @@ PRESETS = {
     "tiny": Recipe(
         model=LMConfig.tiny(),
         optim=Optim(lr=2e-3, warmup=4_000),
-        budget=64_000,
+        budget=40_000,
         batch=64,
         tokenizer="train+questions",
     ),
@@ -32,6 +35,20 @@ PRESETS = {
         budget=4_000_000,
         batch=512,
         tokenizer="train+questions",
+        data=".data/scenes-small",
+        workers=8,
+    ),
+    "captions": Recipe(
+        model=LMConfig.tiny().describing(),
+        optim=Optim(lr=2e-3, warmup=4_000),
+        budget=128_000,
+        batch=128,
+    ),
+    "captions-small": Recipe(
+        model=LMConfig.small().describing(),
+        optim=Optim(lr=1e-3, weight_decay=0.1, warmup=200_000),
+        budget=4_000_000,
+        batch=512,
         data=".data/scenes-small",
         workers=8,
     ),
