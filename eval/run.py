@@ -212,13 +212,16 @@ def _kept_cells(path: Path, result: Json, chosen: Sequence[Task]) -> list[Json]:
 
 
 def inference_flops(model: Any, source: Source) -> int | None:
-    """Floating-point operations (a multiply-add counts two) to take in one image; with its caption where only pairs can be scored."""
+    """Floating-point operations (a multiply-add counts two) to take in one image; with its caption where only pairs can be scored, to
+    describe it where the model does nothing else."""
     sample = source.samples(source.primary)[0]
     with FlopCounterMode(display=False) as counter:
         if hasattr(model, "encode_image"):
             model.encode_image([sample.image])
         elif hasattr(model, "score"):
             model.score([sample.image], [sample.captions[0] if sample.captions else "a photo"])
+        elif hasattr(model, "caption"):
+            model.caption([sample.image])
     return counter.get_total_flops() or None
 
 
