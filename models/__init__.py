@@ -37,7 +37,9 @@ TABLE = {
     "maskvlm": ("models.maskvlm", "MaskVLM", "MaskVLMConfig"),
     "frozen": ("models.frozen", "Frozen", "FrozenConfig"),
     "blip2": ("models.blip2", "BLIP2", "BLIP2Config"),
+    "minigpt4": ("models.minigpt4", "MiniGPT4", "MiniGPT4Config"),
     "lm": ("models.lm", "LM", "LMConfig"),
+    "classifier": ("models.classifier", "Classifier", "ClassifierConfig"),  # ASIF's image tower
 }
 
 

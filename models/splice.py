@@ -62,7 +62,6 @@ def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tenso
     return total, asked.sum(dim=1)
 
 
-@torch.no_grad()
 def write(
     language: Any,
     tokenizer: Tokenizer,
@@ -74,13 +73,27 @@ def write(
     how: Decoding = GREEDY,
 ) -> list[str]:
     """What follows each sequence, until its `end` token (the tokenizer's unless given) or for `limit` tokens."""
+    return [tokenizer.decode(tokens) for tokens in continued(language, tokenizer, rows, soft, limit=limit, end=end, how=how)]
+
+
+@torch.no_grad()
+def continued(
+    language: Any,
+    tokenizer: Tokenizer,
+    rows: Sequence[Sequence[int]],
+    soft: Tensor,
+    *,
+    limit: int,
+    end: int | None = None,
+    how: Decoding = GREEDY,
+) -> list[list[int]]:
+    """As `write`, in tokens: fewer than `limit` where the end came by itself."""
     if not rows:
         return []
     ids = left_padded(rows).to(soft.device)
     decoder, logits = Continuation.begin(language, embed(language, ids, soft), ids != PADDING)
     stop = tokenizer.end if end is None else end
-    written = generate(decoder, logits, end=stop, limit=limit, never=[token for token in not_text(tokenizer) if token != stop], how=how)
-    return [tokenizer.decode(tokens) for tokens in written]
+    return generate(decoder, logits, end=stop, limit=limit, never=[token for token in not_text(tokenizer) if token != stop], how=how)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ BETWEEN_MODELS: dict[str, set[str]] = {
     "flava": {"vq"},
     "maskvlm": {"clip"},
     "cm3leon": {"vq", "clip"},
+    "minigpt4": {"blip2", "lm"},
 }
 
 

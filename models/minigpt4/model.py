@@ -1,0 +1,211 @@
+"""MiniGPT-4: one linear layer shows a frozen chat model what a frozen BLIP-2 sees (Zhu et al., 2023, arXiv 2304.10592).
+
+Stage "captions" trains the layer on captions without any request, stage "instructions" on a small set of conversations.
+Deviations: the words between two images or replies are tokenised together (`Template`), a request is drawn for each picture
+rather than for each batch, and conversations have up to two turns. `tiny` sees with the suite's own BLIP-2 and speaks with its
+own language model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.backbones import LanguageConfig, freeze, language_model
+from models.blip2 import BLIP2Config
+from models.blip2.qformer import QFormer
+from models.generate import GREEDY, Decoding
+from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.layers import Losses, TransformerConfig, VisionConfig, mean_of_all, vision_transformer
+from models.lm.corpus import DESCRIBE
+from models.masking import image_states
+from models.minigpt4.instructions import CaptionCollate, InstructionCollate
+from models.minigpt4.template import END_OF_CAPTION, END_OF_TURN, Row, Template, Turn, laid_out
+from models.splice import continued, nll
+from models.text import Tokenizer
+
+NEIGHBOURS = 4  # patches that become one vector where there is no Q-Former
+
+
+@dataclass(frozen=True)
+class MiniGPT4Config:
+    vision: VisionConfig = field(default_factory=lambda: BLIP2Config.paper().vision)
+    qformer: TransformerConfig = field(default_factory=lambda: BLIP2Config.paper().qformer)
+    queries: int = 32  # 0 leaves the Q-Former out: every four neighbouring patches become a vector
+    every: int = 2  # layers of the Q-Former from one attention to the image to the next
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    bridge: int = 1  # layers between the two; the paper also tries 3
+    tune_qformer: bool = False  # the paper's comparison: the Q-Former learns, too
+    context: int = 160  # tokens of a request, and of a text that is said
+    vocab_size: int = 32_000
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @classmethod
+    def tiny(cls) -> MiniGPT4Config:
+        return cls._seeing(BLIP2Config.tiny(), context=48)
+
+    @classmethod
+    def paper(cls) -> MiniGPT4Config:
+        """EVA ViT-g/14 with BLIP-2's Q-Former, and Vicuna: of it all 3.9 M (13 B) or 3.1 M (7 B) are trained."""
+        return cls(language=LanguageConfig(source="lmsys/vicuna-13b-v1.5"))
+
+    @classmethod
+    def _seeing(cls, blip2: BLIP2Config, **changes: Any) -> MiniGPT4Config:
+        """With the image's side of a BLIP-2."""
+        names = ("vision", "qformer", "queries", "every", "language", "mean", "std")
+        return cls(**{name: getattr(blip2, name) for name in names} | changes)
+
+
+class Reply(NamedTuple):
+    text: str
+    ended: bool  # by itself; otherwise it was cut at the limit
+
+
+class MiniGPT4(nn.Module):
+    paradigm = "pretrained backbones"
+    score_kind = "likelihood"
+
+    def __init__(self, config: MiniGPT4Config, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.visual: Any = freeze(vision_transformer(config.vision))
+        self.norm_image = freeze(nn.LayerNorm(config.vision.width, eps=config.vision.norm_eps))
+        self.qformer = _queries(config).requires_grad_(config.tune_qformer) if config.queries else None
+        language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
+        self.language = freeze(language)
+        seen = config.qformer.width if config.queries else NEIGHBOURS * config.vision.width
+        self.to_language = _bridge(seen, language.get_input_embeddings().embedding_dim, config.bridge)
+        patches = (config.vision.image_size // config.vision.patch_size) ** 2
+        self.transform = ImageTransform(config.vision.image_size)
+        self.template = Template(tokenizer, config.queries or patches // NEIGHBOURS, config.context)
+        self.collate: CaptionCollate | InstructionCollate = CaptionCollate(self.transform, self.template)
+
+    def adopt(self, modules: Mapping[str, Any]) -> None:
+        """ "vision": a trained `BLIP2`, of which the image's side is taken; "language_model": a trained `LM`, or one of the hub."""
+        blip2, source = modules["vision"], modules["language_model"]
+        self.visual.load_state_dict(blip2.visual.state_dict())
+        self.norm_image.load_state_dict(blip2.norm_image.state_dict())
+        if self.qformer is not None:
+            theirs = blip2.qformer.state_dict()
+            self.qformer.load_state_dict({name: theirs[name] for name in self.qformer.state_dict()})
+        self.language.load_state_dict(getattr(source, "language", source).state_dict())
+
+    def enter_stage(self, name: str) -> None:
+        """ "captions" or "instructions": the same is trained on other texts."""
+        if name not in ("captions", "instructions"):
+            raise ValueError(f"stage {name!r}: expected captions or instructions")
+        kind = CaptionCollate if name == "captions" else InstructionCollate
+        self.collate = kind(self.transform, self.template)
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        return self.objective(self.encode(batch))
+
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of each sequence the negative log-likelihood "nll" in nats of what is to be said, and how many "tokens" that is, `[B]`."""
+        total, count = nll(self.language, batch["ids"], batch["labels"], self._see(batch["pixels"]))
+        return {"nll": total, "tokens": count}
+
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        loss = mean_of_all(features["nll"], features["tokens"])
+        return Losses(loss, {"text": loss}, {"text": math.log(self.config.vocab_size)})
+
+    def _see(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels `[B, 3, S, S]` -> the vectors that stand for each image `[B, places, D]`."""
+        with torch.no_grad():
+            image = self.norm_image(image_states(self.visual, normalise(pixels, self.config.mean, self.config.std)))
+        if self.qformer is not None:
+            return self.to_language(self.qformer.look(image))
+        patches = image[:, self.visual.num_prefix_tokens :]
+        return self.to_language(patches.unflatten(1, (-1, NEIGHBOURS)).flatten(2))
+
+    # -------------------------------------------------------------------------------------------- capabilities
+
+    @torch.no_grad()
+    def caption(self, images: Sequence[np.ndarray], *, how: Decoding = GREEDY) -> list[str]:
+        """What it replies when it is asked to describe the picture."""
+        return [reply.text for reply in self.reply(images, [DESCRIBE[0]] * len(images), how=how)]
+
+    @torch.no_grad()
+    def answer(self, images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
+        return [reply.text for reply in self.reply(images, questions)]
+
+    @torch.no_grad()
+    def reply(
+        self,
+        images: Sequence[np.ndarray],
+        requests: Sequence[str],
+        *,
+        before: Sequence[Sequence[Turn]] | None = None,
+        how: Decoding = GREEDY,
+    ) -> list[Reply]:
+        """What it says to each request about each picture, after the turns `before` it."""
+        earlier = before or [()] * len(requests)
+        rows = [self.template.before_reply(turns, request) for turns, request in zip(earlier, requests, strict=True)]
+        return self._write(rows, self._vectors(images), END_OF_TURN, how)
+
+    @torch.no_grad()
+    def complete(self, prompts: Sequence[Sequence[str | np.ndarray]]) -> list[str]:
+        """What follows each prompt of images and texts in any order, up to the end of the line; not a conversation."""
+        soft = self._vectors([part for prompt in prompts for part in prompt if not isinstance(part, str)])
+        rows = [self.template.interleaved(prompt) or [self.tokenizer.end] for prompt in prompts]
+        return [reply.text for reply in self._write(rows, soft, END_OF_CAPTION)]
+
+    @torch.no_grad()
+    def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
+        """log p(text | image) in nats, float32 `[N]`, its end included; without a request, as in the first stage."""
+        return self._likelihood(images, [self.template.caption(text) for text in texts])
+
+    @torch.no_grad()
+    def answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
+        """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
+        pairs = zip(questions, answers, strict=True)
+        return self._likelihood(images, [self.template.conversation([Turn(*pair)]) for pair in pairs])
+
+    def _likelihood(self, images: Sequence[np.ndarray], rows: Sequence[Row]) -> Tensor:
+        soft = self._vectors(images)
+        batch = {name: values.to(soft.device) for name, values in laid_out(rows).items()}
+        return -nll(self.language, batch["ids"], batch["labels"], soft)[0]
+
+    def _vectors(self, images: Sequence[np.ndarray]) -> Tensor:
+        """`[N, places, D]`; the same picture is looked at once."""
+        weight = next(self.to_language.parameters())
+        if not images:
+            return torch.zeros(0, self.template.places, self.language.get_input_embeddings().embedding_dim, device=weight.device)
+        distinct = {id(image): image for image in images}
+        order = {name: place for place, name in enumerate(distinct)}
+        seen = self._see(self.transform(list(distinct.values())).to(weight.device))
+        return seen[[order[id(image)] for image in images]]
+
+    def _write(self, rows: Sequence[Sequence[int]], soft: Tensor, sign: str, how: Decoding = GREEDY) -> list[Reply]:
+        """What follows each sequence, up to the sign that ends it, or the language model's own end."""
+        if not rows:
+            return []
+        end, limit = self.template.end_of(sign)[0], self.config.context
+        found = []
+        for tokens in continued(self.language, self.tokenizer, rows, soft, limit=limit, end=end, how=how):
+            said = tokens[: tokens.index(self.tokenizer.end)] if self.tokenizer.end in tokens else tokens
+            found.append(Reply(self.tokenizer.decode(said), ended=len(said) < limit))
+        return found
+
+
+def _queries(config: MiniGPT4Config) -> QFormer:
+    """The image's side of BLIP-2's Q-Former, frozen; what reads texts is left out."""
+    qformer = QFormer(config.qformer, queries=config.queries, every=config.every, image_width=config.vision.width, rows=1, context=1)
+    qformer.tokens = qformer.positions = None  # type: ignore[assignment]
+    for layer in qformer.layers:
+        layer.text_mlp = None  # type: ignore[assignment]
+    return freeze(qformer)
+
+
+def _bridge(seen: int, language: int, layers: int) -> nn.Module:
+    if layers < 1:
+        raise ValueError(f"the bridge has one layer or more, got {layers}")
+    rest = [layer for _ in range(layers - 1) for layer in (nn.GELU(), nn.Linear(language, language))]
+    return nn.Sequential(nn.Linear(seen, language), *rest) if rest else nn.Linear(seen, language)

@@ -1,0 +1,102 @@
+"""How texts and conversations about a picture are laid out for the language model (section 3).
+
+    stage 1   [start] image caption \\n
+    stage 2   [start] ###Human: <Img> image </Img> request ###Assistant: reply### ###Human: request ###Assistant: reply###
+
+(without blanks around the signs). Only what the assistant says is learned, the sign that ends it included. The words between two
+images or replies are tokenised together, as the language model would read them in one text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from models.masking import UNSEEN
+from models.splice import SOFT, right_padded
+from models.text import LONGEST, Tokenizer
+
+HUMAN, ASSISTANT, END_OF_TURN = "###Human: ", " ###Assistant:", "###"
+OPEN, CLOSE = "<Img>", "</Img> "  # plain text, no tokens of their own
+END_OF_CAPTION = "\n"
+
+
+class Turn(NamedTuple):
+    request: str
+    reply: str
+
+
+class Row(NamedTuple):
+    """One sequence: ids, with `SOFT` in the places of the image's vectors; and labels, `UNSEEN` where nothing is learned."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Template:
+    tokenizer: Tokenizer
+    places: int  # vectors that an image becomes
+    context: int  # most tokens of a request, and of a text that is said; the end sign comes on top
+
+    def caption(self, text: str) -> Row:
+        return _row([self.before_caption()], [self._said(text, END_OF_CAPTION)])
+
+    def before_caption(self) -> list[int]:
+        return [*self._start(), *self._image()]
+
+    def conversation(self, turns: Sequence[Turn]) -> Row:
+        asked = [self._asked(turn.request, first=number == 0) for number, turn in enumerate(turns)]
+        return _row(asked, [self._said(turn.reply, END_OF_TURN) for turn in turns])
+
+    def before_reply(self, turns: Sequence[Turn], request: str) -> list[int]:
+        """A conversation so far and one more request: what is read before the assistant replies."""
+        return [*self.conversation(turns).ids, *self._asked(request, first=not turns)]
+
+    def interleaved(self, parts: Sequence[object]) -> list[int]:
+        """Texts, and images (whatever is no text), in any order."""
+        return [*self._start(), *(token for part in parts for token in (self._text(part) if isinstance(part, str) else self._image()))]
+
+    def end_of(self, sign: str) -> list[int]:
+        """The tokens of an end sign. The first of them tells that a text is over."""
+        return self._after(sign)
+
+    def _asked(self, request: str, *, first: bool) -> list[int]:
+        tokens = self._text(request)
+        words = request[:LONGEST] if len(tokens) < self.context else self.tokenizer.decode(tokens)
+        if not first:
+            return self._after(f"{HUMAN}{words}{ASSISTANT}")
+        return [*self._start(), *self.tokenizer.encode(HUMAN + OPEN), *self._image(), *self._after(f"{CLOSE}{words}{ASSISTANT}")]
+
+    def _said(self, text: str, sign: str) -> list[int]:
+        return [*self._text(text), *self._after(sign)]
+
+    def _text(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text[:LONGEST])[: self.context]
+
+    def _after(self, text: str) -> list[int]:
+        """Tokens of a text that something precedes without a blank, which tokenizers otherwise put before their first word."""
+        return self.tokenizer.encode(f"a{text}")[len(self.tokenizer.encode("a")) :]
+
+    def _image(self) -> list[int]:
+        return [SOFT] * self.places
+
+    def _start(self) -> list[int]:
+        return [] if self.tokenizer.start is None else [self.tokenizer.start]
+
+
+def laid_out(rows: Sequence[Row]) -> dict[str, Tensor]:
+    """ "ids" and "labels" `[N, T]`, padded on the right."""
+    return {"ids": right_padded([row.ids for row in rows]), "labels": right_padded([row.labels for row in rows], UNSEEN)}
+
+
+def _row(read: Sequence[list[int]], said: Sequence[list[int]]) -> Row:
+    """Parts that are read and parts that are said, in turn."""
+    ids, labels = [], []
+    for before, after in zip(read, said, strict=True):
+        ids += [*before, *after]
+        labels += [*[UNSEEN] * len(before), *after]
+    return Row(ids, labels)
