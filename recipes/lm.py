@@ -41,8 +41,8 @@ PRESETS = {
     "captions": Recipe(
         model=LMConfig.tiny().describing(),
         optim=Optim(lr=2e-3, warmup=4_000),
-        budget=128_000,
-        batch=128,
+        budget=40_000,
+        batch=64,
     ),
     "captions-small": Recipe(
         model=LMConfig.small().describing(),

@@ -35,6 +35,11 @@ def documents(samples: Sequence[Sample], rng: np.random.Generator) -> list[str]:
     return [makers[int(rng.integers(len(makers)))](samples, i, rng) for i in range(len(samples))]
 
 
+def captions(samples: Sequence[Sample], rng: np.random.Generator) -> list[str]:
+    """One caption of each sample and nothing else: for a model that only describes."""
+    return ["".join(_some(sample.captions, 1, rng)) for sample in samples]
+
+
 def _captions(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> str:
     """Two descriptions of one picture."""
     return "\n".join(_some(samples[i].captions, 2, rng))

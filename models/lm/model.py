@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from data.sample import Sample
 from models.backbones import Continuation, LanguageConfig, language_model, token_nll
 from models.generate import GREEDY, Decoding, generate, not_text
 from models.layers import Losses, mean_of_all
-from models.lm.corpus import documents
+from models.lm.corpus import captions, documents
+from models.lm.objective import contrast
 from models.text import Tokenizer, layout, until_end
 
 
@@ -27,6 +28,8 @@ class LMConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     context: int = 128  # tokens of a training document
     vocab_size: int = 4096
+    corpus: Literal["all", "captions"] = "all"  # what it reads, see `corpus`
+    margin: float = 0.0  # rho of SimCTG's contrastive term; 0 leaves the term out
 
     @classmethod
     def tiny(cls) -> LMConfig:
@@ -38,6 +41,10 @@ class LMConfig:
         """25 M, for one GPU."""
         return cls(language=LanguageConfig(width=512, depth=8, heads=8, hidden=1376, context=512), context=256)
 
+    def describing(self) -> LMConfig:
+        """The same model for captions only, as MAGIC adapts its own (2205.02655, section 3.1: margin 0.5, texts of 64 tokens)."""
+        return replace(self, corpus="captions", margin=0.5, context=64)
+
 
 @dataclass(frozen=True)
 class TextCollate:
@@ -45,10 +52,12 @@ class TextCollate:
 
     tokenizer: Tokenizer
     context: int
+    corpus: Literal["all", "captions"] = "all"
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """Without a generator the documents are drawn with seed 0."""
-        return {"ids": layout(self.tokenizer, documents(samples, rng or np.random.default_rng(0)), self.context)}
+        write = captions if self.corpus == "captions" else documents
+        return {"ids": layout(self.tokenizer, write(samples, rng or np.random.default_rng(0)), self.context)}
 
 
 class LM(nn.Module):
@@ -59,23 +68,30 @@ class LM(nn.Module):
         if tokenizer.start is None:
             raise ValueError(f"documents begin with a start token, and the tokenizer {tokenizer.name!r} has none")
         self.config, self.tokenizer, self.start = config, tokenizer, tokenizer.start
-        self.collate = TextCollate(tokenizer, config.context)
+        self.collate = TextCollate(tokenizer, config.context, config.corpus)
         self.language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of each document its negative log-likelihood "nll" in nats and how many "tokens" that is, `[B]`."""
-        ids = batch["ids"]
-        real = until_end(ids, self.tokenizer.end)
-        logits = self.language(input_ids=ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1]), use_cache=False).logits
-        return {"nll": token_nll(logits, ids[:, 1:], real[:, 1:]), "tokens": real[:, 1:].sum(dim=1)}
+        """Of each document its negative log-likelihood "nll" in nats and how many "tokens" that is, `[B]`; with a margin, also
+        the sum "contrast" over its "pairs" of tokens `[B]`."""
+        ids, margin = batch["ids"], self.config.margin
+        real = until_end(ids, self.tokenizer.end)[:, 1:]  # what is predicted, and the places that predict it
+        mask = torch.ones_like(ids[:, :-1])
+        out = self.language(input_ids=ids[:, :-1], attention_mask=mask, use_cache=False, output_hidden_states=margin > 0)
+        features = {"nll": token_nll(out.logits, ids[:, 1:], real), "tokens": real.sum(dim=1)}
+        if margin:
+            features["contrast"], features["pairs"] = contrast(out.hidden_states[-1], real, margin)
+        return features
 
     def objective(self, features: dict[str, Tensor]) -> Losses:
-        """Mean negative log-likelihood of a token."""
-        nll = mean_of_all(features["nll"], features["tokens"])
-        return Losses(nll, {"next token": nll}, {"next token": float(np.log(self.config.vocab_size))})
+        """Mean negative log-likelihood of a token; with a margin, plus the mean over the pairs of tokens."""
+        terms = {"next token": mean_of_all(features["nll"], features["tokens"])}
+        if self.config.margin:
+            terms["contrast"] = mean_of_all(features["contrast"], features["pairs"])
+        return Losses(sum(terms.values(), torch.tensor(0.0)), terms, {"next token": float(np.log(self.config.vocab_size))})
 
     @torch.no_grad()
     def write(self, prompts: Sequence[str], *, limit: int = 40, how: Decoding = GREEDY) -> list[str]:

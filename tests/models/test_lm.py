@@ -18,6 +18,7 @@ from models.backbones import Continuation, LanguageConfig, freeze, language_mode
 from models.generate import generate
 from models.lm import LM, LMConfig
 from models.lm.corpus import documents
+from models.lm.objective import contrast
 from models.text import BPETokenizer
 from recipes import checkpoint
 from recipes.progress import Progress
@@ -77,6 +78,64 @@ def test_the_loss_is_that_of_transformers(lm: LM, samples: list[Sample]) -> None
     reference = lm.language(input_ids=batch["ids"], labels=labels).loss
     assert losses.total.item() == pytest.approx(reference.item(), abs=1e-5)
     assert losses.chance["next token"] == pytest.approx(np.log(lm.config.vocab_size))
+
+
+def test_simctg_pushes_apart_what_a_slow_derivation_says(tokenizer: BPETokenizer) -> None:
+    """Section 3.1 of 2202.06417 in loops, on states that resemble each other: random ones are far enough apart already."""
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(3, 6, 8)) + 2 * rng.normal(size=(3, 1, 8))
+    lengths, margin = (6, 4, 1), 0.5
+    sums, pairs = [], []
+    for document, length in zip(states, lengths, strict=True):
+        found = [
+            max(0.0, margin - _cosine(document[i], document[i]) + _cosine(document[i], document[j]))
+            for i in range(length)
+            for j in range(length)
+            if i != j
+        ]
+        sums.append(sum(found))
+        pairs.append(len(found))
+    ours, theirs = torch.tensor(states, requires_grad=True), torch.tensor(states, requires_grad=True)
+    real = torch.arange(6) < torch.tensor(lengths)[:, None]
+    total, count = contrast(ours, real, margin)
+    assert total.tolist() == pytest.approx(sums, abs=1e-5)
+    assert count.tolist() == pairs == [30, 12, 0]
+    assert 0 < sum(sums) / sum(pairs) < margin
+    assert (np.array(sums[:2]) / pairs[:2] < margin).all()
+    total.sum().backward()
+    norms = [theirs[b, i] / theirs[b, i].norm() for b in range(3) for i in range(6)]
+    slow = torch.stack(
+        [
+            (margin - 1 + norms[6 * b + i] @ norms[6 * b + j]).clamp(min=0)
+            for b, length in enumerate(lengths)
+            for i in range(length)
+            for j in range(length)
+            if i != j
+        ]
+    )
+    slow.sum().backward()
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_a_model_that_describes_reads_captions_and_adds_the_contrast(lm: LM, samples: list[Sample]) -> None:
+    model = LM(replace(lm.config, corpus="captions", margin=0.9), lm.tokenizer)
+    model.load_state_dict(lm.state_dict())
+    batch = model.collate(samples[:8], np.random.default_rng(0))
+    for sample, row in zip(samples, batch["ids"].tolist(), strict=False):
+        assert lm.tokenizer.decode(row) in sample.captions
+    losses, plain = model(batch), lm(batch)
+    assert losses.terms["next token"].item() == pytest.approx(plain.total.item(), abs=1e-6)
+    assert losses.total.item() == pytest.approx(sum(term.item() for term in losses.terms.values()), abs=1e-6)
+    states = lm.language.model(batch["ids"][:, :-1]).last_hidden_state  # after the last norm: what the next token is read from
+    read = batch["ids"][:, 1:] != lm.tokenizer.pad  # places that predict something
+    total, pairs = contrast(states, read, 0.9)
+    assert losses.terms["contrast"].item() == pytest.approx((total.sum() / pairs.sum()).item(), abs=1e-5)
+    assert total.sum() > 0
+    assert set(plain.terms) == {"next token"}
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
 def test_prompts_of_all_lengths_continue_as_transformers_would_alone(lm: LM) -> None:
