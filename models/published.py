@@ -26,6 +26,7 @@ from models.coca import CoCa, CoCaConfig
 from models.convert import State
 from models.images import HALF
 from models.siglip import SigLIP, SigLIPConfig
+from models.sources import fetched
 from models.text import HubTokenizer, OpenCLIPTokenizer
 
 
@@ -55,19 +56,19 @@ def _from_open_clip(name: str, tag: str) -> nn.Module:
     kind = "coca" if "multimodal_cfg" in cfg else "siglip" if siglip else "clip"
     convert: Any = importlib.import_module(f"models.{kind}.convert")
     config = convert.config_from_open_clip(cfg | ({"quick_gelu": trained["quick_gelu"]} if "quick_gelu" in trained else {}))
-    state = convert.from_open_clip(_safetensors(_download(f"{name}/{tag}", download_pretrained, trained) if trained else tag))
+    state = convert.from_open_clip(_safetensors(fetched(f"{name}/{tag}", download_pretrained, trained) if trained else tag))
     mean, std = trained.get("mean"), trained.get("std")
     return _build(config, state, cfg["text_cfg"].get("hf_tokenizer_name"), mean=mean, std=std)
 
 
 def _from_transformers(name: str) -> nn.Module:
-    theirs = _download(name, AutoConfig.from_pretrained, name)
+    theirs = fetched(name, AutoConfig.from_pretrained, name)
     if theirs.model_type not in ("clip", "siglip"):
         raise ValueError(f"{name} is a {theirs.model_type!r}; only clip and siglip can be loaded")
     convert: Any = importlib.import_module(f"models.{theirs.model_type}.convert")
     config = convert.config_from_transformers(theirs)
-    model = _download(name, AutoModel.from_pretrained, name, use_safetensors=True)
-    processor = _download(name, AutoImageProcessor.from_pretrained, name)
+    model = fetched(name, AutoModel.from_pretrained, name, use_safetensors=True)
+    processor = fetched(name, AutoImageProcessor.from_pretrained, name)
     return _build(config, convert.from_transformers(model.state_dict()), name, mean=processor.image_mean, std=processor.image_std)
 
 
@@ -83,7 +84,7 @@ def _build(config: CLIPConfig | CoCaConfig | SigLIPConfig, state: State, tokeniz
     else:
         if mean and (tuple(mean), tuple(std)) != (HALF, HALF):
             raise ValueError(f"these weights expect pixels normalised by {mean} and {std}; SigLIP here has {HALF} for both")
-        model = SigLIP(config, _download(str(tokenizer), HubTokenizer, str(tokenizer)))
+        model = SigLIP(config, HubTokenizer(str(tokenizer)))
     model.load_state_dict(state)
     return model
 
@@ -95,13 +96,3 @@ def _safetensors(path: str) -> State:
             "torch.load(path, weights_only=True), then safetensors.torch.save_file(state, NEW), and open_clip:MODEL/NEW"
         )
     return load_file(path)
-
-
-def _download(what: str, function: Any, *args: Any, **options: Any) -> Any:
-    try:
-        return function(*args, **options)
-    except OSError as error:
-        raise ConnectionError(
-            f"{what} cannot be had: not in the cache, and not within reach ({str(error).splitlines()[0]}). "
-            "Check the name and the network; on a machine without one, copy the folder here and name its path"
-        ) from error

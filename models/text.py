@@ -17,6 +17,8 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from models.sources import fetched, run_folder
+
 
 class Tokenizer(Protocol):
     name: str
@@ -131,13 +133,18 @@ class OpenCLIPTokenizer:
 
 
 class HubTokenizer:
-    """A transformers tokenizer by hub id or local folder (`google/siglip-base-patch16-224`, `facebook/opt-125m`, ...)."""
+    """A transformers tokenizer by hub id or local folder (`google/siglip-base-patch16-224`, `gpt2`, ...), or as `describe` describes it."""
 
-    def __init__(self, source: str) -> None:
-        from transformers import AutoTokenizer
+    def __init__(self, source: str, described: dict[str, Any] | None = None) -> None:
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         self.name = source
-        self.inner = AutoTokenizer.from_pretrained(source)
+        self.inner: Any
+        if described is None:
+            self.inner = fetched(f"tokenizer {source!r}", AutoTokenizer.from_pretrained, source)
+        else:
+            fast = FastTokenizer.from_str(json.dumps(described["fast"]))
+            self.inner = PreTrainedTokenizerFast(tokenizer_object=fast, **described["special"])
         self.vocab_size = len(self.inner)
         self.start: int | None = self.inner.bos_token_id
         self.end: int = self.inner.eos_token_id
@@ -149,12 +156,21 @@ class HubTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return self.inner.decode(list(ids), skip_special_tokens=True).strip()
 
+    def describe(self) -> dict[str, Any]:
+        """All that makes it, ready for json; only its name where transformers has it in Python alone."""
+        fast = getattr(self.inner, "backend_tokenizer", None)
+        if fast is None:
+            return {"tokenizer": self.name}
+        return {"tokenizer": self.name, "special": self.inner.special_tokens_map, "fast": json.loads(fast.to_str())}
+
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """`tokenizer.json`: the whole BPE, or only the name of one that a library or the hub provides."""
+    """`tokenizer.json`: the whole tokenizer, so that what was trained loads without the hub; the name of one that a library provides."""
     part = folder / "tokenizer.json.part"
     if isinstance(tokenizer, BPETokenizer):
         tokenizer.save(part)
+    elif isinstance(tokenizer, HubTokenizer):
+        part.write_text(json.dumps(tokenizer.describe(), default=str))
     else:
         part.write_text(json.dumps({"tokenizer": tokenizer.name}))
     os.replace(part, folder / "tokenizer.json")  # another process may be waiting for it
@@ -165,9 +181,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     content: dict[str, Any] = json.loads(path.read_text())
     if "tokenizer" not in content:
         return BPETokenizer.load(path)
+    if "fast" in content:
+        return HubTokenizer(content["tokenizer"], content)
     return named_tokenizer(content["tokenizer"])
 
 
 def named_tokenizer(name: str) -> Tokenizer:
-    """`open_clip`, or a hub id / folder that transformers' AutoTokenizer loads (needs the network unless it is cached)."""
-    return OpenCLIPTokenizer() if name == "open_clip" else HubTokenizer(name)
+    """`open_clip`, a run's (`tiny:lm`, or its folder), or a hub id / folder that transformers' AutoTokenizer loads (needs the network
+    unless it is cached)."""
+    if name == "open_clip":
+        return OpenCLIPTokenizer()
+    run = run_folder(name)
+    return load_tokenizer(run) if run else HubTokenizer(name)

@@ -1,8 +1,9 @@
 """BLIP-2: a Q-Former learns to ask a frozen image encoder what a frozen language model can use (Li et al., 2023, arXiv 2301.12597).
 
 Stage "represent" trains the Q-Former against texts, stage "generate" through the language model. Deviations: a rank finds its hard
-negatives among its own pairs, and a text with the same words is none. `tiny` has the suite's own CLIP tower and language model,
-and learns from questions as well as from captions in the second stage.
+negatives among its own pairs, and a text with the same words is none; the Q-Former starts from random weights and reads with the
+language model's tokenizer, where the paper has BERT's of both. `tiny` has the suite's own CLIP tower and language model, and learns
+from questions as well as from captions in the second stage.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.sample import Sample
-from models.backbones import LanguageConfig, freeze, language_model
-from models.blip2.objective import contrastive, generation, generation_nll, matching
+from models import splice
+from models.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
+from models.blip2 import encoder_decoder
+from models.blip2.objective import contrastive, generation, generation_nll, matching, similarities
 from models.blip2.qformer import QFormer
 from models.generate import GREEDY, Decoding
 from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
@@ -27,7 +30,7 @@ from models.layers import Losses, TransformerConfig, VisionConfig, gather, mean_
 from models.masking import image_states
 from models.matching import CHANCE as MATCHING_CHANCE
 from models.matching import hard_negatives
-from models.splice import SOFT, PrefixCollate, nll, write
+from models.splice import SOFT, PrefixCollate
 from models.text import Tokenizer, layout, until_end
 
 
@@ -38,6 +41,7 @@ class BLIP2Config:
             width=1408, depth=39, heads=16, mlp_ratio=6144 / 1408, image_size=224, patch_size=14, norm_eps=1e-6
         )
     )
+    timm_name: str = ""  # a timm transformer in the place of `vision`, whose image_size still holds; without its last block
     qformer: TransformerConfig = field(default_factory=lambda: TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-12))
     queries: int = 32  # section 3.1
     every: int = 2  # layers from one attention to the image to the next
@@ -60,14 +64,24 @@ class BLIP2Config:
         return cls(vision=vision, qformer=qformer, queries=16, embed_dim=128, context=40, questions=0.5)
 
     @classmethod
+    def small(cls) -> BLIP2Config:
+        """For one GPU: CLIP's ViT-B/16, OPT-125M, and half of BERT-base as Q-Former."""
+        return cls(
+            timm_name="vit_base_patch16_clip_224.openai",
+            qformer=TransformerConfig(width=768, depth=6, heads=12, norm_eps=1e-12),
+            language=LanguageConfig(source="facebook/opt-125m"),
+            questions=0.5,
+        )
+
+    @classmethod
     def paper(cls) -> BLIP2Config:
         """EVA ViT-g/14 without its last layer, BERT-base as Q-Former: 188 M of it are trained in the first stage."""
-        return cls(language=LanguageConfig(source="facebook/opt-2.7b"))
+        return cls(timm_name="eva_giant_patch14_clip_224.laion400m", language=LanguageConfig(source="facebook/opt-2.7b"))
 
 
 @dataclass(frozen=True)
 class RepresentCollate:
-    """Stage 1: pictures and captions `[start] tokens end`, padded."""
+    """Stage 1: pictures and captions `start tokens end`, padded."""
 
     transform: ImageTransform
     tokenizer: Tokenizer
@@ -75,7 +89,17 @@ class RepresentCollate:
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         captions = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
-        return {"pixels": self.transform([sample.image for sample in samples], rng), "ids": layout(self.tokenizer, captions, self.context)}
+        return {"pixels": self.transform([sample.image for sample in samples], rng), "ids": self.texts(captions)}
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Ids `[B, T]`; where the tokenizer has no start, padding stands for it, as where a T5 begins to write."""
+        if self.tokenizer.start is not None:
+            return layout(self.tokenizer, texts, self.context)
+        return F.pad(layout(self.tokenizer, texts, self.context - 1), (1, 0), value=self.tokenizer.pad)
+
+    def real(self, ids: Tensor) -> Tensor:
+        """Where ids `[B, T]` are text: up to the first end after the start, which may be the same token (GPT-2's, OPT's)."""
+        return F.pad(until_end(ids[:, 1:], self.tokenizer.end), (1, 0), value=True)
 
 
 class WordHead(nn.Module):
@@ -97,21 +121,20 @@ class BLIP2(nn.Module):
 
     def __init__(self, config: BLIP2Config, tokenizer: Tokenizer) -> None:
         super().__init__()
-        if tokenizer.start is None:
-            raise ValueError(f"the Q-Former's texts begin with a start token, and the tokenizer {tokenizer.name!r} has none")
+        config = replace(config, language=known(config.language))
         self.config, self.tokenizer = config, tokenizer
         self.transform = ImageTransform(config.vision.image_size)
-        self.visual: Any = freeze(vision_transformer(config.vision))
+        self.visual: Any = freeze(image_tower(config.timm_name) if config.timm_name else vision_transformer(config.vision))
         language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
         self.language = freeze(language)
-        width = config.qformer.width
-        self.norm_image = nn.LayerNorm(config.vision.width, eps=config.vision.norm_eps)
+        width, image_width = config.qformer.width, self.visual.num_features
+        self.norm_image = nn.LayerNorm(image_width, eps=config.vision.norm_eps)
         self.decode = config.vocab_size  # [DEC], the first token of a text that is to be told: one more row
         self.qformer = QFormer(
             config.qformer,
             queries=config.queries,
             every=config.every,
-            image_width=config.vision.width,
+            image_width=image_width,
             rows=config.vocab_size + 1,
             context=config.context,
         )
@@ -122,14 +145,24 @@ class BLIP2(nn.Module):
         self.language_width: int = language.get_input_embeddings().embedding_dim
         self.to_language = nn.Linear(width, self.language_width)
         self.stage = "represent"
-        self.collate: RepresentCollate | PrefixCollate = RepresentCollate(self.transform, tokenizer, config.context)
-        self.sequences = PrefixCollate(self.transform, tokenizer, config.queries, config.context, config.questions)
+        self.pairs = RepresentCollate(self.transform, tokenizer, config.context)
+        collate = encoder_decoder.SplitCollate if language.config.is_encoder_decoder else PrefixCollate
+        self.sequences = collate(self.transform, tokenizer, config.queries, config.context, config.questions)
+        self.collate: RepresentCollate | PrefixCollate = self.pairs
 
     def adopt(self, modules: Mapping[str, Any]) -> None:
-        """ "vision": a trained model with an image tower `visual` of this shape; "language_model": a trained `LM`, or one of the hub."""
+        """ "vision": a trained model with an image tower `visual` of this shape; "language_model": a trained `LM`."""
         self.visual.load_state_dict(modules["vision"].visual.state_dict())
-        source = modules["language_model"]
-        self.language.load_state_dict(getattr(source, "language", source).state_dict())
+        self.language.load_state_dict(modules["language_model"].language.state_dict())
+
+    def fetch(self) -> dict[str, str]:
+        """Load the weights of the backbones that the configuration names. Returns module -> where they came from."""
+        tower, source = self.config.timm_name, self.config.language.source
+        if tower:
+            self.visual.load_state_dict(image_tower(tower, weights=True).state_dict())
+        if source:
+            fetch_language(self.language, source, self.tokenizer)
+        return {module: name for module, name in (("visual", tower), ("language", source)) if name}
 
     def enter_stage(self, name: str) -> None:
         """ "represent": the Q-Former and its heads learn; "generate": the queries' side of it and the bridge to the language model."""
@@ -137,13 +170,18 @@ class BLIP2(nn.Module):
             raise ValueError(f"stage {name!r}: expected represent or generate")
         self.stage = name
         generating = name == "generate"
-        self.collate = self.sequences if generating else RepresentCollate(self.transform, self.tokenizer, self.config.context)
+        self.collate = self.sequences if generating else self.pairs
         text_only = (self.image_projection, self.text_projection, self.match_head, self.word_head, self.qformer.tokens)
         for module in (*text_only, *(layer.text_mlp for layer in self.qformer.layers)):
             module.requires_grad_(not generating)
         self.qformer.positions.requires_grad_(not generating)
         self.temperature.requires_grad_(not generating)
         self.to_language.requires_grad_(generating)
+
+    @property
+    def tongue(self) -> Any:
+        """How the language model is spoken to, `nll` and `write`: with an encoder of its own, or as a decoder alone."""
+        return encoder_decoder if self.language.config.is_encoder_decoder else splice
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         return self.objective(self.encode(batch))
@@ -153,10 +191,10 @@ class BLIP2(nn.Module):
         Stage 2: "nll" and "tokens" of what is to be said."""
         image = self._see(batch["pixels"])
         if "labels" in batch:
-            total, count = nll(self.language, batch["ids"], batch["labels"], self.to_language(self.qformer.look(image)))
+            total, count = self.tongue.nll(self.language, batch["ids"], batch["labels"], self.to_language(self.qformer.look(image)))
             return {"nll": total, "tokens": count}
         config, ids = self.config, batch["ids"]
-        real = until_end(ids, self.tokenizer.end)
+        real = self.pairs.real(ids)
         features = {"states": image, "ids": ids, "real": real, "queries": self._queries(image), "text": self._text_feature(ids, real)}
         if config.generation:
             told = torch.cat([torch.full_like(ids[:, :1], self.decode), ids[:, 1:]], dim=1)
@@ -185,7 +223,7 @@ class BLIP2(nn.Module):
     def _matching(self, features: dict[str, Tensor], scale: Tensor) -> Tensor:
         image, ids, real = features["states"], features["ids"], features["real"]
         generator = torch.Generator().manual_seed(int(ids.sum()))  # the same in a resumed run
-        similarity = scale * torch.einsum("bqd,cd->bcq", features["queries"], features["text"]).amax(dim=2)  # [image, text]
+        similarity = scale * similarities(features["queries"], features["text"])  # [image, text]
         hard_text, hard_image = hard_negatives(similarity, similarity.T, ids, generator)
         return matching(
             self._match(image, ids, real),
@@ -193,9 +231,9 @@ class BLIP2(nn.Module):
             self._match(image[hard_image], ids, real),
         )
 
-    def _match(self, image: Tensor, ids: Tensor, real: Tensor) -> Tensor:
+    def _match(self, image: Tensor, ids: Tensor, real: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits `[B, 2]`: the mean over queries of the head's."""
-        return self.match_head(self.qformer.match(image, ids, real)).mean(dim=1)
+        return self.match_head(self.qformer.match(image, ids, real, rows)).mean(dim=1)
 
     def after_step(self) -> None:
         with torch.no_grad():
@@ -203,8 +241,9 @@ class BLIP2(nn.Module):
 
     def _see(self, pixels: Tensor) -> Tensor:
         """uint8 pixels -> what the Q-Former attends to `[B, S, M]`: the frozen tower's states, normalised by a norm that learns."""
+        pixels = normalise(pixels, self.config.mean, self.config.std)
         with torch.no_grad():
-            states = image_states(self.visual, normalise(pixels, self.config.mean, self.config.std))
+            states = self.visual.forward_features(pixels) if self.config.timm_name else image_states(self.visual, pixels)
         return self.norm_image(states)
 
     def _queries(self, image: Tensor) -> Tensor:
@@ -217,17 +256,18 @@ class BLIP2(nn.Module):
 
     @torch.no_grad()
     def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
-        """Logit of "this text belongs to this image" by the matching head, float32 `[N]`."""
-        ids = layout(self.tokenizer, texts, self.config.context).to(self.temperature.device)
-        logits = self._match(self._look(images), ids, until_end(ids, self.tokenizer.end)).float()
+        """Logit of "this text belongs to this image" by the matching head, float32 `[N]`. A picture among many pairs is looked at once."""
+        ids = self.pairs.texts(texts).to(self.temperature.device)
+        states, rows = self._look(images)
+        logits = self._match(states, ids, self.pairs.real(ids), rows).float()
         return logits[:, 1] - logits[:, 0]
 
     @torch.no_grad()
     def similarity(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
         """Cosine of every image's best query with every text, float32 `[N, T]`: the contrast, which makes a shortlist cheap."""
-        ids = layout(self.tokenizer, texts, self.config.context).to(self.temperature.device)
-        text = self._text_feature(ids, until_end(ids, self.tokenizer.end))
-        return torch.einsum("bqd,cd->bcq", self._queries(self._look(images)), text).amax(dim=2)
+        ids = self.pairs.texts(texts).to(self.temperature.device)
+        states, rows = self._look(images)
+        return similarities(self._queries(states), self._text_feature(ids, self.pairs.real(ids)))[rows]
 
     @torch.no_grad()
     def caption(self, images: Sequence[np.ndarray], *, how: Decoding = GREEDY) -> list[str]:
@@ -240,20 +280,24 @@ class BLIP2(nn.Module):
     @torch.no_grad()
     def answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
         """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
-        soft = self.to_language(self.qformer.look(self._look(images)))
+        soft = self._prefixes(images)
         ids, labels = self.sequences.laid_out([self.sequences.question(question) for question in questions], answers)
-        return -nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
+        return -self.tongue.nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
 
     def _write(self, images: Sequence[np.ndarray], read: Sequence[list[int]], how: Decoding = GREEDY) -> list[str]:
         if not len(images):
             return []
-        soft = self.to_language(self.qformer.look(self._look(images)))
         rows = [[*[SOFT] * self.config.queries, *tokens] for tokens in read]
-        return write(self.language, self.tokenizer, rows, soft, limit=self.config.context, how=how)
+        return self.tongue.write(self.language, self.tokenizer, rows, self._prefixes(images), limit=self.config.context, how=how)
 
-    def _look(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Image states `[N, S, M]`; the same picture is looked at once."""
+    def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
+        """What the language model gets to see of each image, `[N, Q, D]`."""
+        states, rows = self._look(images)
+        return self.to_language(self.qformer.look(states))[rows]
+
+    def _look(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """States `[I, S, M]` of the distinct pictures, and which of them each image is, `[N]`."""
         distinct = {id(image): image for image in images}
         order = {name: place for place, name in enumerate(distinct)}
         states = self._see(self.transform(list(distinct.values())).to(self.temperature.device))
-        return states[[order[id(image)] for image in images]]
+        return states, torch.tensor([order[id(image)] for image in images], device=states.device)

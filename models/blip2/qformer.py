@@ -35,12 +35,14 @@ class Layer(nn.Module):
         self.query_mlp = FeedForward(config)
         self.text_mlp = FeedForward(config)
 
-    def forward(self, x: Tensor, queries: int, image: Tensor | None, mask: Tensor | None) -> Tensor:
-        """x `[B, Q + T, D]`, the first `queries` of them queries; image `[B, S, M]`; mask as `attend`'s."""
+    def forward(self, x: Tensor, queries: int, image: Tensor | None, mask: Tensor | None, rows: Tensor | None = None) -> Tensor:
+        """x `[B, Q + T, D]`, the first `queries` of them queries; image `[B, S, M]`, or `[I, S, M]` of which `rows` `[B]` says the
+        image of each; mask as `attend`'s."""
         x = self.norm(x + self.attn(x, mask=mask))
         q, t = x[:, :queries], x[:, queries:]
         if self.cross is not None and self.norm_cross is not None and queries and image is not None:
-            q = self.norm_cross(q + self.cross(q, self.cross.remember(image)))
+            k, v = self.cross.remember(image)
+            q = self.norm_cross(q + self.cross(q, (k, v) if rows is None else (k[rows], v[rows])))
         return torch.cat([self.query_mlp(q) if queries else q, self.text_mlp(t) if t.shape[1] else t], dim=1)
 
 
@@ -65,10 +67,11 @@ class QFormer(nn.Module):
         """A text alone, every token seeing every other -> `[B, T, D]`."""
         return self._run(self._words(ids), 0, None, real[:, None, None])
 
-    def match(self, image: Tensor, ids: Tensor, real: Tensor) -> Tensor:
-        """Queries and text see each other -> the queries' states `[B, Q, D]`."""
+    def match(self, image: Tensor, ids: Tensor, real: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Queries and text see each other -> the queries' states `[B, Q, D]`. With `rows` `[B]` there are images `[I, S, M]`, each for
+        any number of texts: its keys and values are computed once."""
         seen = torch.cat([real.new_ones(len(ids), len(self.queries)), real], dim=1)
-        return self._both(image, ids, seen[:, None, None])[:, : len(self.queries)]
+        return self._both(image, ids, seen[:, None, None], rows)[:, : len(self.queries)]
 
     def tell(self, image: Tensor, ids: Tensor, real: Tensor) -> Tensor:
         """The text sees the queries and its own past, the queries see themselves -> the text's states `[B, T, D]`."""
@@ -79,15 +82,15 @@ class QFormer(nn.Module):
         seen = torch.cat([real.new_ones(len(ids), count), real], dim=1)
         return self._both(image, ids, (may & seen[:, None])[:, None])[:, count:]
 
-    def _both(self, image: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    def _both(self, image: Tensor, ids: Tensor, mask: Tensor, rows: Tensor | None = None) -> Tensor:
         x = torch.cat([self.queries.expand(len(ids), -1, -1), self._words(ids)], dim=1)
-        return self._run(x, len(self.queries), image, mask)
+        return self._run(x, len(self.queries), image, mask, rows)
 
     def _words(self, ids: Tensor) -> Tensor:
         return self.tokens(ids) + self.positions[: ids.shape[1]]
 
-    def _run(self, x: Tensor, queries: int, image: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, queries: int, image: Tensor | None, mask: Tensor | None, rows: Tensor | None = None) -> Tensor:
         x = self.norm(x)
         for layer in self.layers:
-            x = layer(x, queries, image, mask)
+            x = layer(x, queries, image, mask, rows)
         return x

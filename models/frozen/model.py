@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from models.backbones import LanguageConfig, freeze, language_model
+from models.backbones import LanguageConfig, fetch_language, freeze, known, language_model
 from models.generate import GREEDY, Decoding
 from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.layers import Losses, VisionConfig, mean_of_all, vision_transformer
@@ -62,6 +62,7 @@ class Frozen(nn.Module):
 
     def __init__(self, config: FrozenConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
+        config = replace(config, language=known(config.language))
         self.config, self.tokenizer = config, tokenizer
         transform = ImageTransform(config.vision.image_size)
         self.collate = PrefixCollate(transform, tokenizer, config.prefix, config.context, config.questions)
@@ -71,14 +72,24 @@ class Frozen(nn.Module):
         else:
             self.visual, features = vision_transformer(config.vision), config.vision.width
         language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
+        if language.config.is_encoder_decoder:
+            raise ValueError(
+                f"{config.language.source} has an encoder of its own: Frozen continues a sequence, which takes a decoder alone"
+            )
         self.language = language if config.tune_language else freeze(language)  # gradients flow through it, to the image
         self.width: int = language.get_input_embeddings().embedding_dim
         self.to_prefix = nn.Linear(features, config.prefix * self.width)
 
-    def adopt(self, modules: Mapping[str, nn.Module]) -> None:
-        """ "language_model": a trained `LM`, or one of the hub (`backbones.language_model`)."""
-        source = modules["language_model"]
-        self.language.load_state_dict(getattr(source, "language", source).state_dict())
+    def adopt(self, modules: Mapping[str, Any]) -> None:
+        """ "language_model": a trained `LM`."""
+        self.language.load_state_dict(modules["language_model"].language.state_dict())
+
+    def fetch(self) -> dict[str, str]:
+        """Load the weights of the backbones that the configuration names. Returns module -> where they came from."""
+        source = self.config.language.source
+        if source:
+            fetch_language(self.language, source, self.tokenizer)
+        return {"language": source} if source else {}
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         return self.objective(self.encode(batch))

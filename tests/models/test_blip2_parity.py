@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval
 
+from data.scenes.build import make_sample
+from data.scenes.world import PRESETS
 from models.backbones import LanguageConfig
 from models.blip2 import BLIP2, BLIP2Config
 from models.blip2.convert import from_conditional_generation, from_retrieval
-from models.images import OPENAI_MEAN, OPENAI_STD, normalise
+from models.blip2.encoder_decoder import SplitCollate
+from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.layers import TransformerConfig, VisionConfig
 from models.masking import UNSEEN
-from models.splice import SOFT
-from models.text import until_end
+from models.splice import PADDING, SOFT, embed
+from models.text import BPETokenizer, until_end
 from tests.models.kit import assert_close, pictures, randomise, texts, tokenizer
 
 CONTEXT, WORDS = 12, 100
@@ -47,19 +52,53 @@ LLAMA = {
 }
 
 
+OPT = {
+    "model_type": "opt",
+    "vocab_size": WORDS,
+    "hidden_size": 40,
+    "word_embed_proj_dim": 40,
+    "ffn_dim": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+OPT_2_7B = OPT | {
+    "vocab_size": 50_272,
+    "hidden_size": 2560,
+    "word_embed_proj_dim": 2560,
+    "ffn_dim": 10_240,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+}
+T5 = {
+    "model_type": "t5",
+    "vocab_size": WORDS,
+    "d_model": 40,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "dropout_rate": 0.0,
+    "decoder_start_token_id": 0,
+}
+
+
 def words() -> Any:
     found = tokenizer(pad=0, end=95)
     found.start = 1
     return found
 
 
-def ours() -> BLIP2:
+def ours(language: dict[str, Any] = LLAMA) -> BLIP2:
     config = BLIP2Config(
         vision=VisionConfig(width=48, depth=2, heads=4, mlp_ratio=2.0, image_size=28, patch_size=14, norm_eps=1e-6),
         qformer=TransformerConfig(width=32, depth=4, heads=4, mlp_ratio=2.0, norm_eps=1e-12),
         queries=6,
         embed_dim=24,
-        language=LanguageConfig(width=40, depth=2, heads=4, hidden=64, context=64),
+        language=LanguageConfig(architecture=json.dumps(language)),
         context=CONTEXT,
         vocab_size=WORDS,
     )
@@ -116,14 +155,21 @@ def test_scores_equal_transformers(retrieval: Blip2ForImageTextRetrieval) -> Non
     _same_gradients(model, retrieval, from_retrieval, ("visual.", "language.", "norm_image.", "qformer.tokens."))
 
 
-def test_the_second_stage_equals_transformers() -> None:
+def generators(language: dict[str, Any]) -> tuple[BLIP2, Blip2ForConditionalGeneration]:
+    """Ours in its second stage and theirs, of the same random weights."""
     theirs = Blip2ForConditionalGeneration(
-        Blip2Config(vision_config=VISION, qformer_config=QFORMER, text_config=LLAMA, num_query_tokens=6, image_token_index=99)
+        Blip2Config(vision_config=VISION, qformer_config=QFORMER, text_config=language, num_query_tokens=6, image_token_index=99)
     ).eval()
     randomise(theirs, 0)
-    model = ours()
+    model = ours(language)
     load(model, from_conditional_generation(theirs.state_dict()))
     model.enter_stage("generate")
+    return model, theirs
+
+
+@pytest.mark.parametrize("language", [LLAMA, OPT], ids=["llama", "opt"])
+def test_the_second_stage_equals_transformers(language: dict[str, Any]) -> None:
+    model, theirs = generators(language)
     captions = torch.randint(3, 90, (4, 7), generator=torch.Generator().manual_seed(2))
     data = {
         "pixels": pictures(4, 28),
@@ -139,6 +185,109 @@ def test_the_second_stage_equals_transformers() -> None:
     assert_close(losses.total, out.loss, "loss")
     assert all(parameter.grad is None for name, parameter in model.named_parameters() if name.startswith(("language.", "visual.")))
     _same_gradients(model, theirs, from_conditional_generation, ("visual.", "language.", "norm_image."))
+
+
+def test_the_second_stage_with_an_encoder_decoder_equals_transformers() -> None:
+    """The image and what is read go into the encoder, what is said into the decoder."""
+    model, theirs = generators(T5)
+    rng = torch.Generator().manual_seed(2)
+    read, said = torch.randint(3, 90, (4, 5), generator=rng), torch.randint(3, 90, (4, 6), generator=rng)
+    read[1, 3:], said[2, 4:] = PADDING, UNSEEN
+    data = {"pixels": pictures(4, 28), "ids": torch.cat([torch.full((4, 6), SOFT), read], dim=1), "labels": said}
+    losses = model(data)
+    losses.total.backward()
+    real = (data["ids"] != PADDING).long()
+    ids = data["ids"].where(data["ids"] != SOFT, 99).clamp(min=0)
+    pixels = normalise(data["pixels"], OPENAI_MEAN, OPENAI_STD)
+    out = theirs(pixel_values=pixels, input_ids=ids, attention_mask=real, labels=said)
+    out.loss.backward()
+    assert_close(losses.total, out.loss, "loss")
+    assert all(parameter.grad is None for name, parameter in model.named_parameters() if name.startswith(("language.", "visual.")))
+    _same_gradients(model, theirs, from_conditional_generation, ("visual.", "language.", "norm_image."))
+
+
+def test_an_encoder_decoder_writes_what_transformers_writes_and_the_same_in_any_batch() -> None:
+    model, _ = generators(T5)
+    for name, parameter in model.language.named_parameters():
+        parameter.data.normal_(std=0.5, generator=torch.Generator().manual_seed(len(name)))
+    images = list(pictures(3, 28).permute(0, 2, 3, 1).numpy())
+    read = [[7, 8, 9], [], [11]]
+    model.tokenizer.decode = lambda tokens: " ".join(map(str, tokens))
+    together = model._write(images, read)
+    assert together == [text for image, tokens in zip(images, read, strict=True) for text in model._write([image], [tokens])]
+    assert len(set(together)) > 1
+    for image, tokens, text in zip(images, read, together, strict=True):
+        embedded = embed(model.language, torch.tensor([[*[SOFT] * 6, *tokens]]), model._prefixes([image]))
+        options = {"max_new_tokens": CONTEXT, "do_sample": False, "eos_token_id": 95, "suppress_tokens": [0, 1]}
+        expected = model.language.generate(inputs_embeds=embedded, attention_mask=torch.ones(embedded.shape[:2]).long(), **options)
+        assert text == " ".join(str(token) for token in expected[0, 1:].tolist() if token != 95)
+
+
+def test_likelihoods_under_an_encoder_decoder_add_up_token_by_token() -> None:
+    model, _ = generators(T5)
+    image = pictures(1, 28)[0].permute(1, 2, 0).numpy()
+    model.sequences.tokenizer.encode = lambda text: [int(word) for word in text.split() if word.isdigit()]
+    found = model.answer_likelihood([image, image], ["7 8 9", "5"], ["20 21", "30 31 32 33"])
+    expected, said = 0.0, [0]
+    embedded = embed(model.language, torch.tensor([[*[SOFT] * 6, 7, 8, 9]]), model._prefixes([image]))
+    for token in (20, 21, 95):
+        with torch.no_grad():
+            logits = model.language(inputs_embeds=embedded, decoder_input_ids=torch.tensor([said])).logits[0, -1]
+        expected += float(logits.log_softmax(-1)[token])
+        said.append(token)
+    assert float(found[0]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_captions_are_split_and_nothing_is_lost() -> None:
+    samples = [make_sample(PRESETS["tiny"], "train", index) for index in range(40)]
+    bpe = BPETokenizer.train([text for sample in samples for text in sample.captions], 400)
+    collate = SplitCollate(ImageTransform(28), bpe, prefix=3, context=80, questions=0.5)
+    batch = collate(samples, np.random.default_rng(0))
+    cuts = []
+    for sample, ids, labels in zip(samples, batch["ids"].tolist(), batch["labels"].tolist(), strict=True):
+        assert ids[:3] == [SOFT] * 3
+        read = bpe.decode([token for token in ids if token >= 0])
+        tokens = [token for token in labels if token != UNSEEN]
+        assert tokens[-1] == bpe.end
+        said = bpe.decode(tokens[:-1])
+        asked = {(f"question: {each.question} answer:", each.answer) for each in sample.questions}
+        assert (read, said) in asked or f"{read} {said}".strip() in sample.captions
+        cuts.append(len(read.split()) if (read, said) not in asked else None)
+    assert None in cuts
+    assert len(set(cuts)) > 4
+    whole = collate(samples[:2])
+    assert (whole["ids"] == SOFT).all()
+    assert bpe.decode([token for token in whole["labels"][0].tolist() if token not in (UNSEEN, bpe.end)]) == samples[0].captions[0]
+
+
+def test_a_picture_is_looked_at_once_however_many_texts_it_is_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ours()
+    randomise(model, 3)
+    model.tokenizer.encode = lambda text: [ord(letter) % 80 + 5 for letter in text]
+    first, second = pictures(2, 28).permute(0, 2, 3, 1).numpy()
+    images, texts_ = [first, second, first, first, second], ["a", "bc", "a", "def", "gh"]
+    alone = torch.cat([model.score([image], [text]) for image, text in zip(images, texts_, strict=True)])
+    seen: list[int] = []
+    monkeypatch.setattr(model, "_see", lambda pixels, see=model._see: seen.append(len(pixels)) or see(pixels))
+    projected: list[int] = []
+    cross = model.qformer.layers[0].cross
+    monkeypatch.setattr(cross, "remember", lambda image, remember=cross.remember: projected.append(len(image)) or remember(image))
+    assert_close(model.score(images, texts_), alone, "scores")
+    assert (seen, projected) == ([2], [2])
+    matrix = model.similarity(images, texts_)
+    assert_close(matrix[3], model.similarity([first], texts_)[0], "similarities")
+
+
+@pytest.mark.parametrize(("start", "end"), [(95, 95), (None, 95)], ids=["start and end alike, as OPT's", "no start, as T5's"])
+def test_texts_begin_and_end_with_any_tokenizer(start: int | None, end: int) -> None:
+    model = ours()
+    model.tokenizer.start, model.tokenizer.end = start, end
+    model.tokenizer.encode = lambda text: [ord(letter) % 80 + 5 for letter in text]
+    ids = model.pairs.texts(["abc", "d" * 30])
+    assert ids[0, 0] == (0 if start is None else start)
+    assert model.pairs.real(ids).sum(dim=1).tolist() == [5, CONTEXT]
+    image = pictures(1, 28)[0].permute(1, 2, 0).numpy()
+    assert_close(model.score([image, image], ["abc", "d" * 30])[:1], model.score([image], ["abc"]), "padding")
 
 
 def test_the_first_stage_equals_a_slow_derivation(retrieval: Blip2ForImageTextRetrieval) -> None:
@@ -224,7 +373,7 @@ def test_masks_keep_apart_what_must_not_meet(retrieval: Blip2ForImageTextRetriev
 def test_paper_sizes() -> None:
     """Table 2: the Q-Former's 188 M of the first stage, of which 107 M go on to OPT-2.7B."""
     with torch.device("meta"):
-        config = replace(BLIP2Config.paper(), language=LanguageConfig(width=2560, depth=1, heads=32, hidden=64))
+        config = replace(BLIP2Config.paper(), language=LanguageConfig(architecture=json.dumps(OPT_2_7B)))
         model = BLIP2(config, words())
     first = sum(
         parameter.numel() for name, parameter in model.named_parameters() if not name.startswith(("visual.", "language.", "to_language."))
@@ -233,6 +382,7 @@ def test_paper_sizes() -> None:
     model.enter_stage("generate")
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert trained == pytest.approx(107e6, rel=0.01)
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(3.8e9, rel=0.01)
 
 
 def _same_gradients(mine: BLIP2, theirs: torch.nn.Module, convert: Any, but: tuple[str, ...]) -> None:

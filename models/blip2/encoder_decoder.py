@@ -1,0 +1,97 @@
+"""A language model with an encoder of its own (T5) behind the queries: prefix language modelling (section 3.3).
+
+The encoder reads the image's vectors and what comes first of a text, the decoder says the rest. The same names as in
+models/splice.py, which does this for language models that are decoders only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from data.sample import Sample
+from models.generate import GREEDY, Decoding, generate, not_text
+from models.masking import UNSEEN
+from models.splice import PADDING, SOFT, PrefixCollate, embed, right_padded
+from models.text import Tokenizer
+
+
+@dataclass(frozen=True)
+class SplitCollate(PrefixCollate):
+    """As `PrefixCollate`, but "ids" `[B, T]` are what the encoder reads, "labels" `[B, L]` what the decoder says: an answer after its
+    question, or a caption from a place on that is drawn at random (without a generator: the whole caption)."""
+
+    def laid_out(self, read: Sequence[list[int]], said: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Of each text the tokens that are read after its image, and the words to be said: ids and labels."""
+        ids = right_padded([[*[SOFT] * self.prefix, *before] for before in read])
+        return ids, right_padded([[*self.tokens(text), self.tokenizer.end] for text in said], UNSEEN)
+
+    def _text(self, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], str]:
+        read, said = super()._text(sample, rng)
+        if rng is None or read:
+            return read, said
+        words = said.split()
+        cut = int(rng.integers(max(1, len(words))))
+        return self.tokens(" ".join(words[:cut])), " ".join(words[cut:])
+
+
+def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood in nats of `labels` `[N, L]` (`UNSEEN` for padding) after `ids` `[N, T]` with vectors `soft`, summed
+    `[N]`, and the number of tokens `[N]`."""
+    start = labels.new_full((len(labels), 1), language.config.decoder_start_token_id)
+    out = language(
+        inputs_embeds=embed(language, ids, soft),
+        attention_mask=(ids != PADDING).long(),
+        decoder_input_ids=torch.cat([start, labels[:, :-1].clamp(min=0)], dim=1),
+        use_cache=False,
+    )
+    asked = labels != UNSEEN
+    each = F.cross_entropy(out.logits[asked].float(), labels[asked], reduction="none")
+    total = torch.zeros(len(labels), device=each.device).index_add(0, asked.nonzero()[:, 0], each)
+    return total, asked.sum(dim=1)
+
+
+@torch.no_grad()
+def write(
+    language: Any, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], soft: Tensor, *, limit: int, how: Decoding = GREEDY
+) -> list[str]:
+    """What is said about each sequence, until the tokenizer's end or for `limit` tokens."""
+    if not rows:
+        return []
+    ids = right_padded(rows).to(soft.device)
+    reply = Reply(language, embed(language, ids, soft), ids != PADDING)
+    logits = reply.step(ids.new_full((len(ids),), language.config.decoder_start_token_id))
+    written = generate(reply, logits, end=tokenizer.end, limit=limit, never=not_text(tokenizer), how=how)
+    return [tokenizer.decode(tokens) for tokens in written]
+
+
+class Reply:
+    """What a decoder is saying about embeddings `[N, T, D]` that its encoder has read: the `Decoder` of models/generate.py."""
+
+    def __init__(self, language: Any, embeddings: Tensor, real: Tensor) -> None:
+        self.language, self.real = language, real.long()
+        self.read = language.get_encoder()(inputs_embeds=embeddings, attention_mask=self.real).last_hidden_state
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor) -> Tensor:
+        out = self.language(
+            encoder_outputs=BaseModelOutput(self.read),
+            attention_mask=self.real,
+            decoder_input_ids=tokens[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return out.logits[:, -1]
+
+    def select(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.read, self.real = self.read[rows], self.real[rows]
