@@ -161,6 +161,8 @@ def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: S
         words = {"vocab_size": tokenizer.vocab_size} if hasattr(recipe.model, "vocab_size") else {}  # an image tokenizer has none
         model = model_class(replace(recipe.model, **words), tokenizer)
     adopt(model, needed, adopted, progress)
+    if hasattr(model, "fetch"):  # weights of backbones that its configuration names
+        progress.sources |= model.fetch()
     if place.rank == 0:
         models.describe(model, folder)
     place.wait()
