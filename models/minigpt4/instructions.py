@@ -19,8 +19,10 @@ from models.images import ImageTransform
 from models.lm.corpus import COUNT, DESCRIBE
 from models.minigpt4.template import Template, Turn, laid_out
 
-Form = Literal["description", "number", "word", "free"]
+Form = Literal["description", "list", "number", "word", "free"]
+LIST = ("describe this picture as a list.", "list the objects.")
 IN_ONE_WORD = " answer in one word."
+LONGEST_ITEM = 6  # words
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -34,7 +36,10 @@ class Request:
 def requests(sample: Sample) -> list[Request]:
     """All that can be asked about a picture, truly answered; descriptions first."""
     found = [Request(text, sample.captions[0], "description") for text in DESCRIBE if sample.captions]
-    found += [Request(text, str(len(sample.objects)), "number") for text in COUNT if sample.objects]
+    if sample.objects:
+        listed = ", ".join(_with_article(f"{each.attributes.get('colour', '')} {each.name}".strip()) for each in sample.objects)
+        found += [Request(text, listed, "list") for text in LIST]
+        found += [Request(text, str(len(sample.objects)), "number") for text in COUNT]
     for each in sample.questions:
         found.append(Request(each.question, each.answer, "free"))
         if has_form(each.answer, "word"):
@@ -47,6 +52,8 @@ def has_form(reply: str, form: Form) -> bool:
     words = _words(reply)
     if form == "description":
         return len(words) >= 3
+    if form == "list":
+        return all(2 <= len(_words(item)) <= LONGEST_ITEM for item in re.split(r", and |, | and ", reply.rstrip(".")))
     if form == "number":
         return len(words) == 1 and (words[0].isdecimal() or words[0] in NUMBERS)
     return len(words) == 1 if form == "word" else len(words) >= 1
@@ -98,6 +105,10 @@ class InstructionCollate:
         draw = rng or np.random.default_rng(0)
         rows = [self.template.conversation(converse(sample, draw)) for sample in samples]
         return {"pixels": self.transform([sample.image for sample in samples], rng), **laid_out(rows)}
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _words(text: str) -> list[str]:

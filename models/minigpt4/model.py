@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.backbones import LanguageConfig, freeze, language_model
+from models.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
 from models.blip2 import BLIP2Config
 from models.blip2.qformer import QFormer
 from models.generate import GREEDY, Decoding
@@ -36,6 +36,7 @@ NEIGHBOURS = 4  # patches that become one vector where there is no Q-Former
 @dataclass(frozen=True)
 class MiniGPT4Config:
     vision: VisionConfig = field(default_factory=lambda: BLIP2Config.paper().vision)
+    timm_name: str = ""  # a timm transformer in the place of `vision`, as BLIP-2's
     qformer: TransformerConfig = field(default_factory=lambda: BLIP2Config.paper().qformer)
     queries: int = 32  # 0 leaves the Q-Former out: every four neighbouring patches become a vector
     every: int = 2  # layers of the Q-Former from one attention to the image to the next
@@ -52,14 +53,19 @@ class MiniGPT4Config:
         return cls._seeing(BLIP2Config.tiny(), context=48)
 
     @classmethod
+    def small(cls) -> MiniGPT4Config:
+        """For one GPU: BLIP-2's `small`, and a chat model of Llama's family of 1.1 G parameters."""
+        return cls._seeing(BLIP2Config.small(), context=64, language=LanguageConfig(source="TinyLlama/TinyLlama-1.1B-Chat-v1.0"))
+
+    @classmethod
     def paper(cls) -> MiniGPT4Config:
         """EVA ViT-g/14 with BLIP-2's Q-Former, and Vicuna: of it all 3.9 M (13 B) or 3.1 M (7 B) are trained."""
-        return cls(language=LanguageConfig(source="lmsys/vicuna-13b-v1.5"))
+        return cls._seeing(BLIP2Config.paper(), language=LanguageConfig(source="lmsys/vicuna-13b-v1.5"))
 
     @classmethod
     def _seeing(cls, blip2: BLIP2Config, **changes: Any) -> MiniGPT4Config:
         """With the image's side of a BLIP-2."""
-        names = ("vision", "qformer", "queries", "every", "language", "mean", "std")
+        names = ("vision", "timm_name", "qformer", "queries", "every", "language", "mean", "std")
         return cls(**{name: getattr(blip2, name) for name in names} | changes)
 
 
@@ -74,28 +80,39 @@ class MiniGPT4(nn.Module):
 
     def __init__(self, config: MiniGPT4Config, tokenizer: Tokenizer) -> None:
         super().__init__()
+        config = replace(config, language=known(config.language))
         self.config, self.tokenizer = config, tokenizer
-        self.visual: Any = freeze(vision_transformer(config.vision))
-        self.norm_image = freeze(nn.LayerNorm(config.vision.width, eps=config.vision.norm_eps))
-        self.qformer = _queries(config).requires_grad_(config.tune_qformer) if config.queries else None
+        self.visual: Any = freeze(image_tower(config.timm_name) if config.timm_name else vision_transformer(config.vision))
+        width, patches = self.visual.num_features, self.visual.patch_embed.num_patches
+        self.norm_image = freeze(nn.LayerNorm(width, eps=config.vision.norm_eps))
+        self.qformer = _queries(config, width).requires_grad_(config.tune_qformer) if config.queries else None
         language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
+        if language.config.is_encoder_decoder:
+            raise ValueError(f"{config.language.source} has an encoder of its own: a conversation goes on, which takes a decoder alone")
         self.language = freeze(language)
-        seen = config.qformer.width if config.queries else NEIGHBOURS * config.vision.width
-        self.to_language = _bridge(seen, language.get_input_embeddings().embedding_dim, config.bridge)
-        patches = (config.vision.image_size // config.vision.patch_size) ** 2
+        self.language_width: int = language.get_input_embeddings().embedding_dim
+        self.to_language = _bridge(config.qformer.width if config.queries else NEIGHBOURS * width, self.language_width, config.bridge)
         self.transform = ImageTransform(config.vision.image_size)
         self.template = Template(tokenizer, config.queries or patches // NEIGHBOURS, config.context)
         self.collate: CaptionCollate | InstructionCollate = CaptionCollate(self.transform, self.template)
 
     def adopt(self, modules: Mapping[str, Any]) -> None:
-        """ "vision": a trained `BLIP2`, of which the image's side is taken; "language_model": a trained `LM`, or one of the hub."""
-        blip2, source = modules["vision"], modules["language_model"]
+        """ "vision": a trained `BLIP2`, of which the image's side is taken; "language_model": a trained `LM`, unless one is named."""
+        blip2 = modules["vision"]
         self.visual.load_state_dict(blip2.visual.state_dict())
         self.norm_image.load_state_dict(blip2.norm_image.state_dict())
         if self.qformer is not None:
             theirs = blip2.qformer.state_dict()
             self.qformer.load_state_dict({name: theirs[name] for name in self.qformer.state_dict()})
-        self.language.load_state_dict(getattr(source, "language", source).state_dict())
+        if "language_model" in modules:
+            self.language.load_state_dict(modules["language_model"].language.state_dict())
+
+    def fetch(self) -> dict[str, str]:
+        """Load the weights of the language model that the configuration names. Returns module -> where they came from."""
+        source = self.config.language.source
+        if source:
+            fetch_language(self.language, source, self.tokenizer)
+        return {"language": source} if source else {}
 
     def enter_stage(self, name: str) -> None:
         """ "captions" or "instructions": the same is trained on other texts."""
@@ -118,8 +135,10 @@ class MiniGPT4(nn.Module):
 
     def _see(self, pixels: Tensor) -> Tensor:
         """uint8 pixels `[B, 3, S, S]` -> the vectors that stand for each image `[B, places, D]`."""
+        pixels = normalise(pixels, self.config.mean, self.config.std)
         with torch.no_grad():
-            image = self.norm_image(image_states(self.visual, normalise(pixels, self.config.mean, self.config.std)))
+            states = self.visual.forward_features(pixels) if self.config.timm_name else image_states(self.visual, pixels)
+            image = self.norm_image(states)
         if self.qformer is not None:
             return self.to_language(self.qformer.look(image))
         patches = image[:, self.visual.num_prefix_tokens :]
@@ -175,12 +194,12 @@ class MiniGPT4(nn.Module):
 
     def _vectors(self, images: Sequence[np.ndarray]) -> Tensor:
         """`[N, places, D]`; the same picture is looked at once."""
-        weight = next(self.to_language.parameters())
-        if not images:
-            return torch.zeros(0, self.template.places, self.language.get_input_embeddings().embedding_dim, device=weight.device)
+        device = self.norm_image.weight.device
+        if not len(images):
+            return torch.zeros(0, self.template.places, self.language_width, device=device)
         distinct = {id(image): image for image in images}
         order = {name: place for place, name in enumerate(distinct)}
-        seen = self._see(self.transform(list(distinct.values())).to(weight.device))
+        seen = self._see(self.transform(list(distinct.values())).to(device))
         return seen[[order[id(image)] for image in images]]
 
     def _write(self, rows: Sequence[Sequence[int]], soft: Tensor, sign: str, how: Decoding = GREEDY) -> list[Reply]:
@@ -195,9 +214,9 @@ class MiniGPT4(nn.Module):
         return found
 
 
-def _queries(config: MiniGPT4Config) -> QFormer:
+def _queries(config: MiniGPT4Config, image_width: int) -> QFormer:
     """The image's side of BLIP-2's Q-Former, frozen; what reads texts is left out."""
-    qformer = QFormer(config.qformer, queries=config.queries, every=config.every, image_width=config.vision.width, rows=1, context=1)
+    qformer = QFormer(config.qformer, queries=config.queries, every=config.every, image_width=image_width, rows=1, context=1)
     qformer.tokens = qformer.positions = None  # type: ignore[assignment]
     for layer in qformer.layers:
         layer.text_mlp = None  # type: ignore[assignment]
