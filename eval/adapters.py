@@ -30,12 +30,14 @@ from eval.capabilities import (
     Images,
     Namer,
     Prompt,
+    Ranker,
     Scorer,
     ScoresPairs,
     Texts,
     WeighsAnswers,
 )
 from eval.naming import NearestMeanNames, PromptedNames
+from eval.rerank import ReRanked
 from eval.verdicts import LikelierVerdicts, SpokenVerdicts, ThresholdVerdicts
 
 
@@ -55,6 +57,7 @@ class Subject:
         choices: dict[type, list[Any]] = {
             Features: [self.embeddings or self.features],
             Scorer: scorers,
+            Ranker: [self.embeddings, self.reranked or self.pairs],
             Captioner: [self.captions],
             AnswerScorer: [self.likelihoods],
             Answerer: [self.answers],
@@ -77,6 +80,10 @@ class Subject:
     @cached_property
     def pairs(self) -> PairScorer | None:
         return PairScorer(self.model.score, self.model.score_kind, self.batch_size) if isinstance(self.model, ScoresPairs) else None
+
+    @cached_property
+    def reranked(self) -> ReRanked | None:
+        return ReRanked(self.embeddings, self.pairs) if self.embeddings and self.pairs else None
 
     @cached_property
     def captions(self) -> GeneratedCaptions | None:
@@ -169,6 +176,9 @@ class EmbeddingScorer(ImageFeatures):
     def matrix(self, images: Images, texts: Texts) -> np.ndarray:
         return _similarity(self.features(images), self.text_features(texts))
 
+    def by_text(self, images: Images, texts: Texts) -> np.ndarray:
+        return self.matrix(images, texts).T
+
     def pairs(self, images: Images, texts: Texts) -> np.ndarray:
         products = self.features(images).astype(np.float64) * self.text_features(texts)
         return products.sum(axis=1).astype(np.float32)
@@ -215,6 +225,9 @@ class PairScorer:
         for place, value in zip(pairs, found, strict=True):
             self._known[place] = value
         return self._known[np.ix_(rows, columns)]
+
+    def by_text(self, images: Images, texts: Texts) -> np.ndarray:
+        return self.matrix(images, texts).T
 
     def pairs(self, images: Images, texts: Texts) -> np.ndarray:
         found = np.empty(len(texts), np.float32)

@@ -19,12 +19,14 @@ from eval.capabilities import Drawer
 from eval.controls import Truth, exchanged, has_truth
 from eval.metrics import estimate, estimate_whole
 from eval.records import Record, RecordFile
+from eval.rerank import SHORTLIST, ReRanked
 from eval.source import Source, spread, together
 from eval.tasks import Graded, Measure, Task
 
 Json = dict[str, Any]
 CONTROL_SAMPLES = 500  # controls need no narrow interval
 ORACLE_SAMPLES = 100  # reads captions in Python
+RERANKED_PAIRS = 50_000  # of shortlists
 PAIRS = 70_000  # in a gallery, what a scorer that looks at every pair is asked at most
 ORACLE_PAIRS = 250_000
 RANKED_SAMPLES = 100  # by a model that has to look at every candidate answer
@@ -178,6 +180,8 @@ def _rows(task: Task, variant: Variant, adapter: Any) -> list[int]:
     most = variant.most
     if task.gallery and isinstance(adapter, PairScorer):
         most = min(most or len(task.samples), variant.most_pairs // max(1, len(task.texts())))
+    if isinstance(adapter, ReRanked):
+        most = min(most or len(task.samples), RERANKED_PAIRS // SHORTLIST * len(task.samples) // (len(task.samples) + len(task.texts())))
     if isinstance(adapter, RankedAnswers) and adapter.costly:
         most = min(most or len(task.samples), RANKED_SAMPLES)
     return spread(list(range(len(task.samples))), most)

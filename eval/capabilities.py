@@ -62,6 +62,13 @@ class Draws(Protocol):
 
 
 @runtime_checkable
+class Unmasks(Protocol):
+    def unmask(self, images: Images, texts: Texts, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Each image with parts of it hidden, and with what the model puts there, helped by the text ("" is no help): uint8
+        `[height, width, 3]` both. The seed decides what is hidden."""
+
+
+@runtime_checkable
 class Completes(Protocol):
     def complete(self, prompts: Sequence[Prompt]) -> list[str]:
         """What follows each prompt of interleaved texts and images."""
@@ -100,6 +107,21 @@ class Scorer(Protocol):
 
     def classes(self, images: Images, prompts: Sequence[Texts]) -> np.ndarray:
         """float32 `[N, C]` logits: softmax over C gives the probability of each class, described by its prompts."""
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """A gallery searched in both directions: what counts is the order within a row. No score is ever NaN."""
+
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def matrix(self, images: Images, texts: Texts) -> np.ndarray:
+        """float32 `[N, T]`: every text for each image."""
+
+    def by_text(self, images: Images, texts: Texts) -> np.ndarray:
+        """float32 `[T, N]`: every image for each text."""
 
 
 @runtime_checkable

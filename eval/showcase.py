@@ -1,11 +1,12 @@
 """A few pictures with everything that a model makes of them, for the report's picture browser: `showcase.json`.
 
-    {"schema": 2, "split": "test", "adapters": {"caption": ..., "answers": ..., ...},
+    {"schema": 3, "split": "test", "adapters": {"caption": ..., "answers": ..., ...},
      "items": [{"key": ..., "image": <data URI>, "truth": [captions, of which the first is what was to be drawn],
                 "caption": [[piece of text, true | false | null], ...],
                 "answers": [{"question": ..., "truth": ..., "said": ..., "right": true | false}, ...],
                 "ranked": [{"text": ..., "score": ..., "correct": true | false}, ...],    best first
-                "drawing": <data URI>}]}
+                "drawing": <data URI>,
+                "unmasked": [<data URI>, ...]}]}    with parts hidden, filled in with the text's help, filled in without it
 
 The pictures depend on the data alone, so that those of all models stand side by side. What a model cannot do is left out.
 """
@@ -23,13 +24,13 @@ from PIL import Image
 
 from data.sample import Sample
 from eval.adapters import Subject
-from eval.capabilities import Answerer, Captioner, Drawer, Scorer
+from eval.capabilities import Answerer, Captioner, Drawer, Scorer, Unmasks
 from eval.controls import has_truth
 from eval.mistakes import marked
 from eval.source import Source, spread
 from eval.tasks import Task
 
-SCHEMA = 2
+SCHEMA = 3
 PICTURES = 24
 ASKING = ("captioning", "vqa", "retrieval")  # tasks that decide which pictures are shown
 QUESTIONS = 4
@@ -41,7 +42,7 @@ Json = dict[str, Any]
 
 
 def showcase(subject: Subject, tasks: Sequence[Task], source: Source) -> Json:
-    """What the subject captions, answers, ranks first and draws for the same pictures of the main split, whoever it is."""
+    """What the subject captions, answers, ranks first, draws and fills in for the same pictures of the main split, whoever it is."""
     by_name = {task.name: task for task in reversed(tasks) if task.split == source.primary}
     samples = pictured(list(by_name.values()), source)
     items: list[Json] = [{"key": s.key, "image": data_uri(s.image), "truth": list(s.captions) or [str(s.label or "")]} for s in samples]
@@ -59,6 +60,9 @@ def showcase(subject: Subject, tasks: Sequence[Task], source: Source) -> Json:
     if (able := subject.able(Drawer)) and all(sample.captions for sample in samples):
         found["adapters"]["drawing"] = able[0].adapter
         _add(items, "drawing", [data_uri(drawing) for drawing in able[0].drawings([sample.captions[0] for sample in samples])])
+    if isinstance(subject.model, Unmasks) and all(sample.captions for sample in samples):
+        found["adapters"]["unmasked"] = "reconstruction"
+        _add(items, "unmasked", unmasked(subject.model, samples))
     return found
 
 
@@ -110,6 +114,14 @@ def ranked(scorer: Scorer, texts: Sequence[str], samples: Sequence[Sample], by_n
         first = np.argsort(-row, kind="stable")[:RANKED].tolist()
         found.append([{"text": texts[i], "score": round(float(row[i]), 4), "correct": texts[i] in own} for i in first])
     return found
+
+
+def unmasked(model: Unmasks, samples: Sequence[Sample]) -> list[Any]:
+    """Each picture with parts hidden, and what the model puts there with the first caption's help and without it."""
+    images = [sample.image for sample in samples]
+    helped = model.unmask(images, [sample.captions[0] for sample in samples])
+    alone = model.unmask(images, [""] * len(images))
+    return [[data_uri(each) for each in (hidden, filled, guessed)] for (hidden, filled), (_, guessed) in zip(helped, alone, strict=True)]
 
 
 def data_uri(image: np.ndarray) -> str:

@@ -37,6 +37,7 @@ class Shown:
     answers: list[Answer]
     ranked: list[Ranked]  # best first
     drawing: str  # a data: URI
+    unmasked: list[str]  # data: URIs: parts hidden, filled in with the text's help, without it
     how: dict[str, str]  # "answers", "ranked", ... -> the adapter behind it
 
     @property
@@ -76,11 +77,12 @@ def pictures(rows: Sequence[Row]) -> list[Picture]:
 def abilities(shown: Sequence[Picture]) -> list[str]:
     """Which columns the browser needs: those in which some model has something to show."""
     everything = [each for picture in shown for each in picture.shown]
-    return [name for name in ("caption", "answers", "ranked", "drawing") if any(getattr(each, name) for each in everything)]
+    return [name for name in ("caption", "answers", "ranked", "drawing", "unmasked") if any(getattr(each, name) for each in everything)]
 
 
 def _shown(model: str, item: dict[str, Any], result: Result) -> Shown:
     drawing = str(item.get("drawing") or "")
+    unmasked = [str(each) for each in item.get("unmasked") or []]
     return Shown(
         model=model,
         caption=[(str(text), ok) for text, ok in item.get("caption") or []],
@@ -90,5 +92,6 @@ def _shown(model: str, item: dict[str, Any], result: Result) -> Shown:
         ],
         ranked=[Ranked(text=str(each["text"]), score=each.get("score"), correct=each.get("correct")) for each in item.get("ranked") or []],
         drawing=drawing if RASTER.fullmatch(drawing) else "",
+        unmasked=unmasked if len(unmasked) == 3 and all(map(RASTER.fullmatch, unmasked)) else [],
         how={str(name): str(adapter) for name, adapter in (result.showcase.get("adapters") or {}).items()},
     )

@@ -3,7 +3,8 @@
 A candidate text is listed once, however many images it belongs to, and is right for each of them; each distinct text is
 one query. Tied candidates count with the probability that a random order would show a right one, so a model that gives
 everything one score gets exactly chance. Recall depends on the gallery, so its size is part of the metric's name: the first
-500 images with captions, in key order, and all of them where there are more.
+500 images with captions, in key order, and all of them where there are more. A model that has embeddings and a score of its own
+has two rows: by its embeddings, and with the best of these re-ranked by its score (eval/rerank.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data.sample import Sample
-from eval.capabilities import Images, Scorer
+from eval.capabilities import Images, Ranker
 from eval.metrics import expected_recall, ranks
 from eval.records import Record
 from eval.source import Source
@@ -43,7 +44,7 @@ class Retrieval:
     part: str = ""
     name: ClassVar[str] = "retrieval"
     gallery: ClassVar[bool] = True
-    needs: ClassVar[type] = Scorer
+    needs: ClassVar[type] = Ranker
     needed_method: ClassVar[str] = "encode_image and encode_text, or score"
 
     def __post_init__(self) -> None:
@@ -67,12 +68,12 @@ class Retrieval:
     def texts(self) -> list[str]:
         return self._texts
 
-    def ask(self, scorer: Scorer, images: Images, rows: Sequence[int]) -> list[list[Record]]:
+    def ask(self, scorer: Ranker, images: Images, rows: Sequence[int]) -> list[list[Record]]:
         queries = [column for row in rows for column in self.owned[row]]
         to_text = ranks(scorer.matrix([images[row] for row in rows], self._texts), self.right[list(rows)])  # [R, 3]
         to_image = np.zeros((0, 3), np.int64)
         if queries:
-            to_image = ranks(scorer.matrix(images, [self._texts[column] for column in queries]).T, self.right[:, queries].T)
+            to_image = ranks(scorer.by_text(images, [self._texts[column] for column in queries]), self.right[:, queries].T)
         return self._records(rows, to_text, to_image)
 
     def blind(self) -> list[list[Record]]:

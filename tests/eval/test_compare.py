@@ -267,6 +267,7 @@ def test_the_page_needs_no_network_and_runs_no_strangers_script(tmp_path: Path) 
     shown = json.loads((folder / "showcase.json").read_text())
     shown["items"][0] |= {"truth": [evil], "prompt": evil, "key": evil, "ranked": [{"text": evil, "score": 1, "correct": False}]}
     shown["items"][0] |= {"caption": [[evil, False]], "answers": [{"question": evil, "truth": evil, "said": evil, "right": False}]}
+    shown["items"][0]["unmasked"] = ["https://example.com/spy.png", evil, evil]
     shown["items"][1]["image"] = "https://example.com/spy.png"
     shown["items"][2]["image"] = "data:image/svg+xml;base64,AAAA"
     write(folder / "showcase.json", shown)
@@ -286,6 +287,20 @@ def test_the_page_needs_no_network_and_runs_no_strangers_script(tmp_path: Path) 
     markdown, _, commands = (tmp_path / "out/report.md").read_text().partition("\n```\n")
     assert "<script" not in markdown
     assert commands.count("```") == 1
+
+
+def test_pictures_show_what_was_hidden_and_filled_in(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "clip")
+    path = run / "eval/scenes-tiny/showcase.json"
+    shown = json.loads(path.read_text())
+    shown["items"][0]["unmasked"] = [f"data:image/png;base64,{name}" for name in ("hidden", "helped", "alone")]
+    write(path, shown)
+    (row,) = report_on(tmp_path).datasets[0].pictures[0].shown
+    assert row.unmasked == shown["items"][0]["unmasked"]
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert all(page.count(f"base64,{name}") == 1 for name in ("hidden", "helped", "alone"))
+    assert page.count("filled in without the text") >= 1
 
 
 def test_pictures_show_each_models_first_choice(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from eval.adapters import Subject
-from eval.capabilities import Scorer
+from eval.capabilities import Ranker
+from eval.rerank import SHORTLIST
 from eval.source import in_memory
 from eval.tasks.retrieval import Retrieval, plan
 from tests.eval import fakes
@@ -50,7 +53,7 @@ def test_recall_by_brute_force_over_orders_of_ties() -> None:
     samples = fakes.captioned(4, captions=1)
     judge = {(i, f"caption 0 of {j}"): (i * j + i) % 3 for i in range(4) for j in range(4)}
     model = fakes.Pairs(lambda number, text: float(judge[number, text]))
-    (scorer,) = Subject(model).able(Scorer)
+    (scorer,) = Subject(model).able(Ranker)
     task = Retrieval("test", samples)
     records = task.ask(scorer, [sample.image for sample in samples], range(4))
     for i in range(4):
@@ -79,3 +82,65 @@ def test_a_pairwise_scorer_is_asked_as_often_as_is_affordable_and_about_no_pair_
     assert model.asked <= 2 * (2 * 2 * 70_000 + 2 * 502) + 24 * 502
     large = fakes.run(model, {"test": fakes.captioned(502, captions=8)}, tmp_path / "large", fresh=fakes.constant(), tasks=["retrieval"])
     assert fakes.cell(large, "retrieval", "i2t R@1 (500)")["status"] == "not run"
+
+
+class Both(fakes.Embeds):
+    """Embeddings, and a score of its own."""
+
+    score_kind = "matching head"
+
+    def __init__(self, model: fakes.Embeds, judge: Callable[[int, str], float]) -> None:
+        super().__init__(model.image, model.text)
+        self.judge, self.asked, self.looks = judge, 0, 0
+
+    def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> torch.Tensor:
+        self.asked += len(texts)
+        self.looks += len({id(image) for image in images})
+        return torch.tensor([self.judge(fakes.number_of(image), text) for image, text in zip(images, texts, strict=True)])
+
+
+def test_a_shortlist_is_put_in_the_order_of_the_models_own_score() -> None:
+    """What is not on the list stays behind whatever its score would be; equal scores are equal."""
+    images, texts = [fakes.picture(i) for i in range(3)], [f"text {j}" for j in range(40)]
+    judge = {(i, text): float((7 * i + 5 * j) % 6) for i in range(3) for j, text in enumerate(texts)}
+    model = Both(fakes.noisy(), lambda number, text: judge[number, text])
+    subject = Subject(model)
+    plain, ordered = subject.able(Ranker)
+    assert ordered.adapter == "embedding similarity, the best 16 re-ranked by matching head"
+    before, after = plain.matrix(images, texts), ordered.matrix(images, texts)
+    turned = ordered.by_text(images, texts)
+    assert np.array_equal(turned > 0, np.ones((40, 3), bool))  # fewer pictures than a shortlist holds: all are re-ranked
+    for i in range(3):
+        best = np.argsort(-before[i], kind="stable")[:SHORTLIST]
+        assert (after[i][best] > 0).all()
+        assert (after[i] > 0).sum() == SHORTLIST
+        rest = np.setdiff1d(np.arange(40), best)
+        assert np.array_equal(np.argsort(-after[i][rest], kind="stable"), np.argsort(-before[i][rest], kind="stable"))
+        for a in best:
+            for b in best:
+                assert np.sign(after[i][a] - after[i][b]) == np.sign(judge[i, texts[a]] - judge[i, texts[b]])
+    for j, text in enumerate(texts):
+        for a, b in permutations(range(3), 2):
+            assert np.sign(turned[j][a] - turned[j][b]) == np.sign(judge[a, text] - judge[b, text])
+
+
+def test_re_ranking_is_a_row_of_its_own_and_looks_at_each_picture_about_once(tmp_path: Path) -> None:
+    samples = [replace(sample, foils=()) for sample in fakes.captioned(60)]
+    model = Both(fakes.constant(), lambda number, text: float(text.endswith(f" {number}")))
+    result = fakes.run(model, {"test": samples}, tmp_path, tasks=["retrieval"])
+    name = "by embedding similarity, the best 16 re-ranked by matching head"
+    assert fakes.value(result, "retrieval", "i2t R@1 (60)") == fakes.value(result, "retrieval", "i2t R@1 (60)", "chance")
+    assert fakes.value(result, "retrieval", "t2i R@1 (60)", name) == pytest.approx(16 / 60)  # those whose picture is on the list
+    assert model.asked == 16 * (60 + 180)
+    assert model.looks < 300  # not 16 for each of 180 captions
+    assert not [cell for cell in result["cells"] if cell["variant"].startswith("by matching head")]
+
+
+def test_as_many_queries_are_re_ranked_as_is_affordable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.ask.RERANKED_PAIRS", 16 * 40 * 4)
+    model = Both(fakes.noisy(), lambda number, text: 0.0)
+    samples = [replace(sample, foils=()) for sample in fakes.captioned(60)]
+    result = fakes.run(model, {"test": samples}, tmp_path, tasks=["retrieval"])
+    name = "by embedding similarity, the best 16 re-ranked by matching head"
+    assert fakes.cell(result, "retrieval", "i2t R@1 (60)", name)["n"] == 40
+    assert fakes.cell(result, "retrieval", "i2t R@1 (60)")["n"] == 60

@@ -78,6 +78,9 @@ class Everything:
     def answer(self, images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
         return ["Red."] * len(questions)
 
+    def unmask(self, images: Sequence[np.ndarray], texts: Sequence[str], *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [(np.full((4, 4, 3), seed, np.uint8), np.full((4, 4, 3), len(text), np.uint8)) for text in texts]
+
     def draw(self, texts: Sequence[str], *, seed: int = 0) -> list[np.ndarray]:
         return [np.full((4, 4, 3), 200, np.uint8)] * len(texts)
 
@@ -97,7 +100,7 @@ def shown(model: Any, samples: list[Sample]) -> dict[str, Any]:
 
 def test_every_ability_is_shown_beside_the_same_pictures() -> None:
     found = shown(Everything(), asked(60))
-    assert list(found["adapters"]) == ["caption", "answers", "ranked", "drawing"]
+    assert list(found["adapters"]) == ["caption", "answers", "ranked", "drawing", "unmasked"]
     assert [item["key"] for item in found["items"]] == [item["key"] for item in shown(fakes.noisy(), asked(60))["items"]]
     assert len(found["items"]) == PICTURES
     even, odd = found["items"][0], next(item for item in found["items"] if int(item["key"]) % 2)
@@ -107,11 +110,13 @@ def test_every_ability_is_shown_beside_the_same_pictures() -> None:
     assert (even["ranked"][0]["text"], even["ranked"][0]["correct"]) == (f"caption 0 of {int(even['key'])}", True)
     assert not any(each["correct"] for each in even["ranked"][1:])
     assert even["drawing"].startswith("data:image/png;base64,")
+    grey = [data_uri(np.full((4, 4, 3), level, np.uint8)) for level in (0, len(even["truth"][0]), 0)]
+    assert even["unmasked"] == grey  # parts hidden, with the caption's help, without it
 
 
 def test_what_a_model_cannot_do_is_left_out() -> None:
     item = shown(fakes.noisy(), asked(5))["items"][0]
-    assert {"caption", "drawing"}.isdisjoint(item)
+    assert {"caption", "drawing", "unmasked"}.isdisjoint(item)
     assert {"answers", "ranked"} < set(item)
     assert set(shown(object(), asked(5))["items"][0]) == {"key", "image", "truth"}
 
