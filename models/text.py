@@ -86,13 +86,6 @@ class BPETokenizer:
         fast.train_from_iterator(texts, trainer)
         return cls(fast)
 
-    @classmethod
-    def load(cls, path: Path) -> BPETokenizer:
-        return cls(FastTokenizer.from_file(str(path)))
-
-    def save(self, path: Path) -> None:
-        self.fast.save(str(path))
-
     def encode(self, text: str) -> list[int]:
         ids = self._known.get(text)
         if ids is None:
@@ -165,22 +158,29 @@ class HubTokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """`tokenizer.json`: the whole tokenizer, so that what was trained loads without the hub; the name of one that a library provides."""
+    """`tokenizer.json`, see `as_text`."""
     part = folder / "tokenizer.json.part"
-    if isinstance(tokenizer, BPETokenizer):
-        tokenizer.save(part)
-    elif isinstance(tokenizer, HubTokenizer):
-        part.write_text(json.dumps(tokenizer.describe(), default=str))
-    else:
-        part.write_text(json.dumps({"tokenizer": tokenizer.name}))
+    part.write_text(as_text(tokenizer), encoding="utf-8")
     os.replace(part, folder / "tokenizer.json")  # another process may be waiting for it
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    content: dict[str, Any] = json.loads(path.read_text())
+    return from_text((folder / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+def as_text(tokenizer: Tokenizer) -> str:
+    """The whole tokenizer as json, so that what was trained loads without the hub; the name of one that a library provides."""
+    if isinstance(tokenizer, BPETokenizer):
+        return tokenizer.fast.to_str()
+    described = tokenizer.describe() if isinstance(tokenizer, HubTokenizer) else {"tokenizer": tokenizer.name}
+    return json.dumps(described, default=str)
+
+
+def from_text(text: str) -> Tokenizer:
+    """Inverse of `as_text`."""
+    content: dict[str, Any] = json.loads(text)
     if "tokenizer" not in content:
-        return BPETokenizer.load(path)
+        return BPETokenizer(FastTokenizer.from_str(text))
     if "fast" in content:
         return HubTokenizer(content["tokenizer"], content)
     return named_tokenizer(content["tokenizer"])

@@ -1,4 +1,4 @@
-"""SimCTG's contrastive term (Su et al., 2022, arXiv 2202.06417, section 3.1; MAGIC's equation 2).
+"""SimCTG's contrastive term (Su et al., 2022, arXiv 2202.06417), which MAGIC's language model is adapted with (2205.02655, section 3.1).
 
 Left to themselves, the states of a language model's tokens all point the same way, and a penalty for resembling what was said
 before tells nothing apart. The term pushes the states of different tokens away from each other.
