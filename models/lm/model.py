@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data.sample import Sample
-from models.backbones import Continuation, LanguageConfig, language_model, token_nll
+from models.backbones import Continuation, LanguageConfig, fetch_language, known, language_model, token_nll
 from models.generate import GREEDY, Decoding, generate, not_text
 from models.layers import Losses, mean_of_all
 from models.lm.corpus import captions, documents
@@ -67,9 +67,17 @@ class LM(nn.Module):
         super().__init__()
         if tokenizer.start is None:
             raise ValueError(f"documents begin with a start token, and the tokenizer {tokenizer.name!r} has none")
+        config = replace(config, language=known(config.language))
         self.config, self.tokenizer, self.start = config, tokenizer, tokenizer.start
         self.collate = TextCollate(tokenizer, config.context, config.corpus)
         self.language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
+
+    def fetch(self) -> dict[str, str]:
+        """Load the weights of the language model that the configuration names, to go on from. Returns module -> where they came from."""
+        source = self.config.language.source
+        if source:
+            fetch_language(self.language, source, self.tokenizer)
+        return {"language": source} if source else {}
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         return self.objective(self.encode(batch))
