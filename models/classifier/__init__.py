@@ -1,0 +1,3 @@
+from models.classifier.model import Classifier, ClassifierConfig
+
+__all__ = ["Classifier", "ClassifierConfig"]

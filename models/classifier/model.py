@@ -1,0 +1,110 @@
+"""An image tower that learned from labels and never saw a caption: what ASIF builds on, where nothing may be downloaded.
+
+It plays the part of the towers that were supervised on ImageNet. A picture here shows several objects, so each class is a
+yes-or-no question of its own: is there something that is all of this?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.sample import Sample
+from data.scenes.world import COLOURS, FILLS, HELD_OUT, SHAPES, SIZES
+from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.layers import Losses, VisionConfig, vision_transformer
+from models.text import Tokenizer
+
+# Every attribute, and every colour and shape that training pictures have together.
+SCENE_CLASSES = (
+    *(*SHAPES, *COLOURS, *SIZES, *FILLS),
+    *(f"{colour} {shape}" for colour, shape in product(COLOURS, SHAPES) if (colour, shape) not in HELD_OUT),
+)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    vision: VisionConfig = field(default_factory=lambda: VisionConfig(width=768, depth=12, heads=12, pool="avg"))
+    classes: tuple[str, ...] = SCENE_CLASSES  # labels, or words that one object must have together: "star", "red star"
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    @classmethod
+    def tiny(cls) -> ClassifierConfig:
+        """1.5 M parameters, the tower of the tiny CLIP."""
+        return cls(VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg"))
+
+    @classmethod
+    def small(cls) -> ClassifierConfig:
+        """ViT-S/16 for 128 px pictures and one GPU."""
+        return cls(VisionConfig(width=384, depth=12, heads=6, image_size=128, patch_size=16, pool="avg"))
+
+
+@dataclass(frozen=True)
+class LabelCollate:
+    """uint8 pixels `[B, 3, S, S]`, and which classes each picture shows, bool `[B, C]`. Captions are not read."""
+
+    transform: ImageTransform
+    classes: tuple[str, ...]
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        words = {name: set(name.split()) for name in self.classes}
+        shown = torch.tensor([_shown(sample, words) for sample in samples])
+        if not shown.any():
+            few = ", ".join(self.classes[:5])
+            raise ValueError(
+                f"sample {samples[0].key} and the {len(samples) - 1} beside it show no object and have no label among the "
+                f"{len(self.classes)} classes ({few}, ...): name this data set's own with --model.classes"
+            )
+        return {"pixels": self.transform([sample.image for sample in samples], rng), "shown": shown}
+
+
+def _shown(sample: Sample, classes: dict[str, set[str]]) -> list[bool]:
+    """Of each class, whether one of the objects has all its words, or it is the picture's label; `[C]`."""
+    objects = [{thing.name, *thing.attributes.values()} for thing in sample.objects]
+    return [name == sample.label or any(words <= thing for thing in objects) for name, words in classes.items()]
+
+
+class Classifier(nn.Module):
+    paradigm = "prerequisite"
+
+    def __init__(self, config: ClassifierConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer  # every run folder has one; nothing here reads text
+        self.collate = LabelCollate(ImageTransform(config.vision.image_size), config.classes)
+        self.visual = vision_transformer(config.vision)
+        self.head = nn.Linear(config.vision.width, len(config.classes))
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        return self.objective(self.encode(batch))
+
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits and truth of every class, `[B, C]`."""
+        return {"logits": self.head(self._features(batch["pixels"])).float(), "shown": batch["shown"].float()}
+
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        """Binary cross-entropy, the mean over classes. Chance is to know how often each class is shown, and nothing else."""
+        loss = F.binary_cross_entropy_with_logits(features["logits"], features["shown"])
+        often = features["shown"].mean(dim=0).clamp(1e-6, 1 - 1e-6)
+        return Losses(loss, {"labels": loss}, {"labels": float(F.binary_cross_entropy(often, often))})
+
+    @torch.no_grad()
+    def encode_image(self, images: Sequence[np.ndarray]) -> Tensor:
+        """uint8 `[height, width, 3]` pictures of any size -> L2-normalised float32 `[N, width]`."""
+        pixels = self.collate.transform(images).to(self.head.weight.device)
+        return F.normalize(self._features(pixels).float(), dim=-1)
+
+    @torch.no_grad()
+    def classify(self, images: Sequence[np.ndarray]) -> Tensor:
+        """The probability that each class is shown, float32 `[N, C]`."""
+        return self.head(self._features(self.collate.transform(images).to(self.head.weight.device))).float().sigmoid()
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        return self.visual(normalise(pixels, self.config.mean, self.config.std))

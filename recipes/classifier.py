@@ -1,0 +1,38 @@
+"""The image tower that is supervised by labels: what ASIF builds on offline, in the place of one trained on ImageNet.
+
+make train-classifier                         2 CPU cores
+make train-classifier PRESET=small            one CUDA GPU
+
+           small                                tiny
+data       objects of scenes-small              objects of scenes-tiny
+classes    shapes, colours, sizes, fills, and 61 pairs of colour and shape: 83
+image      ViT-S/16, 128 px                     convolutions + 3 blocks, 64 px
+batch      256                                  64
+seen       2 M                                  96 k
+optimiser  AdamW, lr 5e-4, wd 0.05              AdamW, lr 1.5e-3, wd 0.05
+
+No caption is read, and no pair of colour and shape is a class that training pictures do not show.
+"""
+
+from __future__ import annotations
+
+from models.classifier import ClassifierConfig
+from recipes.recipe import Optim, Recipe
+
+PRESETS = {
+    "tiny": Recipe(
+        model=ClassifierConfig.tiny(),
+        optim=Optim(lr=1.5e-3, warmup=4_000),
+        budget=96_000,
+        batch=64,
+    ),
+    "small": Recipe(
+        model=ClassifierConfig.small(),
+        optim=Optim(lr=5e-4, warmup=100_000),
+        budget=2_000_000,
+        batch=256,
+        data=".data/scenes-small",
+        workers=8,
+        memory_gb=16,
+    ),
+}
