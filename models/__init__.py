@@ -38,6 +38,8 @@ TABLE = {
     "frozen": ("models.frozen", "Frozen", "FrozenConfig"),
     "blip2": ("models.blip2", "BLIP2", "BLIP2Config"),
     "minigpt4": ("models.minigpt4", "MiniGPT4", "MiniGPT4Config"),
+    "asif": ("models.asif", "ASIF", "ASIFConfig"),
+    "magic": ("models.magic", "MAGIC", "MAGICConfig"),
     "lm": ("models.lm", "LM", "LMConfig"),
     "classifier": ("models.classifier", "Classifier", "ClassifierConfig"),  # ASIF's image tower
 }

@@ -99,8 +99,21 @@ def image_tower(name: str, *, weights: bool = False) -> Any:
     """timm's transformer of that name without its last block and last norm (what BLIP-2 sees with, section 4.1): its
     `forward_features` takes normalised pixels `[B, 3, S, S]` to states `[B, 1 + N, num_features]`.
 
-    With `weights` the published ones, else random. Raises ValueError for names that timm does not know or that are no
-    transformers, ConnectionError where the weights are out of reach.
+    Raises ValueError for models that are no transformers, and as `named_tower` does.
+    """
+    tower = named_tower(name, weights=weights)
+    if not hasattr(tower, "blocks"):
+        raise ValueError(f"timm's {name!r} is no vision transformer: it has no blocks of which the last could be left out")
+    tower.blocks = tower.blocks[:-1]
+    tower.norm = tower.fc_norm = nn.Identity()
+    return tower
+
+
+def named_tower(name: str, *, weights: bool = False) -> Any:
+    """timm's model of that name, from normalised pixels `[B, 3, S, S]` to a pooled feature `[B, num_features]`.
+
+    With `weights` the published ones, else random. Raises ValueError for names that timm does not know, ConnectionError where the
+    weights are out of reach.
     """
     if not timm.is_model(name) or ("." in name and not timm.is_model_pretrained(name)):
         near = timm.list_models(f"{name.split('.')[0]}*", pretrained=True) or timm.list_models(f"{name.split('_')[0]}*", pretrained=True)
@@ -110,12 +123,7 @@ def image_tower(name: str, *, weights: bool = False) -> Any:
         repository = timm.get_pretrained_cfg(name).hf_hub_id
         file = fetched(f"image tower {name!r}", cached_file, repository, "model.safetensors")  # timm would take a pickle, too
         published = {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
-    tower: Any = timm.create_model(name, num_classes=0, **published)
-    if not hasattr(tower, "blocks"):
-        raise ValueError(f"timm's {name!r} is no vision transformer: it has no blocks of which the last could be left out")
-    tower.blocks = tower.blocks[:-1]
-    tower.norm = tower.fc_norm = nn.Identity()
-    return tower
+    return timm.create_model(name, num_classes=0, **published)
 
 
 def _ask_hub(kind: Any, source: str, **options: Any) -> Any:

@@ -48,14 +48,14 @@ class Reporter:
             return
         self._write(record)
         speed = f"{record['samples_per_s']:,.0f} samples/s  wait {record['data_wait_share']:.0%}  {record['memory_mb']:,.0f} MB"
-        status = f"loss {record['loss']:.3f}  {speed}"
+        status = f"loss {record['loss']:.3f}  {speed}" if "loss" in record else speed
         if record["drops"]:
             status += f"  dropped {sum(record['drops'].values())}"
         self.bar.update(self.task, completed=record["samples"], status=status)
         if self.plain:
             print(f"step {record['step']:>6}  samples {record['samples']:>9,}  {status}", file=sys.stderr, flush=True)
         if self.wandb is not None:
-            flat = {f"{group}/{name}": value for group in ("terms", "drops") for name, value in record[group].items()}
+            flat = {f"{group}/{name}": value for group in ("terms", "drops") for name, value in record.get(group, {}).items()}
             self.wandb.log({**{k: v for k, v in record.items() if isinstance(v, (int, float))}, **flat}, step=record["step"])
 
     def event(self, kind: str, message: str, **fields: Any) -> None:

@@ -119,7 +119,8 @@ def describe(model: nn.Module, recipe: AnyRecipe, stage: Stage, progress: Progre
     rows = [_module_row(name, list(parameters), progress) for name, parameters in _modules(model).items()]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
-    return "\n".join([f"{start}{stage.budget:,} samples in batches of {stage.batch}, learning rate {stage.optim.lr:g}", *lines])
+    rate = f", learning rate {stage.optim.lr:g}" if stage.optim.lr else ""
+    return "\n".join([f"{start}{stage.budget:,} samples in batches of {stage.batch}{rate}", *lines])
 
 
 def _modules(model: nn.Module) -> dict[str, list[nn.Parameter]]:

@@ -83,7 +83,8 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: 
         model.remember(in_order(split, batch_size=256, needs=("captions",)))
     report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=place.rank == 0)
     report.event("resume" if progress.step else "start", _headline(recipe, model, split, place, progress), step=progress.step)
-    if recipe.compile:
+    fitted = hasattr(model, "fit")  # instead of being trained it takes samples in
+    if recipe.compile and not fitted:
         model.encode = torch.compile(model.encode)
     autocast = place.autocast(recipe.precision)
     stopped = Signals()
@@ -96,7 +97,7 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: 
             checkpoint.load(state_path, model, optimizer)
         loader = _loader(recipe, stage, split, model, place, progress)
         report.event("stage", describe(model, recipe, stage, progress), step=progress.step, stage=stage.name)
-        validation = _validation_batch(recipe, stage, model, place)
+        validation = [] if fitted else _validation_batch(recipe, stage, model, place)
         watch = Watch(recipe, stage, report, progress, place)
         set_training(model)
         batches = iter(loader)
@@ -107,7 +108,10 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: 
                 group["lr"] = stage.optim.lr_at(progress.in_stage, stage.budget)
             seed = (recipe.seed * 1_000_003 + progress.step) * place.world + place.rank
             with _flop_counter() if not progress.flops else contextlib.nullcontext() as flops:
-                losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
+                if fitted:
+                    losses = model.fit(batch)  # None: nothing is learned
+                else:
+                    losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
             if flops is not None:
                 progress.flops = flops.get_total_flops() * place.world / stage.batch
             average_gradients(model.parameters())

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from data.loader import Loader
 from models.layers import Losses
@@ -44,11 +45,16 @@ class Watch:
         yield
         self.waited += time.monotonic() - start
 
-    def step(self, losses: Losses, norm: float, lr: float, loader: Loader) -> None:
-        self._guard_numbers(losses, norm, lr)
+    def step(self, losses: Losses | None, norm: float, lr: float, loader: Loader) -> None:
+        """`losses` is None of a model that takes samples in and learns nothing from them."""
+        if losses is not None:
+            self._guard_numbers(losses, norm, lr)
         if self.progress.step % self.recipe.log.every and self.progress.in_stage < self.stage.budget:
             return
-        values = self.place.mean({"total": losses.total, **losses.terms})
+        learned: dict[str, Any] = {}
+        if losses is not None:
+            values = self.place.mean({"total": losses.total, **losses.terms})
+            learned = {"loss": values["total"], "terms": values, "chance": losses.chance, "lr": lr, "grad_norm": norm}
         drops = sum(map(Counter, self.place.gather(dict(loader.drops))), Counter[str]())
         now = time.monotonic()
         elapsed = max(1e-9, now - self.logged)
@@ -57,11 +63,7 @@ class Watch:
                 "step": self.progress.step,
                 "samples": self.progress.samples,
                 "stage": self.stage.name,
-                "loss": values["total"],
-                "terms": values,
-                "chance": losses.chance,
-                "lr": lr,
-                "grad_norm": norm,
+                **learned,
                 "samples_per_s": (self.progress.samples - self.samples_logged) / elapsed,
                 "data_wait_share": self.waited / elapsed,
                 "memory_mb": peak_memory_mb(),
@@ -71,7 +73,8 @@ class Watch:
             }
         )
         self.logged, self.waited, self.samples_logged = now, 0.0, self.progress.samples
-        self._guard_chance(values, losses.chance)
+        if losses is not None:
+            self._guard_chance(values, losses.chance)
 
     def _guard_chance(self, values: dict[str, float], chance: dict[str, float]) -> None:
         for name, at_chance in chance.items():

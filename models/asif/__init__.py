@@ -1,0 +1,3 @@
+from models.asif.model import ASIF, ASIFConfig
+
+__all__ = ["ASIF", "ASIFConfig"]

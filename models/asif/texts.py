@@ -1,0 +1,62 @@
+"""Texts as vectors, by models that never saw a picture.
+
+ASIF needs texts to be close when they say the same things. The paper has a sentence encoder: its states, averaged. Of a language
+model that was only taught what comes next, the states are mostly about that; so its *embeddings* are averaged, each as important
+as its token was surprising: what could have been expected ("there is a") says little, "star" says much.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from models.backbones import LanguageConfig, known, language_model
+from models.sources import fetched
+from models.text import Tokenizer, named_tokenizer, until_end
+
+PROBE = "A photo of 3 large, blue stars."
+
+
+def text_encoder(config: LanguageConfig, *, sentences: bool) -> Any:
+    """transformers' sentence encoder, or a causal language model, with random weights."""
+    return AutoModel.from_config(AutoConfig.for_model(**json.loads(known(config).architecture))) if sentences else language_model(config)
+
+
+def fetch_sentences(encoder: nn.Module, source: str, tokenizer: Tokenizer) -> None:
+    """Load the weights of a sentence encoder of the hub into `encoder`, which has its architecture.
+
+    Raises ConnectionError where it is out of reach, ValueError where texts are read with another tokenizer than its own.
+    """
+    theirs: Any = fetched(f"sentence encoder {source!r}", AutoModel.from_pretrained, source, use_safetensors=True)
+    own = named_tokenizer(source)
+    if own.encode(PROBE) != tokenizer.encode(PROBE) or own.end != tokenizer.end:
+        raise ValueError(f"sentence encoder {source!r} does not know the tokens of tokenizer {tokenizer.name!r}: add --tokenizer {source}")
+    encoder.load_state_dict(theirs.state_dict())
+
+
+def mean_states(encoder: Any, ids: Tensor, *, end: int) -> Tensor:
+    """The last states of a sentence encoder, averaged over a text with its start and end: `[B, T]` -> `[B, D]`."""
+    real = until_end(ids, end)
+    states = encoder(input_ids=ids, attention_mask=real.long()).last_hidden_state
+    return _mean(states.float(), real.float())
+
+
+def surprising_words(language: Any, ids: Tensor, *, end: int) -> Tensor:
+    """A causal language model's embeddings, averaged with the surprise of each token as its weight: -log p(token | those before).
+
+    ids `[B, T]` begin with a start token; neither it nor the end counts. `[B, D]`, 0 for a text of no tokens.
+    """
+    read, said = ids[:, :-1], ids[:, 1:]
+    logits = language(input_ids=read, attention_mask=torch.ones_like(read), use_cache=False).logits
+    surprise = F.cross_entropy(logits.float().transpose(1, 2), said, reduction="none")  # [B, T - 1]
+    counts = until_end(said, end) & (said != end)  # of `said`: some tokenizers start and end a text with the same token
+    return _mean(language.get_input_embeddings()(said).float(), surprise * counts)
+
+
+def _mean(vectors: Tensor, weights: Tensor) -> Tensor:  # [B, T, D], [B, T]
+    return (vectors * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
