@@ -170,22 +170,22 @@ class ASIF(nn.Module):
     def encode_image(self, images: Sequence[np.ndarray]) -> Tensor:
         """Relative representations over all n anchors, L2-normalised float32 `[N, n]`; all 0 where no anchor is like the picture,
         and `[N, 1]` zeros where there are no anchors. With millions of anchors use `compare`."""
-        return self._relative(images=images).dense(max(1, len(self.anchors)))
+        return self._see(images).dense(max(1, len(self.anchors)))
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """As `encode_image`, float32 `[N, n]`."""
-        return self._relative(texts=texts).dense(max(1, len(self.anchors)))
+        return self._read(texts).dense(max(1, len(self.anchors)))
 
     @torch.no_grad()
     def compare(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
         """The score of every image with every text, float32 `[N, T]`, from 0 to 1; memory does not grow with the anchors."""
-        return products(self._relative(images=images), self._relative(texts=texts), len(self.anchors))
+        return products(self._see(images), self._read(texts), len(self.anchors))
 
     @torch.no_grad()
     def caption(self, images: Sequence[np.ndarray]) -> list[str]:
         """The text, among the anchors', that fits each picture best; "" for a picture that no anchor is like."""
-        seen, n = self._relative(images=images), len(self.anchors)
+        seen, n = self._see(images), len(self.anchors)
         if self._told is None:
             parts = [relative(part, self.anchors.text, k=self.config.k, p=self.config.p) for part in self.anchors.text.split(ROWS)]
             self._told = Relative(*(torch.cat(columns) for columns in zip(*parts, strict=True))) if parts else seen
@@ -199,7 +199,7 @@ class ASIF(nn.Module):
     @torch.no_grad()
     def explain(self, images: Sequence[np.ndarray], texts: Sequence[str], *, most: int = 5) -> list[list[Reason]]:
         """The anchors to which the i-th image owes its score with the i-th text, those with the largest share first."""
-        seen, told = self._relative(images=images), self._relative(texts=texts)
+        seen, told = self._see(images), self._read(texts)
         found = []
         for one, weights, other, more in zip(*seen, *told, strict=True):
             both = torch.isin(one, other)
@@ -212,10 +212,16 @@ class ASIF(nn.Module):
             found.append([Reason(row, *self.anchor(row), share / total) for row, share in chosen if share > 0])
         return found
 
-    def _relative(self, *, images: Sequence[np.ndarray] | None = None, texts: Sequence[str] | None = None) -> Relative:
-        device = self.anchors.image.device
-        if images is not None:
-            vectors, anchors = self._image_vectors(self.collate.images(images).to(device)), self.anchors.image
+    def _see(self, images: Sequence[np.ndarray]) -> Relative:
+        if len(images):
+            vectors = self._image_vectors(self.collate.images(images).to(self.anchors.image.device))
         else:
-            vectors, anchors = self._text_vectors(self.collate.texts(texts or []).to(device)), self.anchors.text
-        return relative(vectors, anchors, k=self.config.k, p=self.config.p)
+            vectors = self.anchors.image[:0]
+        return relative(vectors, self.anchors.image, k=self.config.k, p=self.config.p)
+
+    def _read(self, texts: Sequence[str]) -> Relative:
+        if len(texts):
+            vectors = self._text_vectors(self.collate.texts(texts).to(self.anchors.text.device))
+        else:
+            vectors = self.anchors.text[:0]
+        return relative(vectors, self.anchors.text, k=self.config.k, p=self.config.p)
