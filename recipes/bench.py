@@ -9,6 +9,8 @@ median over repetitions of theirs / ours within one repetition, with its range.
     siglip step  the same against transformers.
     captioning   CoCa's text decoder against transformers' GPT-2 with the same weights: the captions of a batch, greedy and by
                  beam search, with caches on both sides. Ours goes on without the captions that have ended.
+    prefix       Frozen's and BLIP-2's captions against transformers' `generate` with the same weights: Frozen's from its vectors on,
+                 BLIP-2's from pixels on against Blip2ForConditionalGeneration.
     drawing      CM3leon's decoder against transformers' OPT with the same weights: 64 image tokens after prompts of several lengths,
                  sampled with caches on both sides, in fp32 and bf16, without guidance and with.
     loader       batches from the same shards with the same crops and the same tokenizer, once both are under way: reading
@@ -50,6 +52,7 @@ from models.siglip.convert import config_from_transformers, from_transformers
 from models.text import OpenCLIPTokenizer
 from recipes.bench_captions import captioning
 from recipes.bench_drawing import drawing
+from recipes.bench_prefix import prefixed
 from recipes.place import Place, hardware
 from recipes.ratios import Row, interleaved, row_of
 from recipes.recipe import Optim
@@ -97,6 +100,7 @@ def main() -> None:
         *clip_step(setting, split, place, repeats),
         *siglip_step(setting, split, place, repeats),
         *captioning(split, setting.draw_batch, place, repeats),
+        *prefixed(split, setting.draw_batch, place, repeats),
         *drawing(setting.depth, setting.draw_batch, place, repeats),
         *loader(setting, split, args.workers, repeats),
     ]

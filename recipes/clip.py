@@ -20,6 +20,8 @@ small and paper have not been trained yet.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from models.clip import CLIPConfig
 from recipes.claim import Arm, Cell, Claim, Minus
 from recipes.measures import zero_shot
@@ -50,6 +52,7 @@ PRESETS = {
         workers=8,
     ),
 }
+PRESETS["brief"] = replace(PRESETS["tiny"], budget=48_000)  # a worse image tower, for claims about what is built on it
 
 FULL = "a {size} {fill} {colour} {shape}"
 

@@ -18,6 +18,8 @@ No text of val, test, heldout or style is read: a recipe trains on the split nam
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from models.lm import LMConfig
 from recipes.recipe import Optim, Recipe
 
@@ -53,3 +55,4 @@ PRESETS = {
         workers=8,
     ),
 }
+PRESETS["brief"] = replace(PRESETS["tiny"], budget=10_000)  # a worse language model, for claims about what is built on it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from models.convert import DROP_ONE, Row, State, to_ours
+from models.convert import DROP_ONE, Row, State, to_ours, to_theirs
 
 LAYER = "qformer.encoder.layer.*"
 
@@ -24,7 +24,10 @@ def _feed_forward(ours: str, suffix: str) -> list[Row]:
 def _attention(ours: str, norm: str, theirs: str, names: tuple[tuple[str, tuple[str, ...]], ...]) -> list[Row]:
     there = f"{LAYER}.{theirs}"
     return [
-        *(Row(f"qformer.layers.*.{ours}.{mine}.*", tuple(f"{there}.attention.{name}.*" for name in parts)) for mine, parts in names),
+        *(
+            Row(f"qformer.layers.*.{ours}.{mine}.*", tuple(f"{there}.attention.{name}.*" for name in parts), parts=(1,) * len(parts))
+            for mine, parts in names
+        ),
         Row(f"qformer.layers.*.{ours}.proj.*", f"{there}.output.dense.*"),
         Row(f"qformer.layers.*.{norm}.*", f"{there}.output.LayerNorm.*"),
     ]
@@ -58,6 +61,8 @@ TEXT = [
     Row("match_head.*", "itm_head.*"),
 ]
 BRIDGE = [Row("to_language.*", "language_projection.*")]
+ONLY_OURS = ("word_head.", "temperature", "visual.norm.")  # the first stage's generation and scale, a norm that nothing passes
+OF_TEXTS = ("qformer.tokens.", "qformer.positions", "image_projection.", "text_projection.", "match_head.")
 
 
 def from_retrieval(state: State) -> State:
@@ -75,3 +80,17 @@ def from_conditional_generation(state: State) -> State:
     }
     rest = {name: value for name, value in state.items() if not name.startswith("language_model.")}
     return to_ours(rest, [*VISION, *QFORMER, *BRIDGE]) | language
+
+
+def to_retrieval(state: State) -> State:
+    """Inverse of `from_retrieval`, of a whole `BLIP2`."""
+    kept = {name: value for name, value in state.items() if not name.startswith((*ONLY_OURS, "language.", "to_language."))}
+    return to_theirs(kept | {"qformer.tokens.weight": kept["qformer.tokens.weight"][:-1]}, [*VISION, *QFORMER, *TEXT])
+
+
+def to_conditional_generation(state: State) -> State:
+    """Inverse of `from_conditional_generation`, of a whole `BLIP2`."""
+    language = {name.replace("language.", "language_model.", 1): value for name, value in state.items() if name.startswith("language.")}
+    other = (*ONLY_OURS, *OF_TEXTS, "language.")
+    kept = {name: value for name, value in state.items() if not name.startswith(other) and ".text_mlp." not in name}
+    return to_theirs(kept, [*VISION, *QFORMER, *BRIDGE]) | language

@@ -46,7 +46,7 @@ class SplitCollate(PrefixCollate):
 def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood in nats of `labels` `[N, L]` (`UNSEEN` for padding) after `ids` `[N, T]` with vectors `soft`, summed
     `[N]`, and the number of tokens `[N]`."""
-    start = labels.new_full((len(labels), 1), language.config.decoder_start_token_id)
+    start = labels.new_full((len(labels), 1), _start(language))
     out = language(
         inputs_embeds=embed(language, ids, soft),
         attention_mask=(ids != PADDING).long(),
@@ -68,7 +68,7 @@ def write(
         return []
     ids = right_padded(rows).to(soft.device)
     reply = Reply(language, embed(language, ids, soft), ids != PADDING)
-    logits = reply.step(ids.new_full((len(ids),), language.config.decoder_start_token_id))
+    logits = reply.step(ids.new_full((len(ids),), _start(language)))
     written = generate(reply, logits, end=tokenizer.end, limit=limit, never=not_text(tokenizer), how=how)
     return [tokenizer.decode(tokens) for tokens in written]
 
@@ -95,3 +95,9 @@ class Reply:
     def select(self, rows: Tensor) -> None:
         self.cache.batch_select_indices(rows)
         self.read, self.real = self.read[rows], self.real[rows]
+
+
+def _start(language: Any) -> int:
+    """What a decoder reads first: padding, as T5's, unless the configuration says otherwise."""
+    start = getattr(language.config, "decoder_start_token_id", None)
+    return language.config.pad_token_id if start is None else start

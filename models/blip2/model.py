@@ -225,11 +225,9 @@ class BLIP2(nn.Module):
         generator = torch.Generator().manual_seed(int(ids.sum()))  # the same in a resumed run
         similarity = scale * similarities(features["queries"], features["text"])  # [image, text]
         hard_text, hard_image = hard_negatives(similarity, similarity.T, ids, generator)
-        return matching(
-            self._match(image, ids, real),
-            self._match(image, ids[hard_text], real[hard_text]),
-            self._match(image[hard_image], ids, real),
-        )
+        own = torch.arange(len(ids), device=ids.device)
+        texts, images = torch.cat([own, hard_text, own]), torch.cat([own, own, hard_image])
+        return matching(*self._match(image, ids[texts], real[texts], images).chunk(3))
 
     def _match(self, image: Tensor, ids: Tensor, real: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits `[B, 2]`: the mean over queries of the head's."""

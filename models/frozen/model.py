@@ -7,6 +7,7 @@ captions (`questions`), where the paper learns from captions alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +23,19 @@ from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.layers import Losses, VisionConfig, mean_of_all, vision_transformer
 from models.splice import ASK, SOFT, PrefixCollate, nll, write
 from models.text import Tokenizer
+
+LLAMA_7B = json.dumps(
+    {
+        "model_type": "llama",
+        "vocab_size": 32_000,
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -45,14 +59,15 @@ class FrozenConfig:
 
     @classmethod
     def small(cls) -> FrozenConfig:
-        """For 128 px pictures and one GPU, on GPT-2's bigger cousin with rotary positions."""
+        """For 128 px pictures and one GPU, on a language model with rotary positions."""
         vision = VisionConfig(width=384, depth=12, heads=6, image_size=128, patch_size=16, pool="avg")
         return cls(vision=vision, language=LanguageConfig(source="EleutherAI/pythia-410m"), questions=0.5)
 
     @classmethod
     def paper(cls) -> FrozenConfig:
-        """NF-ResNet-50 and a language model of 7 G parameters: 40.3 M are trained."""
-        language = LanguageConfig(width=4096, depth=32, heads=32, hidden=11_008, context=2048)
+        """NF-ResNet-50, from scratch, and a language model of 7 G parameters: 40.3 M are trained. The paper's own was never published;
+        LLaMA's has its size, its vocabulary's size, and rotary positions."""
+        language = LanguageConfig(source="huggyllama/llama-7b", architecture=LLAMA_7B)
         return cls(timm_name="nf_resnet50", language=language, vocab_size=32_000)
 
 

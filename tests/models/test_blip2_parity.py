@@ -17,14 +17,14 @@ from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
 from models.backbones import LanguageConfig
 from models.blip2 import BLIP2, BLIP2Config
-from models.blip2.convert import from_conditional_generation, from_retrieval
+from models.blip2.convert import from_conditional_generation, from_retrieval, to_conditional_generation, to_retrieval
 from models.blip2.encoder_decoder import SplitCollate
 from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.layers import TransformerConfig, VisionConfig
 from models.masking import UNSEEN
 from models.splice import PADDING, SOFT, embed
 from models.text import BPETokenizer, until_end
-from tests.models.kit import assert_close, pictures, randomise, texts, tokenizer
+from tests.models.kit import assert_close, assert_round_trip, pictures, randomise, texts, tokenizer
 
 CONTEXT, WORDS = 12, 100
 VISION = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 28, "patch_size": 14}
@@ -185,6 +185,14 @@ def test_the_second_stage_equals_transformers(language: dict[str, Any]) -> None:
     assert_close(losses.total, out.loss, "loss")
     assert all(parameter.grad is None for name, parameter in model.named_parameters() if name.startswith(("language.", "visual.")))
     _same_gradients(model, theirs, from_conditional_generation, ("visual.", "language.", "norm_image."))
+
+
+@pytest.mark.parametrize("language", [LLAMA, T5], ids=["llama", "t5"])
+def test_weights_survive_the_way_there_and_back(retrieval: Blip2ForImageTextRetrieval, language: dict[str, Any]) -> None:
+    model, theirs = generators(language)
+    assert_round_trip(theirs.state_dict(), from_conditional_generation, lambda state: to_conditional_generation(model.state_dict() | state))
+    theirs.load_state_dict(to_conditional_generation(ours(language).state_dict()))
+    assert_round_trip(retrieval.state_dict(), from_retrieval, lambda state: to_retrieval(model.state_dict() | state))
 
 
 def test_the_second_stage_with_an_encoder_decoder_equals_transformers() -> None:

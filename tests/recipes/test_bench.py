@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes import bench
+from recipes import bench, bench_prefix
 from tests.data.kit import make_split
 
 SMALL = bench.Setting(width=64, depth=1, batch=4, draw_batch=4, loader_batch=8, loader_batches=2, image=16, repeats=2)
@@ -15,6 +15,7 @@ SMALL = bench.Setting(width=64, depth=1, batch=4, draw_batch=4, loader_batch=8, 
 
 def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(bench, "QUICK", SMALL)
+    monkeypatch.setattr(bench_prefix, "LESSONS", 20)
     data = make_split(tmp_path / "dots", [30, 30])
     out = tmp_path / "bench.json"
     monkeypatch.setattr("sys.argv", ["bench", "--quick", "--device", "cpu", "--data", str(data), "--out", str(out)])
@@ -22,7 +23,8 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     bench.main()
     assert "times faster" in capsys.readouterr().out
     rows = json.loads(out.read_text())["rows"]
-    assert [row["what"] for row in rows] == ["clip step"] * 4 + ["siglip step"] * 2 + ["captioning"] * 2 + ["drawing"] * 4 + ["loader"] * 2
+    expected = {"clip step": 4, "siglip step": 2, "captioning": 2, "prefix captions": 3, "drawing": 4, "loader": 2}
+    assert [row["what"] for row in rows] == [what for what, count in expected.items() for _ in range(count)]
     for row in rows:
         assert len(row["ratios"]) == len(row["our_rates"]) == 2
         assert row["ratios"] == pytest.approx([ours / theirs for ours, theirs in zip(row["our_rates"], row["their_rates"], strict=True)])

@@ -8,11 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GPTNeoXConfig, OPTConfig
 
 import models
+from data.shards import find
+from data.texts import texts
+from models.text import BPETokenizer
 from recipes.recipe import AnyRecipe, Log
 from recipes.train import train
+from tests.hub import connect
 from tests.recipes.test_train import steps
+
+HUB = {
+    "facebook/opt-125m": OPTConfig(),
+    "EleutherAI/pythia-410m": GPTNeoXConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, vocab_size=50_304
+    ),
+}
 
 
 def presets(name: str) -> dict[str, AnyRecipe]:
@@ -30,8 +42,10 @@ def test_schedules_warm_up_and_end_at_zero(name: str, preset: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in models.TABLE if "small" in presets(name)])
-def test_small_takes_a_step_in_micro_batches(name: str, scenes: Path, tmp_path: Path) -> None:
+def test_small_takes_a_step_in_micro_batches(name: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backbones of the hub have their shapes and random weights here."""
     small = presets(name)["small"]
+    connect(monkeypatch, tmp_path, HUB, BPETokenizer.train(texts(find(str(scenes), "train"), limit=200), 300))
     short: dict[str, Any] = (
         {"stages": tuple(replace(stage, batch=16, budget=16) for stage in small.stages)} if small.stages else {"batch": 16, "budget": 16}
     )
