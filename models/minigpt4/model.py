@@ -54,8 +54,8 @@ class MiniGPT4Config:
 
     @classmethod
     def small(cls) -> MiniGPT4Config:
-        """For one GPU: BLIP-2's `small`, and a chat model of Llama's family of 1.1 G parameters."""
-        return cls._seeing(BLIP2Config.small(), context=64, language=LanguageConfig(source="TinyLlama/TinyLlama-1.1B-Chat-v1.0"))
+        """For one GPU: BLIP-2's `small`, and a chat model of 360 M parameters."""
+        return cls._seeing(BLIP2Config.small(), context=64, language=LanguageConfig(source="HuggingFaceTB/SmolLM2-360M-Instruct"))
 
     @classmethod
     def paper(cls) -> MiniGPT4Config:
@@ -167,14 +167,14 @@ class MiniGPT4(nn.Module):
         """What it says to each request about each picture, after the turns `before` it."""
         earlier = before or [()] * len(requests)
         rows = [self.template.before_reply(turns, request) for turns, request in zip(earlier, requests, strict=True)]
-        return self._write(rows, self._vectors(images), END_OF_TURN, how)
+        return self.go_on(rows, self.look(images), how=how)
 
     @torch.no_grad()
     def complete(self, prompts: Sequence[Sequence[str | np.ndarray]]) -> list[str]:
         """What follows each prompt of images and texts in any order, up to the end of the line; not a conversation."""
-        soft = self._vectors([part for prompt in prompts for part in prompt if not isinstance(part, str)])
+        soft = self.look([part for prompt in prompts for part in prompt if not isinstance(part, str)])
         rows = [self.template.interleaved(prompt) or [self.tokenizer.end] for prompt in prompts]
-        return [reply.text for reply in self._write(rows, soft, END_OF_CAPTION)]
+        return [reply.text for reply in self.go_on(rows, soft, sign=END_OF_CAPTION)]
 
     @torch.no_grad()
     def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
@@ -187,12 +187,8 @@ class MiniGPT4(nn.Module):
         pairs = zip(questions, answers, strict=True)
         return self._likelihood(images, [self.template.conversation([Turn(*pair)]) for pair in pairs])
 
-    def _likelihood(self, images: Sequence[np.ndarray], rows: Sequence[Row]) -> Tensor:
-        soft = self._vectors(images)
-        batch = {name: values.to(soft.device) for name, values in laid_out(rows).items()}
-        return -nll(self.language, batch["ids"], batch["labels"], soft)[0]
-
-    def _vectors(self, images: Sequence[np.ndarray]) -> Tensor:
+    @torch.no_grad()
+    def look(self, images: Sequence[np.ndarray]) -> Tensor:
         """`[N, places, D]`; the same picture is looked at once."""
         device = self.norm_image.weight.device
         if not len(images):
@@ -202,8 +198,15 @@ class MiniGPT4(nn.Module):
         seen = self._see(self.transform(list(distinct.values())).to(device))
         return seen[[order[id(image)] for image in images]]
 
-    def _write(self, rows: Sequence[Sequence[int]], soft: Tensor, sign: str, how: Decoding = GREEDY) -> list[Reply]:
-        """What follows each sequence, up to the sign that ends it, or the language model's own end."""
+    def _likelihood(self, images: Sequence[np.ndarray], rows: Sequence[Row]) -> Tensor:
+        soft = self.look(images)
+        batch = {name: values.to(soft.device) for name, values in laid_out(rows).items()}
+        return -nll(self.language, batch["ids"], batch["labels"], soft)[0]
+
+    @torch.no_grad()
+    def go_on(self, rows: Sequence[Sequence[int]], soft: Tensor, *, sign: str = END_OF_TURN, how: Decoding = GREEDY) -> list[Reply]:
+        """What follows each of the template's sequences, whose images became `soft`, up to the sign that ends it, or the language
+        model's own end."""
         if not rows:
             return []
         end, limit = self.template.end_of(sign)[0], self.config.context

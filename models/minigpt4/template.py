@@ -46,7 +46,7 @@ class Template:
         return _row([self.before_caption()], [self._said(text, END_OF_CAPTION)])
 
     def before_caption(self) -> list[int]:
-        return [*self._start(), *self._image()]
+        return [*self._start(), *self._part(None)]
 
     def conversation(self, turns: Sequence[Turn]) -> Row:
         asked = [self._asked(turn.request, first=number == 0) for number, turn in enumerate(turns)]
@@ -58,7 +58,7 @@ class Template:
 
     def interleaved(self, parts: Sequence[object]) -> list[int]:
         """Texts, and images (whatever is no text), in any order."""
-        return [*self._start(), *(token for part in parts for token in (self._text(part) if isinstance(part, str) else self._image()))]
+        return [*self._start(), *(token for part in parts for token in self._part(part))]
 
     def end_of(self, sign: str) -> list[int]:
         """The tokens of an end sign. The first of them tells that a text is over."""
@@ -69,20 +69,21 @@ class Template:
         words = request[:LONGEST] if len(tokens) < self.context else self.tokenizer.decode(tokens)
         if not first:
             return self._after(f"{HUMAN}{words}{ASSISTANT}")
-        return [*self._start(), *self.tokenizer.encode(HUMAN + OPEN), *self._image(), *self._after(f"{CLOSE}{words}{ASSISTANT}")]
+        return [*self._start(), *self.tokenizer.encode(HUMAN + OPEN), *self._part(None), *self._after(f"{CLOSE}{words}{ASSISTANT}")]
 
     def _said(self, text: str, sign: str) -> list[int]:
         return [*self._text(text), *self._after(sign)]
 
+    def _part(self, part: object) -> list[int]:
+        return self.tokenizer.encode(part[:LONGEST])[: self.context] if isinstance(part, str) else [SOFT] * self.places
+
     def _text(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text[:LONGEST])[: self.context]
+        """Tokens of a text after a blank, whether or not the tokenizer puts one before the first word."""
+        return self._after(f" {text[:LONGEST]}")[: self.context] if text else []
 
     def _after(self, text: str) -> list[int]:
-        """Tokens of a text that something precedes without a blank, which tokenizers otherwise put before their first word."""
+        """Tokens of a text that something precedes: with a blank between them only if it begins with one."""
         return self.tokenizer.encode(f"a{text}")[len(self.tokenizer.encode("a")) :]
-
-    def _image(self) -> list[int]:
-        return [SOFT] * self.places
 
     def _start(self) -> list[int]:
         return [] if self.tokenizer.start is None else [self.tokenizer.start]

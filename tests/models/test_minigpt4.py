@@ -262,7 +262,7 @@ def test_replies_are_greedy_end_at_their_sign_and_are_the_same_in_any_batch(word
     ids, limit = model.template.before_reply(earlier[1], asked[1]), model.config.context
     said: list[int] = []
     while len(said) < limit:
-        read = embed(model.language, torch.tensor([[*ids, *said]]), model._vectors(images[1:2]))
+        read = embed(model.language, torch.tensor([[*ids, *said]]), model.look(images[1:2]))
         logits = model.language(inputs_embeds=read).logits[0, -1]
         logits[[words.pad, words.start]] = float("-inf")
         if int(logits.argmax()) in (end, words.end):
@@ -287,7 +287,7 @@ def test_a_reply_ends_where_the_language_model_ends(words: BPETokenizer, samples
 def test_likelihoods_add_up_token_by_token(words: BPETokenizer, samples: list[Sample]) -> None:
     model = build(words)
     image, question, answer = samples[0].image, "how many objects are there?", "two"
-    soft = model._vectors([image])
+    soft = model.look([image])
 
     @torch.no_grad()
     def slowly(ids: list[int], labels: list[int]) -> float:

@@ -1,0 +1,89 @@
+"""Talk with MiniGPT-4 about a picture: `python -m models.minigpt4.chat .runs/minigpt4-tiny-s0 picture.png` (= `make chat-minigpt4`).
+
+Every line is a request; what was said before is remembered. An empty line, or the end of the input, ends the talk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+
+import models
+from data.decode import MAX_BYTES, MAX_PIXELS, Unusable, decode_image
+from models.generate import GREEDY, Decoding
+from models.minigpt4.model import MiniGPT4, Reply
+from models.minigpt4.template import Turn
+
+
+class Conversation:
+    """Turns about one picture, which is looked at once. Where they become more than the language model reads, it forgets the first."""
+
+    def __init__(self, model: MiniGPT4, image: np.ndarray) -> None:
+        self.model, self.turns = model, list[Turn]()
+        self.vectors = model.look([image])
+        self.room: int = model.language.config.max_position_embeddings - model.config.context  # positions besides the reply's
+
+    def ask(self, request: str, *, how: Decoding = GREEDY) -> Reply:
+        before = self.model.template.before_reply
+        while self.turns and len(before(self.turns, request)) > self.room:
+            del self.turns[0]
+        reply = self.model.go_on([before(self.turns, request)], self.vectors, how=how)[0]
+        self.turns.append(Turn(request, reply.text))
+        return reply
+
+
+def talk(conversation: Conversation, requests: Iterable[str], out: TextIO, prompt: Callable[[], None] = lambda: None) -> None:
+    """Reply to each line until an empty one. `prompt` is called before each is read."""
+    lines = iter(requests)
+    while True:
+        prompt()
+        request = next(lines, "").strip()
+        if not request:
+            return
+        reply = conversation.ask(request)
+        print(reply.text if reply.ended else f"{reply.text} ...", file=out, flush=True)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """uint8 RGB `[height, width, 3]`. Raises FileNotFoundError, or ValueError for what the data's own decoder would not take."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such picture; give the path of a JPEG, PNG or WebP file, as in IMAGE=photo.jpg")
+    expected = f"expected a JPEG, PNG or WebP of at most {MAX_PIXELS:,} pixels and {MAX_BYTES:,} bytes"
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size:,} bytes; {expected}")
+    try:
+        return decode_image(path.read_bytes())
+    except Unusable as reason:
+        raise ValueError(f"{path}: {reason}; {expected}") from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Talk with a trained MiniGPT-4 about a picture")
+    parser.add_argument("run", type=Path, help="run folder, such as .runs/minigpt4-tiny-s0")
+    parser.add_argument("image", type=Path, help="a JPEG, PNG or WebP file")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    args = parser.parse_args()
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    asked_by_hand = sys.stdin.isatty()
+    try:
+        image = read_image(args.image)
+        model = models.load(args.run, device)
+        if not isinstance(model, MiniGPT4):
+            raise ValueError(f"{args.run} holds a {type(model).__name__}; to talk takes a MiniGPT4: `make train-minigpt4`")
+        if asked_by_hand:
+            print(f"{args.image}, {image.shape[1]} x {image.shape[0]} pixels. Ask; an empty line ends.")
+        talk(Conversation(model, image), sys.stdin, sys.stdout, lambda: print("> ", end="", flush=True) if asked_by_hand else None)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
