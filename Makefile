@@ -40,6 +40,11 @@ eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on every task it
 	@test -n "$(AS_THEY_ARE)" || grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
 	$(PY) -m eval.run $(or $(AS_THEY_ARE),$(RUN)) --data "$(TEST)" --device $(DEVICE) $(if $(TASKS),--tasks $(TASKS)) $(EVAL_ARGS)
 
+chat-%: $(READY) data ## talk with a trained minigpt4 about a picture: IMAGE=photo.jpg
+	@test -n "$(IMAGE)" || { echo "which picture? make chat-$* IMAGE=photo.jpg"; exit 1; }
+	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
+	$(PY) -m models.$*.chat $(RUN) "$(IMAGE)" --device $(DEVICE)
+
 claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEEDS=0,1,2, ARGS="--only NAME"
 	$(PY) -m recipes.claims $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 

@@ -24,6 +24,7 @@ from models.coca.convert import config_from_open_clip as coca_from_open_clip
 from models.flava import FLAVAConfig
 from models.frozen import FrozenConfig
 from models.maskvlm import MaskVLMConfig
+from models.minigpt4 import MiniGPT4Config
 from models.siglip import SigLIPConfig
 from models.text import OpenCLIPTokenizer
 
@@ -109,6 +110,17 @@ VARIANTS = [
         "arXiv 2301.12597, section 3.1",
         ("qformer", "norm_image", "image_projection", "text_projection", "match_head", "word_head"),
         0.01,
+    ),
+    *(
+        Variant(
+            "minigpt4",
+            f"paper, trained, Vicuna-{size}",
+            replace(MiniGPT4Config.paper(), timm_name="", language=LanguageConfig(width=width, depth=1, heads=32, hidden=64)),
+            trained,
+            f"arXiv 2304.10592: one linear layer from the Q-Former's 768 to Vicuna's {width:,}",
+            ("to_language",),
+        )
+        for size, width, trained in (("13B", 5120, 3_937_280), ("7B", 4096, 3_149_824))
     ),
     Variant("cm3leon", "paper: 7 B", CM3leonConfig.paper(), 6_723_477_504, CM3LEON_TABLE.format("7 B"), ("decoder",), 0.001),
 ]

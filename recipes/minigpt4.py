@@ -1,25 +1,36 @@
 """MiniGPT-4 (arXiv 2304.10592).
 
 make train-minigpt4                           2 CPU cores; trains BLIP-2 (make train-blip2) and the language model (make train-lm) first
-make chat-minigpt4 IMAGE=picture.png          talks about a picture
+make train-minigpt4 PRESET=small              one CUDA GPU; trains BLIP-2's small first, fetches a chat model
+make chat-minigpt4 IMAGE=picture.png          a talk about a picture, on the terminal
+torchrun --nproc-per-node 4 -m recipes.train minigpt4 paper --data SHARDS
 
-           paper (section 3)                          tiny
-data       5 M of LAION, CC and SBU; then 3,500       scenes-tiny; then conversations made from its truth
-image      EVA ViT-g/14 and BLIP-2's Q-Former         BLIP-2's of `make train-blip2`
-language   Vicuna-13B                                 the suite's own, 1.9 M
-trained    one linear layer, 3.9 M                    one linear layer, 31 k
-captions   20 k steps of 256, lr 1e-4                 64 k samples in batches of 64, lr 2e-3
-tuning     400 steps of 12, lr 3e-5                   9.6 k samples in batches of 12, lr 5e-4
-optimiser  AdamW, wd 0.05, betas .9 .999, cosine      betas .9 .98
-           to 8e-5 and to 1e-5                        cosine to zero, in `paper`, too
+           paper (section 3)                     small                         tiny
+data       5 M of LAION, CC and SBU, then        scenes-small, then            scenes-tiny, then
+           3,500 mended descriptions             conversations from its truth  conversations from its truth
+image      EVA ViT-g/14 and BLIP-2's Q-Former    BLIP-2's small                BLIP-2's tiny
+language   Vicuna-13B                            SmolLM2-360M-Instruct         the suite's own, 1.9 M
+trained    one linear layer, 3.9 M               one linear layer, 738 k       one linear layer, 31 k
+captions   20 k steps of 256, lr 1e-4,           1 M in batches of 256,        64 k samples in batches of 64,
+           warm-up 5 k steps                     lr 5e-4                       lr 2e-3
+tuning     400 steps of 12, lr 3e-5,             9,600 in batches of 12,       9,600 samples in batches of 12,
+           warm-up 200 steps                     lr 1e-4                       lr 5e-4
+optimiser  AdamW, wd 0.05, cosine to 8e-5        cosine to zero                cosine to zero
+           and to 1e-5; here to zero
+
+The paper's 3,500 descriptions are seen 1.4 times; here 9,600 pictures are talked about once. No figures have been measured yet.
 """
 
 from __future__ import annotations
 
-from models.minigpt4 import MiniGPT4Config
-from recipes.recipe import Optim, Prerequisite, Recipe, Stage
+from dataclasses import replace
 
-NEEDS = (Prerequisite("vision", "blip2"), Prerequisite("language_model", "lm"))
+from models.minigpt4 import MiniGPT4Config
+from recipes.claim import Arm, Cell, Change, Claim
+from recipes.form_measures import in_the_form_asked_for
+from recipes.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
+
+EYES = Prerequisite("vision", "blip2")
 
 PRESETS = {
     "tiny": Recipe(
@@ -28,7 +39,70 @@ PRESETS = {
             Stage("captions", Optim(lr=2e-3, warmup=4_000), budget=64_000, batch=64),
             Stage("instructions", Optim(lr=5e-4, warmup=600), budget=9_600, batch=12),
         ),
-        prerequisites=NEEDS,
+        prerequisites=(EYES, Prerequisite("language_model", "lm")),  # the run that BLIP-2 has learned with
         tokenizer="language_model",
     ),
+    "small": Recipe(
+        model=MiniGPT4Config.small(),
+        stages=(
+            Stage("captions", Optim(lr=5e-4, warmup=50_000), budget=1_000_000, batch=256),
+            Stage("instructions", Optim(lr=1e-4, warmup=600), budget=9_600, batch=12),
+        ),
+        prerequisites=(EYES,),
+        tokenizer="HuggingFaceTB/SmolLM2-360M-Instruct",
+        data=".data/scenes-small",
+        workers=8,
+        memory_gb=16,
+    ),
+    "paper": Recipe(
+        model=MiniGPT4Config.paper(),
+        stages=(
+            Stage("captions", Optim(lr=1e-4, betas=(0.9, 0.999), warmup=5_000 * 256), budget=20_000 * 256, batch=256),
+            Stage("instructions", Optim(lr=3e-5, betas=(0.9, 0.999), warmup=200 * 12), budget=400 * 12, batch=12),
+        ),
+        prerequisites=(EYES,),
+        tokenizer="lmsys/vicuna-13b-v1.5",
+        workers=8,
+    ),
 }
+
+
+def _short(recipe: AnyRecipe) -> AnyRecipe:
+    """Half of the captions."""
+    first, *rest = recipe.schedule
+    return replace(recipe, stages=(replace(first, budget=first.budget // 2), *rest))
+
+
+def _first_stage(recipe: AnyRecipe) -> AnyRecipe:
+    return replace(recipe, stages=recipe.schedule[:1])
+
+
+def _model(**changes: object) -> Change:
+    return lambda recipe: replace(recipe, model=replace(recipe.model, **changes))
+
+
+CLAIMS = (
+    Claim(
+        name="second-stage-mends-replies",
+        sentence="After captions alone replies are often ill-formed; a small set of conversations mends that.",
+        paper="section 4.3: detailed descriptions fail in 35 % after the first stage and in 2 % after the second, poems in 32 % and 1 %",
+        base=_short,
+        arms=(Arm("both stages"), Arm("captions alone", _first_stage)),
+        metric=in_the_form_asked_for(),
+        note="a reply fails that does not end, says words twice in a row or has another form than the one asked for",
+    ),
+    Claim(
+        name="one-linear-layer",
+        sentence="One linear layer is bridge enough: more layers, or a Q-Former that learns, too, answer no better.",
+        paper="section 4.4, AOK-VQA / GQA in %: 58.2 / 32.2; three layers 49.7 / 31.0; Q-Former tuned 52.1 / 28.0; none 56.9 / 33.4",
+        base=_short,
+        arms=(
+            Arm("one linear layer"),
+            Arm("three layers", _model(bridge=3)),
+            Arm("Q-Former learns, too", _model(tune_qformer=True)),
+            Arm("no Q-Former", _model(queries=0)),
+        ),
+        metric=Cell("vqa", "accuracy"),
+        note="without a Q-Former every four neighbouring patches become one vector",
+    ),
+)

@@ -1,0 +1,130 @@
+"""The talk about a picture: turns are remembered, input ends as it likes, and what cannot be read is refused in words."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import models
+from models.lm import LM, LMConfig
+from models.minigpt4 import chat as page
+from models.minigpt4.chat import Conversation, read_image, talk
+from models.minigpt4.model import Reply
+from models.minigpt4.template import Turn
+from models.text import BPETokenizer
+from tests.models.test_minigpt4 import LANGUAGE, build
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def words() -> BPETokenizer:
+    return BPETokenizer.train(["a small red star and a large blue circle", "how many objects are there?"], 320)
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(256, size=(50, 70, 3), dtype=np.uint8)
+
+
+def test_every_turn_is_read_again_and_the_picture_is_seen_once(
+    words: BPETokenizer, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(words, language=replace(LANGUAGE, context=2048))
+    seen, read, go_on = [], [], model.go_on
+    model.to_language.register_forward_hook(lambda *_: seen.append(1))
+    monkeypatch.setattr(model, "go_on", lambda rows, soft, **how: read.append(rows[0]) or go_on(rows, soft, **how))
+    conversation = Conversation(model, picture)
+    asked = ["what do you see?", "how many?", "what do you see?"]
+    replies = [conversation.ask(request) for request in asked]
+    assert len(seen) == 1
+    assert conversation.turns == [Turn(request, reply.text) for request, reply in zip(asked, replies, strict=True)]
+    for number, request in enumerate(asked):
+        assert read[number] == model.template.before_reply(conversation.turns[:number], request)
+        assert [replies[number]] == model.reply([picture], [request], before=[conversation.turns[:number]])
+    assert len(read[0]) < len(read[1]) < len(read[2])
+
+
+def test_the_first_turns_are_forgotten_when_there_is_no_more_room(words: BPETokenizer, picture: np.ndarray, monkeypatch: Any) -> None:
+    model = build(words)
+    asked: list[list[int]] = []
+
+    def go_on(rows: Any, soft: Any, **_: Any) -> list[Reply]:
+        asked.extend(rows)
+        return [Reply("a red star", True)]
+
+    monkeypatch.setattr(model, "go_on", go_on)
+    conversation = Conversation(model, picture)
+    assert conversation.room == 256 - 48
+    for _ in range(12):
+        conversation.ask("how many objects are there?")
+    assert 1 < len(conversation.turns) < 12
+    assert max(map(len, asked)) <= conversation.room < max(map(len, asked)) + len(asked[0])
+    assert all(row.count(-1) == 4 and row[0] == words.start for row in asked)  # the picture stays
+
+
+def test_a_talk_ends_with_an_empty_line_or_the_input(words: BPETokenizer, picture: np.ndarray, monkeypatch: Any) -> None:
+    model = build(words)
+    replies = iter([Reply("a star", True), Reply("star star star", False), Reply("yes", True)])
+    monkeypatch.setattr(model, "go_on", lambda rows, soft, **_: [next(replies)])
+    out = io.StringIO()
+    talk(Conversation(model, picture), ["what?\n", "more\n", "\n", "never asked\n"], out)
+    assert out.getvalue() == "a star\nstar star star ...\n"
+    talk(Conversation(model, picture), ["is it?"], out)
+    assert out.getvalue().endswith("\nyes\n")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_pictures_that_cannot_be_read_are_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing.png: no such picture; give the path"):
+        read_image(tmp_path / "nothing.png")
+    with pytest.raises(FileNotFoundError, match="no such picture"):
+        read_image(tmp_path)
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(ValueError, match=r"text.png: undecodable image; expected a JPEG, PNG or WebP"):
+        read_image(tmp_path / "text.png")
+    Image.new("1", (20_000, 6_000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"bomb.png: image too large; expected .* at most 100,000,000 pixels"):
+        read_image(tmp_path / "bomb.png")
+    monkeypatch.setattr(page, "MAX_BYTES", 10)
+    with pytest.raises(ValueError, match=r"text.png: 13 bytes; expected"):
+        read_image(tmp_path / "text.png")
+    Image.new("L", (3, 2), 7).save(tmp_path / "grey.webp", lossless=True)
+    monkeypatch.setattr(page, "MAX_BYTES", 1 << 20)
+    assert read_image(tmp_path / "grey.webp").shape == (2, 3, 3)
+
+
+def test_on_the_terminal(words: BPETokenizer, picture: np.ndarray, tmp_path: Path) -> None:
+    model = build(words)
+    models.save(model, tmp_path / "run")
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    command = [sys.executable, "-m", "models.minigpt4.chat", str(tmp_path / "run"), str(tmp_path / "picture.png"), "--device", "cpu"]
+    done = subprocess.run(command, input="what do you see?\nhow many?", capture_output=True, text=True, cwd=ROOT, check=False, timeout=250)
+    assert done.returncode == 0, done.stderr
+    conversation = Conversation(model, picture)
+    expected = [conversation.ask(request) for request in ("what do you see?", "how many?")]
+    assert done.stdout == "".join(f"{reply.text if reply.ended else reply.text + ' ...'}\n" for reply in expected)
+
+
+def test_what_cannot_talk_or_be_talked_about_is_an_error_in_one_line(
+    words: BPETokenizer, picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    monkeypatch.setattr("sys.argv", ["chat", str(tmp_path / "run"), str(tmp_path / "picture.png"), "--device", "cpu"])
+    with pytest.raises(SystemExit, match="holds no model"):
+        page.main()
+    models.save(LM(LMConfig(language=LANGUAGE, vocab_size=words.vocab_size), words), tmp_path / "run")
+    with pytest.raises(SystemExit, match=r"run holds a LM; to talk takes a MiniGPT4: `make train-minigpt4`"):
+        page.main()
+    monkeypatch.setattr("sys.argv", ["chat", str(tmp_path / "run"), str(tmp_path / "nothing.png")])
+    with pytest.raises(SystemExit, match=r"error: .*nothing.png: no such picture"):
+        page.main()
