@@ -130,7 +130,7 @@ class Subject:
 
 
 class ImageFeatures:
-    """Image embeddings, each computed once."""
+    """Image embeddings, each computed once. Where an image has several, their mean is its feature."""
 
     adapter = "image features"
 
@@ -142,6 +142,11 @@ class ImageFeatures:
         self.features(images)
 
     def features(self, images: Images) -> np.ndarray:
+        vectors = self.vectors(images)
+        return vectors if vectors.ndim == 2 else _normalised(vectors.mean(axis=1))
+
+    def vectors(self, images: Images) -> np.ndarray:
+        """float32 `[N, D]` or `[N, V, D]`, as the model encodes them."""
         missing = list({id(image): image for image in images if id(image) not in self._images}.values())
         for start in range(0, len(missing), self.batch_size):
             chunk = missing[start : start + self.batch_size]
@@ -151,7 +156,7 @@ class ImageFeatures:
 
 
 class EmbeddingScorer(ImageFeatures):
-    """Cosine similarity of image and text embeddings.
+    """Cosine similarity of image and text embeddings; of an image's several, the largest.
 
     Products are summed in float64 and rounded to float32: equal embeddings then tie exactly, and scores do not depend on
     the batch size, whatever blocks the matrix product is cut into.
@@ -174,19 +179,20 @@ class EmbeddingScorer(ImageFeatures):
                 self.text_features(texts)
 
     def matrix(self, images: Images, texts: Texts) -> np.ndarray:
-        return _similarity(self.features(images), self.text_features(texts))
+        return _similarity(self.vectors(images), self.text_features(texts))
 
     def by_text(self, images: Images, texts: Texts) -> np.ndarray:
         return self.matrix(images, texts).T
 
     def pairs(self, images: Images, texts: Texts) -> np.ndarray:
-        products = self.features(images).astype(np.float64) * self.text_features(texts)
-        return products.sum(axis=1).astype(np.float32)
+        vectors, own = self.vectors(images).astype(np.float64), self.text_features(texts)
+        products = (vectors * (own if vectors.ndim == 2 else own[:, None])).sum(axis=-1)  # [N] or [N, V]
+        return (products if products.ndim == 1 else products.max(axis=1)).astype(np.float32)
 
     def classes(self, images: Images, prompts: Sequence[Texts]) -> np.ndarray:
         """A class is the mean of its prompts' embeddings, normalised before and after (CLIP, section 3.1.4)."""
         centres = np.stack([_normalised(_normalised(self.text_features(texts)).mean(axis=0)) for texts in prompts])
-        return np.float32(self.scale) * _similarity(self.features(images), centres)
+        return np.float32(self.scale) * _similarity(self.vectors(images), centres)
 
     def text_features(self, texts: Texts) -> np.ndarray:
         """float32 `[T, D]`."""
@@ -384,7 +390,8 @@ def _as_many(output: Sequence[Any], method: str, expected: int) -> list[Any]:
 
 
 def _similarity(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    return (images.astype(np.float64) @ texts.astype(np.float64).T).astype(np.float32)
+    products = images.astype(np.float64) @ texts.astype(np.float64).T  # [N, T] or [N, V, T]
+    return (products if products.ndim == 2 else products.max(axis=1)).astype(np.float32)
 
 
 def _normalised(rows: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ Prompt = Sequence[str | np.ndarray]  # texts and images in the order in which th
 @runtime_checkable
 class EncodesImages(Protocol):
     def encode_image(self, images: Images) -> Tensor:
-        """L2-normalised float32 `[N, D]`."""
+        """L2-normalised float32 `[N, D]`; or `[N, V, D]`, several vectors of each image, of which the one most similar to a text counts."""
 
 
 @runtime_checkable

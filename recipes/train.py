@@ -81,6 +81,8 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: 
     model = build(recipe, split, folder, place, needed, progress, begun=begun)
     if not begun and hasattr(model, "remember"):  # documents to retrieve from; they become part of its state
         model.remember(in_order(split, batch_size=256, needs=("captions",)))
+        if place.rank == 0:
+            models.describe(model, folder)  # what it remembers may be part of its configuration
     report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=place.rank == 0)
     report.event("resume" if progress.step else "start", _headline(recipe, model, split, place, progress), step=progress.step)
     fitted = hasattr(model, "fit")  # instead of being trained it takes samples in
@@ -165,8 +167,8 @@ def build(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: S
         words = {"vocab_size": tokenizer.vocab_size} if hasattr(recipe.model, "vocab_size") else {}  # an image tokenizer has none
         model = model_class(replace(recipe.model, **words), tokenizer)
     adopt(model, needed, adopted, progress)
-    if hasattr(model, "fetch"):  # weights of backbones that its configuration names
-        progress.sources |= model.fetch()
+    if fetch := getattr(model, "fetch", None):  # weights of backbones that its configuration names
+        progress.sources |= fetch()
     if place.rank == 0:
         models.describe(model, folder)
     place.wait()

@@ -261,11 +261,21 @@ class BLIP2(nn.Module):
         return logits[:, 1] - logits[:, 0]
 
     @torch.no_grad()
-    def similarity(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
-        """Cosine of every image's best query with every text, float32 `[N, T]`: the contrast, which makes a shortlist cheap."""
-        ids = self.pairs.texts(texts).to(self.temperature.device)
+    def encode_image(self, images: Sequence[np.ndarray]) -> Tensor:
+        """L2-normalised queries, float32 `[N, Q, D]`: the one most similar to a text counts."""
         states, rows = self._look(images)
-        return similarities(self._queries(states), self._text_feature(ids, self.pairs.real(ids)))[rows]
+        return self._queries(states)[rows]
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """L2-normalised embeddings, float32 `[N, D]`."""
+        ids = self.pairs.texts(texts).to(self.temperature.device)
+        return self._text_feature(ids, self.pairs.real(ids))
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Natural logarithm of the contrast's scale."""
+        return -self.temperature.log()
 
     @torch.no_grad()
     def caption(self, images: Sequence[np.ndarray], *, how: Decoding = GREEDY) -> list[str]:

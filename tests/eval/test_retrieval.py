@@ -48,6 +48,19 @@ def test_a_caption_of_two_images_is_one_candidate_and_right_for_both(tmp_path: P
     assert fakes.value(result, "retrieval", "t2i R@1 (2)", "chance") == pytest.approx((0.5 + 0.5 + 1) / 3)
 
 
+def test_of_an_images_vectors_the_most_similar_one_counts() -> None:
+    vectors = {0: [(1.0, 0.0), (0.0, 1.0)], 1: [(0.6, 0.8), (-1.0, 0.0)]}
+    texts = {"right": (1.0, 0.0), "up": (0.0, 1.0), "left": (-1.0, 0.0)}
+    scorer = Subject(fakes.Embeds(vectors.__getitem__, texts.__getitem__)).embeddings  # type: ignore[arg-type]
+    assert scorer is not None
+    images = [fakes.picture(0), fakes.picture(1)]
+    assert scorer.matrix(images, list(texts)) == pytest.approx(np.array([[1.0, 1.0, 0.0], [0.6, 0.8, 1.0]]))
+    assert scorer.by_text(images, ["left"]) == pytest.approx(np.array([[0.0, 1.0]]))
+    assert scorer.pairs(images, ["up", "up"]) == pytest.approx(np.array([1.0, 0.8]))
+    mean = np.array([-0.2, 0.4]) / np.hypot(0.2, 0.4)
+    assert scorer.features(images) == pytest.approx(np.array([[0.5**0.5, 0.5**0.5], mean]))
+
+
 def test_recall_by_brute_force_over_orders_of_ties() -> None:
     """Integer scores with many ties, against the average over every order of the candidates."""
     samples = fakes.captioned(4, captions=1)

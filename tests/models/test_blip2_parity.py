@@ -282,8 +282,10 @@ def test_a_picture_is_looked_at_once_however_many_texts_it_is_compared_with(monk
     monkeypatch.setattr(cross, "remember", lambda image, remember=cross.remember: projected.append(len(image)) or remember(image))
     assert_close(model.score(images, texts_), alone, "scores")
     assert (seen, projected) == ([2], [2])
-    matrix = model.similarity(images, texts_)
-    assert_close(matrix[3], model.similarity([first], texts_)[0], "similarities")
+    queries = model.encode_image(images)
+    assert (seen, queries.shape) == ([2, 2], (5, 6, 24))
+    assert_close(queries[3], model.encode_image([first])[0], "queries")
+    assert_close(model.encode_text(texts_)[1], model.encode_text(["bc"])[0], "texts")
 
 
 @pytest.mark.parametrize(("start", "end"), [(95, 95), (None, 95)], ids=["start and end alike, as OPT's", "no start, as T5's"])
