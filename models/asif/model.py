@@ -213,15 +213,11 @@ class ASIF(nn.Module):
         return found
 
     def _see(self, images: Sequence[np.ndarray]) -> Relative:
-        if len(images):
-            vectors = self._image_vectors(self.collate.images(images).to(self.anchors.image.device))
-        else:
-            vectors = self.anchors.image[:0]
-        return relative(vectors, self.anchors.image, k=self.config.k, p=self.config.p)
+        held = self.anchors.image
+        vectors = self._image_vectors(self.collate.images(images).to(held.device)) if len(images) else held[:0]
+        return relative(vectors, held, k=self.config.k, p=self.config.p)
 
     def _read(self, texts: Sequence[str]) -> Relative:
-        if len(texts):
-            vectors = self._text_vectors(self.collate.texts(texts).to(self.anchors.text.device))
-        else:
-            vectors = self.anchors.text[:0]
-        return relative(vectors, self.anchors.text, k=self.config.k, p=self.config.p)
+        held = self.anchors.text
+        vectors = self._text_vectors(self.collate.texts(texts).to(held.device)) if len(texts) else held[:0]
+        return relative(vectors, held, k=self.config.k, p=self.config.p)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 
 import numpy as np
 import torch
@@ -16,22 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.sample import Sample
-from data.scenes.world import COLOURS, FILLS, HELD_OUT, SHAPES, SIZES
+from data.scenes.world import COLOURS, FILLS, SHAPES, SIZES
 from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.layers import Losses, VisionConfig, vision_transformer
 from models.text import Tokenizer
-
-# Every attribute, and every colour and shape that training pictures have together.
-SCENE_CLASSES = (
-    *(*SHAPES, *COLOURS, *SIZES, *FILLS),
-    *(f"{colour} {shape}" for colour, shape in product(COLOURS, SHAPES) if (colour, shape) not in HELD_OUT),
-)
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
     vision: VisionConfig = field(default_factory=lambda: VisionConfig(width=768, depth=12, heads=12, pool="avg"))
-    classes: tuple[str, ...] = SCENE_CLASSES  # labels, or words that one object must have together: "star", "red star"
+    classes: tuple[str, ...] = (*SHAPES, *COLOURS, *SIZES, *FILLS)  # labels, or words that one object has together: "star", "red star"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
