@@ -20,24 +20,29 @@ from __future__ import annotations
 from models.flava import FLAVAConfig
 from recipes.recipe import Optim, Prerequisite, Recipe, Stage
 
-CODES = (Prerequisite("image_tokenizer", "vq"),)
+CODES = Prerequisite("image_tokenizer", "vq")
+ENCODER = Prerequisite("image_encoder", "classifier")
 
 PRESETS = {
     "tiny": Recipe(
         model=FLAVAConfig.tiny(),
         stages=(
             Stage("unimodal", Optim(lr=1.5e-3, warmup=4_000), budget=32_000, batch=128),
-            Stage("joint", Optim(lr=1.5e-3, warmup=8_000), budget=160_000, batch=128),
+            Stage("joint", Optim(lr=1e-3, warmup=8_000), budget=80_000, batch=128),
+            Stage("vqa", Optim(lr=5e-4, warmup=2_000), budget=20_000, batch=128),
         ),
-        prerequisites=CODES,
+        prerequisites=(CODES, ENCODER),
+        tokenizer="train+questions",
     ),
     "small": Recipe(
         model=FLAVAConfig.small(),
         stages=(
             Stage("unimodal", Optim(lr=1e-3, weight_decay=0.1, warmup=100_000), budget=1_000_000, batch=1024),
             Stage("joint", Optim(lr=1e-3, weight_decay=0.1, warmup=500_000), budget=6_400_000, batch=1024),
+            Stage("vqa", Optim(lr=3e-4, weight_decay=0.1, warmup=50_000), budget=1_000_000, batch=1024),
         ),
-        prerequisites=CODES,
+        prerequisites=(CODES,),
+        tokenizer="train+questions",
         data=".data/scenes-small",
         workers=8,
         memory_gb=16,
@@ -50,7 +55,7 @@ PRESETS = {
             ),
             Stage("joint", Optim(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.999), warmup=10_000 * 8192), budget=150_000 * 8192, batch=8192),
         ),
-        prerequisites=CODES,
+        prerequisites=(CODES,),
         tokenizer="bert-base-uncased",
         workers=8,
     ),

@@ -18,20 +18,24 @@ optimiser  AdamW, wd 0.05, lr 3e-4, encoders 1e-5,    lr 1e-3                 lr
 from __future__ import annotations
 
 from models.maskvlm import MaskVLMConfig
-from recipes.recipe import Optim, Recipe
+from recipes.recipe import Optim, Prerequisite, Recipe
+
+ENCODER = (Prerequisite("image_encoder", "clip"),)
 
 PRESETS = {
     "tiny": Recipe(
         model=MaskVLMConfig.tiny(),
-        optim=Optim(lr=1.5e-3, warmup=8_000),
-        budget=160_000,
+        optim=Optim(lr=1e-3, warmup=8_000),
+        budget=80_000,
         batch=128,
+        prerequisites=ENCODER,
     ),
     "small": Recipe(
         model=MaskVLMConfig.small(),
         optim=Optim(lr=1e-3, warmup=500_000),
         budget=6_400_000,
         batch=1024,
+        prerequisites=ENCODER,
         data=".data/scenes-small",
         workers=8,
         memory_gb=16,

@@ -1,4 +1,4 @@
-"""FLAVA's batches: pairs, pictures alone and texts alone from the same samples, their masks, and pairs that do not match."""
+"""FLAVA's batches: pairs, pictures alone, texts alone and questions from the same samples, their masks, and pairs that do not match."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from data.sample import Sample
-from models.images import ImageTransform
-from models.masking import TokenMasking, block_mask
+from models.images import ImageTransform, inside_boxes
+from models.masking import UNSEEN, TokenMasking, block_mask
 from models.text import Tokenizer
 
-PAIR, IMAGE, TEXT = 0, 1, 2
+PAIR, IMAGE, TEXT, QUESTION = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,14 @@ class Mixture:
 
     pictures: float = 0.15
     texts: float = 0.15
+    questions: float = 0.0
     mismatched: float = 0.0  # of the pairs: those that get another caption, for the matching loss
     hard: float = 0.0  # of the mismatched: those whose caption is a foil of their own, where they have one
 
     def kinds(self, size: int) -> Tensor:
-        """PAIR, IMAGE or TEXT for each of `size` samples: the same on every rank and in every step."""
-        pictures, texts = round(self.pictures * size), round(self.texts * size)
-        return torch.tensor([PAIR] * (size - pictures - texts) + [IMAGE] * pictures + [TEXT] * texts)
+        """PAIR, IMAGE, TEXT or QUESTION for each of `size` samples: the same on every rank and in every step."""
+        pictures, texts, questions = (round(share * size) for share in (self.pictures, self.texts, self.questions))
+        return torch.tensor([PAIR] * (size - pictures - texts - questions) + [IMAGE] * pictures + [TEXT] * texts + [QUESTION] * questions)
 
 
 @dataclass(frozen=True)
@@ -43,28 +44,40 @@ class MaskedCollate:
     masking: TokenMasking
     mask: int  # id of the mask token
     mixture: Mixture
+    answers: tuple[str, ...] = ()
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
-        """ "pixels" uint8 `[B, 3, S, S]`; "ids", "masked_ids", "labels" `[B, T]`; "patches" bool `[B, N]`, the masked ones; "kind" `[B]`;
-        "match" bool `[B]`. Without a generator (validation) captions are the first ones and everything is drawn with seed 0."""
+        """ "pixels" uint8 `[B, 3, S, S]`; "objects" bool `[B, 1, S, S]`, inside of their boxes; "ids", "masked_ids", "labels" `[B, T]`;
+        "patches" bool `[B, N]`, the masked ones; "kind" `[B]`; "match" bool `[B]`; "answer" `[B]`, `UNSEEN` where nothing is asked.
+        Without a generator (validation) captions are the first ones and everything is drawn with seed 0."""
         draw = rng or np.random.default_rng(0)
-        captions = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
+        texts = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
         kind, match = self.mixture.kinds(len(samples)), torch.ones(len(samples), dtype=torch.bool)
         pairs = int((kind == PAIR).sum())
         for row in draw.permutation(pairs)[: round(self.mixture.mismatched * pairs)] if pairs > 1 else ():
-            wrong = self._mismatch(samples, captions, int(row), pairs, draw)
+            wrong = self._mismatch(samples, texts, int(row), pairs, draw)
             match[row] = wrong is None
-            captions[row] = wrong or captions[row]
-        ids, masked, labels = self.masking(self.tokenizer, captions, self.context, mask=self.mask, rng=draw)
+            texts[row] = wrong or texts[row]
+        answer = torch.full((len(samples),), UNSEEN)
+        for row in (kind == QUESTION).nonzero()[:, 0].tolist():
+            if asked := samples[row].questions:
+                question = asked[int(draw.integers(len(asked)))]
+                texts[row] = question.question
+                answer[row] = self.answers.index(question.answer) if question.answer in self.answers else UNSEEN
+        ids, masked, labels = self.masking(self.tokenizer, texts, self.context, mask=self.mask, rng=draw)
         patches = np.stack([block_mask(self.side, self.patches, draw).reshape(-1) for _ in samples])
+        seed = draw.integers(2**63)  # the boxes are cropped as the pictures are
+        crops = [None, None] if rng is None else [np.random.default_rng(seed) for _ in range(2)]
         return {
-            "pixels": self.transform([sample.image for sample in samples], rng),
+            "pixels": self.transform([sample.image for sample in samples], crops[0]),
+            "objects": self.transform(inside_boxes(samples), crops[1])[:, :1] > 127,
             "ids": ids,
             "masked_ids": masked,
             "labels": labels,
             "patches": torch.from_numpy(patches),
             "kind": kind,
             "match": match,
+            "answer": answer,
         }
 
     def _mismatch(self, samples: Sequence[Sample], captions: list[str], row: int, pairs: int, rng: np.random.Generator) -> str | None:

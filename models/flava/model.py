@@ -1,14 +1,18 @@
 """FLAVA: one model of images, of texts and of both, from masked prediction, contrast and matching (Singh et al., 2022, arXiv 2112.04482).
 
 Deviations: batches mix pairs, pictures and texts instead of drawing one data set a step (`Mixture`). `tiny` puts convolutions
-before the image blocks, so that masked patches are blanked in the pixels, too; its discrete targets are the suite's own image
-tokenizer's instead of DALL-E's; some mismatched captions are foils, without which matching does not learn who is where.
+before the image blocks, so that masked patches are blanked in the pixels, too, and has no class token: the mean of an image's
+states stands for it. Its image encoder starts from one that is supervised by labels where the paper's starts from DINO's; its
+discrete targets are the suite's own image tokenizer's instead of DALL-E's, four for each of its larger patches, of which those
+inside of objects' boxes weigh more; some mismatched captions are foils, without which matching does not learn who is where.
+Answers to questions are learned among the other tasks, so that one model keeps all its capabilities.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,12 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.sample import Sample
 from models.backbones import freeze
-from models.flava.collate import IMAGE, PAIR, TEXT, MaskedCollate, Mixture
+from models.flava.blocks import Fusion, MatchingHead, PredictionHead, TextEncoder
+from models.flava.collate import IMAGE, PAIR, QUESTION, TEXT, MaskedCollate, Mixture
 from models.flava.objective import flava_loss
 from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.layers import ACTIVATIONS, Block, Losses, TransformerConfig, VisionConfig, vision_transformer
-from models.masking import UNSEEN, TokenMasking, image_states
+from models.layers import Losses, TransformerConfig, VisionConfig, vision_transformer
+from models.masking import UNSEEN, TokenMasking, block_mask, image_states, patches_to_pixels
 from models.text import Tokenizer, layout, until_end
 from models.vq import VQ, VQConfig
 from models.vq.network import NetworkConfig
@@ -40,6 +46,7 @@ class Weights:
     mlm: float = 1.0
     mmm_image: float = 1.0
     mmm_text: float = 1.0
+    vqa: float = 1.0
 
 
 def _dalle() -> VQConfig:
@@ -57,7 +64,12 @@ class FLAVAConfig:
     context: int = 77
     vocab_size: int = 30_522
     weights: Weights = field(default_factory=Weights)
-    mixture: Mixture = field(default_factory=lambda: Mixture(mismatched=0.5))
+    unimodal: Mixture = field(default_factory=lambda: Mixture(pictures=0.5, texts=0.5))  # in the stage of this name
+    mixture: Mixture = field(default_factory=lambda: Mixture(mismatched=0.5))  # in the stage "joint"
+    vqa: Mixture = field(default_factory=lambda: Mixture(pictures=0.0, texts=0.0, questions=1.0))  # in the stage of this name
+    most_answers: int = 0  # how many of the training set's answers the model may give; 0: it is not asked
+    answers: tuple[str, ...] = ()  # these, most frequent first; filled in by `remember`
+    object_weight: float = 0.0  # added to the weight 1 of codes inside of objects' boxes, by the share that is inside
     masked_patches: int = 75  # of 196, as BEiT
     masking: TokenMasking = field(default_factory=TokenMasking)
     temperature: float = 0.07  # initial
@@ -68,7 +80,7 @@ class FLAVAConfig:
 
     @classmethod
     def tiny(cls) -> FLAVAConfig:
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=8, stem="conv")
+        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
         return cls(
             vision=vision,
@@ -77,8 +89,12 @@ class FLAVAConfig:
             codebook=VQConfig.tiny(),
             embed_dim=128,
             context=32,
-            mixture=Mixture(mismatched=0.5, hard=0.5),
-            masked_patches=26,
+            unimodal=Mixture(pictures=0.0, texts=1.0),
+            mixture=Mixture(mismatched=0.3, hard=0.5),
+            vqa=Mixture(pictures=0.1, texts=0.05, questions=0.5, mismatched=0.3, hard=0.5),
+            most_answers=3129,
+            object_weight=3.0,
+            masked_patches=6,
             masking=TokenMasking(whole_words=True),
         )
 
@@ -91,7 +107,9 @@ class FLAVAConfig:
             fusion=TransformerConfig(width=384, depth=4, heads=6),
             codebook=VQConfig.small(),
             embed_dim=256,
-            mixture=Mixture(mismatched=0.5, hard=0.5),
+            mixture=Mixture(mismatched=0.3, hard=0.5),
+            vqa=Mixture(pictures=0.1, texts=0.05, questions=0.5, mismatched=0.3, hard=0.5),
+            most_answers=3129,
             masked_patches=98,
             masking=TokenMasking(whole_words=True),
             random_crop=0.9,
@@ -101,68 +119,6 @@ class FLAVAConfig:
     def paper(cls) -> FLAVAConfig:
         """Section 4.1: 241 M parameters in the three encoders."""
         return cls()
-
-
-class TextEncoder(nn.Module):
-    """BERT's embeddings, then the image encoder's pre-norm blocks (section 3.1)."""
-
-    def __init__(self, config: TransformerConfig, *, rows: int, context: int) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(rows, config.width)
-        self.positions = nn.Parameter(torch.empty(context, config.width))
-        self.segments = nn.Parameter(torch.empty(2, config.width))  # BERT's; captions are all of the first
-        self.norm_tokens = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        for table in (self.tokens.weight, self.positions, self.segments):
-            nn.init.normal_(table, std=0.02)
-
-    def forward(self, ids: Tensor, real: Tensor) -> Tensor:
-        """Texts `[B, T]`, `real` where they are no padding -> states before the last norm `[B, T, D]`."""
-        x = self.norm_tokens(self.tokens(ids) + self.segments[0] + self.positions[: ids.shape[1]])
-        for block in self.blocks:
-            x = block(x, mask=real[:, None, None])
-        return x
-
-
-class Fusion(nn.Module):
-    """Self-attention over [class; image states; text states], each projected to its width (section 3.1)."""
-
-    def __init__(self, config: FLAVAConfig) -> None:
-        super().__init__()
-        width = config.fusion.width
-        self.image = nn.Linear(config.vision.width, width)
-        self.text = nn.Linear(config.text.width, width)
-        self.cls_token = nn.Parameter(torch.empty(width))
-        self.blocks = nn.ModuleList(Block(config.fusion) for _ in range(config.fusion.depth))
-        self.norm = nn.LayerNorm(width, eps=config.fusion.norm_eps)
-        nn.init.normal_(self.cls_token, std=0.02)
-
-    def forward(self, image: Tensor, text: Tensor, real: Tensor) -> Tensor:
-        """Image states `[B, 1 + N, D_I]`, text states `[B, T, D_T]` -> `[B, 1 + 1 + N + T, D]`."""
-        x = torch.cat([self.cls_token.expand(len(image), 1, -1), self.image(image), self.text(text)], dim=1)
-        always = torch.ones(len(image), 1 + image.shape[1], dtype=torch.bool, device=real.device)
-        mask = torch.cat([always, real], dim=1)[:, None, None]
-        for block in self.blocks:
-            x = block(x, mask=mask)
-        return self.norm(x)
-
-
-class PredictionHead(nn.Sequential):
-    """Linear, GELU, norm, linear: one of its own for each of the four masked predictions."""
-
-    def __init__(self, config: TransformerConfig, classes: int) -> None:
-        super().__init__(
-            nn.Linear(config.width, config.width),
-            ACTIVATIONS[config.activation](),
-            nn.LayerNorm(config.width, eps=config.norm_eps),
-            nn.Linear(config.width, classes),
-        )
-
-
-class MatchingHead(nn.Sequential):
-    def __init__(self, width: int) -> None:
-        super().__init__(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2))
 
 
 class FLAVA(nn.Module):
@@ -176,21 +132,22 @@ class FLAVA(nn.Module):
         self.mask_id = config.vocab_size if mask is None else mask  # a tokenizer without one gets one more row
         self.side = config.vision.image_size // config.vision.patch_size
         self.codebook = freeze(VQ(config.codebook))
-        if self.codebook.side != self.side:
+        if self.codebook.side % self.side:
             raise ValueError(
-                f"every patch needs one code: there are {self.side} x {self.side} patches and {self.codebook.side} x {self.codebook.side} "
-                f"codes; choose vision.patch_size and codebook.network so that they agree"
+                f"every patch needs a square of whole codes: there are {self.side} x {self.side} patches and {self.codebook.side} x "
+                f"{self.codebook.side} codes; choose vision.patch_size and codebook.network so that they agree"
             )
+        each = (self.codebook.side // self.side) ** 2  # codes of a patch, 1 in the paper
         self.visual = vision_transformer(config.vision)
         self.mask_token = nn.Parameter(torch.empty(config.vision.width))
         self.text = TextEncoder(config.text, rows=config.vocab_size + (mask is None), context=config.context)
-        self.fusion = Fusion(config)
+        self.fusion = Fusion(config.fusion, image_width=config.vision.width, text_width=config.text.width)
         self.image_projection = nn.Linear(config.vision.width, config.embed_dim)
         self.text_projection = nn.Linear(config.text.width, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
-        self.mim_head = PredictionHead(config.vision, self.codebook.size)
+        self.mim_head = PredictionHead(config.vision, each * self.codebook.size)
         self.mlm_head = PredictionHead(config.text, config.vocab_size)
-        self.mmm_image_head = PredictionHead(config.fusion, self.codebook.size)
+        self.mmm_image_head = PredictionHead(config.fusion, each * self.codebook.size)
         self.mmm_text_head = PredictionHead(config.fusion, config.vocab_size)
         self.match_head = MatchingHead(config.fusion.width)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -203,17 +160,44 @@ class FLAVA(nn.Module):
             config.masking,
             self.mask_id,
             config.mixture,
+            config.answers,
         )
+        if config.answers:
+            self._learn_to_answer()
 
     def adopt(self, modules: Mapping[str, nn.Module]) -> None:
-        """ "image_tokenizer": a trained `VQ`, which gives the targets of masked patches."""
+        """ "image_tokenizer": a trained `VQ`, which gives the targets of masked patches; "image_encoder", if any: a model whose
+        `visual` has the shape of this one's."""
         self.codebook.load_state_dict(modules["image_tokenizer"].state_dict())
+        if "image_encoder" in modules:
+            encoder: Any = modules["image_encoder"]
+            self.visual.load_state_dict(encoder.visual.state_dict())
+
+    def remember(self, batches: Iterable[Sequence[Sample]]) -> None:
+        """Which answers the training set's questions have: the `most_answers` most frequent ones are what the model may say."""
+        if not self.config.most_answers:
+            return
+        counted = Counter(question.answer for samples in batches for sample in samples for question in sample.questions)
+        answers = tuple(answer for answer, _ in sorted(counted.items(), key=lambda each: (-each[1], each[0]))[: self.config.most_answers])
+        self.config = replace(self.config, answers=answers)
+        self.collate = replace(self.collate, answers=answers)
+        if answers:
+            self._learn_to_answer()
+
+    def _learn_to_answer(self) -> None:
+        """A head over the answers, and the two capabilities that only a model with such a head has."""
+        head = PredictionHead(self.config.fusion, len(self.config.answers))
+        self.answer_head = head.to(self.logit_scale.device)
+        self.answer, self.answer_likelihood = self._answer, self._answer_likelihood
 
     def enter_stage(self, name: str) -> None:
-        """ "unimodal": pictures alone and texts alone, half and half, as the paper initialises its encoders; "joint": the mixture."""
-        if name not in ("unimodal", "joint"):
-            raise ValueError(f"stage {name!r}: expected unimodal or joint")
-        self.collate = replace(self.collate, mixture=self.config.mixture if name == "joint" else Mixture(pictures=0.5, texts=0.5))
+        """ "unimodal", as the paper initialises its encoders, "joint", or "vqa": the mixtures of these names."""
+        mixtures = {"unimodal": self.config.unimodal, "joint": self.config.mixture, "vqa": self.config.vqa}
+        if name not in mixtures:
+            raise ValueError(f"stage {name!r}: expected {', '.join(mixtures)}")
+        if mixtures[name].questions and not self.config.answers:
+            raise ValueError(f"stage {name!r} asks questions, and the training set has no answers: expected samples with questions")
+        self.collate = replace(self.collate, mixture=mixtures[name])
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         return self.objective(self.encode(batch))
@@ -221,40 +205,51 @@ class FLAVA(nn.Module):
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per sample what `flava_loss` takes. Rows that have no part in a term are 0 there."""
         kind, rows = batch["kind"], len(batch["kind"])
-        pair, image, text = kind == PAIR, kind != TEXT, kind != IMAGE
-        targets = torch.where(batch["patches"], self.codes(batch["pixels"]), UNSEEN)  # [B, N]
+        pair, image, text = kind == PAIR, (kind == PAIR) | (kind == IMAGE), (kind == PAIR) | (kind == TEXT)
+        positive, clear = pair & batch["match"], pair | (kind == QUESTION)
         real = self._real(batch["ids"])
         features = {"kind": kind, "match": batch["match"]}
 
         pixels = normalise(batch["pixels"], self.config.mean, self.config.std)
-        clear_image = self.visual.norm(self._image_states(pixels[pair]))
-        clear_text = self.text.norm(self.text(batch["ids"][pair], real[pair]))
-        features["image"] = _spread(self._image_feature(clear_image), pair)
-        features["text"] = _spread(self._text_feature(clear_text), pair)
+        clear_image = _spread(self._image_states(pixels[clear]), clear)  # [B, I, D]
+        clear_text = _spread(self.text(batch["ids"][clear], real[clear]), clear)  # [B, T, D]
+        features["image"] = _spread(self._image_feature(self._normed(clear_image[pair])), pair)
+        features["text"] = _spread(self._text_feature(self.text.norm(clear_text[pair])), pair)
 
-        hidden_image = _spread(self._image_states(pixels[image], batch["patches"][image]), image)  # [B, 1 + N, D]
-        hidden_text = _spread(self.text(batch["masked_ids"][text], real[text]), text)  # [B, T, D]
+        hidden_image = _spread(self._image_states(pixels[image], batch["patches"][image]), image)
+        hidden_text = _spread(self.text(batch["masked_ids"][text], real[text]), text)
         fused = _spread(self.fusion(hidden_image[pair], hidden_text[pair], real[pair]), pair)
         features["match_logits"] = self.match_head(fused[:, 0]).float()
 
-        positive, patches = pair & batch["match"], slice(2, 2 + self.side**2)
-        words = slice(2 + self.side**2, None)
+        codes, weights = self._targets(batch, positive | (kind == IMAGE))
+        words = batch["labels"][..., None]
+        skip = self.visual.num_prefix_tokens
+        patches, tokens = slice(1 + skip, 1 + skip + self.side**2), slice(1 + skip + self.side**2, None)
         predictions: dict[str, tuple[Any, ...]] = {
-            "mim": (self.mim_head, lambda x: self.visual.norm(x)[:, 1:], hidden_image, targets, kind == IMAGE),
-            "mlm": (self.mlm_head, self.text.norm, hidden_text, batch["labels"], kind == TEXT),
-            "mmm_image": (self.mmm_image_head, lambda x: x[:, patches], fused, targets, positive),
-            "mmm_text": (self.mmm_text_head, lambda x: x[:, words], fused, batch["labels"], positive),
+            "mim": (self.mim_head, lambda x: self._normed(x)[:, skip:], hidden_image, codes, weights, kind == IMAGE),
+            "mlm": (self.mlm_head, self.text.norm, hidden_text, words, None, kind == TEXT),
+            "mmm_image": (self.mmm_image_head, lambda x: x[:, patches], fused, codes, weights, positive),
+            "mmm_text": (self.mmm_text_head, lambda x: x[:, tokens], fused, words, None, positive),
         }
-        for term, (head, states, source, labels, asked) in predictions.items():
+        if self.collate.mixture.questions:
+            asked = kind == QUESTION
+            states = _spread(self.fusion(clear_image[asked], clear_text[asked], real[asked]), asked)
+            predictions["vqa"] = (self.answer_head, lambda x: x[:, :1], states, batch["answer"][:, None, None], None, asked)
+        for term, (head, states_of, source, labels, weight, asked) in predictions.items():
             if getattr(self.config.weights, term):
-                nll, count = _masked_nll(head, states(source), labels, asked)
+                nll, count = _masked_nll(head, states_of(source), labels, asked, weight)
                 features |= {f"{term}_nll": nll, f"{term}_n": count}
         assert all(len(feature) == rows for feature in features.values())
         return features
 
     def objective(self, features: dict[str, Tensor]) -> Losses:
         return flava_loss(
-            features, self.logit_scale.exp(), vars(self.config.weights), codes=self.codebook.size, words=self.config.vocab_size
+            features,
+            self.logit_scale.exp(),
+            vars(self.config.weights),
+            codes=self.codebook.size,
+            words=self.config.vocab_size,
+            answers=len(self.config.answers),
         )
 
     def after_step(self) -> None:
@@ -263,18 +258,39 @@ class FLAVA(nn.Module):
 
     @torch.no_grad()
     def codes(self, pixels: Tensor) -> Tensor:
-        """The code of every patch: uint8 pixels `[B, 3, S, S]` -> `[B, N]`."""
+        """The codes of every patch: uint8 pixels `[B, 3, S, S]` -> `[B, N, K]`, row by row within a patch; K is 1 in the paper."""
+        if not len(pixels):  # not every layer accepts an empty batch
+            return torch.zeros(0, self.side**2, (self.codebook.side // self.side) ** 2, dtype=torch.long, device=pixels.device)
         size = self.config.codebook.network.image_size
         if size != pixels.shape[-1]:
             pixels = F.interpolate(pixels.float(), size, mode="area").round().to(torch.uint8)
-        return self.codebook.tokenise(pixels)
+        return self._by_patch(self.codebook.tokenise(pixels).view(-1, self.codebook.side, self.codebook.side))
+
+    def _by_patch(self, grid: Tensor) -> Tensor:
+        """`[B, side of the codes, side of the codes]` -> `[B, N, K]`."""
+        across = self.codebook.side // self.side
+        return grid.unflatten(1, (self.side, across)).unflatten(3, (self.side, across)).transpose(2, 3).flatten(3).flatten(1, 2)
+
+    def _in_rows(self, codes: Tensor) -> Tensor:
+        """What `_by_patch` took apart."""
+        across = self.codebook.side // self.side
+        return codes.unflatten(1, (self.side, self.side)).unflatten(3, (across, across)).transpose(2, 3).flatten(3).flatten(1, 2)
+
+    def _targets(self, batch: dict[str, Tensor], rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes `[B, N, K]` of masked patches of these rows, `UNSEEN` elsewhere, and what each of them weighs, or None for 1."""
+        codes = _spread(self.codes(batch["pixels"][rows]) - UNSEEN, rows) + UNSEEN
+        targets = torch.where(batch["patches"][..., None], codes, UNSEEN)
+        if not self.config.object_weight:
+            return targets, None
+        inside = F.adaptive_avg_pool2d(batch["objects"].float(), self.codebook.side)[:, 0]
+        return targets, self._by_patch(1 + self.config.object_weight * inside)
 
     # -------------------------------------------------------------------------------------------- capabilities
 
     @torch.no_grad()
     def encode_image(self, images: Sequence[np.ndarray]) -> Tensor:
         """uint8 `[height, width, 3]` pictures of any size -> L2-normalised float32 `[N, embed_dim]`."""
-        return self._image_feature(self.visual.norm(self._image_states(self._pixels(images))))
+        return self._image_feature(self._normed(self._image_states(self._pixels(images))))
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -285,19 +301,71 @@ class FLAVA(nn.Module):
     @torch.no_grad()
     def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
         """Logit of "this text belongs to this image" by the matching head, float32 `[N]`; nothing is masked."""
-        distinct = {id(image): image for image in images}  # the same picture with many texts is looked at once
+        logits = self.match_head(self._fused(images, texts)).float()
+        return logits[:, 1] - logits[:, 0]
+
+    @torch.no_grad()
+    def _answer(self, images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
+        """The likeliest of the training set's answers."""
+        return [self.config.answers[best] for best in self.answer_head(self._fused(images, questions)).argmax(dim=-1).tolist()]
+
+    @torch.no_grad()
+    def _answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
+        """Log-probability of each answer among those that the model may give, float32 `[N]`; one that it may not has -100."""
+        number = {answer: place for place, answer in enumerate(self.config.answers)}
+        known = torch.tensor([number.get(answer, UNSEEN) for answer in answers], device=self.logit_scale.device)
+        log_p = self.answer_head(self._fused(images, questions)).float().log_softmax(dim=-1)
+        return torch.where(known == UNSEEN, -100.0, log_p.gather(1, known.clamp(min=0)[:, None])[:, 0])
+
+    @torch.no_grad()
+    def unmask(self, images: Sequence[np.ndarray], texts: Sequence[str], *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Each picture with patches hidden, and with the likeliest codes there, painted by the image tokenizer: uint8 `[S, S, 3]`.
+
+        With a text by what predicts both from both (MMM), for "" by what sees pictures alone (MIM).
+        """
+        raw = self.collate.transform(images).to(self.logit_scale.device)
+        rng = np.random.default_rng(seed)
+        hidden = np.stack([block_mask(self.side, self.config.masked_patches, rng).reshape(-1) for _ in images])
+        patches = torch.from_numpy(hidden).to(raw.device)
+        guessed = torch.where(patches[..., None], self.guess(raw, patches, texts), self.codes(raw))
+        painted = torch.from_numpy(np.stack(self.codebook.paint(self._in_rows(guessed).flatten(1)))).to(raw.device).permute(0, 3, 1, 2)
+        if painted.shape[-1] != raw.shape[-1]:
+            painted = F.interpolate(painted.float(), raw.shape[-1], mode="bilinear").round().to(torch.uint8)
+        squares = patches_to_pixels(patches, raw.shape[-1])
+        grey, filled = raw.masked_fill(squares, 127), torch.where(squares, painted, raw)
+        return [tuple(each.permute(1, 2, 0).cpu().numpy() for each in pair) for pair in zip(grey, filled, strict=True)]  # type: ignore[misc]
+
+    @torch.no_grad()
+    def guess(self, pixels: Tensor, patches: Tensor, texts: Sequence[str]) -> Tensor:
+        """The likeliest codes `[B, N, K]` of uint8 pixels `[B, 3, S, S]` whose `patches` `[B, N]` are hidden; "" for no text."""
+        states = self._image_states(normalise(pixels, self.config.mean, self.config.std), patches)
+        skip, ids = self.visual.num_prefix_tokens, self._ids(texts)
+        real = self._real(ids)
+        fused = self.fusion(states, self.text(ids, real), real)[:, 1 + skip : 1 + skip + self.side**2]
+        alone = self.mim_head(self._normed(states)[:, skip:]).unflatten(-1, (-1, self.codebook.size)).argmax(dim=-1)
+        helped = self.mmm_image_head(fused).unflatten(-1, (-1, self.codebook.size)).argmax(dim=-1)
+        silent = torch.tensor([not text for text in texts], device=pixels.device)
+        return torch.where(silent[:, None, None], alone, helped)
+
+    def _fused(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
+        """The fusion's class token `[B, D]` of clear pairs; a picture that comes with many texts is looked at once."""
+        distinct = {id(image): image for image in images}
         order = {name: place for place, name in enumerate(distinct)}
         states = self._image_states(self._pixels(list(distinct.values())))[[order[id(image)] for image in images]]
         ids = self._ids(texts)
         real = self._real(ids)
-        logits = self.match_head(self.fusion(states, self.text(ids, real), real)[:, 0]).float()
-        return logits[:, 1] - logits[:, 0]
+        return self.fusion(states, self.text(ids, real), real)[:, 0]
 
     def _image_states(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
         return image_states(self.visual, pixels, hidden, self.mask_token)
 
+    def _normed(self, states: Tensor) -> Tensor:
+        """After the image encoder's last norm, which is called `fc_norm` where there is no class token."""
+        return self.visual.fc_norm(self.visual.norm(states))
+
     def _image_feature(self, states: Tensor) -> Tensor:
-        return F.normalize(self.image_projection(states[:, 0]).float(), dim=-1)
+        whole = states[:, 0] if self.visual.has_class_token else states.mean(dim=1)
+        return F.normalize(self.image_projection(whole).float(), dim=-1)
 
     def _text_feature(self, states: Tensor) -> Tensor:
         return F.normalize(self.text_projection(states[:, 0]).float(), dim=-1)
@@ -319,9 +387,16 @@ def _spread(values: Tensor, rows: Tensor) -> Tensor:
     return whole.index_put((rows.nonzero()[:, 0],), values)
 
 
-def _masked_nll(head: nn.Module, states: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of every label that is asked for in the `rows` `[B]`, summed, and their number: `[B]` each."""
-    asked = (labels != UNSEEN) & rows[:, None]  # [B, T]
-    each = F.cross_entropy(head(states[asked]).float(), labels[asked], reduction="none")
-    total = torch.zeros(len(rows), device=each.device).index_add(0, asked.nonzero()[:, 0], each)
-    return total, asked.sum(dim=1)
+def _masked_nll(head: nn.Module, states: Tensor, labels: Tensor, rows: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood of every label that is asked for in the `rows` `[B]`, summed, and how many these are: `[B]` each.
+
+    states `[B, T, D]`; labels `[B, T, K]`, the `K` of a place asked all or none; weights of the same shape, all 1 unless given.
+    """
+    asked = (labels[..., 0] != UNSEEN) & rows[:, None]  # [B, T]
+    wanted = labels[asked]  # [n, K]
+    weight = torch.ones_like(wanted, dtype=torch.float32) if weights is None else weights[asked]
+    logits = head(states[asked]).float().unflatten(-1, (wanted.shape[1], -1))
+    each = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted) * weight
+    place = asked.nonzero()[:, 0]
+    none = torch.zeros(len(rows), device=each.device)
+    return none.index_add(0, place, each.sum(dim=1)), none.index_add(0, place, weight.sum(dim=1))

@@ -11,13 +11,15 @@ from torch import Tensor
 from models.flava.collate import PAIR
 from models.layers import Losses, gather, mean_of_all, rank
 
-# term -> features that hold its summed negative log-likelihoods and how many these are, per sample
-PREDICTIONS = {"mim": "mim", "mlm": "mlm", "mmm_image": "mmm_image", "mmm_text": "mmm_text"}
+PREDICTIONS = ("mim", "mlm", "mmm_image", "mmm_text", "vqa")
 
 
-def flava_loss(features: dict[str, Tensor], scale: Tensor, weights: dict[str, float], *, codes: int, words: int) -> Losses:
+def flava_loss(
+    features: dict[str, Tensor], scale: Tensor, weights: dict[str, float], *, codes: int, words: int, answers: int = 0
+) -> Losses:
     """features: "image", "text" L2-normalised `[b, D]`; "match_logits" `[b, 2]`; "kind", "match" `[b]`; for each prediction its
-    "<term>_nll" and "<term>_n" `[b]`. scale: exp of the logit scale. A term of weight 0 is left out.
+    "<term>_nll" and "<term>_n" `[b]`, summed log-likelihoods (negative) and their number or weight. scale: exp of the logit
+    scale. A term of weight 0 is left out, and so are answers where nothing is asked.
 
     Where pairs do not match, only the matching loss looks at them; their texts and images stay in the contrast's columns. A
     batch without a matching pair has no other loss of pairs.
@@ -31,7 +33,7 @@ def flava_loss(features: dict[str, Tensor], scale: Tensor, weights: dict[str, fl
         wrong = F.cross_entropy(features["match_logits"].float(), features["match"].long(), reduction="none")
         terms["itm"] = mean_of_all(wrong * pair, pair.long())
     for term in PREDICTIONS:
-        if weights[term]:
+        if weights[term] and f"{term}_nll" in features:
             terms[term] = mean_of_all(features[f"{term}_nll"], features[f"{term}_n"])
     chance = {
         "contrastive": math.log(max(2, int(gather(pair.long()).sum()))),
@@ -40,6 +42,7 @@ def flava_loss(features: dict[str, Tensor], scale: Tensor, weights: dict[str, fl
         "mmm_image": math.log(codes),
         "mlm": math.log(words),
         "mmm_text": math.log(words),
+        "vqa": math.log(max(1, answers)),
     }
     total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
     return Losses(total, terms, {name: chance[name] for name in terms})

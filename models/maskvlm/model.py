@@ -1,16 +1,18 @@
 """MaskVLM: each modality is reconstructed from its masked self and the other one unmasked (Kwon et al., 2023, arXiv 2208.02131).
 
 Deviations: a rank finds its hard negatives among its own pairs, as ALBEF does. `tiny` puts convolutions before the image blocks,
-so that hidden patches are blanked in the pixels, too, and takes some of its negative texts from the foils of the data, without
-which matching does not learn who is where. Initial weights are random where the paper starts from ImageNet's and RoBERTa's.
+so that hidden patches are blanked in the pixels, too, and has no class token: the mean of an image's states stands for it. Its
+image encoder starts from CLIP's where the paper's starts from ImageNet's, its text encoder from random weights. It takes some of
+its negative texts from the foils of the data, without which matching does not learn who is where, and pixels inside of objects'
+boxes weigh more, where boxes are known.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.sample import Sample
-from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, inside_boxes, normalise
 from models.layers import Losses, TransformerConfig, VisionConfig, gather, vision_transformer
 from models.masking import TokenMasking, image_states, patches_to_pixels, random_mask
 from models.maskvlm.blocks import CrossEncoder, TextEncoder
-from models.maskvlm.objective import combine, contrastive, masked_pixels, masked_words
+from models.maskvlm.objective import combine, contrastive, masked_pixels, masked_words, visible_median
 from models.matching import CHANCE as MATCHING_CHANCE
 from models.matching import hard_negatives
 from models.text import Tokenizer, layout, until_end
@@ -53,6 +55,7 @@ class MaskVLMConfig:
     masked_patches: float = 0.6  # share
     masking: TokenMasking = field(default_factory=lambda: TokenMasking(rate=0.3))
     foils: float = 0.0  # share of the negative texts that are foils of the picture, where it has any
+    object_weight: float = 0.0  # added to the weight 1 of hidden pixels inside of objects' boxes
     hide_both: bool = False  # reconstruct from the other modality masked, too: FLAVA's way, for comparison
     temperature: float = 0.07  # initial
     max_scale: float = 100.0
@@ -62,7 +65,7 @@ class MaskVLMConfig:
 
     @classmethod
     def tiny(cls) -> MaskVLMConfig:
-        vision = VisionConfig(width=128, depth=3, heads=4, activation="relu", image_size=64, patch_size=8, stem="conv")
+        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         return cls(
             vision=vision,
             text=TransformerConfig(width=128, depth=2, heads=4, activation="relu"),
@@ -71,13 +74,14 @@ class MaskVLMConfig:
             embed_dim=128,
             context=32,
             foils=0.5,
+            object_weight=3.0,
         )
 
     @classmethod
     def small(cls) -> MaskVLMConfig:
         """For 128 px pictures and one GPU."""
         return cls(
-            vision=VisionConfig(width=384, depth=12, heads=6, image_size=128, patch_size=16),
+            vision=VisionConfig(width=384, depth=12, heads=6, image_size=128, patch_size=16, pre_norm=True),
             text=TransformerConfig(width=384, depth=6, heads=6),
             cross=TransformerConfig(width=384, depth=3, heads=6),
             context=64,
@@ -103,23 +107,31 @@ class MaskedCollate:
     foils: float
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
-        """ "pixels" uint8 `[B, 3, S, S]`; "ids", "masked_ids", "labels" `[B, T]`; "patches" bool `[B, N]`, the hidden ones; "foil_ids"
-        `[B, T]` and "has_foil" `[B]`: a false text of the picture's own. Without a generator everything is drawn with seed 0."""
+        """ "pixels" uint8 `[B, 3, S, S]`; "objects" bool `[B, 1, S, S]`, inside of their boxes; "ids", "masked_ids", "labels" `[B, T]`;
+        "patches" bool `[B, N]`, the hidden ones; "foil_ids", "masked_foil_ids" `[B, T]` and "has_foil" `[B]`: a false text of the
+        picture's own. Without a generator everything is drawn with seed 0."""
         draw = rng or np.random.default_rng(0)
         captions = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
         foils = [
             sample.foils[int(draw.integers(len(sample.foils)))].foil if sample.foils and draw.random() < self.foils else None
             for sample in samples
         ]
-        ids, masked, labels = self.masking(self.tokenizer, captions, self.context, mask=self.mask, rng=draw)
+        false = [foil or caption for foil, caption in zip(foils, captions, strict=True)]
+        # Foils are masked as captions are: a text that is whole would give itself away.
+        ids, masked, labels = self.masking(self.tokenizer, [*captions, *false], self.context, mask=self.mask, rng=draw)
         hidden = [random_mask(self.side, round(self.patches * self.side**2), draw).reshape(-1) for _ in samples]
+        rows = len(samples)
+        seed = draw.integers(2**63)  # the boxes are cropped as the pictures are
+        crops = [None, None] if rng is None else [np.random.default_rng(seed) for _ in range(2)]
         return {
-            "pixels": self.transform([sample.image for sample in samples], rng),
-            "ids": ids,
-            "masked_ids": masked,
-            "labels": labels,
+            "pixels": self.transform([sample.image for sample in samples], crops[0]),
+            "objects": self.transform(inside_boxes(samples), crops[1])[:, :1] > 127,
+            "ids": ids[:rows],
+            "masked_ids": masked[:rows],
+            "labels": labels[:rows],
             "patches": torch.from_numpy(np.stack(hidden)),
-            "foil_ids": layout(self.tokenizer, [foil or "" for foil in foils], self.context),
+            "foil_ids": ids[rows:],
+            "masked_foil_ids": masked[rows:],
             "has_foil": torch.tensor([foil is not None for foil in foils]),
         }
 
@@ -162,6 +174,13 @@ class MaskVLM(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
         nn.init.normal_(self.mask_token, std=0.02)
 
+    def adopt(self, modules: Mapping[str, nn.Module]) -> None:
+        """ "image_encoder": a trained CLIP whose image tower has the shape of this one's; the contrast starts from its projection."""
+        donor: Any = modules["image_encoder"]
+        self.visual.load_state_dict(donor.visual.state_dict())
+        if donor.visual_projection.weight.shape == self.image_projection.weight.shape:
+            self.image_projection.load_state_dict(donor.visual_projection.state_dict())
+
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         return self.objective(self.encode(batch))
 
@@ -171,7 +190,7 @@ class MaskVLM(nn.Module):
         weights = self.config.weights
         pixels = normalise(batch["pixels"], self.config.mean, self.config.std)
         real = until_end(batch["ids"], self.tokenizer.end)
-        features = {name: batch[name] for name in ("ids", "labels", "patches", "has_foil")} | {"pixels": pixels, "real": real}
+        features = {name: batch[name] for name in ("ids", "labels", "patches", "objects", "has_foil")} | {"pixels": pixels, "real": real}
         image, text = self._see(pixels), self.text(batch["ids"], real)
         features |= {"image_states": image, "text_states": text, "image": self._image_feature(image), "text": self._text_feature(text)}
         if weights.itm or weights.mim or weights.mlm:
@@ -180,6 +199,11 @@ class MaskVLM(nn.Module):
         if weights.itm and self.config.foils:
             features["foil_real"] = until_end(batch["foil_ids"], self.tokenizer.end)
             features["foil_states"] = self.text(batch["foil_ids"], features["foil_real"])
+            features["masked_foil_states"] = self.text(batch["masked_foil_ids"], features["foil_real"])
+        device = pixels.device.type
+        if torch.is_autocast_enabled(device):  # what norms leave is float32, and `objective` works in the type it finds
+            half = torch.get_autocast_dtype(device)
+            features |= {name: states.to(half) for name, states in features.items() if name.endswith("_states")}
         return features
 
     def objective(self, features: dict[str, Tensor]) -> Losses:
@@ -187,7 +211,13 @@ class MaskVLM(nn.Module):
         config, states = self.config, features["image_states"]
         with torch.autocast(states.device.type, torch.bfloat16, enabled=states.dtype == torch.bfloat16):
             terms = self._terms(features)
-        chance = {"itc": math.log(max(2, len(gather(features["has_foil"])))), "itm": MATCHING_CHANCE, "mlm": math.log(config.vocab_size)}
+        pixels, patches = features["pixels"], features["patches"]
+        chance = {
+            "itc": math.log(max(2, len(gather(features["has_foil"])))),
+            "itm": MATCHING_CHANCE,
+            "mlm": math.log(config.vocab_size),
+            "mim": float(masked_pixels(visible_median(pixels, patches), pixels, patches, self._pixel_weights(features))),
+        }
         return combine(terms, vars(config.weights), chance)
 
     def _terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -204,38 +234,40 @@ class MaskVLM(nn.Module):
         images, texts, real = Sides(masked_image, clear_image), Sides(masked_text, clear_text), features["real"]
         image_out, text_out = self._cross(images, texts, real)
         if weights.itm:
-            terms["itm"] = self._matching(features, images, texts, image_out[:, 0] * text_out[:, 0])
+            terms["itm"] = self._matching(features, images, texts, self._product(image_out, text_out))
         if weights.mlm:
             terms["mlm"] = masked_words(self.word_head(text_out), features["labels"])
         if weights.mim:
-            terms["mim"] = masked_pixels(self._paint(image_out, clear_text, real), features["pixels"], features["patches"])
+            terms["mim"] = masked_pixels(
+                self._paint(image_out, clear_text, real), features["pixels"], features["patches"], self._pixel_weights(features)
+            )
         return terms
 
     def _matching(self, features: dict[str, Tensor], images: Sides, texts: Sides, positive: Tensor) -> Tensor:
-        """Positives, each image with a hard text, each text with a hard image: cross-entropy over 3 B pairs."""
-        size = len(positive)
+        """Positives, each image with a false text (a foil, or a hard one of another pair), each text with a hard image: cross-entropy
+        over 3 B pairs."""
         generator = torch.Generator().manual_seed(int(features["ids"].sum()))  # the same in a resumed run
         similarity = self.logit_scale.exp() * features["image"] @ features["text"].T
         hard_text, hard_image = hard_negatives(similarity, similarity.T, features["ids"], generator)
-        everyone = torch.arange(size, device=positive.device)
-        chosen = [
-            self._pick(images, texts, features["real"], everyone, hard_text),
-            self._pick(images, texts, features["real"], hard_image, everyone),
+        false, real = Sides(*(side[hard_text] for side in texts)), features["real"][hard_text]
+        if "foil_states" in features:
+            own = features["has_foil"][:, None]
+            asking, answering = self.text_in(features["masked_foil_states"]), self.text_in(features["foil_states"])
+            foils = Sides(asking, asking if self.config.hide_both else answering)
+            false = Sides(*(torch.where(own[..., None], foil, side) for foil, side in zip(foils, false, strict=True)))
+            real = torch.where(own, features["foil_real"], real)
+        others = [
+            self._product(*self._cross(images, false, real)),
+            self._product(*self._cross(Sides(*(side[hard_image] for side in images)), texts, features["real"])),
         ]
-        logits = [self.match_head(positive)] + [self.match_head(each) for each in chosen]
-        if "foil_states" in features:  # in the place of hard texts
-            foil = self.text_in(features["foil_states"])
-            image_out, text_out = self._cross(images, Sides(foil, foil), features["foil_real"])
-            own = self.match_head(image_out[:, 0] * text_out[:, 0])
-            logits[1] = torch.where(features["has_foil"][:, None], own, logits[1])
-        right = torch.cat([torch.ones_like(everyone), torch.zeros_like(everyone), torch.zeros_like(everyone)])
-        return F.cross_entropy(torch.cat(logits).float(), right)
+        logits = self.match_head(torch.cat([positive, *others])).float()
+        right = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        right[: len(positive)] = 1
+        return F.cross_entropy(logits, right)
 
-    def _pick(self, images: Sides, texts: Sides, real: Tensor, image_rows: Tensor, text_rows: Tensor) -> Tensor:
-        image_out, text_out = self._cross(
-            Sides(*(side[image_rows] for side in images)), Sides(*(side[text_rows] for side in texts)), real[text_rows]
-        )
-        return image_out[:, 0] * text_out[:, 0]
+    def _product(self, image_out: Tensor, text_out: Tensor) -> Tensor:
+        """What the matching head sees of a pair: the product of what stands for either side."""
+        return self._whole(image_out) * text_out[:, 0]
 
     def _cross(self, images: Sides, texts: Sides, real: Tensor) -> tuple[Tensor, Tensor]:
         """The two cross encoders (equations 1 and 2): each side asks, masked; the other answers, unmasked."""
@@ -245,7 +277,8 @@ class MaskVLM(nn.Module):
 
     def _paint(self, image_out: Tensor, text: Tensor, real: Tensor) -> Tensor:
         """States `[B, 1 + N, D]` -> normalised pixels `[B, 3, S, S]`."""
-        patches = self.pixel_head(self.image_decoder(image_out, text, memory_real=real)[:, 1:])  # [B, N, 3 * P * P]
+        patches = self.pixel_head(self.image_decoder(image_out, text, memory_real=real)[:, self.visual.num_prefix_tokens :])
+        # [B, N, 3 * P * P]
         grid = patches.transpose(1, 2).unflatten(2, (self.side, self.side))
         return F.pixel_shuffle(grid, self.config.vision.patch_size)
 
@@ -276,11 +309,11 @@ class MaskVLM(nn.Module):
         real = until_end(ids, self.tokenizer.end)
         words = self.text_in(self.text(ids, real))
         image_out, text_out = self._cross(Sides(states, states), Sides(words, words), real)
-        logits = self.match_head(image_out[:, 0] * text_out[:, 0]).float()
+        logits = self.match_head(self._product(image_out, text_out)).float()
         return logits[:, 1] - logits[:, 0]
 
     @torch.no_grad()
-    def reconstruct(self, images: Sequence[np.ndarray], texts: Sequence[str], *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    def unmask(self, images: Sequence[np.ndarray], texts: Sequence[str], *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
         """Each picture with patches hidden, and what is painted there with the text's help: uint8 `[S, S, 3]`; "" for no help."""
         pixels = self._pixels(images)
         rng = np.random.default_rng(seed)
@@ -296,10 +329,18 @@ class MaskVLM(nn.Module):
         return list(zip(self._as_images(grey), self._as_images(painted), strict=True))
 
     def _see(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
-        return self.visual.norm(image_states(self.visual, pixels, hidden, self.mask_token))
+        """States `[B, (1 +) N, D]` after the tower's norm, which is called `fc_norm` where there is no class token."""
+        return self.visual.fc_norm(self.visual.norm(image_states(self.visual, pixels, hidden, self.mask_token)))
+
+    def _whole(self, states: Tensor) -> Tensor:
+        """What stands for the image: the class token's state, or the mean of all."""
+        return states[:, 0] if self.visual.has_class_token else states.mean(dim=1)
+
+    def _pixel_weights(self, features: dict[str, Tensor]) -> Tensor:
+        return 1 + self.config.object_weight * features["objects"].float()
 
     def _image_feature(self, states: Tensor) -> Tensor:
-        return F.normalize(self.image_projection(states[:, 0]).float(), dim=-1)
+        return F.normalize(self.image_projection(self._whole(states)).float(), dim=-1)
 
     def _text_feature(self, states: Tensor) -> Tensor:
         return F.normalize(self.text_projection(states[:, 0]).float(), dim=-1)

@@ -16,13 +16,20 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     return clip_loss(image, text, scale).total
 
 
-def masked_pixels(predicted: Tensor, pixels: Tensor, hidden: Tensor) -> Tensor:
+def masked_pixels(predicted: Tensor, pixels: Tensor, hidden: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean absolute error of the hidden patches' normalised RGB (SimMIM); visible ones count nothing.
 
-    predicted, pixels `[B, 3, S, S]`; hidden `[B, N]`.
+    predicted, pixels `[B, 3, S, S]`; hidden `[B, N]`; weights of pixels `[B, 1, S, S]`, all 1 unless given.
     """
-    squares = patches_to_pixels(hidden, pixels.shape[-1])
+    squares = patches_to_pixels(hidden, pixels.shape[-1]).float()
+    squares = squares if weights is None else squares * weights
     return ((predicted.float() - pixels).abs() * squares).sum() / (3 * squares.sum()).clamp(min=1)
+
+
+def visible_median(pixels: Tensor, hidden: Tensor) -> Tensor:
+    """The trivial fill that painting is compared with: the median colour `[B, 3, 1, 1]` of what is visible of each picture, or 0."""
+    visible = pixels.masked_fill(patches_to_pixels(hidden, pixels.shape[-1]), float("nan"))
+    return visible.flatten(2).nanmedian(dim=-1).values.nan_to_num()[..., None, None]
 
 
 def masked_words(logits: Tensor, labels: Tensor) -> Tensor:

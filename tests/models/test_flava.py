@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import models
 from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.language import agreement
 from data.scenes.world import PRESETS
 from models.flava import FLAVA, FLAVAConfig
-from models.flava.collate import IMAGE, PAIR, TEXT, Mixture
-from models.masking import UNSEEN, TokenMasking
+from models.flava.collate import IMAGE, PAIR, QUESTION, TEXT, Mixture
+from models.masking import UNSEEN, TokenMasking, patches_to_pixels
 from models.text import BPETokenizer
 
 
@@ -39,9 +42,9 @@ def model(tokenizer: BPETokenizer) -> FLAVA:
 def test_a_batch_is_made_of_pairs_pictures_and_texts(model: FLAVA, samples: list[Sample]) -> None:
     batch = model.collate(samples, np.random.default_rng(0))
     assert torch.bincount(batch["kind"]).tolist() == [28, 6, 6]
-    assert (~batch["match"]).sum() == 14
+    assert (~batch["match"]).sum() == round(0.3 * 28)
     assert batch["match"][batch["kind"] != PAIR].all()
-    assert (batch["patches"].sum(dim=1) == 26).all()
+    assert (batch["patches"].sum(dim=1) == 6).all()
     for row, sample in enumerate(samples):
         text = model.tokenizer.decode(batch["ids"][row].tolist())
         if batch["match"][row]:
@@ -57,7 +60,7 @@ def test_content_under_a_mask_does_not_leak(model: FLAVA, samples: list[Sample])
     """Not even through the convolutions: another picture under the masked patches changes no state."""
     batch = model.collate(samples[:4], np.random.default_rng(0))
     pixels, patches = batch["pixels"].float() / 128 - 1, batch["patches"]
-    squares = patches.view(-1, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    squares = patches_to_pixels(patches, 64)
     other = torch.where(squares, pixels.flip(0), pixels)
     assert not torch.equal(other, pixels)
     with torch.no_grad():
@@ -116,13 +119,112 @@ def test_nothing_masked_and_captions_of_one_token(model: FLAVA) -> None:
 
 
 def test_patches_and_codes_have_to_agree(model: FLAVA) -> None:
-    with pytest.raises(ValueError, match="16 x 16 patches and 8 x 8 codes"):
+    with pytest.raises(ValueError, match="16 x 16 patches and 8 x 8 codes"):  # four patches to a code
         FLAVA(replace(model.config, vision=replace(model.config.vision, patch_size=4, stem="patch")), model.tokenizer)
 
 
 def test_kinds_are_those_of_the_configuration() -> None:
     kinds = Mixture().kinds(100)
     assert [int((kinds == kind).sum()) for kind in (PAIR, IMAGE, TEXT)] == [70, 15, 15]
+
+
+def test_a_patch_has_the_codes_of_its_own_square(model: FLAVA) -> None:
+    """Row by row, whatever the number of codes."""
+    grid = torch.arange(64).view(1, 8, 8)
+    patches = model._by_patch(grid)
+    assert patches.shape == (1, 16, 4)
+    assert patches[0, 0].tolist() == [0, 1, 8, 9]
+    assert patches[0, 5].tolist() == [18, 19, 26, 27]
+    assert torch.equal(model._in_rows(patches), grid)
+
+
+def test_codes_inside_of_boxes_weigh_more(model: FLAVA, samples: list[Sample]) -> None:
+    batch = model.collate(samples, np.random.default_rng(0))
+    plain = FLAVA(replace(model.config, object_weight=0.0), model.tokenizer)
+    plain.load_state_dict(model.state_dict())
+    before, after = plain.eval().encode(batch), model.encode(batch)
+    asked = batch["kind"] == IMAGE
+    assert (before["mim_n"][asked] == 4 * 6).all()
+    share = torch.nn.functional.adaptive_avg_pool2d(batch["objects"].float(), 8)[:, 0]
+    hidden = batch["patches"].view(-1, 4, 4).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    expected = ((1 + 3 * share) * hidden).sum(dim=(1, 2))
+    assert torch.allclose(after["mim_n"][asked], expected[asked])
+    assert (after["mim_nll"][asked] >= before["mim_nll"][asked]).all()
+
+
+def asked_questions(model: FLAVA, samples: list[Sample]) -> FLAVA:
+    other = FLAVA(replace(model.config, most_answers=40), model.tokenizer)
+    other.remember([samples[:20], samples[20:]])
+    other.enter_stage("vqa")
+    return other.eval()
+
+
+def test_questions_are_answered_with_the_training_sets_answers(model: FLAVA, samples: list[Sample], tmp_path: Path) -> None:
+    assert not hasattr(model, "answer")
+    asked = asked_questions(model, samples)
+    counts = Counter(question.answer for sample in samples for question in sample.questions)
+    assert list(asked.config.answers) == sorted(counts, key=lambda each: (-counts[each], each))[:40]
+    batch = asked.collate(samples, np.random.default_rng(0))
+    rows = (batch["kind"] == QUESTION).nonzero()[:, 0].tolist()
+    assert len(rows) == 20
+    for row in rows:
+        text = asked.tokenizer.decode(batch["ids"][row].tolist())
+        answer = asked.config.answers[int(batch["answer"][row])]
+        assert any(
+            question.answer == answer and asked.tokenizer.decode(asked.tokenizer.encode(question.question)) == text
+            for question in samples[row].questions
+        )
+    losses = asked(batch)
+    assert losses.chance["vqa"] == pytest.approx(np.log(len(asked.config.answers)))
+    losses.total.backward()
+    assert [name for name, p in asked.named_parameters() if (p.grad is None) != name.startswith("codebook.")] == []
+    models.save(asked, tmp_path)
+    again = models.load(tmp_path)
+    images, questions = [sample.image for sample in samples[:3]], [sample.questions[0].question for sample in samples[:3]]
+    assert again.answer(images, questions) == asked.answer(images, questions)  # type: ignore[operator]
+    said = asked.answer(images, questions)
+    likelihood = asked.answer_likelihood(images, questions, said)
+    for other in asked.config.answers:
+        assert (asked.answer_likelihood(images, questions, [other] * 3) <= likelihood + 1e-6).all()
+    every = torch.stack([asked.answer_likelihood(images, questions, [each] * 3) for each in asked.config.answers])
+    assert torch.allclose(every.exp().sum(dim=0), torch.ones(3), atol=1e-5)
+    assert asked.answer_likelihood(images[:1], questions[:1], ["no such thing"]).tolist() == [-100.0]
+
+
+def test_a_question_does_not_change_the_other_losses(model: FLAVA, samples: list[Sample]) -> None:
+    asked = asked_questions(model, samples)
+    batch = asked.collate(samples, np.random.default_rng(0))
+    before = asked.encode(batch)
+    swapped = {**batch, "ids": torch.where((batch["kind"] == QUESTION)[:, None], 7, batch["ids"])}
+    after = asked.encode(swapped)
+    for name in ("image", "text", "match_logits", "mim_nll", "mlm_nll", "mmm_image_nll", "mmm_text_nll"):
+        assert torch.equal(before[name], after[name]), name
+    assert not torch.equal(before["vqa_nll"], after["vqa_nll"])
+
+
+def test_a_stage_that_asks_needs_answers(model: FLAVA) -> None:
+    with pytest.raises(ValueError, match="no answers: expected samples with questions"):
+        model.enter_stage("vqa")
+    with pytest.raises(ValueError, match="expected unimodal, joint, vqa"):
+        model.enter_stage("other")
+
+
+def test_what_is_hidden_is_painted_and_the_rest_stays(model: FLAVA, samples: list[Sample]) -> None:
+    images, texts = [sample.image for sample in samples[:4]], [sample.captions[0] for sample in samples[:4]]
+    helped, alone = model.unmask(images, texts, seed=3), model.unmask(images, [""] * 4, seed=3)
+    for image, (grey, filled), (same, guessed) in zip(images, helped, alone, strict=True):
+        hidden = (grey != image).any(axis=-1)
+        assert 0.3 < hidden.mean() <= 6 / 16
+        assert np.array_equal(grey, same)
+        assert np.array_equal(filled[~hidden], image[~hidden])
+        assert np.array_equal(guessed[~hidden], image[~hidden])
+    assert any(not np.array_equal(one, other) for (_, one), (_, other) in zip(helped, alone, strict=True))
+
+
+def test_a_trained_image_encoder_is_taken_over(model: FLAVA) -> None:
+    donor = FLAVA(model.config, model.tokenizer)
+    model.adopt({"image_tokenizer": donor.codebook, "image_encoder": donor})
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(model.visual.parameters(), donor.visual.parameters(), strict=True))
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from models.layers import TransformerConfig
 from models.maskvlm import MaskVLM, MaskVLMConfig
 from models.maskvlm.blocks import PostNormBlock, TextEncoder
 from models.maskvlm.objective import contrastive, masked_pixels
+from models.masking import patches_to_pixels
 from models.matching import hard_negatives
 from models.text import BPETokenizer
 from tests.models.kit import assert_close, assert_same_gradients, pictures, randomise, texts, tokenizer
@@ -191,7 +192,7 @@ def test_each_side_is_reconstructed_with_the_other_ones_help(model: MaskVLM, sam
 def test_what_is_hidden_does_not_leak_into_its_own_reconstruction(model: MaskVLM, samples: list[Sample]) -> None:
     batch = model.collate(samples[:4], np.random.default_rng(0))
     _, painted = predictions(model, batch)
-    squares = batch["patches"].view(-1, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    squares = patches_to_pixels(batch["patches"], 64)
     other = torch.where(squares, batch["pixels"].flip(2), batch["pixels"])
     _, again = predictions(model, batch | {"pixels": other})
     assert not torch.equal(other, batch["pixels"])
@@ -239,7 +240,7 @@ def test_scores_and_reconstructions(model: MaskVLM, samples: list[Sample]) -> No
     together = model.score(images, texts)
     alone = torch.cat([model.score([image], [text]) for image, text in zip(images, texts, strict=True)])
     assert torch.allclose(together, alone, atol=1e-5)
-    pairs = model.reconstruct(images, texts)
+    pairs = model.unmask(images, texts)
     assert [part.shape for pair in pairs for part in pair] == [(64, 64, 3)] * 6
     for image, (grey, painted) in zip(images, pairs, strict=True):
         visible = (grey.astype(int) - image).__abs__().max(axis=-1) <= 1
