@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import models
+from models.asif import ASIFConfig
 from models.backbones import LanguageConfig
 from models.blip2 import BLIP2Config
 from models.clip import CLIPConfig
@@ -121,6 +122,14 @@ VARIANTS = [
             ("to_language",),
         )
         for size, width, trained in (("13B", 5120, 3_937_280), ("7B", 4096, 3_149_824))
+    ),
+    Variant(
+        "asif",
+        "paper, image encoder",
+        replace(ASIFConfig.paper(), language=LanguageConfig(), sentences=False),
+        85_798_656,
+        "timm's vit_base_patch16_224 without its classifier; nothing is trained",
+        ("visual",),
     ),
     Variant("cm3leon", "paper: 7 B", CM3leonConfig.paper(), 6_723_477_504, CM3LEON_TABLE.format("7 B"), ("decoder",), 0.001),
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import models
+from data.sample import Sample
 from eval.adapters import Subject
 from eval.source import from_shards
 from eval.tasks.zeroshot import SCENE_AXES, Target, ZeroShot, scene_attributes
@@ -22,14 +23,22 @@ def zero_shot(target: str, templates: Sequence[str], split: str = "test") -> Mea
     """
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
-        model: Any = models.load(folder, str(Place.find(recipe.device).device))
-        scorer = Subject(model).embeddings
-        if scorer is None:
-            raise ClaimError(f"{folder}: zero-shot classification with other prompts needs encode_image and encode_text")
-        axes = {name: values for name, values in SCENE_AXES.items() if f"{{{name}}}" in templates[0]}
-        samples = [sample for sample in from_shards(recipe.data).samples(split) if scene_attributes(sample)]
-        task = ZeroShot(split, samples, [scene_attributes(sample) for sample in samples], axes, templates, [Target(target, (target,))])
-        answers = task.ask(scorer, [sample.image for sample in samples], range(len(samples)))
-        return {sample.key: float(record[target]) for sample, (record,) in zip(samples, answers, strict=True)}
+        model = models.load(folder, str(Place.find(recipe.device).device))
+        return recognised(model, from_shards(recipe.data).samples(split), target, templates)
 
     return Measured(f"zero-shot {target}, {split}, prompts {'; '.join(templates)}", measure)
+
+
+def recognised(model: Any, samples: Sequence[Sample], target: str, templates: Sequence[str]) -> dict[str, float]:
+    """Key -> 1 or 0 for each sample of one object: whether `target` ("shape", "colour+shape") is what the model's embeddings find."""
+    scorer = Subject(model).embeddings
+    if scorer is None:
+        raise ClaimError(
+            f"zero-shot classification with other prompts needs encode_image and encode_text; {type(model).__name__} has not both"
+        )
+    axes = {name: values for name, values in SCENE_AXES.items() if f"{{{name}}}" in templates[0]}
+    single = [sample for sample in samples if scene_attributes(sample)]
+    wanted = Target(target, tuple(target.split("+")))
+    task = ZeroShot("", single, [scene_attributes(sample) for sample in single], axes, templates, [wanted])
+    answers = task.ask(scorer, [sample.image for sample in single], range(len(single)))
+    return {sample.key: float(record[target]) for sample, (record,) in zip(single, answers, strict=True)}

@@ -41,7 +41,7 @@ def fetch_sentences(encoder: nn.Module, source: str, tokenizer: Tokenizer) -> No
 
 def mean_states(encoder: Any, ids: Tensor, *, end: int) -> Tensor:
     """The last states of a sentence encoder, averaged over a text with its start and end: `[B, T]` -> `[B, D]`."""
-    real = until_end(ids, end)
+    real = F.pad(until_end(ids[:, 1:], end), (1, 0), value=True)  # the start may be the same token as the end
     states = encoder(input_ids=ids, attention_mask=real.long()).last_hidden_state
     return _mean(states.float(), real.float())
 
@@ -54,7 +54,7 @@ def surprising_words(language: Any, ids: Tensor, *, end: int) -> Tensor:
     read, said = ids[:, :-1], ids[:, 1:]
     logits = language(input_ids=read, attention_mask=torch.ones_like(read), use_cache=False).logits
     surprise = F.cross_entropy(logits.float().transpose(1, 2), said, reduction="none")  # [B, T - 1]
-    counts = until_end(said, end) & (said != end)  # of `said`: some tokenizers start and end a text with the same token
+    counts = until_end(said, end) & (said != end)
     return _mean(language.get_input_embeddings()(said).float(), surprise * counts)
 
 

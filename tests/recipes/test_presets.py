@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import GPTNeoXConfig, OPTConfig
+from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig
 
 import models
 from data.shards import find
@@ -24,6 +24,15 @@ HUB = {
     "EleutherAI/pythia-410m": GPTNeoXConfig(
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, vocab_size=50_304
     ),
+    "HuggingFaceTB/SmolLM2-360M-Instruct": LlamaConfig(
+        hidden_size=960,
+        num_hidden_layers=32,
+        num_attention_heads=15,
+        num_key_value_heads=5,
+        intermediate_size=2560,
+        vocab_size=49_152,
+        tie_word_embeddings=True,
+    ),
 }
 
 
@@ -31,7 +40,10 @@ def presets(name: str) -> dict[str, AnyRecipe]:
     return importlib.import_module(f"recipes.{name}").PRESETS
 
 
-@pytest.mark.parametrize(("name", "preset"), [(name, preset) for name in models.TABLE for preset in presets(name)])
+TRAINED = [name for name in models.TABLE if not hasattr(models.classes(name)[0], "fit")]
+
+
+@pytest.mark.parametrize(("name", "preset"), [(name, preset) for name in TRAINED for preset in presets(name)])
 def test_schedules_warm_up_and_end_at_zero(name: str, preset: str) -> None:
     for stage in presets(name)[preset].schedule:
         optim = stage.optim
@@ -40,8 +52,14 @@ def test_schedules_warm_up_and_end_at_zero(name: str, preset: str) -> None:
         assert optim.lr_at(stage.budget, stage.budget) == pytest.approx(0, abs=1e-9)
 
 
+def test_what_is_not_trained_has_no_learning_rate() -> None:
+    free = [name for name in models.TABLE if name not in TRAINED]
+    assert {name for name, paradigm in models.PARADIGMS.items() if paradigm == "training-free"} >= set(free) >= {"asif"}
+    assert all(stage.optim.lr == 0 for name in free for recipe in presets(name).values() for stage in recipe.schedule)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in models.TABLE if "small" in presets(name)])
+@pytest.mark.parametrize("name", [name for name in TRAINED if "small" in presets(name)])
 def test_small_takes_a_step_in_micro_batches(name: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Backbones of the hub have their shapes and random weights here."""
     small = presets(name)["small"]
