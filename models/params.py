@@ -24,6 +24,7 @@ from models.coca import CoCaConfig
 from models.coca.convert import config_from_open_clip as coca_from_open_clip
 from models.flava import FLAVAConfig
 from models.frozen import FrozenConfig
+from models.magic import MAGICConfig
 from models.maskvlm import MaskVLMConfig
 from models.minigpt4 import MiniGPT4Config
 from models.siglip import SigLIPConfig
@@ -102,6 +103,7 @@ VARIANTS = [
         0.01,
     ),
     Variant("maskvlm", "paper", MaskVLMConfig.paper(), None, "the paper gives no count"),
+    Variant("magic", "paper: ViT-B/32, GPT-2", MAGICConfig.paper(), 275_717_121, "151,277,313 and 124,439,808 in the released weights"),
     Variant("frozen", "paper, trained", FrozenConfig.paper(), 40_000_000, "arXiv 2301.12597, table 2", ("visual", "to_prefix"), 0.01),
     Variant(
         "blip2",

@@ -10,8 +10,8 @@ batch      512 documents                        64 documents
 seen       4 M documents                        40 k documents
 optimiser  AdamW, lr 1e-3, wd 0.1               AdamW, lr 2e-3, wd 0.05
 
-captions and captions-small are the same two models for one caption a document, with SimCTG's contrastive term: MAGIC's, as the paper
-adapts GPT-2 on the captions alone (section 3.1: AdamW, lr 2e-5, 128 captions of up to 64 tokens, 20 k steps).
+captions and captions-small are the same two models for one caption a document, with SimCTG's contrastive term: what MAGIC decodes from.
+captions-paper is GPT-2 adapted as MAGIC's paper does (section 3.1: AdamW, lr 2e-5, 128 captions of up to 64 tokens, 20 k steps).
 
 No text of val, test, heldout or style is read: a recipe trains on the split named train and on nothing else.
 """
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from models.backbones import LanguageConfig
 from models.lm import LMConfig
 from recipes.recipe import Optim, Recipe
 
@@ -52,6 +53,14 @@ PRESETS = {
         budget=4_000_000,
         batch=512,
         data=".data/scenes-small",
+        workers=8,
+    ),
+    "captions-paper": Recipe(
+        model=LMConfig(language=LanguageConfig(source="gpt2"), vocab_size=50_257).describing(),
+        optim=Optim(lr=2e-5, weight_decay=0.01, betas=(0.9, 0.999), warmup=2_000 * 128),
+        budget=20_000 * 128,
+        batch=128,
+        tokenizer="gpt2",
         workers=8,
     ),
 }

@@ -21,6 +21,7 @@ BETWEEN_MODELS: dict[str, set[str]] = {
     "siglip": {"clip"},
     "flava": {"vq"},
     "maskvlm": {"clip"},
+    "magic": {"clip"},
     "cm3leon": {"vq", "clip"},
     "minigpt4": {"blip2", "lm"},
 }

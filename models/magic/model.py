@@ -19,10 +19,10 @@ from torch import Tensor, nn
 import models
 from models.backbones import LanguageConfig, fetch_language, freeze, known, language_model
 from models.clip import CLIP, CLIPConfig
+from models.collate import PairCollate
 from models.generate import not_text
 from models.magic.search import Eyes, Search, magic_search
 from models.text import LONGEST, Tokenizer, as_text, from_text
-
 
 GPT2 = '{"model_type": "gpt2"}'  # transformers' defaults are its smallest, 124 M
 
@@ -40,13 +40,13 @@ class MAGICConfig:
 
     @classmethod
     def tiny(cls) -> MAGICConfig:
-        return cls(clip=CLIPConfig.tiny(), search=Search(k=10, alpha=0.1, beta=0.5), limit=40)
+        return cls(clip=CLIPConfig.tiny(), search=Search(k=20, alpha=0.1, beta=0.6), limit=40)
 
     @classmethod
     def small(cls) -> MAGICConfig:
         """Both models as the suite trains them on one GPU."""
         language = LanguageConfig(width=512, depth=8, heads=8, hidden=1376, context=512)
-        return cls(clip=CLIPConfig.small(), language=language, search=Search(k=10, alpha=0.1, beta=0.5), limit=60)
+        return cls(clip=CLIPConfig.small(), language=language, search=Search(k=20, alpha=0.1, beta=0.6), limit=60)
 
     @classmethod
     def paper(cls) -> MAGICConfig:
@@ -82,6 +82,10 @@ class MAGIC(nn.Module):
         if sources["language"]:
             fetch_language(self.language, sources["language"], self.tokenizer)
         return {module: source for module, source in sources.items() if source}
+
+    @property
+    def collate(self) -> PairCollate:
+        return self.clip.collate
 
     def fit(self, batch: Mapping[str, Tensor]) -> None:
         """Nothing is learned from pairs."""
