@@ -83,7 +83,10 @@ class Subject:
 
     @cached_property
     def reranked(self) -> ReRanked | None:
-        return ReRanked(self.embeddings, self.pairs) if self.embeddings and self.pairs else None
+        """Not by a likelihood: it depends on how long and how usual a text is, which ranks texts worse than embeddings do."""
+        if not self.embeddings or not self.pairs or self.model.score_kind == "likelihood":
+            return None
+        return ReRanked(self.embeddings, self.pairs)
 
     @cached_property
     def captions(self) -> GeneratedCaptions | None:

@@ -23,6 +23,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from data.sample import Sample
 from eval.capabilities import Features, Images
@@ -95,7 +96,8 @@ class Fits:
 
     def of(self, subject: Features) -> list[dict[str, list[Pipeline]]]:
         if id(subject) not in self._fitted:
-            self._fitted[id(subject)] = (subject, [self._fit(subject, train, val) for train, val in self.data])
+            with threadpool_limits(1):  # on matrices this small two threads wait for each other: twenty times as long
+                self._fitted[id(subject)] = (subject, [self._fit(subject, train, val) for train, val in self.data])
         return self._fitted[id(subject)][1]
 
     def fingerprint(self) -> str:
