@@ -9,8 +9,8 @@ torchrun --nproc-per-node 4 -m recipes.train minigpt4 paper --data SHARDS
 data       5 M of LAION, CC and SBU, then        scenes-small, then            scenes-tiny, then
            3,500 mended descriptions             conversations from its truth  conversations from its truth
 image      EVA ViT-g/14 and BLIP-2's Q-Former    BLIP-2's small                BLIP-2's tiny
-language   Vicuna-13B                            SmolLM2-360M-Instruct         the suite's own, 1.9 M
-trained    one linear layer, 3.9 M               one linear layer, 738 k       one linear layer, 31 k
+language   Vicuna-13B                            SmolLM2-135M-Instruct         the suite's own, 1.9 M
+trained    one linear layer, 3.9 M               one linear layer, 443 k       one linear layer, 31 k
 captions   20 k steps of 256, lr 1e-4,           1 M in batches of 256,        64 k samples in batches of 64,
            warm-up 5 k steps                     lr 5e-4                       lr 2e-3
 tuning     400 steps of 12, lr 3e-5,             9,600 in batches of 12,       9,600 samples in batches of 12,
@@ -49,7 +49,7 @@ PRESETS = {
             Stage("instructions", Optim(lr=1e-4, warmup=600), budget=9_600, batch=12),
         ),
         prerequisites=(EYES,),
-        tokenizer="HuggingFaceTB/SmolLM2-360M-Instruct",
+        tokenizer="HuggingFaceTB/SmolLM2-135M-Instruct",
         data=".data/scenes-small",
         workers=8,
         memory_gb=16,

@@ -54,8 +54,8 @@ class MiniGPT4Config:
 
     @classmethod
     def small(cls) -> MiniGPT4Config:
-        """For one GPU: BLIP-2's `small`, and a chat model of 360 M parameters."""
-        return cls._seeing(BLIP2Config.small(), context=64, language=LanguageConfig(source="HuggingFaceTB/SmolLM2-360M-Instruct"))
+        """For one GPU: BLIP-2's `small`, and a chat model of 135 M parameters."""
+        return cls._seeing(BLIP2Config.small(), context=64, language=LanguageConfig(source="HuggingFaceTB/SmolLM2-135M-Instruct"))
 
     @classmethod
     def paper(cls) -> MiniGPT4Config:
