@@ -74,6 +74,24 @@ class Completes(Protocol):
         """What follows each prompt of interleaved texts and images."""
 
 
+class Reason(Protocol):
+    """A pair that a model has seen and a score rests on."""
+
+    @property
+    def picture(self) -> np.ndarray: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def share(self) -> float:
+        """Of the score, from 0 to 1."""
+
+
+@runtime_checkable
+class Explains(Protocol):
+    def explain(self, images: Images, texts: Texts, *, most: int) -> Sequence[Sequence[Reason]]:
+        """Why the i-th image fits the i-th text as it does: at most `most` pairs, those with the largest share first."""
+
+
 # ------------------------------------------------------------------------------------------ what a task asks for
 
 

@@ -5,6 +5,7 @@
                 "caption": [[piece of text, true | false | null], ...],
                 "answers": [{"question": ..., "truth": ..., "said": ..., "right": true | false}, ...],
                 "ranked": [{"text": ..., "score": ..., "correct": true | false}, ...],    best first
+                "because": [{"image": <data URI>, "text": ..., "share": ...}, ...],       why the first one was ranked first
                 "drawing": <data URI>,
                 "unmasked": [<data URI>, ...]}]}    with parts hidden, filled in with the text's help, filled in without it
 
@@ -24,7 +25,7 @@ from PIL import Image
 
 from data.sample import Sample
 from eval.adapters import Subject
-from eval.capabilities import Answerer, Captioner, Drawer, Scorer, Unmasks
+from eval.capabilities import Answerer, Captioner, Drawer, Explains, Scorer, Unmasks
 from eval.controls import has_truth
 from eval.mistakes import marked
 from eval.source import Source, spread
@@ -35,6 +36,7 @@ PICTURES = 24
 ASKING = ("captioning", "vqa", "retrieval")  # tasks that decide which pictures are shown
 QUESTIONS = 4
 RANKED = 3
+REASONS = 3
 CANDIDATES = 64  # texts to rank, few enough for models that look at every pair
 LARGEST = 160  # pixels; larger pictures are shown smaller
 
@@ -57,6 +59,9 @@ def showcase(subject: Subject, tasks: Sequence[Task], source: Source) -> Json:
     if texts and (able := subject.able(Scorer, gallery=True)):
         found["adapters"]["ranked"] = f"{able[0].adapter}, among {len(texts)} texts"
         _add(items, "ranked", ranked(able[0], texts, samples, by_name))
+        if isinstance(subject.model, Explains):
+            found["adapters"]["because"] = "pairs that it has seen, by their share of the score"
+            _add(items, "because", because(subject.model, samples, [item["ranked"][0]["text"] for item in items]))
     if (able := subject.able(Drawer)) and all(sample.captions for sample in samples):
         found["adapters"]["drawing"] = able[0].adapter
         _add(items, "drawing", [data_uri(drawing) for drawing in able[0].drawings([sample.captions[0] for sample in samples])])
@@ -122,6 +127,15 @@ def unmasked(model: Unmasks, samples: Sequence[Sample]) -> list[Any]:
     helped = model.unmask(images, [sample.captions[0] for sample in samples])
     alone = model.unmask(images, [""] * len(images))
     return [[data_uri(each) for each in (hidden, filled, guessed)] for (hidden, filled), (_, guessed) in zip(helped, alone, strict=True)]
+
+
+def because(model: Explains, samples: Sequence[Sample], texts: Sequence[str]) -> list[Any]:
+    """The pairs that a text owes its place to; pairs of which no picture is kept are left out."""
+    found = model.explain([sample.image for sample in samples], texts, most=REASONS)
+    return [
+        [{"image": data_uri(each.picture), "text": each.text, "share": round(each.share, 4)} for each in reasons if each.picture.size]
+        for reasons in found
+    ]
 
 
 def data_uri(image: np.ndarray) -> str:

@@ -29,6 +29,13 @@ class Ranked:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Because:
+    image: str  # a data: URI
+    text: str
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shown:
     """What one model made of a picture. Empty is what it cannot do."""
 
@@ -36,6 +43,7 @@ class Shown:
     caption: list[tuple[str, bool | None]]  # pieces of text, and whether they are true of the picture (None: nothing is claimed)
     answers: list[Answer]
     ranked: list[Ranked]  # best first
+    because: list[Because]  # pairs to which the first one owes its place
     drawing: str  # a data: URI
     unmasked: list[str]  # data: URIs: parts hidden, filled in with the text's help, without it
     how: dict[str, str]  # "answers", "ranked", ... -> the adapter behind it
@@ -77,7 +85,11 @@ def pictures(rows: Sequence[Row]) -> list[Picture]:
 def abilities(shown: Sequence[Picture]) -> list[str]:
     """Which columns the browser needs: those in which some model has something to show."""
     everything = [each for picture in shown for each in picture.shown]
-    return [name for name in ("caption", "answers", "ranked", "drawing", "unmasked") if any(getattr(each, name) for each in everything)]
+    return [
+        name
+        for name in ("caption", "answers", "ranked", "because", "drawing", "unmasked")
+        if any(getattr(each, name) for each in everything)
+    ]
 
 
 def _shown(model: str, item: dict[str, Any], result: Result) -> Shown:
@@ -91,6 +103,11 @@ def _shown(model: str, item: dict[str, Any], result: Result) -> Shown:
             for each in item.get("answers") or []
         ],
         ranked=[Ranked(text=str(each["text"]), score=each.get("score"), correct=each.get("correct")) for each in item.get("ranked") or []],
+        because=[
+            Because(image=str(each["image"]), text=str(each["text"]), share=float(each["share"]))
+            for each in item.get("because") or []
+            if RASTER.fullmatch(str(each["image"]))
+        ],
         drawing=drawing if RASTER.fullmatch(drawing) else "",
         unmasked=unmasked if len(unmasked) == 3 and all(map(RASTER.fullmatch, unmasked)) else [],
         how={str(name): str(adapter) for name, adapter in (result.showcase.get("adapters") or {}).items()},

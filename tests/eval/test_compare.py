@@ -303,6 +303,22 @@ def test_pictures_show_what_was_hidden_and_filled_in(tmp_path: Path) -> None:
     assert page.count("filled in without the text") >= 1
 
 
+def test_pictures_show_what_a_ranking_rests_on(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "clip")
+    path = run / "eval/scenes-tiny/showcase.json"
+    shown = json.loads(path.read_text())
+    pairs = [{"image": image, "text": "a red star", "share": 0.25} for image in ("data:image/png;base64,pair", "javascript:alert(1)")]
+    shown["items"][0]["because"] = pairs
+    write(path, shown)
+    (row,) = report_on(tmp_path).datasets[0].pictures[0].shown
+    assert [(each.image, each.text, each.share) for each in row.because] == [(pairs[0]["image"], "a red star", 0.25)]
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("base64,pair") == 1
+    assert "25 %" in page
+    assert "javascript" not in page
+
+
 def test_pictures_show_each_models_first_choice(tmp_path: Path) -> None:
     write_run(tmp_path, "clip", skill=1.0)
     write_run(tmp_path, "siglip", skill=-1.0)

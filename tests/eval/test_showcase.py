@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,23 @@ def test_every_ability_is_shown_beside_the_same_pictures() -> None:
     assert even["drawing"].startswith("data:image/png;base64,")
     grey = [data_uri(np.full((4, 4, 3), level, np.uint8)) for level in (0, len(even["truth"][0]), 0)]
     assert even["unmasked"] == grey  # parts hidden, with the caption's help, without it
+
+
+class Reasoned(Everything):
+    """Says that half of every score is due to a pair with a picture of its own, and half to one whose picture was not kept."""
+
+    def explain(self, images: Sequence[np.ndarray], texts: Sequence[str], *, most: int) -> list[list[Any]]:
+        kept = [SimpleNamespace(picture=image[:2, :2], text=f"like {text}", share=0.5) for image, text in zip(images, texts, strict=True)]
+        return [[each, SimpleNamespace(picture=np.zeros((0, 0, 3), np.uint8), text="lost", share=0.5)][:most] for each in kept]
+
+
+def test_what_a_ranking_rests_on_is_shown() -> None:
+    found = shown(Reasoned(), asked(60))
+    assert "because" in found["adapters"]
+    item = found["items"][0]
+    (reason,) = item["because"]
+    assert (reason["text"], reason["share"]) == (f"like {item['ranked'][0]['text']}", 0.5)
+    assert reason["image"].startswith("data:image/png;base64,")
 
 
 def test_what_a_model_cannot_do_is_left_out() -> None:
