@@ -13,6 +13,7 @@ median over repetitions of theirs / ours within one repetition, with its range.
                  BLIP-2's from pixels on against Blip2ForConditionalGeneration.
     drawing      CM3leon's decoder against transformers' OPT with the same weights: 64 image tokens after prompts of several lengths,
                  sampled with caches on both sides, in fp32 and bf16, without guidance and with.
+    anchors      ASIF's scores of every image with every text, from vectors on, against the plain dense computation in torch.
     loader       batches from the same shards with the same crops and the same tokenizer, once both are under way: reading
                  the set into memory is not counted. open_clip's pipeline is the webdataset stages of its `get_wds_dataset`
                  for training.
@@ -50,6 +51,7 @@ from models.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normali
 from models.siglip import SigLIP
 from models.siglip.convert import config_from_transformers, from_transformers
 from models.text import OpenCLIPTokenizer
+from recipes.bench_anchors import anchored
 from recipes.bench_captions import captioning
 from recipes.bench_drawing import drawing
 from recipes.bench_prefix import prefixed
@@ -71,6 +73,7 @@ class Setting:
     depth: int = 6
     batch: int = 32
     draw_batch: int = 64
+    anchors: int = 5_000
     loader_batch: int = 128
     loader_batches: int = 30
     image: int = 64
@@ -102,6 +105,7 @@ def main() -> None:
         *captioning(split, setting.draw_batch, place, repeats),
         *prefixed(split, setting.draw_batch, place, repeats),
         *drawing(setting.depth, setting.draw_batch, place, repeats),
+        *anchored(setting.anchors, setting.batch, place, repeats),
         *loader(setting, split, args.workers, repeats),
     ]
     _print(rows, place)
