@@ -24,12 +24,12 @@ HUB = {
     "EleutherAI/pythia-410m": GPTNeoXConfig(
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, vocab_size=50_304
     ),
-    "HuggingFaceTB/SmolLM2-360M-Instruct": LlamaConfig(
-        hidden_size=960,
-        num_hidden_layers=32,
-        num_attention_heads=15,
-        num_key_value_heads=5,
-        intermediate_size=2560,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": LlamaConfig(
+        hidden_size=576,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
         vocab_size=49_152,
         tie_word_embeddings=True,
     ),
