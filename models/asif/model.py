@@ -104,9 +104,9 @@ class ASIF(nn.Module):
     def adopt(self, modules: Mapping[str, nn.Module]) -> None:
         """ "image_tower": a trained `Classifier`; "language_model": a trained `LM`."""
         if "image_tower" in modules:
-            self.visual.load_state_dict(modules["image_tower"].visual.state_dict())  # type: ignore[union-attr,operator]
+            self.visual.load_state_dict(modules["image_tower"].visual.state_dict())  # type: ignore[union-attr]
         if "language_model" in modules:
-            self.language.load_state_dict(modules["language_model"].language.state_dict())  # type: ignore[union-attr,operator]
+            self.language.load_state_dict(modules["language_model"].language.state_dict())  # type: ignore[union-attr]
 
     def fetch(self) -> dict[str, str]:
         """Load the weights of the encoders that the configuration names. Returns module -> where they came from."""
