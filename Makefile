@@ -67,6 +67,11 @@ check-data: $(READY) ## read every sample of DATA= and say what would be dropped
 calibrate: $(READY) data ## show that every attribute, relation and question of the embedded data can be learned
 	$(PY) -m recipes.calibrate --data "$(DATA)" $(ARGS)
 
+tune-magic: RUN = $(or $(OUT),.runs/magic-$(PRESET)$(ON)-s$(SEED))
+tune-magic: $(READY) data ## MAGIC's alpha and beta on the val split: ARGS="--alpha 0,0.1 --beta 0.5,1"
+	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-magic
+	$(PY) -m recipes.tune_magic $(RUN) --data "$(DATA)" --device $(DEVICE) $(ARGS)
+
 params: $(READY) ## parameter counts of the paper-size models, beside the papers'
 	$(PY) -m models.params
 
@@ -96,4 +101,4 @@ $(READY): pyproject.toml
 	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove $(VENV) and choose their index with TORCH_INDEX="; exit 1; }
 	touch $@
 
-.PHONY: help compare all data import check-data calibrate params bench test test-slow lint clean
+.PHONY: help compare all data import check-data calibrate tune-magic params bench test test-slow lint clean

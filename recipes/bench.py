@@ -9,10 +9,11 @@ median over repetitions of theirs / ours within one repetition, with its range.
     siglip step  the same against transformers.
     captioning   CoCa's text decoder against transformers' GPT-2 with the same weights: the captions of a batch, greedy and by
                  beam search, with caches on both sides. Ours goes on without the captions that have ended.
-    prefix       Frozen's and BLIP-2's captions against transformers' `generate` with the same weights: Frozen's from its vectors on,
-                 BLIP-2's from pixels on against Blip2ForConditionalGeneration.
+    prefix       Frozen's, BLIP-2's and MiniGPT-4's texts against transformers' `generate` with the same weights: Frozen's from its vectors
+                 on, the others' from pixels on against Blip2ForConditionalGeneration.
     drawing      CM3leon's decoder against transformers' OPT with the same weights: 64 image tokens after prompts of several lengths,
                  sampled with caches on both sides, in fp32 and bf16, without guidance and with.
+    guidance     MAGIC's search against one gradient step a token through the same language model, as ZeroCap is guided.
     anchors      ASIF's scores of every image with every text, from vectors on, against the plain dense computation in torch.
     loader       batches from the same shards with the same crops and the same tokenizer, once both are under way: reading
                  the set into memory is not counted. open_clip's pipeline is the webdataset stages of its `get_wds_dataset`
@@ -54,6 +55,7 @@ from models.text import OpenCLIPTokenizer
 from recipes.bench_anchors import anchored
 from recipes.bench_captions import captioning
 from recipes.bench_drawing import drawing
+from recipes.bench_magic import guidance
 from recipes.bench_prefix import prefixed
 from recipes.place import Place, hardware
 from recipes.ratios import Row, interleaved, row_of
@@ -105,6 +107,7 @@ def main() -> None:
         *captioning(split, setting.draw_batch, place, repeats),
         *prefixed(split, setting.draw_batch, place, repeats),
         *drawing(setting.depth, setting.draw_batch, place, repeats),
+        *guidance(split, place, repeats),
         *anchored(setting.anchors, setting.batch, place, repeats),
         *loader(setting, split, args.workers, repeats),
     ]
