@@ -147,6 +147,7 @@ def test_the_language_model_reads_the_training_split_alone(tmp_path: Path, monke
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_16_pairs_are_learned_by_heart() -> None:
     """The frozen language model knows the 16 captions, and not which of them it is to say: only the image can tell."""
     samples = [make_sample(WORLDS["tiny"], "train", index) for index in range(16)]
