@@ -59,6 +59,7 @@ def test_what_is_not_trained_has_no_learning_rate() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", [name for name in TRAINED if "small" in presets(name)])
 def test_small_takes_a_step_in_micro_batches(name: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Backbones of the hub have their shapes and random weights here."""
