@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import timm
 import torch
@@ -160,7 +160,7 @@ class Continuation:
 
     @classmethod
     @torch.no_grad()
-    def begin(cls, model: nn.Module, embeddings: Tensor, real: Tensor) -> tuple[Continuation, Tensor]:
+    def begin(cls, model: nn.Module, embeddings: Tensor, real: Tensor) -> tuple[Self, Tensor]:
         """The decoder that has read the prompts, and the logits of the first new token `[N, V]`."""
         self = cls(model, real.bool())
         places = (self.real.cumsum(dim=1) - 1).clamp(min=0)
