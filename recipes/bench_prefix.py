@@ -25,6 +25,9 @@ from models.frozen import FrozenConfig
 from models.generate import Decoding, not_text
 from models.images import ImageTransform, normalise
 from models.layers import TransformerConfig, VisionConfig
+from models.lm.corpus import DESCRIBE
+from models.minigpt4 import MiniGPT4, MiniGPT4Config
+from models.minigpt4.template import END_OF_TURN, Turn, laid_out
 from models.splice import SOFT, PrefixCollate, continued, embed, nll
 from models.text import BPETokenizer
 from recipes.place import Place
@@ -42,10 +45,15 @@ BEAMS = 5  # BLIP-2's, section 4.2
 
 
 def prefixed(split: Split, batch: int, place: Place, repeats: int) -> list[Row]:
-    """Frozen from its vectors on, for its image encoder is anybody's; BLIP-2 from pixels on, greedy and by beam search."""
+    """Frozen from its vectors on, for its image encoder is anybody's; BLIP-2 from pixels on, greedy and by beam search;
+    MiniGPT-4 from pixels on, asked to describe them."""
     samples = next(in_order(split, batch_size=batch, needs=("captions",)))
     tokenizer = BPETokenizer.train([sample.captions[0] for sample in samples], 436)
-    return [*_frozen(samples, tokenizer, place, repeats), *_blip2(samples, tokenizer, place, repeats)]
+    return [
+        *_frozen(samples, tokenizer, place, repeats),
+        *_blip2(samples, tokenizer, place, repeats),
+        *_minigpt4(samples, tokenizer, place, repeats),
+    ]
 
 
 def _frozen(samples: Sequence[Sample], tokenizer: BPETokenizer, place: Place, repeats: int) -> list[Row]:
@@ -65,7 +73,7 @@ def _frozen(samples: Sequence[Sample], tokenizer: BPETokenizer, place: Place, re
     def theirs() -> list[list[int]]:
         embedded = embed(language, torch.tensor(rows, device=place.device), soft)
         mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=place.device)
-        return _cut(language.generate(inputs_embeds=embedded, attention_mask=mask, **_options(tokenizer, 1)), tokenizer)
+        return _cut(language.generate(inputs_embeds=embedded, attention_mask=mask, **_options(tokenizer, 1, tokenizer.end)), tokenizer.end)
 
     sizes = f"language model {FROZEN.language.width} x {FROZEN.language.depth}, {FROZEN.prefix} vectors an image"
     return [_row("frozen captions, greedy", ours, theirs, sizes, len(samples), repeats)]
@@ -91,8 +99,8 @@ def _blip2(samples: Sequence[Sample], tokenizer: BPETokenizer, place: Place, rep
         @torch.no_grad()
         def run() -> list[list[int]]:
             pixels = normalise(model.transform(images).to(place.device), BLIP2_SIZES.mean, BLIP2_SIZES.std)
-            written = theirs.generate(pixel_values=pixels, input_ids=ids, **_options(tokenizer, beams))
-            return [tokenizer.encode(tokenizer.decode(row)) for row in _cut(written[:, ids.shape[1] :], tokenizer)]
+            written = theirs.generate(pixel_values=pixels, input_ids=ids, **_options(tokenizer, beams, tokenizer.end))
+            return [tokenizer.encode(tokenizer.decode(row)) for row in _cut(written[:, ids.shape[1] :], tokenizer.end)]
 
         return run
 
@@ -107,7 +115,36 @@ def _blip2(samples: Sequence[Sample], tokenizer: BPETokenizer, place: Place, rep
     ]
 
 
-def _transformers_blip2(model: BLIP2) -> Any:
+def _minigpt4(samples: Sequence[Sample], tokenizer: BPETokenizer, place: Place, repeats: int) -> list[Row]:
+    torch.manual_seed(0)
+    sizes = {name: getattr(BLIP2_SIZES, name) for name in ("vision", "qformer", "queries", "every", "language")}
+    config = MiniGPT4Config(**sizes, tune_qformer=True, context=LIMIT, vocab_size=tokenizer.vocab_size)
+    model = MiniGPT4(config, tokenizer).to(place.device)
+    model.language.requires_grad_(True)
+    images = [sample.image for sample in samples]
+    rows = laid_out([model.template.conversation([Turn(DESCRIBE[0], sample.captions[0])]) for sample in samples])
+    batch = {name: values.to(place.device) for name, values in {"pixels": model.transform(images), **rows}.items()}
+    _learn(lambda: model(batch).total, model, place)
+    model.eval()
+    theirs = _transformers_blip2(model).to(place.device).eval()
+    prompt = torch.tensor([model.template.before_reply([], DESCRIBE[0])] * len(samples), device=place.device)
+    ids, end = prompt.masked_fill(prompt == SOFT, theirs.config.image_token_index), model.template.end_of(END_OF_TURN)[0]
+
+    @torch.no_grad()
+    def others() -> list[list[int]]:
+        pixels = normalise(model.transform(images).to(place.device), config.mean, config.std)
+        mask = torch.ones_like(ids)  # without it the places of the image would be taken for padding
+        written = theirs.generate(pixel_values=pixels, input_ids=ids, attention_mask=mask, **_options(tokenizer, 1, end))
+        return [tokenizer.encode(tokenizer.decode(row)) for row in _cut(written[:, ids.shape[1] :], end)]
+
+    def ours() -> list[list[int]]:
+        return [tokenizer.encode(text) for text in model.caption(images)]
+
+    shapes = f"as BLIP-2's, after a request of {ids.shape[1] - config.queries} tokens"
+    return [_row("minigpt4 replies, greedy", ours, others, shapes, len(samples), repeats)]
+
+
+def _transformers_blip2(model: BLIP2 | MiniGPT4) -> Any:
     """The same model with the same weights; padding keeps the image's places in its prompts."""
     config, vision, words = model.config, model.config.vision, model.config.vocab_size
     theirs = Blip2ForConditionalGeneration(
@@ -168,12 +205,12 @@ def _mean(total: Tensor, tokens: Tensor) -> Tensor:
     return total.sum() / tokens.sum()
 
 
-def _options(tokenizer: BPETokenizer, beams: int) -> dict[str, Any]:
-    options: dict[str, Any] = {"max_new_tokens": LIMIT, "do_sample": False, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
+def _options(tokenizer: BPETokenizer, beams: int, end: int) -> dict[str, Any]:
+    options: dict[str, Any] = {"max_new_tokens": LIMIT, "do_sample": False, "eos_token_id": end, "pad_token_id": tokenizer.pad}
     options |= {"suppress_tokens": not_text(tokenizer), "renormalize_logits": True}
     return options | ({"num_beams": beams, "early_stopping": "never"} if beams > 1 else {})
 
 
-def _cut(ids: Tensor, tokenizer: BPETokenizer) -> list[list[int]]:
-    rows = [[*row, tokenizer.end] for row in ids.tolist()]
-    return [row[: row.index(tokenizer.end)] for row in rows]
+def _cut(ids: Tensor, end: int) -> list[list[int]]:
+    rows = [[*row, end] for row in ids.tolist()]
+    return [row[: row.index(end)] for row in rows]
