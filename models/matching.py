@@ -1,11 +1,14 @@
-"""Hard negatives for image-text matching (ALBEF, arXiv 2107.07651, section 3.2): the pairs that the contrast takes for right."""
+"""Hard negatives for image-text matching: the pairs that the contrast takes for right (ALBEF, arXiv 2107.07651, section 3.2), and foils."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from data.sample import Sample
 
 CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3  # loss of saying "one in three matches", which is true
 
@@ -27,3 +30,17 @@ def hard_negatives(image_to_text: Tensor, text_to_image: Tensor, captions: Tenso
             weights = similarity.float().masked_fill(~allowed, float("-inf")).softmax(dim=1)
             draws.append(torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0].to(captions.device))
     return draws[0], draws[1]
+
+
+def draw_foil(sample: Sample, rng: np.random.Generator) -> str | None:
+    """A false caption of the sample's own, None where it has none.
+
+    The sort of change is drawn first, the first word of a foil's kind ("swap_attribute": swap): the sort of which there are most
+    foils, replaced words, is the easiest to tell.
+    """
+    sorts = sorted({foil.kind.split("_")[0] for foil in sample.foils})
+    if not sorts:
+        return None
+    sort = sorts[int(rng.integers(len(sorts)))]
+    found = [foil.foil for foil in sample.foils if foil.kind.split("_")[0] == sort]
+    return found[int(rng.integers(len(found)))]

@@ -12,6 +12,7 @@ from torch import Tensor
 from data.sample import Sample
 from models.images import ImageTransform, inside_boxes
 from models.masking import UNSEEN, TokenMasking, block_mask
+from models.matching import draw_foil
 from models.text import Tokenizer
 
 PAIR, IMAGE, TEXT, QUESTION = 0, 1, 2, 3
@@ -83,7 +84,7 @@ class MaskedCollate:
     def _mismatch(self, samples: Sequence[Sample], captions: list[str], row: int, pairs: int, rng: np.random.Generator) -> str | None:
         """A caption that is false of the sample: a foil of its own, or one of another picture; None when all others are its own, too."""
         sample = samples[row]
-        if sample.foils and rng.random() < self.mixture.hard:
-            return sample.foils[int(rng.integers(len(sample.foils)))].foil
+        if rng.random() < self.mixture.hard and (foil := draw_foil(sample, rng)):
+            return foil
         others = [other for other in range(pairs) if other != row and captions[other] not in sample.captions]
         return captions[others[int(rng.integers(len(others)))]] if others else None

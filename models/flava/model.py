@@ -90,10 +90,11 @@ class FLAVAConfig:
             embed_dim=128,
             context=32,
             unimodal=Mixture(pictures=0.0, texts=1.0),
-            mixture=Mixture(mismatched=0.3, hard=0.5),
-            vqa=Mixture(pictures=0.1, texts=0.05, questions=0.5, mismatched=0.3, hard=0.5),
+            mixture=Mixture(pictures=0.1, texts=0.1, mismatched=0.5, hard=0.8),
+            vqa=Mixture(pictures=0.05, texts=0.05, questions=0.4, mismatched=0.5, hard=0.8),
             most_answers=3129,
             object_weight=3.0,
+            weights=Weights(itm=2.0),
             masked_patches=6,
             masking=TokenMasking(whole_words=True),
         )
@@ -107,8 +108,8 @@ class FLAVAConfig:
             fusion=TransformerConfig(width=384, depth=4, heads=6),
             codebook=VQConfig.small(),
             embed_dim=256,
-            mixture=Mixture(mismatched=0.3, hard=0.5),
-            vqa=Mixture(pictures=0.1, texts=0.05, questions=0.5, mismatched=0.3, hard=0.5),
+            mixture=Mixture(pictures=0.1, texts=0.1, mismatched=0.5, hard=0.8),
+            vqa=Mixture(pictures=0.05, texts=0.05, questions=0.4, mismatched=0.5, hard=0.8),
             most_answers=3129,
             masked_patches=98,
             masking=TokenMasking(whole_words=True),
@@ -316,6 +317,14 @@ class FLAVA(nn.Module):
         known = torch.tensor([number.get(answer, UNSEEN) for answer in answers], device=self.logit_scale.device)
         log_p = self.answer_head(self._fused(images, questions)).float().log_softmax(dim=-1)
         return torch.where(known == UNSEEN, -100.0, log_p.gather(1, known.clamp(min=0)[:, None])[:, 0])
+
+    @torch.no_grad()
+    def words(self, images: Sequence[np.ndarray], masked_ids: Tensor) -> Tensor:
+        """Logits of every word for every place of the texts `[B, T]`, from whole pictures: `[B, T, V]`."""
+        ids = masked_ids.to(self.logit_scale.device)
+        real = self._real(ids)
+        states = self._image_states(self._pixels(images))
+        return self.mmm_text_head(self.fusion(states, self.text(ids, real), real)[:, 1 + states.shape[1] :])
 
     @torch.no_grad()
     def unmask(self, images: Sequence[np.ndarray], texts: Sequence[str], *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:

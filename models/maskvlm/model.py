@@ -26,7 +26,7 @@ from models.masking import TokenMasking, image_states, patches_to_pixels, random
 from models.maskvlm.blocks import CrossEncoder, TextEncoder
 from models.maskvlm.objective import combine, contrastive, masked_pixels, masked_words, visible_median
 from models.matching import CHANCE as MATCHING_CHANCE
-from models.matching import hard_negatives
+from models.matching import draw_foil, hard_negatives
 from models.text import Tokenizer, layout, until_end
 
 BASE = TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-5)
@@ -56,6 +56,7 @@ class MaskVLMConfig:
     masking: TokenMasking = field(default_factory=lambda: TokenMasking(rate=0.3))
     foils: float = 0.0  # share of the negative texts that are foils of the picture, where it has any
     object_weight: float = 0.0  # added to the weight 1 of hidden pixels inside of objects' boxes
+    relative: bool = False  # what is painted is the difference from the median colour of what is visible
     hide_both: bool = False  # reconstruct from the other modality masked, too: FLAVA's way, for comparison
     temperature: float = 0.07  # initial
     max_scale: float = 100.0
@@ -73,8 +74,10 @@ class MaskVLMConfig:
             decoder_depth=1,
             embed_dim=128,
             context=32,
-            foils=0.5,
+            foils=0.75,
             object_weight=3.0,
+            relative=True,
+            weights=Weights(itm=2.0, mim=2.0),
         )
 
     @classmethod
@@ -85,7 +88,7 @@ class MaskVLMConfig:
             text=TransformerConfig(width=384, depth=6, heads=6),
             cross=TransformerConfig(width=384, depth=3, heads=6),
             context=64,
-            foils=0.5,
+            foils=0.75,
             random_crop=0.9,
         )
 
@@ -112,10 +115,7 @@ class MaskedCollate:
         picture's own. Without a generator everything is drawn with seed 0."""
         draw = rng or np.random.default_rng(0)
         captions = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
-        foils = [
-            sample.foils[int(draw.integers(len(sample.foils)))].foil if sample.foils and draw.random() < self.foils else None
-            for sample in samples
-        ]
+        foils = [draw_foil(sample, draw) if draw.random() < self.foils else None for sample in samples]
         false = [foil or caption for foil, caption in zip(foils, captions, strict=True)]
         # Foils are masked as captions are: a text that is whole would give itself away.
         ids, masked, labels = self.masking(self.tokenizer, [*captions, *false], self.context, mask=self.mask, rng=draw)
@@ -173,6 +173,9 @@ class MaskVLM(nn.Module):
         self.text_projection = nn.Linear(config.text.width, config.embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
         nn.init.normal_(self.mask_token, std=0.02)
+        if config.relative:  # begin with the trivial fill
+            nn.init.zeros_(self.pixel_head.weight)
+            nn.init.zeros_(self.pixel_head.bias)
 
     def adopt(self, modules: Mapping[str, nn.Module]) -> None:
         """ "image_encoder": a trained CLIP whose image tower has the shape of this one's; the contrast starts from its projection."""
@@ -209,18 +212,18 @@ class MaskVLM(nn.Module):
     def objective(self, features: dict[str, Tensor]) -> Losses:
         """What couples pairs (contrast, hard negatives), and the cross encoders, which need the pairs that those chose."""
         config, states = self.config, features["image_states"]
+        fill = visible_median(features["pixels"], features["patches"])
         with torch.autocast(states.device.type, torch.bfloat16, enabled=states.dtype == torch.bfloat16):
-            terms = self._terms(features)
-        pixels, patches = features["pixels"], features["patches"]
+            terms = self._terms(features, fill)
         chance = {
             "itc": math.log(max(2, len(gather(features["has_foil"])))),
             "itm": MATCHING_CHANCE,
             "mlm": math.log(config.vocab_size),
-            "mim": float(masked_pixels(visible_median(pixels, patches), pixels, patches, self._pixel_weights(features))),
+            "mim": float(self._pixel_loss(fill, features)),
         }
         return combine(terms, vars(config.weights), chance)
 
-    def _terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _terms(self, features: dict[str, Tensor], fill: Tensor) -> dict[str, Tensor]:
         weights, terms = self.config.weights, dict[str, Tensor]()
         scale = self.logit_scale.exp()
         if weights.itc:
@@ -238,9 +241,7 @@ class MaskVLM(nn.Module):
         if weights.mlm:
             terms["mlm"] = masked_words(self.word_head(text_out), features["labels"])
         if weights.mim:
-            terms["mim"] = masked_pixels(
-                self._paint(image_out, clear_text, real), features["pixels"], features["patches"], self._pixel_weights(features)
-            )
+            terms["mim"] = self._pixel_loss(self._paint(image_out, clear_text, real, fill), features)
         return terms
 
     def _matching(self, features: dict[str, Tensor], images: Sides, texts: Sides, positive: Tensor) -> Tensor:
@@ -275,12 +276,17 @@ class MaskVLM(nn.Module):
         text_out = self.text_cross(texts.asking, images.answering, real=real)
         return image_out, text_out
 
-    def _paint(self, image_out: Tensor, text: Tensor, real: Tensor) -> Tensor:
-        """States `[B, 1 + N, D]` -> normalised pixels `[B, 3, S, S]`."""
+    def _paint(self, image_out: Tensor, text: Tensor, real: Tensor, fill: Tensor) -> Tensor:
+        """States `[B, (1 +) N, D]` -> normalised pixels `[B, 3, S, S]`; `fill` is what is visible at the median, `[B, 3, 1, 1]`."""
         patches = self.pixel_head(self.image_decoder(image_out, text, memory_real=real)[:, self.visual.num_prefix_tokens :])
         # [B, N, 3 * P * P]
         grid = patches.transpose(1, 2).unflatten(2, (self.side, self.side))
-        return F.pixel_shuffle(grid, self.config.vision.patch_size)
+        painted = F.pixel_shuffle(grid, self.config.vision.patch_size).float()
+        return fill + painted if self.config.relative else painted
+
+    def _pixel_loss(self, predicted: Tensor, features: dict[str, Tensor]) -> Tensor:
+        weights = 1 + self.config.object_weight * features["objects"].float()
+        return masked_pixels(predicted, features["pixels"], features["patches"], weights)
 
     def after_step(self) -> None:
         with torch.no_grad():
@@ -313,6 +319,14 @@ class MaskVLM(nn.Module):
         return logits[:, 1] - logits[:, 0]
 
     @torch.no_grad()
+    def words(self, images: Sequence[np.ndarray], masked_ids: Tensor) -> Tensor:
+        """Logits of every word for every place of the texts `[B, T]`, from whole pictures: `[B, T, V]`."""
+        ids = masked_ids.to(self.logit_scale.device)
+        real = until_end(ids, self.tokenizer.end)
+        states = self.image_in(self._see(self._pixels(images)))
+        return self.word_head(self.text_cross(self.text_in(self.text(ids, real)), states, real=real))
+
+    @torch.no_grad()
     def unmask(self, images: Sequence[np.ndarray], texts: Sequence[str], *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
         """Each picture with patches hidden, and what is painted there with the text's help: uint8 `[S, S, 3]`; "" for no help."""
         pixels = self._pixels(images)
@@ -324,7 +338,7 @@ class MaskVLM(nn.Module):
         words = self.text_in(self.text(ids, real))
         image_out = self.image_cross(self.image_in(self._see(pixels, hidden)), words, memory_real=real)
         squares = patches_to_pixels(hidden, pixels.shape[-1])
-        painted = torch.where(squares, self._paint(image_out, words, real).float(), pixels)
+        painted = torch.where(squares, self._paint(image_out, words, real, visible_median(pixels, hidden)), pixels)
         grey = pixels.masked_fill(squares, 0.0)
         return list(zip(self._as_images(grey), self._as_images(painted), strict=True))
 
@@ -335,9 +349,6 @@ class MaskVLM(nn.Module):
     def _whole(self, states: Tensor) -> Tensor:
         """What stands for the image: the class token's state, or the mean of all."""
         return states[:, 0] if self.visual.has_class_token else states.mean(dim=1)
-
-    def _pixel_weights(self, features: dict[str, Tensor]) -> Tensor:
-        return 1 + self.config.object_weight * features["objects"].float()
 
     def _image_feature(self, states: Tensor) -> Tensor:
         return F.normalize(self.image_projection(self._whole(states)).float(), dim=-1)

@@ -15,12 +15,13 @@ from transformers.models.bert.modeling_bert import BertLayer
 from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
+from models.clip import CLIP, CLIPConfig
 from models.convert import Row, to_ours
 from models.layers import TransformerConfig
+from models.masking import patches_to_pixels
 from models.maskvlm import MaskVLM, MaskVLMConfig
 from models.maskvlm.blocks import PostNormBlock, TextEncoder
-from models.maskvlm.objective import contrastive, masked_pixels
-from models.masking import patches_to_pixels
+from models.maskvlm.objective import contrastive, masked_pixels, visible_median
 from models.matching import hard_negatives
 from models.text import BPETokenizer
 from tests.models.kit import assert_close, assert_same_gradients, pictures, randomise, texts, tokenizer
@@ -176,7 +177,7 @@ def predictions(model: MaskVLM, batch: dict[str, torch.Tensor]) -> tuple[torch.T
         texts = (model.text_in(f["masked_text_states"]), model.text_in(f["text_states"]))
         image_out = model.image_cross(images[0], texts[1], memory_real=f["real"])
         text_out = model.text_cross(texts[0], images[1], real=f["real"])
-        return model.word_head(text_out), model._paint(image_out, texts[1], f["real"])
+        return model.word_head(text_out), model._paint(image_out, texts[1], f["real"], visible_median(f["pixels"], f["patches"]))
 
 
 def test_each_side_is_reconstructed_with_the_other_ones_help(model: MaskVLM, samples: list[Sample]) -> None:
@@ -259,6 +260,68 @@ def test_paper_size() -> None:
     assert counts["image_cross"] + counts["text_cross"] + counts["image_decoder"] == 9 * 9_451_776
     roberta = 124_055_040  # transformers' RobertaModel without pooler: 514 positions, one segment
     assert counts["text"] == roberta - (514 - 77 + 1) * 768
+
+
+def test_foils_are_masked_as_captions_are(model: MaskVLM, samples: list[Sample]) -> None:
+    """A false text that is whole would give itself away."""
+    collate = replace(model.collate, foils=1.0, masking=replace(model.config.masking, mask_share=1.0, random_share=0.0))
+    batch = collate(samples, np.random.default_rng(0))
+    masks = [(batch[name] == model.collate.mask).sum().item() for name in ("masked_ids", "masked_foil_ids")]
+    words = [(batch[name] > 2).sum().item() for name in ("ids", "foil_ids")]
+    assert [hidden / all_ for hidden, all_ in zip(masks, words, strict=True)] == pytest.approx([0.3, 0.3], abs=0.03)
+    assert batch["has_foil"].tolist() == [bool(sample.foils) for sample in samples]
+    for row, sample in enumerate(samples):
+        text = model.tokenizer.decode(batch["foil_ids"][row].tolist())
+        assert text in ({foil.foil for foil in sample.foils} or sample.captions)
+
+
+def test_a_foil_is_one_false_text_of_its_picture(model: MaskVLM, samples: list[Sample]) -> None:
+    """With every negative text a foil, matching depends on the foils' words; without, it does not."""
+    batch = replace(model.collate, foils=1.0)(samples[:6], np.random.default_rng(0))
+    other = batch | {"foil_ids": batch["foil_ids"].flip(0), "masked_foil_ids": batch["masked_foil_ids"].flip(0)}
+    none = {"has_foil": torch.zeros(6, dtype=torch.bool)}
+    with torch.no_grad():
+        assert model(batch).terms["itm"] != model(other).terms["itm"]
+        assert model(batch | none).terms["itm"] == model(other | none).terms["itm"]
+
+
+def test_painting_starts_at_the_trivial_fill_and_that_is_chance(words: BPETokenizer, samples: list[Sample]) -> None:
+    model = MaskVLM(replace(MaskVLMConfig.tiny(), vocab_size=words.vocab_size), words)
+    losses = model(model.collate(samples[:8], np.random.default_rng(0)))
+    assert losses.terms["mim"].item() == pytest.approx(losses.chance["mim"], abs=1e-6)
+
+
+def test_the_trivial_fill_is_the_median_of_what_is_visible() -> None:
+    pixels = pictures(3, 16).float()
+    hidden = torch.tensor([[False, True, True, True], [True] * 4, [False] * 4])
+    fill = visible_median(pixels, hidden)
+    assert torch.equal(fill[0, :, 0, 0], pixels[0, :, :8, :8].flatten(1).median(dim=-1).values)
+    assert torch.equal(fill[1], torch.zeros(3, 1, 1))
+    assert torch.equal(fill[2, :, 0, 0], pixels[2].flatten(1).median(dim=-1).values)
+
+
+def test_boxes_weigh_more(model: MaskVLM, samples: list[Sample]) -> None:
+    batch = model.collate(samples[:4], np.random.default_rng(0))
+    features = model.encode(batch)
+    guess = torch.zeros_like(features["pixels"])
+    squares = patches_to_pixels(batch["patches"], 64).float() * (1 + 3 * batch["objects"].float())
+    expected = ((features["pixels"].abs() * squares).sum() / (3 * squares.sum())).item()
+    assert model._pixel_loss(guess, features).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_words_are_those_of_training(model: MaskVLM, samples: list[Sample]) -> None:
+    batch = model.collate(samples[:4], np.random.default_rng(0))
+    logits, _ = predictions(model, batch)
+    again = model.words([sample.image for sample in samples[:4]], batch["masked_ids"])
+    assert torch.allclose(logits, again, atol=1e-5)
+
+
+def test_the_image_encoder_starts_from_clips(words: BPETokenizer) -> None:
+    clip = CLIP(replace(CLIPConfig.tiny(), vocab_size=words.vocab_size), words)
+    model = MaskVLM(replace(MaskVLMConfig.tiny(), vocab_size=words.vocab_size), words)
+    model.adopt({"image_encoder": clip})
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(model.visual.parameters(), clip.visual.parameters(), strict=True))
+    assert torch.equal(model.image_projection.weight, clip.visual_projection.weight)
 
 
 @pytest.mark.slow
