@@ -121,6 +121,13 @@ class KeyValueCache:
             self._held = held
 
 
+def as_autocast(x: Tensor) -> Tensor:
+    """x in the type that autocast multiplies in; unchanged without autocast. What norms leave is float32: cast before it is kept for an
+    `objective`, which works in the type it finds, or on a CPU before a residual stream, which then costs half."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention of q `[B, H, T, D]` to k and v `[B, H, S, D]`.
 

@@ -11,7 +11,7 @@ Q-Former   12 layers of 768 from BERT, 32         6 layers of 768 from          
            queries; here from scratch             scratch, 32 queries
 language   OPT-2.7B to 6.7B, Flan-T5; here the    OPT-125M                      the suite's own, 1.9 M
            first
-stage 1    250 k steps of 1,680                   2 M in batches of 256         96 k samples in batches of 96
+stage 1    250 k steps of 1,680                   2 M in batches of 256         48 k samples in batches of 96
 stage 2    80 k steps of 1,520                    1 M in batches of 256; asks   64 k samples in batches of 96; asks questions
                                                   questions in half of them     in half of them
 optimiser  AdamW, lr 1e-4, wd 0.05, betas .9 .98, the same lr                   lr 1e-3 and 1.5e-3
@@ -32,7 +32,7 @@ PRESETS = {
     "tiny": Recipe(
         model=BLIP2Config.tiny(),
         stages=(
-            Stage("represent", Optim(lr=1e-3, warmup=6_000), budget=96_000, batch=96),
+            Stage("represent", Optim(lr=1e-3, warmup=6_000), budget=48_000, batch=96),
             Stage("generate", Optim(lr=1.5e-3, warmup=6_000), budget=64_000, batch=96),
         ),
         prerequisites=(Prerequisite("vision", "clip"), Prerequisite("language_model", "lm")),

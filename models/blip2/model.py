@@ -26,7 +26,7 @@ from models.blip2.objective import contrastive, generation, generation_nll, matc
 from models.blip2.qformer import QFormer
 from models.generate import GREEDY, Decoding
 from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.layers import Losses, TransformerConfig, VisionConfig, gather, mean_of_all, vision_transformer
+from models.layers import Losses, TransformerConfig, VisionConfig, as_autocast, gather, mean_of_all, vision_transformer
 from models.masking import image_states
 from models.matching import CHANCE as MATCHING_CHANCE
 from models.matching import hard_negatives
@@ -195,7 +195,13 @@ class BLIP2(nn.Module):
             return {"nll": total, "tokens": count}
         config, ids = self.config, batch["ids"]
         real = self.pairs.real(ids)
-        features = {"states": image, "ids": ids, "real": real, "queries": self._queries(image), "text": self._text_feature(ids, real)}
+        features = {
+            "states": as_autocast(image),
+            "ids": ids,
+            "real": real,
+            "queries": self._queries(image),
+            "text": self._text_feature(ids, real),
+        }
         if config.generation:
             told = torch.cat([torch.full_like(ids[:, :1], self.decode), ids[:, 1:]], dim=1)
             logits = self.word_head(self.qformer.tell(image, told, real), self.qformer.tokens)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import KeyValueCache, attend
+from models.layers import KeyValueCache, as_autocast, attend
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class TokenDecoder(nn.Module):
         else:
             x = x + self.positions[places]
         mask = None if seen is None else _causal(ids.shape[1], seen)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))  # the residual stream too: on a CPU that is a fifth of the time
+        x = as_autocast(x)  # the residual stream too: on a CPU that is a fifth of the time
         for index, block in enumerate(self.blocks):
             x = block(x, rotation=rotation, mask=mask, cache=None if cache is None else cache[index])
         return self.norm(x)
