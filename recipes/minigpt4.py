@@ -11,7 +11,7 @@ data       5 M of LAION, CC and SBU, then        scenes-small, then            s
 image      EVA ViT-g/14 and BLIP-2's Q-Former    BLIP-2's small                BLIP-2's tiny
 language   Vicuna-13B                            SmolLM2-135M-Instruct         the suite's own, 1.9 M
 trained    one linear layer, 3.9 M               one linear layer, 443 k       one linear layer, 31 k
-captions   20 k steps of 256, lr 1e-4,           1 M in batches of 256,        64 k samples in batches of 64,
+captions   20 k steps of 256, lr 1e-4,           1 M in batches of 256,        40 k samples in batches of 64,
            warm-up 5 k steps                     lr 5e-4                       lr 2e-3
 tuning     400 steps of 12, lr 3e-5,             9,600 in batches of 12,       9,600 samples in batches of 12,
            warm-up 200 steps                     lr 1e-4                       lr 5e-4
@@ -36,7 +36,7 @@ PRESETS = {
     "tiny": Recipe(
         model=MiniGPT4Config.tiny(),
         stages=(
-            Stage("captions", Optim(lr=2e-3, warmup=4_000), budget=64_000, batch=64),
+            Stage("captions", Optim(lr=2e-3, warmup=4_000), budget=40_000, batch=64),
             Stage("instructions", Optim(lr=5e-4, warmup=600), budget=9_600, batch=12),
         ),
         prerequisites=(EYES, Prerequisite("language_model", "lm")),  # the run that BLIP-2 has learned with
