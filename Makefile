@@ -19,7 +19,7 @@ PLACE = $(if $(findstring .tar,$(DATA)),$(dir $(DATA)),$(DATA))
 ON = $(if $(filter .data/scenes-$(SIZE),$(DATA)),,-$(notdir $(PLACE:%/=%)))
 RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
 
-MODELS := clip siglip coca cm3leon
+MODELS := clip siglip flava maskvlm coca cm3leon frozen minigpt4 blip2 magic asif
 PY := $(VENV)/bin/python
 READY := $(VENV)/.paragone
 .NOTPARALLEL:
@@ -27,7 +27,7 @@ READY := $(VENV)/.paragone
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/<model>/' | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo "  <model>: $(MODELS); what some of them build on is trained by itself: vq, lm"
+	@echo "  <model>: $(MODELS); what some of them build on is trained by itself: vq, lm, classifier"
 	@echo "  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS PLANTED TASKS EVAL_ARGS SEEDS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
 
 train-%: $(READY) data ## train a model, or resume it

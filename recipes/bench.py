@@ -7,6 +7,7 @@ median over repetitions of theirs / ours within one repetition, with its range.
                  that are normalised already and texts of 77 tokens, as its loader gives them; ours normalises inside the step
                  and by default cuts texts to the longest of the batch, which changes no feature.
     siglip step  the same against transformers.
+    flava step   FLAVA's against transformers' FlavaForPreTraining with the same weights: pairs, with all losses that pairs have.
     captioning   CoCa's text decoder against transformers' GPT-2 with the same weights: the captions of a batch, greedy and by
                  beam search, with caches on both sides. Ours goes on without the captions that have ended.
     prefix       Frozen's, BLIP-2's and MiniGPT-4's texts against transformers' `generate` with the same weights: Frozen's from its vectors
@@ -56,6 +57,7 @@ from recipes.bench_anchors import anchored
 from recipes.bench_captions import captioning
 from recipes.bench_drawing import drawing
 from recipes.bench_magic import guidance
+from recipes.bench_masked import masked_step
 from recipes.bench_prefix import prefixed
 from recipes.place import Place, hardware
 from recipes.ratios import Row, interleaved, row_of
@@ -105,6 +107,7 @@ def main() -> None:
         *clip_step(setting, split, place, repeats),
         *siglip_step(setting, split, place, repeats),
         *captioning(split, setting.draw_batch, place, repeats),
+        *masked_step(setting.width, setting.depth, setting.batch, place, repeats),
         *prefixed(split, setting.draw_batch, place, repeats),
         *drawing(setting.depth, setting.draw_batch, place, repeats),
         *guidance(split, place, repeats),

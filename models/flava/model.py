@@ -342,7 +342,7 @@ class FLAVA(nn.Module):
             painted = F.interpolate(painted.float(), raw.shape[-1], mode="bilinear").round().to(torch.uint8)
         squares = patches_to_pixels(patches, raw.shape[-1])
         grey, filled = raw.masked_fill(squares, 127), torch.where(squares, painted, raw)
-        return [tuple(each.permute(1, 2, 0).cpu().numpy() for each in pair) for pair in zip(grey, filled, strict=True)]  # type: ignore[misc]
+        return [tuple(each.permute(1, 2, 0).cpu().numpy() for each in pair) for pair in zip(grey, filled, strict=True)]
 
     @torch.no_grad()
     def guess(self, pixels: Tensor, patches: Tensor, texts: Sequence[str]) -> Tensor:

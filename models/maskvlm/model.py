@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from data.sample import Sample
 from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, inside_boxes, normalise
-from models.layers import Losses, TransformerConfig, VisionConfig, gather, vision_transformer
+from models.layers import Losses, TransformerConfig, VisionConfig, as_autocast, gather, vision_transformer
 from models.masking import TokenMasking, image_states, patches_to_pixels, random_mask
 from models.maskvlm.blocks import CrossEncoder, TextEncoder
 from models.maskvlm.objective import combine, contrastive, masked_pixels, masked_words, visible_median
@@ -203,11 +203,7 @@ class MaskVLM(nn.Module):
             features["foil_real"] = until_end(batch["foil_ids"], self.tokenizer.end)
             features["foil_states"] = self.text(batch["foil_ids"], features["foil_real"])
             features["masked_foil_states"] = self.text(batch["masked_foil_ids"], features["foil_real"])
-        device = pixels.device.type
-        if torch.is_autocast_enabled(device):  # what norms leave is float32, and `objective` works in the type it finds
-            half = torch.get_autocast_dtype(device)
-            features |= {name: states.to(half) for name, states in features.items() if name.endswith("_states")}
-        return features
+        return features | {name: as_autocast(states) for name, states in features.items() if name.endswith("_states")}
 
     def objective(self, features: dict[str, Tensor]) -> Losses:
         """What couples pairs (contrast, hard negatives), and the cross encoders, which need the pairs that those chose."""

@@ -75,7 +75,7 @@ def test_another_tokenizer_is_refused_and_distance_is_named(asked: list[str], mo
     with pytest.raises(ValueError, match=r"'someone/sentences' does not know the tokens .* add --tokenizer someone/sentences"):
         model.fetch()
     disconnect(monkeypatch)
-    with pytest.raises(ConnectionError, match="image tower 'vit_tiny_patch16_224.augreg_in21k' cannot be had"):
+    with pytest.raises(ConnectionError, match=r"image tower 'vit_tiny_patch16_224\.augreg_in21k' cannot be had"):
         model.fetch()
     with pytest.raises(ConnectionError, match=r"cannot be had.*copy the folder here"):
         ASIF(replace(CONFIG, language=LanguageConfig(source="someone/far")), WORDS)

@@ -23,7 +23,17 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     bench.main()
     assert "times faster" in capsys.readouterr().out
     rows = json.loads(out.read_text())["rows"]
-    expected = {"clip step": 4, "siglip step": 2, "captioning": 2, "prefix captions": 4, "drawing": 4, "guidance": 1, "anchors": 2, "loader": 2}
+    expected = {
+        "clip step": 4,
+        "siglip step": 2,
+        "captioning": 2,
+        "flava step": 2,
+        "prefix captions": 4,
+        "drawing": 4,
+        "guidance": 1,
+        "anchors": 2,
+        "loader": 2,
+    }
     assert [row["what"] for row in rows] == [what for what, count in expected.items() for _ in range(count)]
     for row in rows:
         assert len(row["ratios"]) == len(row["our_rates"]) == 2
