@@ -7,6 +7,7 @@ Reads result files only; needs neither torch nor the models. Runs that saw other
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from eval.report.report import build
 from eval.report.results import read_runs
 from models import PARADIGMS
 
+PLAIN_WIDTH = 160  # of what goes into a file or a pipe
+
 
 def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), dataset: str | None = None) -> int:
     """Compare all evaluated runs.
@@ -28,7 +31,8 @@ def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), da
         out: where report.html, report.md and report.csv go.
         dataset: compare on this data set only.
     """
-    console, errors = Console(), Console(stderr=True)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
+    console, errors = Console(width=width), Console(stderr=True)
     try:
         report = build(read_runs(runs), tuple(PARADIGMS), dataset, runs / "claims")
     except EvalError as error:

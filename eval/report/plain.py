@@ -84,6 +84,7 @@ def cell(text: str) -> str:
 
 
 COLUMN_WIDTH = 10  # of the terminal's tables
+NAME_WIDTH = 30  # at most
 TERMINAL_COSTS = ("samples_seen", "train_flops")
 ABOUT = ("dataset", "model", "paradigm", "preset", "trained_on", "seed")
 NUMBERS = ("variant", "value", "low", "high", "n", "unit", "status", "adapter", "note")
@@ -125,7 +126,7 @@ def terminal(report: Report, console: Console) -> None:
         shown += [len(heads) - len(COSTS) + place for place, cost in enumerate(COSTS) if cost.field in TERMINAL_COSTS]
         named = [line.label for line in dataset.overview.controls] + [row.name for row in dataset.rows]
         named += [f"  {other.detail}" for block in dataset.overview.blocks for other in block.others]
-        names = max(map(len, named))
+        names = min(NAME_WIDTH, max(map(len, named)))
         at_once = max(1, (console.width - names - 2) // (COLUMN_WIDTH + 1))
         for first in range(0, len(shown), at_once):
             console.print(terminal_table(dataset, heads, shown[first : first + at_once], title=dataset.name * (not first)))
@@ -137,12 +138,13 @@ def terminal_table(dataset: DatasetReport, heads: list[str], places: list[int], 
     """The overview's columns at `places`."""
     bold = Text(title, style="bold") if title else None
     grid = Grid(title=bold, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    grid.add_column("model", no_wrap=True, vertical="bottom")
+    grid.add_column("model", max_width=NAME_WIDTH, vertical="bottom")
     width: dict[str, Any] = {"min_width": COLUMN_WIDTH, "max_width": COLUMN_WIDTH}
     for place in places:
         grid.add_column(Text(heads[place].replace("_", " ")), justify="right", vertical="bottom", **width)
     for block, row in zip(dataset.overview.blocks, dataset.rows, strict=True):
-        for name, line in ((row.name, block.line), *((f"  {other.detail}", other) for other in block.others)):
+        others = [other for other in block.others if any(other.entries[place].text for place in places)]
+        for name, line in ((row.name, block.line), *((f"  {other.detail}", other) for other in others)):
             grid.add_row(Text(name), *(terminal_entry(line.entries[place]) for place in places))
     grid.add_section()
     for line in dataset.overview.controls:

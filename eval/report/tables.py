@@ -103,10 +103,10 @@ class TableMaker:
 
         blocks = []
         for index, row in enumerate(self.rows):
-            others = [line(row, row.model, variant, variant) for variant in other_adapters(row)]
+            others = [numbers_only(line(row, row.model, variant, variant)) for variant in other_adapters(row)]
             singles = [replace(row, results=(result,)) for result in row.results] if overview and len(row.results) > 1 else []
             runs = [plainly(line(single, f"seed {single.results[0].seed}", single.results[0].run.name)) for single in singles]
-            there = [other for other in others if any(each.kind == "value" and each.text for each in other.entries)]
+            there = [other for other in others if any(each.text for each in other.entries)]
             blocks.append(Block(paradigm=row.paradigm, line=line(row, row.model, row.detail, index=index), others=there, runs=runs))
         return Table(
             title=title,
@@ -206,6 +206,11 @@ def plainly(line: Line, *, interval: bool = False) -> Line:
     """Its numbers alone: hundreds of further explanations would make the page heavy, and the line of the experiment has them."""
     bare = [replace(each, title="", fill=None, sort=None, interval=each.interval * interval) for each in line.entries]
     return replace(line, entries=bare)
+
+
+def numbers_only(line: Line) -> Line:
+    """Without what is missing: another adapter is asked where it says something of its own, and the model's line has the reasons."""
+    return replace(line, entries=[each if each.kind == "value" else Entry(text="", kind=each.kind) for each in line.entries])
 
 
 def cost_entry(row: Row, cost: CostColumn) -> Entry:
