@@ -239,11 +239,15 @@ class PairScorer:
         return self.matrix(images, texts).T
 
     def pairs(self, images: Images, texts: Texts) -> np.ndarray:
-        found = np.empty(len(texts), np.float32)
-        for start in range(0, len(texts), self.batch_size):
-            stop = min(start + self.batch_size, len(texts))
-            found[start:stop] = _numbers(self.score(images[start:stop], texts[start:stop]), "score", stop - start)
-        return found
+        """The score of each picture with its text. The same two are asked about once, and what is asked of a picture together:
+        many models look at it once then."""
+        distinct = {(id(image), text): (image, text) for image, text in zip(images, texts, strict=True)}
+        place = {id(image): row for row, image in enumerate(images)}
+        found: dict[tuple[int, str], float] = {}
+        for names in _chunks(sorted(distinct, key=lambda name: place[name[0]]), self.batch_size):
+            pictures, words = zip(*(distinct[name] for name in names), strict=True)
+            found.update(zip(names, _numbers(self.score(pictures, words), "score", len(names)).tolist(), strict=True))
+        return np.array([found[id(image), text] for image, text in zip(images, texts, strict=True)], np.float32)
 
     def classes(self, images: Images, prompts: Sequence[Texts]) -> np.ndarray:
         """A class's logit is the mean score of its prompts."""

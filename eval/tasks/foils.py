@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from data.sample import Foil, Sample
 from eval.capabilities import Images, Scorer
 from eval.records import Record
@@ -48,8 +50,7 @@ class Foils:
     def ask(self, scorer: Scorer, images: Images, rows: Sequence[int]) -> list[list[Record]]:
         pictures = [images[row] for row in rows for _ in self.samples[row].foils]
         foils = [foil for row in rows for foil in self.samples[row].foils]
-        true = scorer.pairs(pictures, [foil.caption for foil in foils])
-        false = scorer.pairs(pictures, [foil.foil for foil in foils])
+        true, false = np.split(scorer.pairs(pictures * 2, [foil.caption for foil in foils] + [foil.foil for foil in foils]), 2)
         records = iter([_record(*triple) for triple in zip(foils, true.tolist(), false.tolist(), strict=True)])
         return [[next(records) for _ in self.samples[row].foils] for row in rows]
 

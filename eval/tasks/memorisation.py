@@ -66,7 +66,8 @@ class Training:
         others = list(dict.fromkeys(caption for caption in captions if caption not in found))
         for start in range(0, len(others), CHUNK):
             chunk = others[start : start + CHUNK]
-            shared = np.asarray((self._vectorizer.transform(chunk) @ self._grams.T).todense(), np.float64)  # [C, training captions]
+            vectorizer, known = self._counted
+            shared = np.asarray((vectorizer.transform(chunk) @ known.T).todense(), np.float64)  # [C, training captions]
             sizes = np.array([len(grams(caption)) for caption in chunk])
             similarity = 2 * shared / (sizes[:, None] + self._sizes[None, :]).clip(min=1)
             for caption, row, best in zip(chunk, similarity, similarity.argmax(axis=1), strict=True):
@@ -78,16 +79,14 @@ class Training:
         return list(self.known.values())
 
     @cached_property
-    def _vectorizer(self) -> CountVectorizer:
-        return CountVectorizer(analyzer=grams, binary=True, dtype=np.float32).fit(self.known)
-
-    @cached_property
-    def _grams(self) -> csr_matrix:
-        return self._vectorizer.transform(self.known)
+    def _counted(self) -> tuple[CountVectorizer, csr_matrix]:
+        """What knows the grams of training, and which of them each training caption has."""
+        vectorizer = CountVectorizer(analyzer=grams, binary=True, dtype=np.float32)
+        return vectorizer, vectorizer.fit_transform(self.known)
 
     @cached_property
     def _sizes(self) -> np.ndarray:
-        return np.asarray(self._grams.sum(axis=1), np.float64).ravel()
+        return np.asarray(self._counted[1].sum(axis=1), np.float64).ravel()
 
 
 @dataclass
