@@ -1,6 +1,7 @@
 """FLAVA (arXiv 2112.04482).
 
-make train-flava                              2 CPU cores; trains its image tokenizer first (make train-vq)
+make train-flava                              2 CPU cores; trains its image tokenizer (make train-vq) and the image encoder that
+                                              it starts from (make train-classifier) first
 make train-flava PRESET=small                 one CUDA GPU
 torchrun --nproc-per-node 64 -m recipes.train flava paper --data SHARDS --tokenizer bert-base-uncased
 
@@ -9,9 +10,12 @@ data       PMD 70 M pairs .70, ImageNet-1k .15,       scenes-small, in the    sc
            CCNews and BookCorpus .15                  same shares             same shares
 encoders   12 x 768, 12 x 768, fusion 6 x 768         12 x 384, 6 x 256, 4    3 x 160, 2 x 128, 2
 targets    DALL-E's 8,192 codes, 14 x 14              1,024 codes, 16 x 16    1,000 codes, 8 x 8
-first      DINO image encoder, masked text encoder    100 k images and texts  32 k images and texts
+first      DINO image encoder, masked text encoder    1 M images or texts     8 k, image encoder
+                                                                              trained on labels
+seen       1.2 G                                      6.4 M                   48 k
+then       VQAv2, fine-tuned                          1 M                     16 k
 batch      8,192                                      1,024                   128
-optimiser  AdamW, lr 1e-3, wd 0.1, betas .9 .999,     the same lr and wd      lr 1.5e-3, wd 0.05
+optimiser  AdamW, lr 1e-3, wd 0.1, betas .9 .999,     the same lr and wd      lr 1e-3, wd 0.05
            10 k steps of warm-up, cosine
 """
 
@@ -31,8 +35,8 @@ PRESETS = {
     "tiny": Recipe(
         model=FLAVAConfig.tiny(),
         stages=(
-            Stage("unimodal", Optim(lr=1.5e-3, warmup=4_000), budget=16_000, batch=128),
-            Stage("joint", Optim(lr=1e-3, warmup=8_000), budget=80_000, batch=128),
+            Stage("unimodal", Optim(lr=1.5e-3, warmup=2_000), budget=8_000, batch=128),
+            Stage("joint", Optim(lr=1e-3, warmup=4_800), budget=48_000, batch=128),
             Stage("vqa", Optim(lr=5e-4, warmup=2_000), budget=16_000, batch=128),
         ),
         prerequisites=(CODES, ENCODER),

@@ -1,17 +1,18 @@
 """MaskVLM (arXiv 2208.02131).
 
-make train-maskvlm                            2 CPU cores
+make train-maskvlm                            2 CPU cores; trains its image encoder first (make train-clip)
 make train-maskvlm PRESET=small               one CUDA GPU
 torchrun --nproc-per-node 16 -m recipes.train maskvlm paper --data SHARDS --tokenizer roberta-base
 
            paper (section 4.1)                        small                   tiny
 data       COCO, VG, SBU, CC3M: 4 M pairs             scenes-small            scenes-tiny, 20 k pictures
-encoders   ViT-B/16 and RoBERTa-base, pretrained      12 x 384, 6 x 384       3 x 128, 2 x 128, from scratch
+encoders   ViT-B/16 and RoBERTa-base, pretrained      12 x 384 from CLIP,     3 x 160 from CLIP,
+                                                      6 x 384                 2 x 128
 cross      3 + 3 blocks of 768, image decoder 3       3 + 3 x 384, 3          2 + 2 x 128, 1
 masked     60 % of patches, 30 % of tokens            the same                the same
 batch      512                                        1,024                   128
-seen       50 epochs = 200 M                          6.4 M                   160 k
-optimiser  AdamW, wd 0.05, lr 3e-4, encoders 1e-5,    lr 1e-3                 lr 1.5e-3
+seen       50 epochs = 200 M                          6.4 M                   48 k, after CLIP's 192 k
+optimiser  AdamW, wd 0.05, lr 3e-4, encoders 1e-5,    lr 1e-3                 lr 1e-3
            5 epochs of warm-up, cosine
 """
 
@@ -29,8 +30,8 @@ ENCODER = (Prerequisite("image_encoder", "clip"),)
 PRESETS = {
     "tiny": Recipe(
         model=MaskVLMConfig.tiny(),
-        optim=Optim(lr=1e-3, warmup=8_000),
-        budget=80_000,
+        optim=Optim(lr=1e-3, warmup=4_800),
+        budget=48_000,
         batch=128,
         prerequisites=ENCODER,
     ),
