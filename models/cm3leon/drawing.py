@@ -103,13 +103,19 @@ class Reader:
 
     def read(self, tokens: Tensor, places: Tensor) -> Tensor:
         """One more token of each row, at these places, both `[N]` -> the state that predicts the next one `[N, D]`."""
-        self.seen = torch.cat([self.seen, self.seen.new_ones(len(tokens), 1)], dim=1)
-        mask = None if self.seen.all() else self.seen
-        self.state = self.decoder(tokens[:, None], places[:, None], seen=mask, cache=self.cache)[:, -1]
+        self.state = self.read_on(tokens[:, None], places[:, None])[:, -1]
         return self.state
 
+    def read_on(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """More tokens of each row, `[N, T]` -> their states `[N, T, D]`; none for none."""
+        if not tokens.shape[1]:
+            return self.state[:, None][:, :0]
+        self.seen = torch.cat([self.seen, self.seen.new_ones(tokens.shape)], dim=1)
+        mask = None if self.seen.all() else self.seen
+        return self.decoder(tokens, places, seen=mask, cache=self.cache)
+
     def select(self, rows: Tensor) -> None:
-        self.seen = self.seen[rows]
+        self.seen, self.places, self.state = self.seen[rows], self.places[rows], self.state[rows]
         for layer in self.cache:
             layer.select(rows)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -259,15 +260,36 @@ class CM3leon(nn.Module):
 
     @torch.no_grad()
     def log_likelihood(self, rows: list[list[Token]], images: Sequence[np.ndarray], *, of: Kind = Kind.WRITTEN) -> Tensor:
-        """log p in nats of the tokens of one kind, summed over each sequence, `[N]`. The i-th image fills the i-th sequence's cells."""
+        """log p in nats of the tokens of one kind, summed over each sequence, `[N]`. The i-th image fills the i-th sequence's cells.
+
+        What stands before the first of these tokens is read once for all sequences that share it: one picture, many texts.
+        """
+        if not rows:
+            return torch.zeros(0)
+        heads: dict[tuple[Any, ...], int] = {}  # -> its number
+        pictures: list[np.ndarray] = []
+        beginnings: list[list[Token]] = []
+        tails, numbers = [], []
+        for row, image in zip(rows, images, strict=True):
+            begin = next((place for place, token in enumerate(row) if token.kind == of), len(row))
+            number = heads.setdefault((id(image), *row[:begin]), len(heads))
+            if number == len(beginnings):
+                pictures.append(image)
+                beginnings.append(row[:begin])
+            tails.append(row[begin:])
+            numbers.append(number)
         device = self.decoder.tokens.weight.device
-        batch = {name: x.to(device) for name, x in stack(rows, pad=self.tokenizer.pad).items()}
-        ids = self._fill(batch["ids"], self.image_tokenizer.transform(images).to(device)[:, None])
-        places = self._places(batch["places"], batch["kinds"])
-        states = self.decoder(ids[:, :-1], places[:, :-1])
-        counted = batch["kinds"][:, 1:] == of
+        ids, places, kinds = (x.to(device) for x in stack(tails, pad=self.tokenizer.pad).values())
+        if bool((ids < 0).any()):
+            ids = self._fill(ids, self.image_tokenizer.transform(images).to(device)[:, None])
+        reader = self._read(beginnings, pictures, room=ids.shape[1])
+        reader.select(torch.tensor(numbers, device=device))
+        order = torch.arange(ids.shape[1], device=device)
+        places = places + self._query_frame if self.config.framed else reader.places[:, None] + 1 + order
+        states = torch.cat([reader.state[:, None], reader.read_on(ids[:, :-1], places[:, :-1])], dim=1)  # each predicts the next token
+        counted = kinds == of
         found = torch.zeros(counted.shape, device=device)
-        found[counted] = -F.cross_entropy(self.decoder.logits(states[counted]).float(), ids[:, 1:][counted], reduction="none")
+        found[counted] = -F.cross_entropy(self.decoder.logits(states[counted]).float(), ids[counted], reduction="none")
         return found.sum(dim=1)
 
     def before(self, rows: Tensor) -> list[list[Token]]:
