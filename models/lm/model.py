@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from data.sample import Sample
 from models.backbones import Continuation, LanguageConfig, fetch_language, known, language_model, token_nll
 from models.generate import GREEDY, Decoding, generate, not_text
-from models.layers import Losses, mean_of_all
+from models.layers import Losses, as_autocast, mean_of_all
 from models.lm.corpus import captions, documents
 from models.lm.objective import contrast
 from models.text import Tokenizer, layout, until_end
@@ -88,7 +88,8 @@ class LM(nn.Module):
         ids, margin = batch["ids"], self.config.margin
         real = until_end(ids, self.tokenizer.end)[:, 1:]  # what is predicted, and the places that predict it
         mask = torch.ones_like(ids[:, :-1])
-        out = self.language(input_ids=ids[:, :-1], attention_mask=mask, use_cache=False, output_hidden_states=margin > 0)
+        embeddings = as_autocast(self.language.get_input_embeddings()(ids[:, :-1]))  # the residual stream too: a quarter faster on a CPU
+        out = self.language(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, output_hidden_states=margin > 0)
         features = {"nll": token_nll(out.logits, ids[:, 1:], real), "tokens": real.sum(dim=1)}
         if margin:
             features["contrast"], features["pairs"] = contrast(out.hidden_states[-1], real, margin)
