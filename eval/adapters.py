@@ -250,10 +250,8 @@ class PairScorer:
         return np.array([found[id(image), text] for image, text in zip(images, texts, strict=True)], np.float32)
 
     def classes(self, images: Images, prompts: Sequence[Texts]) -> np.ndarray:
-        """A class's logit is the mean score of its prompts."""
-        flat = self.matrix(images, [text for texts in prompts for text in texts])
-        ends = np.cumsum([len(texts) for texts in prompts])
-        return np.stack([part.mean(axis=1) for part in np.split(flat, ends[:-1], axis=1)], axis=1)
+        """A class's logit is the score of its first prompt: what ensembles embeddings for nothing would multiply the pairs here."""
+        return self.matrix(images, [texts[0] for texts in prompts])
 
 
 # --------------------------------------------------------------------------------------------- words and pictures

@@ -27,7 +27,7 @@ Json = dict[str, Any]
 CONTROL_SAMPLES = 500  # controls need no narrow interval
 ORACLE_SAMPLES = 100  # reads captions in Python
 RERANKED_PAIRS = 50_000  # of shortlists
-PAIRS = 40_000  # in a gallery, what a scorer that looks at every pair is asked at most
+PAIRS = 25_000  # in a gallery, what a scorer that looks at every pair is asked at most
 ORACLE_PAIRS = 250_000
 RANKED_SAMPLES = 100  # by a model that has to look at every candidate answer
 UNKNOWN = "the whole truth is known for the embedded data set only"
@@ -179,7 +179,8 @@ def _rows(task: Task, variant: Variant, adapter: Any) -> list[int]:
     """Which samples are asked about: fewer for controls, and for a scorer that has to look at every pair."""
     most = variant.most
     if task.gallery and isinstance(adapter, PairScorer):
-        most = min(most or len(task.samples), variant.most_pairs // max(1, len(task.texts())))
+        texts = getattr(task, "prompts", None) or task.texts()  # of a class it reads one
+        most = min(most or len(task.samples), variant.most_pairs // max(1, len(texts)))
     if isinstance(adapter, ReRanked):
         most = min(most or len(task.samples), RERANKED_PAIRS // SHORTLIST * len(task.samples) // (len(task.samples) + len(task.texts())))
     if isinstance(adapter, RankedAnswers) and adapter.costly:

@@ -75,6 +75,14 @@ def test_a_class_is_the_normalised_mean_of_its_normalised_prompts() -> None:
             assert logits[i, c] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_scorer_of_pairs_reads_one_prompt_of_a_class() -> None:
+    model = fakes.Pairs(lambda number, text: float(text == f"a photo of {number}"))
+    images, prompts = [fakes.picture(i) for i in range(3)], [[f"a photo of {c}", f"a picture of {c}"] for c in range(3)]
+    (scorer,) = Subject(model).able(Scorer)
+    np.testing.assert_array_equal(scorer.classes(images, prompts), np.eye(3))
+    assert model.asked == 9
+
+
 def test_every_prompt_is_a_caption_the_language_can_read() -> None:
     sample = fakes.single_objects()[17]
     task = plan(in_memory("fakes", {"test": [sample]}))[0]
