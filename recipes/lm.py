@@ -7,7 +7,7 @@ make train-lm PRESET=small                    one CUDA GPU
 data       texts of scenes-small's train split  texts of scenes-tiny's train split
 model      Llama, 8 x 512                       Llama, 4 x 192
 batch      512 documents                        64 documents
-seen       4 M documents                        64 k documents
+seen       4 M documents                        40 k documents
 optimiser  AdamW, lr 1e-3, wd 0.1               AdamW, lr 2e-3, wd 0.05
 
 captions and captions-small are the same two models for one caption a document, with SimCTG's contrastive term: what MAGIC decodes from.
@@ -28,7 +28,7 @@ PRESETS = {
     "tiny": Recipe(
         model=LMConfig.tiny(),
         optim=Optim(lr=2e-3, warmup=4_000),
-        budget=64_000,
+        budget=40_000,
         batch=64,
         tokenizer="train+questions",
     ),
