@@ -24,7 +24,8 @@ from eval.source import Source, spread, together
 from eval.tasks import Graded, Measure, Task
 
 Json = dict[str, Any]
-CONTROL_SAMPLES = 500  # controls need no narrow interval
+CONTROL_SAMPLES = 300  # controls need no narrow interval
+CONTROL_PAIRS = 14_000
 ORACLE_SAMPLES = 100  # reads captions in Python
 RERANKED_PAIRS = 50_000  # of shortlists
 PAIRS = 25_000  # in a gallery, what a scorer that looks at every pair is asked at most
@@ -58,7 +59,7 @@ def variants(model: Any, fresh: Any, source: Source, splits: Iterable[str], weig
     """The model, the same through its other adapter, and the controls that keep the table honest, for tasks on these splits."""
     subject, beginner = Subject(model, batch_size), Subject(fresh, batch_size)
     samples = [sample for split in splits for sample in source.samples(split)]
-    controls: Json = {"most": CONTROL_SAMPLES, "primary_only": True}
+    controls: Json = {"most": CONTROL_SAMPLES, "most_pairs": CONTROL_PAIRS, "primary_only": True}
     return [
         Variant(name="model", subject=subject, identity=weights),
         Variant(name="other adapter", subject=subject, identity=weights, other_adapter=True),
