@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--workers", type=int, default=2, help="of the streaming loaders, theirs and ours")
     parser.add_argument("--quick", action="store_true", help="small shapes and few repetitions: seconds, rough figures")
+    parser.add_argument("--only", help="some of clip, siglip, captioning, masked, prefix, drawing, guidance, anchors, loader")
     parser.add_argument("--out", type=Path, default=Path(".runs/bench.json"))
     args = parser.parse_args()
     setting = QUICK if args.quick else Setting()
@@ -103,17 +104,21 @@ def main() -> None:
     except (DataError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     place = Place.find(args.device)
-    rows = [
-        *clip_step(setting, split, place, repeats),
-        *siglip_step(setting, split, place, repeats),
-        *captioning(split, setting.draw_batch, place, repeats),
-        *masked_step(setting.width, setting.depth, setting.batch, place, repeats),
-        *prefixed(split, setting.draw_batch, place, repeats),
-        *drawing(setting.depth, setting.draw_batch, place, repeats),
-        *guidance(split, place, repeats),
-        *anchored(setting.anchors, setting.batch, place, repeats),
-        *loader(setting, split, args.workers, repeats),
-    ]
+    benches: dict[str, Callable[[], list[Row]]] = {
+        "clip": lambda: clip_step(setting, split, place, repeats),
+        "siglip": lambda: siglip_step(setting, split, place, repeats),
+        "captioning": lambda: captioning(split, setting.draw_batch, place, repeats),
+        "masked": lambda: masked_step(setting.width, setting.depth, setting.batch, place, repeats),
+        "prefix": lambda: prefixed(split, setting.draw_batch, place, repeats),
+        "drawing": lambda: drawing(setting.depth, setting.draw_batch, place, repeats),
+        "guidance": lambda: guidance(split, place, repeats),
+        "anchors": lambda: anchored(setting.anchors, setting.batch, place, repeats),
+        "loader": lambda: loader(setting, split, args.workers, repeats),
+    }
+    chosen = args.only.split(",") if args.only else list(benches)
+    if unknown := [name for name in chosen if name not in benches]:
+        sys.exit(f"error: --only {unknown[0]}: no such benchmark; there are {', '.join(benches)}")
+    rows = [row for name in chosen for row in benches[name]()]
     _print(rows, place)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"hardware": hardware(place.device), "setting": asdict(setting), "repeats": repeats, "data": split.name}

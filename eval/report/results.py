@@ -18,7 +18,7 @@ from eval import EvalError
 from eval.report import words
 
 SCHEMA = 1
-SHOWCASE_SCHEMA = 2
+SHOWCASE_SCHEMA = 3
 CONTROL_ORDER = ("chance", "oracle", "untrained", "shuffled images", "blank images")  # other variants follow, in the order they are met
 
 

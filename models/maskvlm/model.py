@@ -215,7 +215,7 @@ class MaskVLM(nn.Module):
             "itc": math.log(max(2, len(gather(features["has_foil"])))),
             "itm": MATCHING_CHANCE,
             "mlm": math.log(config.vocab_size),
-            "mim": float(self._pixel_loss(fill, features)),
+            "mim": self._pixel_loss(fill, features).item(),
         }
         return combine(terms, vars(config.weights), chance)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from eval.report.results import SHOWCASE_SCHEMA
 from models import PARADIGMS
 
 SKILL = {"clip": 0.72, "siglip": 0.70, "flava": 0.55, "maskvlm": 0.6, "coca": 0.78, "cm3leon": 0.45, "frozen": 0.35, "minigpt4": 0.5}
@@ -178,7 +179,12 @@ def showcase(model: str, rng: np.random.Generator, level: float) -> dict[str, An
         if model == "cm3leon":
             item["drawing"] = picture(COLOURS[a if right else b], COLOURS[b])
         items.append(item)
-    return {"schema": 2, "split": "test", "items": items, "adapters": {"ranked": "embedding similarity", "answers": "generated answer"}}
+    return {
+        "schema": SHOWCASE_SCHEMA,
+        "split": "test",
+        "items": items,
+        "adapters": {"ranked": "embedding similarity", "answers": "generated answer"},
+    }
 
 
 def claim(**fields: Any) -> dict[str, Any]:

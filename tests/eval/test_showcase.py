@@ -16,7 +16,8 @@ import torch
 from data.sample import Object, Question, Sample
 from eval.adapters import Subject
 from eval.mistakes import marked
-from eval.showcase import LARGEST, PICTURES, data_uri, showcase
+from eval.report.results import SHOWCASE_SCHEMA
+from eval.showcase import LARGEST, PICTURES, SCHEMA, data_uri, showcase
 from eval.source import in_memory
 from eval.tasks import retrieval, vqa
 from tests.eval import fakes
@@ -36,6 +37,11 @@ def wrong(caption: str, sample: Sample = SCENE) -> list[str]:
     pieces = marked(caption, sample)
     assert "".join(text for text, _ in pieces) == caption
     return [text for text, ok in pieces if ok is False]
+
+
+def test_the_report_reads_what_an_evaluation_writes() -> None:
+    """They share no code: the report runs without torch. A report that knows an older schema shows no pictures, and says nothing."""
+    assert SCHEMA == SHOWCASE_SCHEMA
 
 
 @pytest.mark.parametrize(
