@@ -71,7 +71,8 @@ def test_texts_cut_to_the_longest_equal_full_length() -> None:
     assert cut.shape[1] < CONTEXT
     one, two = (model.encode({"pixels": pictures(4, 16), "ids": ids}) for ids in (cut, full))
     for name, feature in one.items():
-        assert_close(feature.float(), two[name].float(), name)
+        size = feature.abs().max().clamp(min=1.0)  # a sum over a text is dozens of nats, of which float32 keeps seven digits
+        assert_close(feature / size, two[name] / size, name)
 
 
 def test_every_parameter_learns_and_a_term_without_weight_is_not_computed() -> None:

@@ -58,6 +58,7 @@ def pieces(samples: list[Sample]) -> BPETokenizer:
 
 @pytest.fixture(scope="module")
 def clip(pieces: BPETokenizer) -> CLIP:
+    torch.manual_seed(1)
     config = MAGICConfig.tiny().clip
     text = TransformerConfig(width=32, depth=1, heads=2, activation="relu")
     return randomised(CLIP(replace(config, vision=VISION, text=text, embed_dim=24, vocab_size=pieces.vocab_size), pieces), 0.3)
@@ -66,6 +67,7 @@ def clip(pieces: BPETokenizer) -> CLIP:
 def build(language: LanguageConfig, words: BPETokenizer, clip: CLIP, **changes: Any) -> MAGIC:
     sizes = json.loads(language.architecture) | {"vocab_size": words.vocab_size} if language.architecture else {}
     language = replace(language, architecture=json.dumps(sizes) if sizes else "")
+    torch.manual_seed(0)
     lm = randomised(LM(LMConfig(language=language, vocab_size=words.vocab_size), words), 0.3)
     config = replace(MAGICConfig.tiny(), language=language, vocab_size=words.vocab_size, search=Search(8, 0.1, 2.0), limit=9)
     model = MAGIC(replace(config, **changes), words)
