@@ -14,6 +14,12 @@ batch      512                                        1,024                   12
 seen       50 epochs = 200 M                          6.4 M                   48 k, after CLIP's 192 k
 optimiser  AdamW, wd 0.05, lr 3e-4, encoders 1e-5,    lr 1e-3                 lr 1e-3
            5 epochs of warm-up, cosine
+
+Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 16 minutes and 2.2 GB after CLIP, so that ten minutes with CLIP
+on two cores are not shown yet. Zero-shot shape .954, R@1 among 500 images .810 (re-ranked by the matching head .738), replaced
+attributes .845, swapped .511. Hidden words found: .810 with the own picture, .450 with another one. Painting has not been learned:
+inside of objects the error is .175, the visible median's .176, and the loss of hidden pixels stays at its chance value. small and paper
+have not been trained.
 """
 
 from __future__ import annotations

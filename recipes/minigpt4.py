@@ -18,7 +18,11 @@ tuning     400 steps of 12, lr 3e-5,             9,600 in batches of 12,       9
 optimiser  AdamW, wd 0.05, cosine to 8e-5        cosine to zero                cosine to zero
            and to 1e-5; here to zero
 
-The paper's 3,500 descriptions are seen 1.4 times; here 9,600 pictures are talked about once. No figures have been measured yet.
+The paper's 3,500 descriptions are seen 1.4 times; here 9,600 pictures are talked about once.
+
+Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 7 minutes and 2.6 GB, after BLIP-2. Questions .507 (.488 - .527;
+shuffled pictures .359, blank ones .268), about shapes .566, colours .669; captions: F1 of objects .351, colours .60, shapes .48 (a blank
+picture .01, .12, .15). Of several objects it often names one twice.
 """
 
 from __future__ import annotations
