@@ -17,7 +17,8 @@ Why FSQ at tiny: within minutes a codebook of the same size spends its codes on 
 commitment, and reconstructs objects better.
 
 Measured, tiny, seed 0, one thread of an x86 core with AVX512-BF16: 4.3 minutes and 1.3 GB; PSNR 26.0 dB, inside of objects 20.8 dB,
-perplexity 196 of 1,000. In reconstructions of single objects a recogniser reads the right colour in .98, the right shape in .94.
+perplexity 196 of 1,000. In reconstructions of single objects a recogniser reads the right colour in .98, the right shape in .94
+(python -m recipes.vq_measures .runs/vq-tiny-s0).
 """
 
 from __future__ import annotations
