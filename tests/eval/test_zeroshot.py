@@ -83,6 +83,14 @@ def test_a_scorer_of_pairs_reads_one_prompt_of_a_class() -> None:
     assert model.asked == 9
 
 
+def test_the_same_pair_is_asked_about_once_and_answered_wherever_it_stands() -> None:
+    model = fakes.Pairs(lambda number, text: number + float(text))
+    one, two = fakes.picture(1), fakes.picture(2)
+    (scorer,) = Subject(model, batch_size=2).able(Scorer)
+    assert scorer.pairs([two, one, two, one], [".5", ".25", ".5", ".75"]).tolist() == [2.5, 1.25, 2.5, 1.75]
+    assert model.asked == 3
+
+
 def test_every_prompt_is_a_caption_the_language_can_read() -> None:
     sample = fakes.single_objects()[17]
     task = plan(in_memory("fakes", {"test": [sample]}))[0]

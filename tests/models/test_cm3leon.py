@@ -334,6 +334,10 @@ def test_likelihoods_are_sums_of_log_probabilities() -> None:
     assert (asked < 0).all()
     assert model.answer_likelihood(images[:1], ["what colour?"], ["red"])[0] == pytest.approx(asked[0].item(), rel=1e-4)
     assert model.score(images[1:], ["a large blue square"])[0] == pytest.approx(scores[1].item(), rel=1e-4)
+    one, two = images  # a picture is read once for all of its texts, wherever they stand
+    mixed = model.score([one, two, one], ["a red square", "a large blue square", "a star"])
+    assert mixed[:2].tolist() == pytest.approx(scores.tolist(), rel=1e-4)
+    assert mixed[2].item() == pytest.approx(model.score([one], ["a star"]).item(), rel=1e-4)
 
 
 def test_contrast_allows_what_is_likely_enough() -> None:

@@ -80,6 +80,16 @@ def test_the_loss_is_that_of_transformers(lm: LM, samples: list[Sample]) -> None
     assert losses.chance["next token"] == pytest.approx(np.log(lm.config.vocab_size))
 
 
+def test_documents_keep_their_order_though_those_of_like_length_are_read_together(lm: LM, samples: list[Sample]) -> None:
+    ids = lm.collate(samples)["ids"]
+    together = lm.encode({"ids": ids})
+    for row, (nll, tokens) in enumerate(zip(together["nll"], together["tokens"], strict=True)):
+        alone = lm.encode({"ids": ids[row : row + 1]})
+        assert alone["tokens"].item() == tokens.item()
+        assert alone["nll"].item() == pytest.approx(nll.item(), rel=1e-4)
+    assert len(set(together["tokens"].tolist())) > 1
+
+
 def test_simctg_pushes_apart_what_a_slow_derivation_says(tokenizer: BPETokenizer) -> None:
     """Section 3.1 of 2202.06417 in loops, on states that resemble each other: random ones are far enough apart already."""
     rng = np.random.default_rng(0)
