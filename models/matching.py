@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.sample import Sample
+from data.sample import Foil, Sample
 
 CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3  # loss of saying "one in three matches", which is true
 
@@ -32,15 +32,16 @@ def hard_negatives(image_to_text: Tensor, text_to_image: Tensor, captions: Tenso
     return draws[0], draws[1]
 
 
-def draw_foil(sample: Sample, rng: np.random.Generator) -> str | None:
-    """A false caption of the sample's own, None where it has none.
+def draw_foil(sample: Sample, rng: np.random.Generator) -> Foil | None:
+    """A false caption of the sample's own beside the true one that it was made from, None where it has none.
 
-    The sort of change is drawn first, the first word of a foil's kind ("swap_attribute": swap): the sort of which there are most
-    foils, replaced words, is the easiest to tell.
+    Who takes the false one for a negative takes the true one for the positive: foils are worded in a way of their own, and a
+    matching head that can tell them from captions by that never looks at the picture. The sort of change is drawn first, the first
+    word of a foil's kind ("swap_attribute": swap): the sort of which there are most foils, replaced words, is the easiest to tell.
     """
     sorts = sorted({foil.kind.split("_")[0] for foil in sample.foils})
     if not sorts:
         return None
     sort = sorts[int(rng.integers(len(sorts)))]
-    found = [foil.foil for foil in sample.foils if foil.kind.split("_")[0] == sort]
+    found = [foil for foil in sample.foils if foil.kind.split("_")[0] == sort]
     return found[int(rng.integers(len(found)))]

@@ -12,9 +12,9 @@ encoders   12 x 768, 12 x 768, fusion 6 x 768         12 x 384, 6 x 256, 4    3 
 targets    DALL-E's 8,192 codes, 14 x 14              1,024 codes, 16 x 16    1,000 codes, 8 x 8
 first      DINO image encoder, masked text encoder    1 M images or texts     8 k, image encoder
                                                                               trained on labels
-seen       1.2 G                                      6.4 M                   48 k
-then       VQAv2, fine-tuned                          1 M                     16 k
-batch      8,192                                      1,024                   128
+seen       1.2 G                                      6.4 M                   80 k
+then       VQAv2, fine-tuned                          1 M                     32 k
+batch      8,192                                      1,024                   128, then 64
 optimiser  AdamW, lr 1e-3, wd 0.1, betas .9 .999,     the same lr and wd      lr 1e-3, wd 0.05
            10 k steps of warm-up, cosine
 """
@@ -36,8 +36,8 @@ PRESETS = {
         model=FLAVAConfig.tiny(),
         stages=(
             Stage("unimodal", Optim(lr=1.5e-3, warmup=2_000), budget=8_000, batch=128),
-            Stage("joint", Optim(lr=1e-3, warmup=4_800), budget=48_000, batch=128),
-            Stage("vqa", Optim(lr=5e-4, warmup=2_000), budget=16_000, batch=128),
+            Stage("joint", Optim(lr=1e-3, warmup=4_800), budget=80_000, batch=64),
+            Stage("vqa", Optim(lr=5e-4, warmup=2_000), budget=32_000, batch=64),
         ),
         prerequisites=(CODES, ENCODER),
         tokenizer="train+questions",

@@ -10,7 +10,7 @@ encoders   ViT-B/16 and RoBERTa-base, pretrained      12 x 384 from CLIP,     3 
                                                       6 x 384                 2 x 128
 cross      3 + 3 blocks of 768, image decoder 3       3 + 3 x 384, 3          2 + 2 x 128, 1
 masked     60 % of patches, 30 % of tokens            the same                the same
-batch      512                                        1,024                   128
+batch      512                                        1,024                   64
 seen       50 epochs = 200 M                          6.4 M                   48 k, after CLIP's 192 k
 optimiser  AdamW, wd 0.05, lr 3e-4, encoders 1e-5,    lr 1e-3                 lr 1e-3
            5 epochs of warm-up, cosine
@@ -37,8 +37,8 @@ PRESETS = {
     "tiny": Recipe(
         model=MaskVLMConfig.tiny(),
         optim=Optim(lr=1e-3, warmup=4_800),
-        budget=48_000,
-        batch=128,
+        budget=64_000,
+        batch=64,
         prerequisites=ENCODER,
     ),
     "small": Recipe(

@@ -27,7 +27,7 @@ class Mixture:
     texts: float = 0.15
     questions: float = 0.0
     mismatched: float = 0.0  # of the pairs: those that get another caption, for the matching loss
-    hard: float = 0.0  # of the mismatched: those whose caption is a foil of their own, where they have one
+    hard: float = 0.0  # of the pairs, where there are foils: mismatched they get a foil of their own, matching its true counterpart
 
     def kinds(self, size: int) -> Tensor:
         """PAIR, IMAGE, TEXT or QUESTION for each of `size` samples: the same on every rank and in every step."""
@@ -55,10 +55,12 @@ class MaskedCollate:
         texts = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
         kind, match = self.mixture.kinds(len(samples)), torch.ones(len(samples), dtype=torch.bool)
         pairs = int((kind == PAIR).sum())
-        for row in draw.permutation(pairs)[: round(self.mixture.mismatched * pairs)] if pairs > 1 else ():
-            wrong = self._mismatch(samples, texts, int(row), pairs, draw)
-            match[row] = wrong is None
-            texts[row] = wrong or texts[row]
+        mismatched = draw.permutation(pairs)[: round(self.mixture.mismatched * pairs)].tolist() if pairs > 1 else []
+        captions = texts[:pairs]
+        for row in range(pairs):
+            texts[row], false = self._true_and_false(samples[row], row, captions, draw)
+            if row in mismatched and false is not None:
+                texts[row], match[row] = false, False
         answer = torch.full((len(samples),), UNSEEN)
         for row in (kind == QUESTION).nonzero()[:, 0].tolist():
             if asked := samples[row].questions:
@@ -81,10 +83,10 @@ class MaskedCollate:
             "answer": answer,
         }
 
-    def _mismatch(self, samples: Sequence[Sample], captions: list[str], row: int, pairs: int, rng: np.random.Generator) -> str | None:
-        """A caption that is false of the sample: a foil of its own, or one of another picture; None when all others are its own, too."""
-        sample = samples[row]
+    def _true_and_false(self, sample: Sample, row: int, captions: list[str], rng: np.random.Generator) -> tuple[str, str | None]:
+        """A text that is true of the sample and one that is not: a foil and what it was made from, or two captions of the batch. The
+        false one is None when all others are true of it, too."""
         if rng.random() < self.mixture.hard and (foil := draw_foil(sample, rng)):
-            return foil
-        others = [other for other in range(pairs) if other != row and captions[other] not in sample.captions]
-        return captions[others[int(rng.integers(len(others)))]] if others else None
+            return foil.caption, foil.foil
+        others = [caption for caption in captions if caption not in sample.captions]
+        return captions[row], others[int(rng.integers(len(others)))] if others else None

@@ -4,7 +4,7 @@ Deviations: a rank finds its hard negatives among its own pairs, as ALBEF does. 
 so that hidden patches are blanked in the pixels, too, and has no class token: the mean of an image's states stands for it. Its
 image encoder starts from CLIP's where the paper's starts from ImageNet's, its text encoder from random weights. It takes some of
 its negative texts from the foils of the data, without which matching does not learn who is where, and pixels inside of objects'
-boxes weigh more, where boxes are known.
+boxes weigh more, where boxes are known, by a smooth L1.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class MaskVLMConfig:
     weights: Weights = field(default_factory=Weights)
     masked_patches: float = 0.6  # share
     masking: TokenMasking = field(default_factory=lambda: TokenMasking(rate=0.3))
-    foils: float = 0.0  # share of the negative texts that are foils of the picture, where it has any
+    foils: float = 0.0  # share of the pairs, where there are foils, whose negative text is one, and whose text is its true counterpart
     object_weight: float = 0.0  # added to the weight 1 of hidden pixels inside of objects' boxes
+    rounded: float = 0.0  # painting errors below this count by their square, see `masked_pixels`; 0 is the paper's L1
     relative: bool = False  # what is painted is the difference from the median colour of what is visible
     hide_both: bool = False  # reconstruct from the other modality masked, too: FLAVA's way, for comparison
     temperature: float = 0.07  # initial
@@ -74,10 +75,11 @@ class MaskVLMConfig:
             decoder_depth=1,
             embed_dim=128,
             context=32,
-            foils=0.75,
+            foils=0.5,
             object_weight=3.0,
+            rounded=1.0,
             relative=True,
-            weights=Weights(itm=2.0, mim=2.0),
+            weights=Weights(itm=2.0, mim=4.0),
         )
 
     @classmethod
@@ -88,7 +90,7 @@ class MaskVLMConfig:
             text=TransformerConfig(width=384, depth=6, heads=6),
             cross=TransformerConfig(width=384, depth=3, heads=6),
             context=64,
-            foils=0.75,
+            foils=0.5,
             random_crop=0.9,
         )
 
@@ -116,7 +118,8 @@ class MaskedCollate:
         draw = rng or np.random.default_rng(0)
         captions = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
         foils = [draw_foil(sample, draw) if draw.random() < self.foils else None for sample in samples]
-        false = [foil or caption for foil, caption in zip(foils, captions, strict=True)]
+        captions = [foil.caption if foil else caption for foil, caption in zip(foils, captions, strict=True)]
+        false = [foil.foil if foil else caption for foil, caption in zip(foils, captions, strict=True)]
         # Foils are masked as captions are: a text that is whole would give itself away.
         ids, masked, labels = self.masking(self.tokenizer, [*captions, *false], self.context, mask=self.mask, rng=draw)
         hidden = [random_mask(self.side, round(self.patches * self.side**2), draw).reshape(-1) for _ in samples]
@@ -282,7 +285,7 @@ class MaskVLM(nn.Module):
 
     def _pixel_loss(self, predicted: Tensor, features: dict[str, Tensor]) -> Tensor:
         weights = 1 + self.config.object_weight * features["objects"].float()
-        return masked_pixels(predicted, features["pixels"], features["patches"], weights)
+        return masked_pixels(predicted, features["pixels"], features["patches"], weights, rounded=self.config.rounded)
 
     def after_step(self) -> None:
         with torch.no_grad():

@@ -16,14 +16,17 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     return clip_loss(image, text, scale).total
 
 
-def masked_pixels(predicted: Tensor, pixels: Tensor, hidden: Tensor, weights: Tensor | None = None) -> Tensor:
+def masked_pixels(predicted: Tensor, pixels: Tensor, hidden: Tensor, weights: Tensor | None = None, *, rounded: float = 0.0) -> Tensor:
     """Mean absolute error of the hidden patches' normalised RGB (SimMIM); visible ones count nothing.
 
-    predicted, pixels `[B, 3, S, S]`; hidden `[B, N]`; weights of pixels `[B, 1, S, S]`, all 1 unless given.
+    predicted, pixels `[B, 3, S, S]`; hidden `[B, N]`; weights of pixels `[B, 1, S, S]`, all 1 unless given. Errors below `rounded` count
+    by their square (smooth L1). The absolute error's slope does not depend on how wrong a pixel is: around the median colour, where
+    as many pixels are too bright as too dark, the slopes cancel, and a short training never leaves it.
     """
     squares = patches_to_pixels(hidden, pixels.shape[-1]).float()
     squares = squares if weights is None else squares * weights
-    return ((predicted.float() - pixels).abs() * squares).sum() / (3 * squares.sum()).clamp(min=1)
+    errors = F.smooth_l1_loss(predicted.float().expand_as(pixels), pixels.float(), beta=rounded, reduction="none")
+    return (errors * squares).sum() / (3 * squares.sum()).clamp(min=1)
 
 
 def visible_median(pixels: Tensor, hidden: Tensor) -> Tensor:

@@ -108,6 +108,20 @@ def test_batches_without_pairs_or_without_matches_have_finite_losses(model: FLAV
     assert all(torch.isfinite(value) for value in losses.terms.values())
 
 
+def test_matching_and_mismatched_texts_are_worded_alike(model: FLAVA, samples: list[Sample]) -> None:
+    """A foil goes as a negative, what it was made from as a positive: else its wording alone would tell."""
+    seen: dict[bool, set[str]] = {True: set(), False: set()}
+    collate = replace(model.collate, mixture=Mixture(0.0, 0.0, mismatched=0.5, hard=1.0))
+    for seed in range(20):
+        batch = collate(samples, np.random.default_rng(seed))
+        for sample, match, ids in zip(samples, batch["match"].tolist(), batch["ids"].tolist(), strict=True):
+            text = model.tokenizer.decode(ids)
+            assert text in {foil.caption if match else foil.foil for foil in sample.foils}
+            seen[match].add(text)
+        assert int(batch["match"].sum()) == len(samples) - round(len(samples) / 2)
+    assert len(seen[True]) > len(samples) < len(seen[False])
+
+
 def test_nothing_masked_and_captions_of_one_token(model: FLAVA) -> None:
     config = replace(model.config, masked_patches=0, masking=TokenMasking(0.0))
     bare = [Sample(key=str(i), image=np.full((64, 64, 3), 9 * i, np.uint8), captions=("a",)) for i in range(4)]

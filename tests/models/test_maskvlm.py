@@ -270,9 +270,14 @@ def test_foils_are_masked_as_captions_are(model: MaskVLM, samples: list[Sample])
     words = [(batch[name] > 2).sum().item() for name in ("ids", "foil_ids")]
     assert [hidden / all_ for hidden, all_ in zip(masks, words, strict=True)] == pytest.approx([0.3, 0.3], abs=0.03)
     assert batch["has_foil"].tolist() == [bool(sample.foils) for sample in samples]
+
+
+def test_foils_stand_beside_what_they_were_made_from(model: MaskVLM, samples: list[Sample]) -> None:
+    """Or their wording alone would tell them from captions."""
+    batch = replace(model.collate, foils=1.0)(samples, np.random.default_rng(0))
     for row, sample in enumerate(samples):
-        text = model.tokenizer.decode(batch["foil_ids"][row].tolist())
-        assert text in ({foil.foil for foil in sample.foils} or sample.captions)
+        true, false = (model.tokenizer.decode(batch[name][row].tolist()) for name in ("ids", "foil_ids"))
+        assert (true, false) in {(foil.caption, foil.foil) for foil in sample.foils} or (true == false and not sample.foils)
 
 
 def test_a_foil_is_one_false_text_of_its_picture(model: MaskVLM, samples: list[Sample]) -> None:
@@ -283,6 +288,13 @@ def test_a_foil_is_one_false_text_of_its_picture(model: MaskVLM, samples: list[S
     with torch.no_grad():
         assert model(batch).terms["itm"] != model(other).terms["itm"]
         assert model(batch | none).terms["itm"] == model(other | none).terms["itm"]
+
+
+def test_small_painting_errors_count_by_their_square_where_asked() -> None:
+    pixels, hidden = torch.zeros(1, 3, 4, 4), torch.ones(1, 4, dtype=torch.bool)
+    for error, expected in ((0.5, 0.5 * 0.5**2), (3.0, 3.0 - 0.5)):  # Huber, 1964, with the bend at 1
+        assert masked_pixels(pixels + error, pixels, hidden, rounded=1.0).item() == pytest.approx(expected)
+        assert masked_pixels(pixels + error, pixels, hidden).item() == pytest.approx(error)
 
 
 def test_painting_starts_at_the_trivial_fill_and_that_is_chance(words: BPETokenizer, samples: list[Sample]) -> None:
