@@ -48,6 +48,9 @@ chat-%: $(READY) data ## talk with a trained minigpt4 about a picture: IMAGE=pho
 claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEEDS=0,1,2, ARGS="--only NAME"
 	$(PY) -m recipes.claims $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
+time-%: $(READY) data ## how long a training takes on this machine, from some steps of every stage
+	$(PY) -m recipes.how_long $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) --seed $(SEED) $(ARGS)
+
 compare: $(READY) ## put all evaluated runs side by side: terminal, Markdown, CSV, HTML
 	$(PY) -m eval.compare $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
 

@@ -64,28 +64,35 @@ def _finished_rate(run: Run, runs: Path) -> tuple[float, str] | None:
 
 def _measured_rate(run: Run, runs: Path) -> tuple[float, str]:
     """Seconds per sample in a few steps of every stage; 0 where what the run builds on has still to be trained."""
-    recipe = run.recipe
-    if not all(finished(each.folder) for each in prerequisites(recipe, run.preset, runs)):
+    if not all(finished(each.folder) for each in prerequisites(run.recipe, run.preset, runs)):
         return 0.0, ""
-    short = _shortened(recipe)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the runs will have it
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        train(short, Path(folder) / "run", run.preset, shared=runs)
-        lines = [json.loads(line) for line in (Path(folder) / "run" / "train.jsonl").read_text().splitlines()]
+    rates = measured_rates(run.recipe, run.preset, runs, STEPS)
     torch.set_num_threads(threads)
-    seconds = 0.0
-    for stage in recipe.schedule:
+    seconds = sum(stage.budget / rate for stage, rate in zip(run.recipe.schedule, rates, strict=True))
+    return seconds / run.recipe.samples, f"in {STEPS} steps"
+
+
+def measured_rates(recipe: AnyRecipe, preset: str, runs: Path, steps: int) -> list[float]:
+    """Samples per second of each of a recipe's stages, the median of so many steps; what it builds on is found under `runs`."""
+    short = _shortened(recipe, steps + 1)  # the first one is not counted
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        train(short, Path(folder) / "run", preset, shared=runs)
+        lines = [json.loads(line) for line in (Path(folder) / "run" / "train.jsonl").read_text().splitlines()]
+
+    def rate(stage: Stage) -> float:
         rates = [line["samples_per_s"] for line in lines if line.get("stage") == stage.name and "event" not in line]
-        seconds += stage.budget / statistics.median(rates[1:])
-    return seconds / recipe.samples, f"in {STEPS} steps"
+        return statistics.median(rates[1:])
+
+    return [rate(stage) for stage in recipe.schedule]
 
 
-def _shortened(recipe: AnyRecipe) -> AnyRecipe:
+def _shortened(recipe: AnyRecipe, steps: int) -> AnyRecipe:
     def few(stage: Stage) -> Stage:
-        return replace(stage, budget=(STEPS + 1) * stage.batch)
+        return replace(stage, budget=steps * stage.batch)
 
     same = replace(recipe, log=Log(every=1, validate=0))
     if recipe.stages:
         return replace(same, stages=tuple(few(stage) for stage in recipe.stages))
-    return replace(same, budget=(STEPS + 1) * recipe.batch)
+    return replace(same, budget=steps * recipe.batch)
