@@ -6,7 +6,7 @@ make train-lm PRESET=small                    one CUDA GPU
            small                                tiny
 data       texts of scenes-small's train split  texts of scenes-tiny's train split
 model      Llama, 8 x 512                       Llama, 4 x 192
-batch      512 documents                        16 documents (captions: 64)
+batch      512 documents                        64 documents
 seen       4 M documents                        40 k documents
 optimiser  AdamW, lr 1e-3, wd 0.1               AdamW, lr 2e-3, wd 0.05
 
@@ -29,7 +29,7 @@ PRESETS = {
         model=LMConfig.tiny(),
         optim=Optim(lr=2e-3, warmup=4_000),
         budget=40_000,
-        batch=16,
+        batch=64,
         tokenizer="train+questions",
     ),
     "small": Recipe(

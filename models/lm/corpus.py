@@ -25,15 +25,13 @@ DESCRIBE = (
     "take a look at this picture and describe it.",
     "tell me what is in this picture.",
 )
-LIST = ("describe this picture as a list.", "list the objects.")
 COUNT = ("how many objects are there? answer in one word.", "count the objects.")
-IN_ONE_WORD = " answer in one word."
 NEW_WORDS = ("dax", "blicket", "wug", "toma", "fep", "zav", "modi", "kiki", "bouba", "gorp", "pim", "tulver")
 
 
 def documents(samples: Sequence[Sample], rng: np.random.Generator) -> list[str]:
     """One document for each sample, of a kind drawn at random; samples without text give an empty one."""
-    makers = (_captions, _captions, _questions, _questions, _instruction, _instruction, _in_context, _binding)
+    makers = (_captions, _questions, _questions, _instruction, _in_context, _binding)
     return [makers[int(rng.integers(len(makers)))](samples, i, rng) for i in range(len(samples))]
 
 
@@ -43,14 +41,14 @@ def captions(samples: Sequence[Sample], rng: np.random.Generator) -> list[str]:
 
 
 def _captions(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> str:
-    """Two descriptions of one picture: what the first says the second says again, in other words."""
-    return "\n".join([*_told(samples[i], rng), *_some(samples[i].captions, 1, rng)])
+    """Two descriptions of one picture."""
+    return "\n".join(_some(samples[i].captions, 2, rng))
 
 
 def _questions(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> str:
     """A description, and questions that it may or may not answer."""
     asked = [QUESTION.format(question=q.question, answer=q.answer) for q in samples[i].questions]
-    return "\n".join([*_told(samples[i], rng), *_some(asked, 3, rng)])
+    return "\n".join([*_some(samples[i].captions, 1, rng), *_some(asked, 3, rng)])
 
 
 def _instruction(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> str:
@@ -58,24 +56,14 @@ def _instruction(samples: Sequence[Sample], i: int, rng: np.random.Generator) ->
     sample = samples[i]
     if not sample.captions:
         return ""
-    told = _told(sample, rng)[0]
+    told = _some(sample.captions, 1, rng)[0]
     turns = [(_some(DESCRIBE, 1, rng)[0], sample.captions[0])]
-    turns += [
-        (q.question + IN_ONE_WORD * bool(rng.random() < 0.3 and " " not in q.answer), q.answer) for q in _some(sample.questions, 2, rng)
-    ]
+    turns += [(q.question, q.answer) for q in _some(sample.questions, 2, rng)]
     if sample.objects and rng.random() < 0.3:
         turns.append((_some(COUNT, 1, rng)[0], str(len(sample.objects))))
-    if sample.objects and rng.random() < 0.3:
-        turns.append((_some(LIST, 1, rng)[0], listed(sample)))
     chosen = _some(turns, 1 + int(rng.integers(2)), rng)
     first, *rest = [f"{HUMAN}{{}}{ask}{ASSISTANT}{reply}{END_OF_TURN}" for ask, reply in chosen]
     return first.replace("{}", f"<img>{told}</img> ", 1) + "".join(turn.replace("{}", "", 1) for turn in rest)
-
-
-def listed(sample: Sample) -> str:
-    """Its objects one after another, each by colour and name."""
-    names = [f"{each.attributes.get('colour', '')} {each.name}".strip() for each in sample.objects]
-    return ", ".join(f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names)
 
 
 def _in_context(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> str:
@@ -106,11 +94,6 @@ def _binding(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> str
     lines = [f"{told[word]}\nthis is a {word}." for _, word in shown]
     again = told[name] if rng.random() < 0.5 else _some(asked.captions, 1, rng)[0]
     return "\n".join([*lines, again, QUESTION.format(question="what is this?", answer=f"this is a {name}.")])
-
-
-def _told(sample: Sample, rng: np.random.Generator) -> Sequence[str]:
-    """A description, in half of the cases the first one, which in the embedded data leaves nothing out; none where there is none."""
-    return sample.captions[:1] if rng.random() < 0.5 else _some(sample.captions, 1, rng)
 
 
 def _some(items: Sequence[Item], most: int, rng: np.random.Generator) -> list[Item]:

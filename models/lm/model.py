@@ -22,7 +22,7 @@ from models.lm.corpus import captions, documents
 from models.lm.objective import contrast
 from models.text import Tokenizer, layout, until_end
 
-PASSES, TOGETHER = 4, 8  # documents of like length are read together, at least so many: a third less padding
+PASSES = 4  # documents of like length are read together: a third less padding
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class LM(nn.Module):
         """Of each document its negative log-likelihood "nll" in nats and how many "tokens" that is, `[B]`; with a margin, also
         the sum "contrast" over its "pairs" of tokens `[B]`."""
         lengths = until_end(batch["ids"], self.tokenizer.end).sum(dim=1)
-        order, passes = lengths.argsort(), min(PASSES, max(1, len(lengths) // TOGETHER))
-        parts = [self._read(batch["ids"][rows, : int(lengths[rows].max())]) for rows in order.chunk(passes)]
+        order = lengths.argsort()
+        parts = [self._read(batch["ids"][rows, : int(lengths[rows].max())]) for rows in order.chunk(PASSES)]
         back = order.argsort()
         return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
 

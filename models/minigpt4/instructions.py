@@ -16,10 +16,12 @@ from torch import Tensor
 
 from data.sample import Sample
 from models.images import ImageTransform
-from models.lm.corpus import COUNT, DESCRIBE, IN_ONE_WORD, LIST, listed
+from models.lm.corpus import COUNT, DESCRIBE
 from models.minigpt4.template import Template, Turn, laid_out
 
 Form = Literal["description", "list", "number", "word", "free"]
+LIST = ("describe this picture as a list.", "list the objects.")
+IN_ONE_WORD = " answer in one word."
 LONGEST_ITEM = 6  # words
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -35,7 +37,8 @@ def requests(sample: Sample) -> list[Request]:
     """All that can be asked about a picture, truly answered; descriptions first."""
     found = [Request(text, sample.captions[0], "description") for text in DESCRIBE if sample.captions]
     if sample.objects:
-        found += [Request(text, listed(sample), "list") for text in LIST]
+        listed = ", ".join(_with_article(f"{each.attributes.get('colour', '')} {each.name}".strip()) for each in sample.objects)
+        found += [Request(text, listed, "list") for text in LIST]
         found += [Request(text, str(len(sample.objects)), "number") for text in COUNT]
     for each in sample.questions:
         found.append(Request(each.question, each.answer, "free"))
@@ -102,6 +105,10 @@ class InstructionCollate:
         draw = rng or np.random.default_rng(0)
         rows = [self.template.conversation(converse(sample, draw)) for sample in samples]
         return {"pixels": self.transform([sample.image for sample in samples], rng), **laid_out(rows)}
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _words(text: str) -> list[str]:
