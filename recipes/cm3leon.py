@@ -8,7 +8,7 @@ torchrun --nproc-per-node 64 -m recipes.train cm3leon paper --data SHARDS
 data       Shutterstock, 340 M                         scenes-small             scenes-tiny, 20 k pictures
 image      256 px, 1,024 tokens of 8,192               128 px, 256 of 1,024     64 px, 64 of 1,000
 decoder    350 M to 7 B; 32 layers of 4,096            12 of 512                4 of 192
-documents  two to four retrieved                       none to two              none
+documents  three of four retrieved                       none to two              none
 pretraining
   batch    8 M tokens                                  256 pictures             32 pictures
   seen     2.4 T tokens (1.4 T, 1.9 T)                 4 M pictures             208 k pictures

@@ -70,7 +70,7 @@ CLAIMS = (
     Claim(
         name="joint-against-contrastive",
         sentence="Captioning beside the contrast makes better zero-shot features than the contrast alone.",
-        paper="table 8a: 71.6 against 70.7, ImageNet zero-shot top-1 in %, at 1.18 times the cost",
+        paper="table 8: 71.6 against 70.7, ImageNet zero-shot top-1 in %, at 1.18 times the cost",
         base=_short,
         arms=(JOINT, Arm("contrastive alone", _model(captioning_weight=0.0))),
         metric=SHAPE,
@@ -79,7 +79,7 @@ CLAIMS = (
     Claim(
         name="joint-against-captioning",
         sentence="The contrast beside captioning costs the captioner nothing.",
-        paper="table 8a: 69.0 against 68.9, VQA after fine-tuning, in %",
+        paper="table 8: 69.0 against 68.9, VQA after fine-tuning, in %",
         base=_short,
         arms=(JOINT, Arm("captioning alone", _model(contrastive_weight=0.0))),
         metric=CAPTION,
@@ -88,7 +88,7 @@ CLAIMS = (
     Claim(
         name="loss-ratio",
         sentence="Captioning deserves twice the weight of the contrast.",
-        paper="table 8b: 2:1 71.6, 1:1 71.5, 1:2 71.0, ImageNet zero-shot top-1 in %; VQA 69.0, 68.6, 68.1",
+        paper="table 8: 2:1 71.6, 1:1 71.5, 1:2 71.0, ImageNet zero-shot top-1 in %; VQA 69.0, 68.6, 68.1",
         base=_short,
         arms=(
             JOINT,
@@ -100,7 +100,7 @@ CLAIMS = (
     Claim(
         name="cascade-against-parallel",
         sentence="A contrastive pooler on top of the generative one does better than both on the encoder.",
-        paper="table 8c: cascade 71.6, parallel 71.2, ImageNet zero-shot top-1 in %; VQA 69.0, 68.7",
+        paper="table 8: cascade 71.6, parallel 71.2, ImageNet zero-shot top-1 in %; VQA 69.0, 68.7",
         base=_short,
         arms=(Arm("cascade", _model(pooling="cascade")), Arm("parallel")),
         metric=SHAPE,

@@ -5,7 +5,7 @@ make train-flava                              2 CPU cores; trains its image toke
 make train-flava PRESET=small                 one CUDA GPU
 torchrun --nproc-per-node 64 -m recipes.train flava paper --data SHARDS --tokenizer bert-base-uncased
 
-           paper (section 4)                          small                   tiny
+           paper (section 3)                          small                   tiny
 data       PMD 70 M pairs .70, ImageNet-1k .15,       scenes-small, in the    scenes-tiny, in the
            CCNews and BookCorpus .15                  same shares             same shares
 encoders   12 x 768, 12 x 768, fusion 6 x 768         12 x 384, 6 x 256, 4    3 x 160, 2 x 128, 2

@@ -87,7 +87,7 @@ CLAIMS = (
     Claim(
         name="frozen-against-tuned",
         sentence="Trained on captions, a frozen language model answers questions better than one tuned along or begun from scratch.",
-        paper="table 1, zero-shot VQAv2: frozen 29.5 %, ahead of the fine-tuned one; from scratch nothing is answered",
+        paper="table 1, zero-shot VQAv2: frozen 29.5 %, ahead of the fine-tuned one, and from scratch nothing is answered (from memory)",
         base=captions_only,
         arms=(Arm("frozen"), Arm("fine-tuned", tuned), Arm("from scratch", from_scratch)),
         metric=Cell("vqa", "accuracy"),

@@ -11,7 +11,7 @@ encoders   ViT-B/16 and RoBERTa-base, pretrained      12 x 384 from CLIP,     3 
 cross      3 + 3 blocks of 768, image decoder 3       3 + 3 x 384, 3          2 + 2 x 128, 1
 masked     60 % of patches, 30 % of tokens            the same                the same
 batch      512                                        1,024                   64
-seen       50 epochs = 200 M                          6.4 M                   48 k, after CLIP's 192 k
+seen       50 epochs = 200 M                          6.4 M                   64 k, after CLIP's 192 k
 optimiser  AdamW, wd 0.05, lr 3e-4, encoders 1e-5,    lr 1e-3                 lr 1e-3
            5 epochs of warm-up, cosine
 
@@ -82,7 +82,7 @@ CLAIMS = (
     Claim(
         name="joint-masking",
         sentence="Reconstructing pixels and words, each with the other's help, makes better retrieval than words alone, or neither.",
-        paper="section 4: joint conditional masking gains over masked words alone in retrieval after the same pre-training",
+        paper="section 4, from memory: joint conditional masking gains over masked words alone in retrieval after the same pre-training",
         base=brief,
         arms=(JOINT, Arm("words alone", _without("mim")), Arm("neither", _without("mim", "mlm"))),
         metric=RECALL,

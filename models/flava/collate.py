@@ -20,7 +20,7 @@ PAIR, IMAGE, TEXT, QUESTION = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a batch is made of. The paper draws a data set for every step (section 4.2: pairs .70, pictures .15, texts .15); here
+    """What a batch is made of. The paper draws a data set for every step (section 3.3: pairs .70, pictures .15, texts .15); here
     every step has all three in these shares, so that every step has every loss."""
 
     pictures: float = 0.15

@@ -50,7 +50,7 @@ class Weights:
 
 
 def _dalle() -> VQConfig:
-    """DALL-E's encoder in shape: 112 px -> 14 x 14 codes out of 8,192 (section 4.1)."""
+    """DALL-E's encoder in shape: 112 px -> 14 x 14 codes out of 8,192 (section 3.3)."""
     return VQConfig(network=NetworkConfig(image_size=112, multiplier=(1, 1, 2, 4)), codes=8192)
 
 
