@@ -43,7 +43,7 @@ eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on every task it
 chat-%: $(READY) data ## talk with a trained minigpt4 about a picture: IMAGE=photo.jpg
 	@test -n "$(IMAGE)" || { echo "which picture? make chat-$* IMAGE=photo.jpg"; exit 1; }
 	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
-	$(PY) -m models.$*.chat $(RUN) "$(IMAGE)" --device $(DEVICE)
+	$(PY) -m models.$*.chat $(RUN) "$(IMAGE)" --device $(DEVICE) $(ARGS)
 
 claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEEDS=0,1,2, ARGS="--only NAME"
 	$(PY) -m recipes.claims $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)

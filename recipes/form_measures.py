@@ -1,13 +1,25 @@
-"""Numbers of finished MiniGPT-4 runs for its claims: whether replies are well formed, and of the form that was asked for."""
+"""Whether MiniGPT-4 replies in the form that was asked for: `python -m recipes.form_measures .runs/minigpt4-tiny-s0`.
+
+A reply is well formed if it has the form, ends by itself and says no words twice in a row. Of test pictures, each asked once for every
+form; by greedy decoding, and sampled as people talk with it (`make chat-minigpt4`). Results go to form.json in the run folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
 
 import models
 from eval.source import from_shards
+from models.generate import GREEDY, Decoding
+from models.minigpt4.chat import SAMPLED
 from models.minigpt4.instructions import Form, Request, has_form, repeats, requests
 from models.minigpt4.model import Reply
 from recipes.claim import ClaimError, Measured
@@ -17,36 +29,65 @@ from recipes.recipe import AnyRecipe
 BATCH = 64
 PICTURES = 500
 ASKED: tuple[Form, ...] = ("description", "list", "number", "word")  # forms that a request asks for
+Quality = Literal["in the form asked for", "well formed"]
 
 
-def in_the_form_asked_for(*forms: Form) -> Measured:
-    """Share of replies that end by themselves, repeat nothing and have the form that their request asks for; of these forms only,
-    all of them unless given."""
+def in_the_form_asked_for(*forms: Form, how: Decoding = GREEDY, quality: Quality = "well formed") -> Measured:
+    """Share of replies to requests for these forms, all of them unless given; each picture is asked once, for the forms in turn."""
     kinds = f" ({', '.join(forms)})" if forms else ""
-    return Measured(f"replies in the form asked for, test{kinds}", _share(forms or ASKED, well_formed))
+    decoding = "greedy" if how == GREEDY else "sampled"
 
-
-def well_formed(request: Request, reply: Reply) -> bool:
-    """True or not, it is a reply to such a request."""
-    return reply.ended and not repeats(reply.text) and has_form(reply.text, request.form)
-
-
-def _share(forms: tuple[Form, ...], holds: Callable[[Request, Reply], bool]) -> Callable[[Path, AnyRecipe], dict[str, float]]:
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
         model: Any = models.load(folder, str(Place.find(recipe.device).device))
-        found: dict[str, float] = {}
-        asked = []
-        for number, sample in enumerate(from_shards(recipe.data).samples("test")[:PICTURES]):
-            possible = [request for request in requests(sample) if request.form == forms[number % len(forms)]]
-            if possible:  # each picture is asked once: forms in turn, and of a form its requests
-                asked.append((sample, possible[number // len(forms) % len(possible)]))
-        if not asked:
-            raise ClaimError(f"{recipe.data}: nothing of the test split can be asked for {', '.join(forms)}")
-        for start in range(0, len(asked), BATCH):
-            batch = asked[start : start + BATCH]
-            replies = model.reply([sample.image for sample, _ in batch], [request.text for _, request in batch])
-            for (sample, request), reply in zip(batch, replies, strict=True):
-                found[sample.key] = float(holds(request, reply))
-        return found
+        return _share(model, recipe.data, forms or ASKED, how, quality)
 
-    return measure
+    return Measured(f"replies {quality}, {decoding}, test{kinds}", measure)
+
+
+def holds(request: Request, reply: Reply, quality: Quality) -> bool:
+    """True or not, it is a reply to such a request."""
+    whole = reply.ended and not repeats(reply.text)
+    return has_form(reply.text, request.form) and (whole or quality == "in the form asked for")
+
+
+def _share(model: Any, data: str, forms: tuple[Form, ...], how: Decoding, quality: Quality) -> dict[str, float]:
+    asked = []
+    for number, sample in enumerate(from_shards(data).samples("test")[:PICTURES]):
+        possible = [request for request in requests(sample) if request.form == forms[number % len(forms)]]
+        if possible:
+            asked.append((sample, possible[number // len(forms) % len(possible)]))
+    if not asked:
+        raise ClaimError(f"{data}: nothing of the test split can be asked for {', '.join(forms)}")
+    found: dict[str, float] = {}
+    for start in range(0, len(asked), BATCH):
+        batch = asked[start : start + BATCH]
+        replies = model.reply([sample.image for sample, _ in batch], [request.text for _, request in batch], how=how)
+        for (sample, request), reply in zip(batch, replies, strict=True):
+            found[sample.key] = float(holds(request, reply, quality))
+    return found
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Whether replies have the form that was asked for", prog="recipes.form_measures")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", default="")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    data = args.data or json.loads((args.run / "recipe.json").read_text())["data"]
+    model: Any = models.load(args.run, str(Place.find(args.device).device))
+    ways: dict[str, tuple[Decoding, Quality]] = {
+        f"{quality}, {name}": (how, quality)
+        for quality in ("in the form asked for", "well formed")
+        for name, how in (("greedy", GREEDY), ("sampled", SAMPLED))
+    }
+    found = {way: {form: float(np.mean(list(_share(model, data, (form,), *of).values()))) for form in ASKED} for way, of in ways.items()}
+    (args.run / "form.json").write_text(json.dumps({"data": data, "pictures": PICTURES, "shares": found}, indent=1))
+    table = Table("replies", *ASKED, "mean", title=f"{args.run.name} on {data}")
+    for way, shares in found.items():
+        table.add_row(way, *(f"{share:.3f}" for share in shares.values()), f"{np.mean(list(shares.values())):.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,8 @@ from models.generate import GREEDY, Decoding
 from models.minigpt4.model import MiniGPT4, Reply
 from models.minigpt4.template import Turn
 
+SAMPLED = Decoding(temperature=0.7, top_p=0.9)  # greedy replies repeat themselves: "a pink star, a pink star and a pink star"
+
 
 class Conversation:
     """Turns about one picture, which is looked at once. Where they become more than the language model reads, it forgets the first."""
@@ -38,7 +40,9 @@ class Conversation:
         return reply
 
 
-def talk(conversation: Conversation, requests: Iterable[str], out: TextIO, prompt: Callable[[], None] = lambda: None) -> None:
+def talk(
+    conversation: Conversation, requests: Iterable[str], out: TextIO, prompt: Callable[[], None] = lambda: None, how: Decoding = SAMPLED
+) -> None:
     """Reply to each line until an empty one. `prompt` is called before each is read."""
     lines = iter(requests)
     while True:
@@ -46,7 +50,7 @@ def talk(conversation: Conversation, requests: Iterable[str], out: TextIO, promp
         request = next(lines, "").strip()
         if not request:
             return
-        reply = conversation.ask(request)
+        reply = conversation.ask(request, how=how)
         print(reply.text if reply.ended else f"{reply.text} ...", file=out, flush=True)
 
 
@@ -68,6 +72,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder, such as .runs/minigpt4-tiny-s0")
     parser.add_argument("image", type=Path, help="a JPEG, PNG or WebP file")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--temperature", type=float, default=SAMPLED.temperature, help="of the replies; 0 takes the likeliest word always")
+    parser.add_argument("--seed", type=int, default=0, help="of the replies; the same seed replies the same")
     args = parser.parse_args()
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     asked_by_hand = sys.stdin.isatty()
@@ -78,7 +84,8 @@ def main() -> None:
             raise ValueError(f"{args.run} holds a {type(model).__name__}; to talk takes a MiniGPT4: `make train-minigpt4`")
         if asked_by_hand:
             print(f"{args.image}, {image.shape[1]} x {image.shape[0]} pixels. Ask; an empty line ends.")
-        talk(Conversation(model, image), sys.stdin, sys.stdout, lambda: print("> ", end="", flush=True) if asked_by_hand else None)
+        how = Decoding(temperature=args.temperature, top_p=SAMPLED.top_p, seed=args.seed) if args.temperature else GREEDY
+        talk(Conversation(model, image), sys.stdin, sys.stdout, lambda: print("> ", end="", flush=True) if asked_by_hand else None, how)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
