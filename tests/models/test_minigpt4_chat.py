@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 import models
+from models.generate import GREEDY, Decoding
 from models.lm import LM, LMConfig
 from models.minigpt4 import chat as page
-from models.minigpt4.chat import Conversation, read_image, talk
+from models.minigpt4.chat import SAMPLED, Conversation, read_image, talk
 from models.minigpt4.model import Reply
 from models.minigpt4.template import Turn
 from models.text import BPETokenizer
@@ -103,11 +104,26 @@ def test_pictures_that_cannot_be_read_are_refused_in_words(tmp_path: Path, monke
     assert read_image(tmp_path / "grey.webp").shape == (2, 3, 3)
 
 
+def test_talks_are_sampled_unless_told_otherwise() -> None:
+    asked: list[Decoding] = []
+
+    class Fake:
+        def ask(self, request: str, *, how: Decoding) -> Reply:
+            asked.append(how)
+            return Reply(request, ended=True)
+
+    conversation: Any = Fake()
+    talk(conversation, ["what?"], io.StringIO())
+    talk(conversation, ["what?"], io.StringIO(), how=GREEDY)
+    assert asked == [SAMPLED, GREEDY]
+
+
 def test_on_the_terminal(words: BPETokenizer, picture: np.ndarray, tmp_path: Path) -> None:
     model = build(words)
     models.save(model, tmp_path / "run")
     Image.fromarray(picture).save(tmp_path / "picture.png")
     command = [sys.executable, "-m", "models.minigpt4.chat", str(tmp_path / "run"), str(tmp_path / "picture.png"), "--device", "cpu"]
+    command += ["--temperature", "0"]  # what is sampled from random weights depends on their last bits
     done = subprocess.run(command, input="what do you see?\nhow many?", capture_output=True, text=True, cwd=ROOT, check=False, timeout=250)
     assert done.returncode == 0, done.stderr
     conversation = Conversation(model, picture)

@@ -20,7 +20,9 @@ from data.scenes.build import build as build_scenes
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
 from eval.source import in_memory
+from models.generate import GREEDY, Decoding
 from models.minigpt4 import MiniGPT4
+from models.minigpt4.chat import SAMPLED
 from models.minigpt4.instructions import requests
 from models.minigpt4.model import Reply
 from recipes import blip2, clip, form_measures, lm, minigpt4
@@ -34,16 +36,19 @@ SAMPLES = [make_sample(PRESETS["tiny"], "test", index) for index in range(40)]
 RECIPE = SimpleNamespace(data="somewhere", device="cpu")
 
 
-def share(monkeypatch: pytest.MonkeyPatch, say: Callable[[Sample, str], Reply], *forms: Any, samples: Sequence[Sample] = SAMPLES) -> float:
+def share(
+    monkeypatch: pytest.MonkeyPatch, say: Callable[[Sample, str], Reply], *forms: Any, samples: Sequence[Sample] = SAMPLES, **options: Any
+) -> float:
     """What is measured of a model that says this."""
     by_image = {id(sample.image): sample for sample in samples}
 
-    def reply(images: Sequence[np.ndarray], asked: Sequence[str]) -> list[Reply]:
+    def reply(images: Sequence[np.ndarray], asked: Sequence[str], *, how: Decoding) -> list[Reply]:
+        assert how == options.get("how", GREEDY)
         return [say(by_image[id(image)], text) for image, text in zip(images, asked, strict=True)]
 
     monkeypatch.setattr(models, "load", lambda *_: SimpleNamespace(reply=reply))
     monkeypatch.setattr(form_measures, "from_shards", lambda _: in_memory("scenes", {"test": list(samples)}))
-    return in_the_form_asked_for(*forms).measure(Path("run"), RECIPE, "scenes").value  # type: ignore[arg-type]
+    return in_the_form_asked_for(*forms, **options).measure(Path("run"), RECIPE, "scenes").value  # type: ignore[arg-type]
 
 
 def truth(sample: Sample, text: str) -> str:
@@ -57,6 +62,8 @@ def test_replies_count_that_end_repeat_nothing_and_have_the_form(monkeypatch: py
     assert share(monkeypatch, lambda *_: Reply("yes", True)) == pytest.approx(0.25)  # of four forms only "in one word"
     assert share(monkeypatch, lambda *_: Reply("7", True), "number", "list") == pytest.approx(0.5)
     assert share(monkeypatch, lambda *_: Reply("there is one star on top of it all", True), "description") == 1  # form is not truth
+    assert share(monkeypatch, lambda sample, text: Reply(truth(sample, text), False), quality="in the form asked for", how=SAMPLED) == 1
+    assert share(monkeypatch, lambda *_: Reply("yes", True), quality="in the form asked for") == pytest.approx(0.25)
 
 
 def test_nothing_to_ask_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
