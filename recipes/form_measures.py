@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +29,7 @@ BATCH = 64
 PICTURES = 500
 ASKED: tuple[Form, ...] = ("description", "list", "number", "word")  # forms that a request asks for
 Quality = Literal["in the form asked for", "well formed"]
+QUALITIES: tuple[Quality, ...] = ("in the form asked for", "well formed")
 
 
 def in_the_form_asked_for(*forms: Form, how: Decoding = GREEDY, quality: Quality = "well formed") -> Measured:
@@ -39,7 +39,8 @@ def in_the_form_asked_for(*forms: Form, how: Decoding = GREEDY, quality: Quality
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
         model: Any = models.load(folder, str(Place.find(recipe.device).device))
-        return _share(model, recipe.data, forms or ASKED, how, quality)
+        found = replies(model, recipe.data, forms or ASKED, how)
+        return {key: float(holds(request, reply, quality)) for key, request, reply in found}
 
     return Measured(f"replies {quality}, {decoding}, test{kinds}", measure)
 
@@ -50,7 +51,8 @@ def holds(request: Request, reply: Reply, quality: Quality) -> bool:
     return has_form(reply.text, request.form) and (whole or quality == "in the form asked for")
 
 
-def _share(model: Any, data: str, forms: tuple[Form, ...], how: Decoding, quality: Quality) -> dict[str, float]:
+def replies(model: Any, data: str, forms: tuple[Form, ...], how: Decoding) -> list[tuple[str, Request, Reply]]:
+    """Of each picture that can be asked for its form: its key, the request and the reply."""
     asked = []
     for number, sample in enumerate(from_shards(data).samples("test")[:PICTURES]):
         possible = [request for request in requests(sample) if request.form == forms[number % len(forms)]]
@@ -58,16 +60,14 @@ def _share(model: Any, data: str, forms: tuple[Form, ...], how: Decoding, qualit
             asked.append((sample, possible[number // len(forms) % len(possible)]))
     if not asked:
         raise ClaimError(f"{data}: nothing of the test split can be asked for {', '.join(forms)}")
-    found: dict[str, float] = {}
+    found = []
     for start in range(0, len(asked), BATCH):
         batch = asked[start : start + BATCH]
-        replies = model.reply([sample.image for sample, _ in batch], [request.text for _, request in batch], how=how)
-        for (sample, request), reply in zip(batch, replies, strict=True):
-            found[sample.key] = float(holds(request, reply, quality))
+        said = model.reply([sample.image for sample, _ in batch], [request.text for _, request in batch], how=how)
+        found += [(sample.key, request, reply) for (sample, request), reply in zip(batch, said, strict=True)]
     return found
 
 
-@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description="Whether replies have the form that was asked for", prog="recipes.form_measures")
     parser.add_argument("run", type=Path)
@@ -76,12 +76,13 @@ def main() -> None:
     args = parser.parse_args()
     data = args.data or json.loads((args.run / "recipe.json").read_text())["data"]
     model: Any = models.load(args.run, str(Place.find(args.device).device))
-    ways: dict[str, tuple[Decoding, Quality]] = {
-        f"{quality}, {name}": (how, quality)
-        for quality in ("in the form asked for", "well formed")
-        for name, how in (("greedy", GREEDY), ("sampled", SAMPLED))
-    }
-    found = {way: {form: float(np.mean(list(_share(model, data, (form,), *of).values()))) for form in ASKED} for way, of in ways.items()}
+    found: dict[str, dict[str, float]] = {}
+    for decoding, how in (("greedy", GREEDY), ("sampled", SAMPLED)):
+        said = {form: replies(model, data, (form,), how) for form in ASKED}
+        for quality in QUALITIES:
+            found[f"{quality}, {decoding}"] = {
+                form: float(np.mean([holds(request, reply, quality) for _, request, reply in said[form]])) for form in ASKED
+            }
     (args.run / "form.json").write_text(json.dumps({"data": data, "pictures": PICTURES, "shares": found}, indent=1))
     table = Table("replies", *ASKED, "mean", title=f"{args.run.name} on {data}")
     for way, shares in found.items():
