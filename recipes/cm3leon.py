@@ -11,7 +11,7 @@ decoder    350 M to 7 B; 32 layers of 4,096            12 of 512                
 documents  three of four retrieved                       none to two              none
 pretraining
   batch    8 M tokens                                  256 pictures             32 pictures
-  seen     2.4 T tokens (1.4 T, 1.9 T)                 4 M pictures             208 k pictures
+  seen     2.4 T tokens (1.4 T, 1.9 T)                 4 M pictures             256 k pictures
   rate     1.2e-4 (6e-4, 5e-4), warm-up 1,500 steps    6e-4                     1.5e-3
 tuning
   batch    2 M tokens                                  256 pictures             32 pictures
@@ -44,7 +44,7 @@ PRESETS = {
     "tiny": Recipe(
         model=CM3leonConfig.tiny(),
         stages=(
-            Stage("pretraining", Optim(lr=1.5e-3, warmup=3_200), budget=208_000, batch=32),
+            Stage("pretraining", Optim(lr=1.5e-3, warmup=3_200), budget=256_000, batch=32),
             Stage("tuning", Optim(lr=5e-4, warmup=1_600), budget=24_000, batch=32),
         ),
         prerequisites=NEEDS,

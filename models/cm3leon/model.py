@@ -2,14 +2,13 @@
 (Yu et al., 2023, arXiv 2309.02591; objective CM3, 2201.07520; retrieval RA-CM3, 2211.12561).
 
 Pictures become tokens by a frozen VQ, documents are found by a frozen CLIP. Deviations of `tiny`, all in the configuration:
-positions are framed (see `Frame`), image tokens start where their codes lie and cells where their rows and columns do, which a
-small decoder would take long to find out; CM3's random spans are mostly replaced by its two extremes, nothing and the whole text,
-and tokens of objects and of what is asked for weigh more; drawn pictures of one object are shifted onto the grid of cells.
+positions are framed (see `Frame`) and image tokens start where their codes lie, which a small decoder would take long to find
+out; CM3's random spans are mostly replaced by its two extremes, nothing and the whole text, and tokens of objects and of what is asked
+for weigh more; drawn pictures of one object are shifted onto the grid of cells.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -54,8 +53,6 @@ class CM3leon(nn.Module):
         )
         self.decoder = TokenDecoder(config.decoder, self.vocabulary.size)
         self.memory = Memory(config.memory, config.retriever.embed_dim, text=config.text, cells=self.cells)
-        if config.framed and self.decoder.positions is not None:
-            self._place_cells(self.decoder.positions)
         self.enter_stage("pretraining")
 
     def _check_positions(self) -> None:
@@ -104,16 +101,6 @@ class CM3leon(nn.Module):
         projected = F.normalize(vectors - vectors.mean(dim=0), dim=0) @ torch.randn(vectors.shape[1], self.config.decoder.width)
         rows = self.decoder.tokens.weight[self.vocabulary.image]
         rows += projected / projected.std() * rows.std()
-
-    @torch.no_grad()
-    def _place_cells(self, positions: nn.Parameter) -> None:
-        """Let cells of one row, and of one column, start with something in common, as large as what tokens start with."""
-        side = self.image_tokenizer.side
-        rows, columns = torch.randn(2, side, positions.shape[1]) * self.decoder.tokens.weight.std() / math.sqrt(2)
-        cells = (rows[:, None] + columns).flatten(0, 1)
-        for frame in range(0, self._query_frame + 1, self.frame.length):
-            for first in (self.frame.picture, self.frame.answer):
-                positions[frame + first : frame + first + self.cells] += cells
 
     @torch.no_grad()
     def remember(self, batches: Iterable[Sequence[Sample]]) -> None:

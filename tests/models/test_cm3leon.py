@@ -111,16 +111,6 @@ def test_every_token_of_a_frame_has_a_place_of_its_own() -> None:
     assert len(rows[1]) == 1 + 5 + 1 + 4 + 1 + 2 + 1  # the prompt is cut to what the frame holds
 
 
-def test_cells_begin_with_what_their_rows_and_columns_share() -> None:
-    model = _model(framed=True)
-    assert model.decoder.positions is not None
-    for first in (model.frame.picture, 2 * model.frame.length + model.frame.answer):
-        grid = model.decoder.positions.detach()[first : first + model.cells].unflatten(0, (model.image_tokenizer.side, -1))
-        alone = grid - grid.mean(0, keepdim=True) - grid.mean(1, keepdim=True) + grid.mean((0, 1))
-        assert grid.std() > 0.5 * model.decoder.tokens.weight.std()
-        assert alone.std() < 0.1 * grid.std()
-
-
 # ------------------------------------------------------------------------------------------------------- objective
 
 
