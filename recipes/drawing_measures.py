@@ -65,8 +65,9 @@ def surprise_in_boxes(*, infilled: bool) -> Measured:
     return Measured(f"nats per image token of an object's span, test, {how}", _nats_per_token(rows))
 
 
-def drawn_right(guidance: float) -> Measured:
-    """Share of single-object prompts whose drawing has the right colour and shape, by the recogniser; one sample each."""
+def drawn_right(guidance: float, samples: int = 1) -> Measured:
+    """Share of single-object prompts whose drawing has the right colour and shape, by the recogniser; of several samples each the one
+    that the retriever chooses."""
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
         model: Any = models.load(folder, str(Place.find(recipe.device).device))
@@ -77,12 +78,14 @@ def drawn_right(guidance: float) -> Measured:
         found: dict[str, float] = {}
         for start in range(0, len(prompts), BATCH):
             texts = prompts[start : start + BATCH]
-            for text, (things, _) in zip(texts, recogniser.recognise(model.draw(texts, seed=start, samples=1, how=how)), strict=True):
+            drawn = recogniser.recognise(model.draw(texts, seed=start, samples=samples, how=how))
+            for text, (things, _) in zip(texts, drawn, strict=True):
                 seen = [looks(thing) for thing in things]
                 found[text] = float(len(seen) == 1 and all(seen[0][name] in text.split() for name in ("colour", "shape")))
         return found
 
-    return Measured(f"single-object prompts drawn with the right colour and shape, guidance {guidance:g}", measure)
+    chosen = f", best of {samples}" if samples > 1 else ""
+    return Measured(f"single-object prompts drawn with the right colour and shape, guidance {guidance:g}{chosen}", measure)
 
 
 Rows = Callable[[Any, Sequence[Sample], torch.Generator], tuple[list[list[Token]], Kind, list[int]]]
