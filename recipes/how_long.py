@@ -22,7 +22,7 @@ from recipes.folder import finished
 from recipes.recipe import AnyRecipe
 from recipes.stages import prerequisites, run_name
 
-STEPS = 12
+STEPS = 20
 
 
 def trainings(name: str, recipe: AnyRecipe, preset: str, runs: Path) -> Iterator[tuple[Path, str, AnyRecipe]]:

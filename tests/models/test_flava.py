@@ -48,7 +48,8 @@ def test_a_batch_is_made_of_pairs_pictures_and_texts(model: FLAVA, samples: list
     for row, sample in enumerate(samples):
         text = model.tokenizer.decode(batch["ids"][row].tolist())
         if batch["match"][row]:
-            assert text in sample.captions
+            assert text in {*sample.captions, *(foil.caption for foil in sample.foils)}
+            assert agreement(text, sample) == 1
         else:
             assert text not in sample.captions
             assert agreement(text, sample) < 1
