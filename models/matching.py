@@ -36,7 +36,7 @@ def draw_foil(sample: Sample, rng: np.random.Generator) -> Foil | None:
     """A false caption of the sample's own beside the true one that it was made from, None where it has none.
 
     Who takes the false one for a negative takes the true one for the positive: foils are worded in a way of their own, and a
-    matching head that can tell them from captions by that never looks at the picture. The sort of change is drawn first, the first
+    matching head that tells them from captions by that need not look at the picture. The sort of change is drawn first, the first
     word of a foil's kind ("swap_attribute": swap): the sort of which there are most foils, replaced words, is the easiest to tell.
     """
     sorts = sorted({foil.kind.split("_")[0] for foil in sample.foils})

@@ -25,8 +25,8 @@ Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 75 minut
 tokenizer's 4 minutes and CLIP's 6; 19.5 minutes on two quiet cores, after 2.2 and 4.0 (make time-cm3leon). Of 122 prompts of one object a
 recogniser reads the right colour in .96, size in .84, fill in .87, and the right shape in .51 of the drawings (the best of 8 samples for
 the retriever; chance for shape .125, untrained .12). The aim for shapes, .60, is missed: the tokenizer's own reconstructions keep .94 of
-them, the decoder has learned no more in its 256 k pictures (160 k gave .44). Captions: F1 of colour .84, size .82, fill .70, shape .43
-(blank picture .17, .55, .36, .14).
+them, the decoder has learned no more in its 256 k pictures. Captions: F1 of colour .84, size .82, fill .70, shape .43 (blank picture .17,
+.55, .36, .14).
 """
 
 from __future__ import annotations

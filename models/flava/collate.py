@@ -27,7 +27,7 @@ class Mixture:
     texts: float = 0.15
     questions: float = 0.0
     mismatched: float = 0.0  # of the pairs: those that get another caption, for the matching loss
-    hard: float = 0.0  # of the pairs, where there are foils: mismatched they get a foil of their own, matching its true counterpart
+    hard: float = 0.0  # of the pairs: those that get a foil if they mismatch, and what it was made from if they match
 
     def kinds(self, size: int) -> Tensor:
         """PAIR, IMAGE, TEXT or QUESTION for each of `size` samples: the same on every rank and in every step."""

@@ -21,7 +21,7 @@ def masked_pixels(predicted: Tensor, pixels: Tensor, hidden: Tensor, weights: Te
 
     predicted, pixels `[B, 3, S, S]`; hidden `[B, N]`; weights of pixels `[B, 1, S, S]`, all 1 unless given. Errors below `rounded` count
     by their square (smooth L1). The absolute error's slope does not depend on how wrong a pixel is: around the median colour, where
-    as many pixels are too bright as too dark, the slopes cancel, and a short training never leaves it.
+    as many pixels are too bright as too dark, the slopes cancel, and a short training may not leave it.
     """
     squares = patches_to_pixels(hidden, pixels.shape[-1]).float()
     squares = squares if weights is None else squares * weights
