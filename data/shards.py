@@ -17,7 +17,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,6 +49,12 @@ class Split:
     decoded_bytes: int | None = None
     hash: str | None = None
     classes: tuple[str, ...] | None = None
+
+    def first(self, shards: int) -> Split:
+        """The first so many shards, of which no index speaks; all of them for 0. Raises DataError if there are fewer."""
+        if shards > len(self.urls):
+            raise DataError(f"{self.name}/{self.split} has {len(self.urls)} shards, and {shards} were asked for")
+        return replace(self, urls=self.urls[:shards], samples=None, decoded_bytes=None, hash=None) if shards else self
 
 
 def find(spec: str | Path, split: str, *, allow_commands: bool = False) -> Split:

@@ -11,6 +11,7 @@ from torch import Tensor
 from data.sample import Foil, Sample
 
 CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3  # loss of saying "one in three matches", which is true
+SWAPS = 0.9  # share of the foils that are swaps, where there are any: with half of them matching heads stayed at chance about swaps
 
 
 def hard_negatives(image_to_text: Tensor, text_to_image: Tensor, captions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -36,12 +37,10 @@ def draw_foil(sample: Sample, rng: np.random.Generator) -> Foil | None:
     """A false caption of the sample's own beside the true one that it was made from, None where it has none.
 
     Who takes the false one for a negative takes the true one for the positive: foils are worded in a way of their own, and a
-    matching head that tells them from captions by that need not look at the picture. The sort of change is drawn first, the first
-    word of a foil's kind ("swap_attribute": swap): the sort of which there are most foils, replaced words, is the easiest to tell.
+    matching head that tells them from captions by that need not look at the picture. Swaps (kinds such as "swap_attribute") are
+    preferred: negatives out of the batch teach replaced words as well, and nothing else teaches who is what.
     """
-    sorts = sorted({foil.kind.split("_")[0] for foil in sample.foils})
-    if not sorts:
-        return None
-    sort = sorts[int(rng.integers(len(sorts)))]
-    found = [foil for foil in sample.foils if foil.kind.split("_")[0] == sort]
-    return found[int(rng.integers(len(found)))]
+    swaps = [foil for foil in sample.foils if foil.kind.startswith("swap")]
+    others = [foil for foil in sample.foils if not foil.kind.startswith("swap")]
+    found = swaps if not others or (swaps and rng.random() < SWAPS) else others
+    return found[int(rng.integers(len(found)))] if found else None

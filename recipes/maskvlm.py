@@ -11,7 +11,7 @@ encoders   ViT-B/16 and RoBERTa-base, pretrained      12 x 384 from CLIP,     3 
 cross      3 + 3 blocks of 768, image decoder 3       3 + 3 x 384, 3          2 + 2 x 128, 1
 masked     60 % of patches, 30 % of tokens            the same                the same
 batch      512                                        1,024                   64
-seen       50 epochs = 200 M                          6.4 M                   64 k, after CLIP's 192 k
+seen       50 epochs = 200 M                          6.4 M                   58 k, after CLIP's 192 k
 optimiser  AdamW, wd 0.05, lr 3e-4, encoders 1e-5,    lr 1e-3                 lr 1e-3
            5 epochs of warm-up, cosine
 
@@ -37,7 +37,7 @@ PRESETS = {
     "tiny": Recipe(
         model=MaskVLMConfig.tiny(),
         optim=Optim(lr=1e-3, warmup=4_800),
-        budget=64_000,
+        budget=57_600,
         batch=64,
         prerequisites=ENCODER,
     ),
@@ -67,6 +67,11 @@ def brief(recipe: AnyRecipe) -> AnyRecipe:
     return replace(recipe, budget=recipe.budget // 4, optim=replace(recipe.optim, warmup=recipe.optim.warmup // 2))
 
 
+def _few(recipe: AnyRecipe) -> AnyRecipe:
+    """`brief`, on a tenth of the embedded data's 20 shards."""
+    return replace(brief(recipe), shards=2)
+
+
 def _without(*terms: str) -> Change:
     return lambda recipe: replace(recipe, model=replace(recipe.model, weights=replace(recipe.model.weights, **dict.fromkeys(terms, 0.0))))
 
@@ -86,6 +91,15 @@ CLAIMS = (
         base=brief,
         arms=(JOINT, Arm("words alone", _without("mim")), Arm("neither", _without("mim", "mlm"))),
         metric=RECALL,
+    ),
+    Claim(
+        name="limited-data",
+        sentence="Reconstructing pixels and words helps retrieval where there is little data, too.",
+        paper="section 4.3, from memory: the lead over contrast and matching grows as the training data shrink",
+        base=_few,
+        arms=(JOINT, Arm("neither", _without("mim", "mlm"))),
+        metric=RECALL,
+        note="a tenth of the pictures; compare the difference with joint-masking's. The image encoder has seen all of them before, as CLIP's",
     ),
     Claim(
         name="whole-other-modality",

@@ -90,6 +90,8 @@ class Recipe(Generic[Config]):
     """samples per forward pass on each rank; smaller needs less memory and changes nothing else"""
     data: str = ".data/scenes-tiny"
     """data set folder, folder of shards, or pattern of shards"""
+    shards: int = 0
+    """train on the first so many shards only, and build on what was trained on all; 0 for all"""
     weights: str = ""
     """published weights to start from, such as open_clip:ViT-B-32/laion2b_s34b_b79k or hf:google/siglip-base-patch16-224; they
     bring their own architecture and tokenizer"""
@@ -115,6 +117,8 @@ class Recipe(Generic[Config]):
             names = ", ".join(stage.name for stage in self.stages)
             raise ValueError(f"optim, budget and batch belong to the stages here ({names}): set --stages.0.budget and so on")
         _ = self.schedule  # a stage refuses a budget or batch below 1
+        if self.shards < 0:
+            raise ValueError(f"shards must be 0 (all of them) or more, got {self.shards}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"micro_batch must be at least 1, got {self.micro_batch}")
 

@@ -51,7 +51,7 @@ def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path 
 
 
 def _train(recipe: AnyRecipe, folder: Path, preset: str, shared: Path, place: Place) -> int:
-    split = find(recipe.data, "train")
+    split = find(recipe.data, "train").first(recipe.shards)
     with alone(folder, place):
         begun = claim(folder, recipe, preset, place)
         if finished(folder):

@@ -75,7 +75,7 @@ class MaskVLMConfig:
             decoder_depth=1,
             embed_dim=128,
             context=32,
-            foils=0.5,
+            foils=0.6,
             object_weight=3.0,
             rounded=1.0,
             relative=True,

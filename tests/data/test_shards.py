@@ -66,6 +66,15 @@ def test_find_in_a_data_set_folder(tmp_path: Path) -> None:
     assert find(folder / "train", "train") == split
 
 
+def test_the_first_shards_of_a_split(tmp_path: Path) -> None:
+    split = find(make_split(tmp_path / "toy", [3, 2, 4]), "train")
+    assert split.first(0) == split
+    few = split.first(2)
+    assert (few.urls, few.samples, few.hash) == (split.urls[:2], None, None)
+    with pytest.raises(DataError, match="has 3 shards, and 4 were asked for"):
+        split.first(4)
+
+
 def test_find_by_pattern_tar_and_join(tmp_path: Path) -> None:
     folder = make_split(tmp_path / "toy", [1, 1, 1])
     other = make_split(tmp_path / "more", [4])
