@@ -43,7 +43,7 @@ PRESETS = {
         model=FLAVAConfig.tiny(),
         stages=(
             Stage("unimodal", Optim(lr=1.5e-3, warmup=2_000), budget=8_000, batch=128),
-            Stage("joint", Optim(lr=1e-3, warmup=4_800), budget=72_000, batch=96),
+            Stage("joint", Optim(lr=1e-3, warmup=4_800), budget=80_000, batch=64),
             Stage("vqa", Optim(lr=5e-4, warmup=2_000), budget=32_000, batch=64),
         ),
         prerequisites=(CODES, ENCODER),

@@ -30,7 +30,7 @@ PRESETS = {
     "tiny": Recipe(
         model=VQConfig.tiny(),
         optim=Optim(lr=2e-3, weight_decay=0.01, warmup=3_200),
-        budget=96_000,
+        budget=64_000,
         batch=32,
     ),
     "small": Recipe(

@@ -21,7 +21,6 @@ class CM3leonConfig:
     vocab_size: int = 56_320  # of text
     text: int = 256  # longest text of a document, in tokens
     framed: bool = False  # positions by `Frame`; else consecutive, as OPT's
-    similar: bool = False  # image tokens with similar codes have similar embeddings, by a learned projection of the codes
     documents: int = 2  # most that are put before a query
     memory: int = 0  # documents held to retrieve from
     skip_above: float = 0.9  # similarity; section 2.1
@@ -42,9 +41,8 @@ class CM3leonConfig:
             retriever=CLIPConfig.tiny(),
             text=32,
             framed=True,
-            similar=True,
             memory=20_000,
-            mix=Mix(spans=0.05, drawn=0.6, alone=0.8, aligned=True, easier_captions=0.5, first_caption=0.6, documents=(1.0,)),
+            mix=Mix(spans=0.05, drawn=0.6, alone=0.8, aligned=2, easier_captions=0.5, first_caption=0.6, documents=(1.0,)),
             weights=Weights(prompt=0.25, written=4.0, drawn=1.0, unconditional=0.3, objects=5.0),
             guidance=2.0,
             temperature=0.8,

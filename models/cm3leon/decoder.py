@@ -33,16 +33,10 @@ class DecoderConfig:
 class TokenDecoder(nn.Module):
     """Token ids -> the states from which the next tokens are predicted; `logits` turns states into scores of tokens."""
 
-    features: Tensor
-
-    def __init__(self, config: DecoderConfig, vocab_size: int, features: tuple[int, int] = (0, 0)) -> None:
-        """With `features` (n, f) the last n tokens have f features each: a projection of these is part of their embeddings, so that
-        tokens which resemble each other learn from each other."""
+    def __init__(self, config: DecoderConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(vocab_size, config.width)
-        self.register_buffer("features", torch.zeros(features), persistent=features[1] > 0)
-        self.shared = nn.Linear(features[1], config.width, bias=False) if features[1] else None
         self.positions = None if config.chameleon else nn.Parameter(torch.empty(config.positions, config.width))
         blocks = [DecoderBlock(config) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
@@ -55,7 +49,7 @@ class TokenDecoder(nn.Module):
     ) -> Tensor:  # [B, T] -> [B, T, D]
         """`places` `[B or 1, T]` are the tokens' positions. With `seen`, bool `[B, S]`, attention leaves out the S keys that are false;
         with a cache, ids continue what it has read, and S counts that too."""
-        x = F.embedding(ids, self.embeddings())
+        x = self.tokens(ids)
         rotation = None
         if self.positions is None:
             rotation = _rotation(places, self.config.width // self.config.heads, self.config.rotary_base, x.dtype)
@@ -69,14 +63,7 @@ class TokenDecoder(nn.Module):
 
     def logits(self, states: Tensor, tokens: slice = slice(None)) -> Tensor:
         """Scores of the given range of tokens only, `[..., D]` -> `[..., tokens]`."""
-        return F.linear(states, (self.embeddings() if self.head is None else self.head.weight)[tokens])
-
-    def embeddings(self) -> Tensor:
-        """Of all tokens, `[vocab_size, D]`."""
-        if self.shared is None:
-            return self.tokens.weight
-        plain, featured = self.tokens.weight.tensor_split([-len(self.features)])
-        return torch.cat([plain, featured + self.shared(self.features).to(featured.dtype)])
+        return F.linear(states, (self.tokens if self.head is None else self.head).weight[tokens])
 
     def empty_cache(self, length: int) -> list[KeyValueCache]:
         return [KeyValueCache(length) for _ in self.blocks]

@@ -51,8 +51,7 @@ class CM3leon(nn.Module):
         self.builder = Builder(
             self.vocabulary, self.frame, start=tokenizer.end if tokenizer.start is None else tokenizer.start, end=tokenizer.end
         )
-        features = (self.vocabulary.images, self.image_tokenizer.quantiser.dim) if config.similar else (0, 0)
-        self.decoder = TokenDecoder(config.decoder, self.vocabulary.size, features)
+        self.decoder = TokenDecoder(config.decoder, self.vocabulary.size)
         self.memory = Memory(config.memory, config.retriever.embed_dim, text=config.text, cells=self.cells)
         self.enter_stage("pretraining")
 
@@ -93,8 +92,15 @@ class CM3leon(nn.Module):
         self.retriever.load_state_dict(retriever.state_dict())
         for module in (self.image_tokenizer, self.retriever):
             module.requires_grad_(False).eval()
-        if self.config.similar:
-            self.decoder.features.copy_(self.image_tokenizer.quantiser.lookup(torch.arange(self.vocabulary.images)))
+        self._place_image_tokens()
+
+    @torch.no_grad()
+    def _place_image_tokens(self) -> None:
+        """Let tokens of similar codes start with similar embeddings: a random projection of the codes' own vectors."""
+        vectors = self.image_tokenizer.quantiser.lookup(torch.arange(self.vocabulary.images)).float()
+        projected = F.normalize(vectors - vectors.mean(dim=0), dim=0) @ torch.randn(vectors.shape[1], self.config.decoder.width)
+        rows = self.decoder.tokens.weight[self.vocabulary.image]
+        rows += projected / projected.std() * rows.std()
 
     @torch.no_grad()
     def remember(self, batches: Iterable[Sequence[Sample]]) -> None:

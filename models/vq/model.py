@@ -46,9 +46,9 @@ class VQConfig:
 
     @classmethod
     def tiny(cls) -> VQConfig:
-        """64 px -> 8 x 8 codes out of 1,000, 0.6 M parameters."""
+        """64 px -> 8 x 8 codes out of 125, 0.6 M parameters."""
         network = NetworkConfig(image_size=64, patch=4, width=64, multiplier=(1, 1), blocks=1, latent=64, norm="none", middle=False)
-        return cls(network=network, quantiser="fsq", continuous=12_800, object_weight=15.0)
+        return cls(network=network, quantiser="fsq", levels=(5, 5, 5), continuous=12_800, object_weight=15.0)
 
     @classmethod
     def small(cls) -> VQConfig:
