@@ -6,7 +6,7 @@ torchrun --nproc-per-node 64 -m recipes.train cm3leon paper --data SHARDS
 
            paper (section 2, table 2)                  small                    tiny
 data       Shutterstock, 340 M                         scenes-small             scenes-tiny, 20 k pictures
-image      256 px, 1,024 tokens of 8,192               128 px, 256 of 1,024     64 px, 64 of 1,000
+image      256 px, 1,024 tokens of 8,192               128 px, 256 of 1,024     64 px, 64 of 125
 decoder    350 M to 7 B; 32 layers of 4,096            12 of 512                4 of 192
 documents  three of four retrieved                       none to two              none
 pretraining

@@ -9,7 +9,7 @@ torchrun --nproc-per-node 64 -m recipes.train flava paper --data SHARDS --tokeni
 data       PMD 70 M pairs .70, ImageNet-1k .15,       scenes-small, in the    scenes-tiny, in the
            CCNews and BookCorpus .15                  same shares             same shares
 encoders   12 x 768, 12 x 768, fusion 6 x 768         12 x 384, 6 x 256, 4    3 x 160, 2 x 128, 2
-targets    DALL-E's 8,192 codes, 14 x 14              1,024 codes, 16 x 16    1,000 codes, 8 x 8
+targets    DALL-E's 8,192 codes, 14 x 14              1,024 codes, 16 x 16    125 codes, 8 x 8
 first      DINO image encoder, masked text encoder    1 M images or texts     8 k, image encoder
                                                                               trained on labels
 seen       1.2 G                                      6.4 M                   80 k

@@ -29,16 +29,17 @@ from dataclasses import replace
 from models.maskvlm import MaskVLMConfig
 from recipes.claim import Arm, Cell, Change, Claim
 from recipes.masked_measures import filled_in, words_found
-from recipes.recipe import AnyRecipe, Optim, Prerequisite, Recipe
+from recipes.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
 
 ENCODER = (Prerequisite("image_encoder", "clip"),)
 
 PRESETS = {
     "tiny": Recipe(
         model=MaskVLMConfig.tiny(),
-        optim=Optim(lr=1e-3, warmup=4_800),
-        budget=57_600,
-        batch=64,
+        stages=(
+            Stage("pretraining", Optim(lr=1e-3, warmup=4_800), budget=38_400, batch=64),
+            Stage("retrieval", Optim(lr=5e-4, warmup=3_200), budget=28_800, batch=64),
+        ),
         prerequisites=ENCODER,
     ),
     "small": Recipe(
@@ -63,8 +64,9 @@ PRESETS = {
 
 
 def brief(recipe: AnyRecipe) -> AnyRecipe:
-    """A quarter of the tiny budget, with its own warm-up."""
-    return replace(recipe, budget=recipe.budget // 4, optim=replace(recipe.optim, warmup=recipe.optim.warmup // 2))
+    """Half of the tiny pretraining alone, with its own warm-up."""
+    stage = recipe.schedule[0]
+    return replace(recipe, stages=(replace(stage, budget=stage.budget // 2, optim=replace(stage.optim, warmup=stage.optim.warmup // 2)),))
 
 
 def _few(recipe: AnyRecipe) -> AnyRecipe:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,10 +51,12 @@ class MaskVLMConfig:
     embed_dim: int = 256
     context: int = 77
     vocab_size: int = 50_265
-    weights: Weights = field(default_factory=Weights)
+    weights: Weights = field(default_factory=Weights)  # in the stage "pretraining"
+    retrieval: Weights = field(default_factory=lambda: Weights(mlm=0.0, mim=0.0))  # in the stage of this name
     masked_patches: float = 0.6  # share
     masking: TokenMasking = field(default_factory=lambda: TokenMasking(rate=0.3))
     foils: float = 0.0  # share of the pairs, where there are foils, whose negative text is one, and whose text is its true counterpart
+    retrieval_foils: float = 0.0  # the same in the stage "retrieval"
     object_weight: float = 0.0  # added to the weight 1 of hidden pixels inside of objects' boxes
     rounded: float = 0.0  # painting errors below this count by their square, see `masked_pixels`; 0 is the paper's L1
     relative: bool = False  # what is painted is the difference from the median colour of what is visible
@@ -75,11 +77,13 @@ class MaskVLMConfig:
             decoder_depth=1,
             embed_dim=128,
             context=32,
-            foils=0.6,
+            foils=0.5,
+            retrieval_foils=0.8,
             object_weight=3.0,
             rounded=1.0,
             relative=True,
             weights=Weights(itm=2.0, mim=4.0),
+            retrieval=Weights(itm=2.0, mlm=0.0, mim=0.0),
         )
 
     @classmethod
@@ -179,6 +183,7 @@ class MaskVLM(nn.Module):
         if config.relative:  # begin with the trivial fill
             nn.init.zeros_(self.pixel_head.weight)
             nn.init.zeros_(self.pixel_head.bias)
+        self.enter_stage("pretraining")
 
     def adopt(self, modules: Mapping[str, nn.Module]) -> None:
         """ "image_encoder": a trained CLIP whose image tower has the shape of this one's; the contrast starts from its projection."""
@@ -187,25 +192,35 @@ class MaskVLM(nn.Module):
         if donor.visual_projection.weight.shape == self.image_projection.weight.shape:
             self.image_projection.load_state_dict(donor.visual_projection.state_dict())
 
+    def enter_stage(self, name: str) -> None:
+        """ "pretraining" (also the only stage of a recipe without any, "train"), or "retrieval", for which the paper fine-tunes by
+        contrast and matching: with nothing to reconstruct nothing is masked."""
+        if name not in ("train", "pretraining", "retrieval"):
+            raise ValueError(f"stage {name!r}: expected pretraining or retrieval")
+        config, tuning = self.config, name == "retrieval"
+        self.weights = config.retrieval if tuning else config.weights
+        self.collate = replace(self.collate, foils=config.retrieval_foils if tuning else config.foils)
+
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The four passes of the two encoders (figure 2): states `[B, 1 + N, D]` and `[B, T, D]`, clear and masked, and the contrast's
-        features; beside them what the losses compare with."""
-        weights = self.config.weights
+        features; beside them what the losses compare with. Where nothing is reconstructed, the clear states stand for the masked."""
+        weights = self.weights
         pixels = normalise(batch["pixels"], self.config.mean, self.config.std)
         real = until_end(batch["ids"], self.tokenizer.end)
         features = {name: batch[name] for name in ("ids", "labels", "patches", "objects", "has_foil")} | {"pixels": pixels, "real": real}
         image, text = self._see(pixels), self.text(batch["ids"], real)
         features |= {"image_states": image, "text_states": text, "image": self._image_feature(image), "text": self._text_feature(text)}
-        if weights.itm or weights.mim or weights.mlm:
-            features["masked_image_states"] = self._see(pixels, batch["patches"])
-            features["masked_text_states"] = self.text(batch["masked_ids"], real)
-        if weights.itm and self.config.foils:
-            features["foil_real"] = until_end(batch["foil_ids"], self.tokenizer.end)
-            features["foil_states"] = self.text(batch["foil_ids"], features["foil_real"])
-            features["masked_foil_states"] = self.text(batch["masked_foil_ids"], features["foil_real"])
+        masks = bool(weights.mim or weights.mlm)
+        features["masked_image_states"] = self._see(pixels, batch["patches"]) if masks else image
+        features["masked_text_states"] = self.text(batch["masked_ids"], real) if masks else text
+        if weights.itm and self.collate.foils:
+            foil_real = until_end(batch["foil_ids"], self.tokenizer.end)
+            clear = self.text(batch["foil_ids"], foil_real)
+            masked = self.text(batch["masked_foil_ids"], foil_real) if masks else clear
+            features |= {"foil_real": foil_real, "foil_states": clear, "masked_foil_states": masked}
         return features | {name: as_autocast(states) for name, states in features.items() if name.endswith("_states")}
 
     def objective(self, features: dict[str, Tensor]) -> Losses:
@@ -220,10 +235,10 @@ class MaskVLM(nn.Module):
             "mlm": math.log(config.vocab_size),
             "mim": self._pixel_loss(fill, features).item(),
         }
-        return combine(terms, vars(config.weights), chance)
+        return combine(terms, vars(self.weights), chance)
 
     def _terms(self, features: dict[str, Tensor], fill: Tensor) -> dict[str, Tensor]:
-        weights, terms = self.config.weights, dict[str, Tensor]()
+        weights, terms = self.weights, dict[str, Tensor]()
         scale = self.logit_scale.exp()
         if weights.itc:
             terms["itc"] = contrastive(features["image"], features["text"], scale)

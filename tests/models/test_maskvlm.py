@@ -236,6 +236,21 @@ def test_terms_of_weight_0_are_not_computed(model: MaskVLM, samples: list[Sample
         assert set(other(other.collate(samples[:4], np.random.default_rng(0))).terms) == kept
 
 
+def test_the_retrieval_stage_masks_nothing(model: MaskVLM, samples: list[Sample]) -> None:
+    other = MaskVLM(replace(model.config, retrieval_foils=1.0), model.tokenizer)
+    other.enter_stage("retrieval")
+    batch = other.collate(samples[:6], np.random.default_rng(0))
+    assert batch["has_foil"].any()
+    hidden = {name: torch.zeros_like(batch[name]) for name in ("patches", "masked_ids", "masked_foil_ids")}
+    found, same = other(batch), other(batch | hidden)
+    assert set(found.terms) == {"itc", "itm"}
+    assert torch.equal(found.total, same.total)
+    other.enter_stage("pretraining")
+    assert other(batch).total != other(batch | hidden).total
+    with pytest.raises(ValueError, match="expected pretraining or retrieval"):
+        other.enter_stage("finetuning")
+
+
 def test_scores_and_reconstructions(model: MaskVLM, samples: list[Sample]) -> None:
     images, texts = [sample.image for sample in samples[:3]], [sample.captions[0] for sample in samples[:3]]
     together = model.score(images, texts)
