@@ -11,7 +11,7 @@ from torch import Tensor
 from data.sample import Foil, Sample
 
 CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3  # loss of saying "one in three matches", which is true
-SWAPS = 0.9  # share of the foils that are swaps, where there are any: with half of them matching heads stayed at chance about swaps
+SWAPS = 0.9  # share of the foils that are swaps, where a sample has any
 
 
 def hard_negatives(image_to_text: Tensor, text_to_image: Tensor, captions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -99,8 +99,9 @@ class DocumentCollate(Collate):
     def _easier(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if len(sample.objects) > 1 and rng.random() < self.mix.alone:
             sample = alone(sample, int(rng.integers(len(sample.objects))), rng) or sample
-        corners = self.side / self.mix.aligned if self.mix.aligned else 0
-        return aligned(sample, corners) if corners and len(sample.objects) == 1 else sample
+        if self.mix.aligned and len(sample.objects) == 1:
+            return aligned(sample, self.side / self.mix.aligned)
+        return sample
 
 
 @dataclass
