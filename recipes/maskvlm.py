@@ -102,7 +102,7 @@ CLAIMS = (
         base=_few,
         arms=(JOINT, Arm("neither", _without("mim", "mlm"))),
         metric=RECALL,
-        note="a tenth of the pictures; compare the difference with joint-masking's. The image encoder has seen all of them before, as CLIP's",
+        note="a tenth of the pictures, all of which its image encoder has seen before, as CLIP's; compare the difference with joint-masking's",
     ),
     Claim(
         name="whole-other-modality",
