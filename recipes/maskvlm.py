@@ -102,7 +102,7 @@ CLAIMS = (
         base=_few,
         arms=(JOINT, Arm("neither", _without("mim", "mlm"))),
         metric=RECALL,
-        note="a tenth of the pictures, all of which its image encoder has seen before, as CLIP's; compare the difference with joint-masking's",
+        note="a tenth of the pictures, all of which its image encoder has seen before, as CLIP's; compare with joint-masking",
     ),
     Claim(
         name="whole-other-modality",
