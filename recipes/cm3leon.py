@@ -6,7 +6,7 @@ torchrun --nproc-per-node 64 -m recipes.train cm3leon paper --data SHARDS
 
            paper (section 2, table 2)                  small                    tiny
 data       Shutterstock, 340 M                         scenes-small             scenes-tiny, 20 k pictures
-image      256 px, 1,024 tokens of 8,192               128 px, 256 of 1,024     64 px, 64 of 125
+image      256 px, 1,024 tokens of 8,192               128 px, 256 of 1,024     64 px, 64 of 1,000
 decoder    350 M to 7 B; 32 layers of 4,096            12 of 512                4 of 192
 documents  three of four retrieved                       none to two              none
 pretraining
@@ -21,12 +21,12 @@ tuning
 Builds on `make train-vq` (the image tokenizer) and `make train-clip` (the retriever, whose words it shares); both are trained first where
 they have not been yet, and frozen.
 
-Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 56 minutes beside two to four other processes, 2.5 GB and 336
-TFLOP, after the tokenizer's 4 minutes and CLIP's 6; 21.1 minutes on two quiet cores, after 1.6 and 4.1 (make time-cm3leon), where the aim
-was 20 with the tokenizer. Of 122 prompts of one object a recogniser reads the right colour in .98, size in .84, fill in .81, and the
-right shape in .47 (.39 - .56) of the drawings (the best of 8 samples for the retriever; chance for shape .125, untrained .10). The aim
-for shapes, .60, is missed: the tokenizer's own reconstructions keep .95 of them, the decoder has learned no more in its 256 k pictures.
-Captions: F1 of colour .83, size .81, fill .63, shape .39 (blank picture .17, .54, .35, .14).
+Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 75 minutes with pauses, 2.5 GB and 362 TFLOP, after the
+tokenizer's 4 minutes and CLIP's 6; 19.5 minutes on two quiet cores, after 2.2 and 4.0 (make time-cm3leon). Of 122 prompts of one object a
+recogniser reads the right colour in .96, size in .84, fill in .87, and the right shape in .51 of the drawings (the best of 8 samples for
+the retriever; chance for shape .125, untrained .12). The aim for shapes, .60, is missed: the tokenizer's own reconstructions keep .94 of
+them, the decoder has learned no more in its 256 k pictures. Captions: F1 of colour .84, size .82, fill .70, shape .43 (blank picture .17,
+.55, .36, .14).
 """
 
 from __future__ import annotations

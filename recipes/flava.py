@@ -1,6 +1,6 @@
 """FLAVA (arXiv 2112.04482).
 
-make train-flava                              2 CPU cores; trains its image tokenizer (make train-vq) and the image encoder that
+make train-flava                              2 CPU cores; trains a coarse image tokenizer and the image encoder that
                                               it starts from (make train-classifier) first
 make train-flava PRESET=small                 one CUDA GPU
 torchrun --nproc-per-node 64 -m recipes.train flava paper --data SHARDS --tokenizer bert-base-uncased
@@ -36,6 +36,7 @@ from recipes.masked_measures import words_found
 from recipes.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
 
 CODES = Prerequisite("image_tokenizer", "vq")
+COARSE = Prerequisite("image_tokenizer", "vq", "coarse")  # 125 codes, where CM3leon draws with 1,000
 ENCODER = Prerequisite("image_encoder", "classifier")
 
 PRESETS = {
@@ -46,7 +47,7 @@ PRESETS = {
             Stage("joint", Optim(lr=1e-3, warmup=4_800), budget=80_000, batch=64),
             Stage("vqa", Optim(lr=5e-4, warmup=2_000), budget=32_000, batch=64),
         ),
-        prerequisites=(CODES, ENCODER),
+        prerequisites=(COARSE, ENCODER),
         tokenizer="train+questions",
     ),
     "small": Recipe(

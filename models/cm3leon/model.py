@@ -4,7 +4,7 @@
 Pictures become tokens by a frozen VQ, documents are found by a frozen CLIP. Deviations of `tiny`, all in the configuration:
 positions are framed (see `Frame`) and image tokens start where their codes lie, which a small decoder would take long to find
 out; CM3's random spans are mostly replaced by its two extremes, nothing and the whole text, and tokens of objects and of what is asked
-for weigh more; drawn pictures of one object are shifted until it stands at one of nine places.
+for weigh more; drawn pictures of one object are shifted onto the grid of cells.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class FLAVAConfig:
             vision=vision,
             text=text,
             fusion=TransformerConfig(width=160, depth=2, heads=5, activation="relu"),
-            codebook=VQConfig.tiny(),
+            codebook=VQConfig.coarse(),
             embed_dim=128,
             context=32,
             unimodal=Mixture(pictures=0.0, texts=1.0),

@@ -9,7 +9,7 @@ pixels inside of objects' boxes weigh more, where boxes are known.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -46,9 +46,14 @@ class VQConfig:
 
     @classmethod
     def tiny(cls) -> VQConfig:
-        """64 px -> 8 x 8 codes out of 125, 0.6 M parameters."""
+        """64 px -> 8 x 8 codes out of 1,000, 0.6 M parameters."""
         network = NetworkConfig(image_size=64, patch=4, width=64, multiplier=(1, 1), blocks=1, latent=64, norm="none", middle=False)
-        return cls(network=network, quantiser="fsq", levels=(5, 5, 5), continuous=12_800, object_weight=15.0)
+        return cls(network=network, quantiser="fsq", continuous=12_800, object_weight=15.0)
+
+    @classmethod
+    def coarse(cls) -> VQConfig:
+        """`tiny` with 125 codes: fewer to guess from."""
+        return replace(cls.tiny(), levels=(5, 5, 5))
 
     @classmethod
     def small(cls) -> VQConfig:
