@@ -38,7 +38,7 @@ def draw_foil(sample: Sample, rng: np.random.Generator) -> Foil | None:
 
     Who takes the false one for a negative takes the true one for the positive: foils are worded in a way of their own, and a
     matching head that tells them from captions by that need not look at the picture. Swaps (kinds such as "swap_attribute") are
-    preferred: negatives out of the batch teach replaced words as well, and nothing else teaches who is what.
+    preferred: a negative out of the batch hardly ever has the same words.
     """
     swaps = [foil for foil in sample.foils if foil.kind.startswith("swap")]
     others = [foil for foil in sample.foils if not foil.kind.startswith("swap")]

@@ -27,7 +27,7 @@ class Mix:
     spans: float = 1.0  # share of documents with random spans
     drawn: float = 0.5  # share of the rest that is drawn
     alone: float = 0.0  # share of drawn pictures of several objects of which one is left, and named: the easier ones to learn from
-    aligned: int = 0  # shift drawn pictures of one object until its centre is on every so many-th corner of the cells; 0: leave them
+    aligned: bool = False  # shift drawn pictures of one object by up to half a cell, so that its centre is on the cells' corners
     easier_captions: float = 0.0  # share of captioned pictures that are made easier in the same two ways
     first_caption: float = 0.0  # share of documents that take a picture's first caption instead of any
     documents: tuple[float, ...] = (0.0, 0.0, 1.0)  # shares of batches with 0, 1, 2, ... retrieved documents
@@ -99,9 +99,7 @@ class DocumentCollate(Collate):
     def _easier(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if len(sample.objects) > 1 and rng.random() < self.mix.alone:
             sample = alone(sample, int(rng.integers(len(sample.objects))), rng) or sample
-        if self.mix.aligned and len(sample.objects) == 1:
-            return aligned(sample, self.side / self.mix.aligned)
-        return sample
+        return aligned(sample, self.side) if self.mix.aligned and len(sample.objects) == 1 else sample
 
 
 @dataclass
@@ -201,9 +199,9 @@ def _article(name: str) -> str:
     return "an" if name[0] in "aeiou" else "a"
 
 
-def aligned(sample: Sample, side: float) -> Sample:
-    """A sample of one object, shifted by the fewest pixels that put the object's centre on a corner of a grid with so many squares a
-    side and leave it whole; the edges are continued."""
+def aligned(sample: Sample, side: int) -> Sample:
+    """A sample of one object, shifted by the fewest pixels that put the object's centre on a corner between cells and leave it
+    whole; the edges are continued."""
     height, width = sample.image.shape[:2]
     left, top, right, bottom = sample.objects[0].box
     dx, dy = _shift(left, right, width, side), _shift(top, bottom, height, side)
@@ -214,10 +212,10 @@ def aligned(sample: Sample, side: float) -> Sample:
     return replace(sample, image=np.ascontiguousarray(image), objects=(thing,))
 
 
-def _shift(low: float, high: float, size: int, side: float) -> int:
+def _shift(low: float, high: float, size: int, side: int) -> int:
     cell = size / side
     centre = (low + high) / 2
-    shifts = [round(corner * cell - centre) for corner in range(math.floor(side) + 1)]
+    shifts = [round(corner * cell - centre) for corner in range(side + 1)]
     # An object at the edge stays: what is continued there would be the object.
     whole = [shift for shift in shifts if low + min(shift, 0) >= 0 and high + max(shift, 0) <= size and (shift <= 0 or low > 0)]
     whole = [shift for shift in whole if shift >= 0 or high < size]

@@ -42,7 +42,7 @@ class CM3leonConfig:
             text=32,
             framed=True,
             memory=20_000,
-            mix=Mix(spans=0.05, drawn=0.6, alone=0.8, aligned=1, easier_captions=0.5, first_caption=0.6, documents=(1.0,)),
+            mix=Mix(spans=0.05, drawn=0.6, alone=0.8, aligned=True, easier_captions=0.5, first_caption=0.6, documents=(1.0,)),
             weights=Weights(prompt=0.25, written=4.0, drawn=1.0, unconditional=0.3, objects=5.0),
             guidance=2.0,
             temperature=0.8,
