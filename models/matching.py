@@ -11,7 +11,6 @@ from torch import Tensor
 from data.sample import Foil, Sample
 
 CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3  # loss of saying "one in three matches", which is true
-SWAPS = 0.9  # share of the foils that are swaps, where a sample has any
 
 
 def hard_negatives(image_to_text: Tensor, text_to_image: Tensor, captions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -33,14 +32,15 @@ def hard_negatives(image_to_text: Tensor, text_to_image: Tensor, captions: Tenso
     return draws[0], draws[1]
 
 
-def draw_foil(sample: Sample, rng: np.random.Generator) -> Foil | None:
+def draw_foil(sample: Sample, rng: np.random.Generator, *, swaps: float) -> Foil | None:
     """A false caption of the sample's own beside the true one that it was made from, None where it has none.
 
     Who takes the false one for a negative takes the true one for the positive: foils are worded in a way of their own, and a
-    matching head that tells them from captions by that need not look at the picture. Swaps (kinds such as "swap_attribute") are
-    preferred: a negative out of the batch hardly ever has the same words.
+    matching head that tells them from captions by that need not look at the picture. `swaps` is the share, where a sample has
+    both, of foils that exchange words of the caption (kinds such as "swap_attribute"): a negative out of the batch hardly ever
+    has the same words. The others replace one.
     """
-    swaps = [foil for foil in sample.foils if foil.kind.startswith("swap")]
+    exchanged = [foil for foil in sample.foils if foil.kind.startswith("swap")]
     others = [foil for foil in sample.foils if not foil.kind.startswith("swap")]
-    found = swaps if not others or (swaps and rng.random() < SWAPS) else others
+    found = exchanged if not others or (exchanged and rng.random() < swaps) else others
     return found[int(rng.integers(len(found)))] if found else None

@@ -44,8 +44,8 @@ PRESETS = {
         model=FLAVAConfig.tiny(),
         stages=(
             Stage("unimodal", Optim(lr=1.5e-3, warmup=2_000), budget=8_000, batch=128),
-            Stage("joint", Optim(lr=1e-3, warmup=4_800), budget=80_000, batch=64),
-            Stage("vqa", Optim(lr=5e-4, warmup=2_000), budget=32_000, batch=64),
+            Stage("joint", Optim(lr=1e-3, warmup=4_800), budget=62_400, batch=64),
+            Stage("vqa", Optim(lr=5e-4, warmup=2_000), budget=25_600, batch=64),
         ),
         prerequisites=(COARSE, ENCODER),
         tokenizer="train+questions",

@@ -28,6 +28,7 @@ class Mixture:
     questions: float = 0.0
     mismatched: float = 0.0  # of the pairs: those that get another caption, for the matching loss
     hard: float = 0.0  # of the pairs: those that get a foil if they mismatch, and what it was made from if they match
+    swaps: float = 0.5  # of the foils: those that exchange words, where a picture has others, too
 
     def kinds(self, size: int) -> Tensor:
         """PAIR, IMAGE, TEXT or QUESTION for each of `size` samples: the same on every rank and in every step."""
@@ -86,7 +87,7 @@ class MaskedCollate:
     def _true_and_false(self, sample: Sample, row: int, captions: list[str], rng: np.random.Generator) -> tuple[str, str | None]:
         """A text that is true of the sample and one that is not: a foil and what it was made from, or two captions of the batch. The
         false one is None when all others are true of it, too."""
-        if rng.random() < self.mixture.hard and (foil := draw_foil(sample, rng)):
+        if rng.random() < self.mixture.hard and (foil := draw_foil(sample, rng, swaps=self.mixture.swaps)):
             return foil.caption, foil.foil
         others = [caption for caption in captions if caption not in sample.captions]
         return captions[row], others[int(rng.integers(len(others)))] if others else None

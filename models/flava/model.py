@@ -4,7 +4,7 @@ Deviations: batches mix pairs, pictures and texts instead of drawing one data se
 before the image blocks, so that masked patches are blanked in the pixels, too, and has no class token: the mean of an image's
 states stands for it. Its image encoder starts from one that is supervised by labels where the paper's starts from DINO's; its
 discrete targets are the suite's own image tokenizer's instead of DALL-E's, four for each of its larger patches, of which those
-inside of objects' boxes weigh more; some mismatched captions are foils, without which matching does not learn who is where.
+inside of objects' boxes weigh more; some mismatched captions are foils.
 Answers to questions are learned among the other tasks, so that one model keeps all its capabilities.
 """
 

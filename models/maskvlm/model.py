@@ -3,8 +3,8 @@
 Deviations: a rank finds its hard negatives among its own pairs, as ALBEF does. `tiny` puts convolutions before the image blocks,
 so that hidden patches are blanked in the pixels, too, and has no class token: the mean of an image's states stands for it. Its
 image encoder starts from CLIP's where the paper's starts from ImageNet's, its text encoder from random weights. It takes some of
-its negative texts from the foils of the data, without which matching does not learn who is where, and pixels inside of objects'
-boxes weigh more, where boxes are known, by a smooth L1.
+its negative texts from the foils of the data, and pixels inside of objects' boxes weigh more, where boxes are known, by a smooth
+L1. In the stage "retrieval" nothing is masked: contrast and matching alone, the paper's fine-tuning for retrieval.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from models.matching import draw_foil, hard_negatives
 from models.text import Tokenizer, layout, until_end
 
 BASE = TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-5)
+SWAPS = 0.9  # share of the foils that exchange words, where a picture has others, too
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class MaskedCollate:
         picture's own. Without a generator everything is drawn with seed 0."""
         draw = rng or np.random.default_rng(0)
         captions = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
-        foils = [draw_foil(sample, draw) if draw.random() < self.foils else None for sample in samples]
+        foils = [draw_foil(sample, draw, swaps=SWAPS) if draw.random() < self.foils else None for sample in samples]
         captions = [foil.caption if foil else caption for foil, caption in zip(foils, captions, strict=True)]
         false = [foil.foil if foil else caption for foil, caption in zip(foils, captions, strict=True)]
         # Foils are masked as captions are: a text that is whole would give itself away.

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 import models
 from data.loader import in_order
-from data.shards import find
+from data.shards import DataError, find
 from recipes import siglip
 from recipes.recipe import AnyRecipe, Log, Optim
 from recipes.train import main, train
@@ -63,6 +63,14 @@ def test_a_run_leaves_everything_that_is_needed_to_use_and_judge_it(recipe: AnyR
     features = model.encode_image([np.zeros((64, 64, 3), np.uint8)] * 3)
     assert features.shape == (3, 16)
     assert torch.allclose(features.norm(dim=-1), torch.ones(3))
+
+
+def test_a_run_on_the_first_shards_sees_no_others(recipe: AnyRecipe, tmp_path: Path) -> None:
+    three = replace(recipe, data=str(make_split(tmp_path / "dots", [16, 16, 16])), shards=2)
+    assert train(three, tmp_path / "run") == 0
+    assert [line["epoch"] for line in steps(tmp_path / "run")] == [n // 2 for n in range(1, 13)]  # an epoch is two batches of 16
+    with pytest.raises(DataError, match="dots/train has 3 shards, and 4 were asked for"):
+        train(replace(three, shards=4), tmp_path / "more")
 
 
 class Killed(BaseException):
