@@ -68,7 +68,8 @@ PRESETS = {
 def brief(recipe: AnyRecipe) -> AnyRecipe:
     """Three fifths of the tiny pretraining alone, with half of its warm-up."""
     stage = recipe.schedule[0]
-    return replace(recipe, stages=(replace(stage, budget=stage.budget * 3 // 5, optim=replace(stage.optim, warmup=stage.optim.warmup // 2)),))
+    optim = replace(stage.optim, warmup=stage.optim.warmup // 2)
+    return replace(recipe, stages=(replace(stage, budget=stage.budget * 3 // 5, optim=optim),))
 
 
 def _few(recipe: AnyRecipe) -> AnyRecipe:
