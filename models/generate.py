@@ -120,10 +120,9 @@ def _sampler(how: Decoding, total: int) -> Choose:
             before = probabilities.cumsum(dim=-1) - probabilities  # what likelier tokens hold
             probabilities = probabilities.where(before < how.top_p, 0)
         reached = probabilities.cumsum(dim=-1)  # [n, V]
-        drawn = torch.searchsorted(reached, (uniform * reached[:, -1])[:, None], right=True)
-        possible = torch.arange(probabilities.shape[1], device=logits.device)
-        last = possible.where(probabilities > 0, 0).amax(dim=-1, keepdim=True)  # rounding must not draw what has no probability
-        drawn = torch.minimum(drawn, last)
+        whole = reached[:, -1]
+        aim = torch.minimum(uniform * whole, torch.nextafter(whole, torch.zeros_like(whole)))  # rounding must not reach what has no probability
+        drawn = torch.searchsorted(reached, aim[:, None], right=True)
         return (drawn if order is None else order.gather(1, drawn))[:, 0]
 
     return choose

@@ -6,6 +6,7 @@ budget a plain patch embedding learns colour but not shape.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -95,30 +96,48 @@ class CrossAttention(nn.Module):
 
 
 class KeyValueCache:
-    """Keys and values of what a self-attention layer has read so far. Room for `length` positions is taken at once."""
+    """Keys and values of what a self-attention layer has read so far, of at most `length` positions; room is taken as it is needed."""
+
+    STEP = 32  # positions
 
     def __init__(self, length: int) -> None:
         self.length, self.filled = length, 0
-        self._held: Tensor | None = None  # [2, B, H, length, D/H]
+        self._held: Tensor | None = None  # [2, B, H, room, D/H], zeros where nothing has been read
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, H, T, D/H]` of T more positions -> those of all positions. Raises ValueError when there is no room."""
         end = self.filled + k.shape[2]
         if end > self.length:
             raise ValueError(f"{end} positions do not fit into a cache that was made for {self.length}")
-        if self._held is None:
-            self._held = k.new_empty(2, *k.shape[:2], self.length, k.shape[3])
+        if self._held is None or end > self._held.shape[3]:
+            room = min(self.length, math.ceil(end / self.STEP) * self.STEP)
+            held = k.new_zeros(2, *k.shape[:2], room, k.shape[3])
+            if self._held is not None:
+                held[:, :, :, : self.filled] = self._held[:, :, :, : self.filled]
+            self._held = held
         self._held[0, :, :, self.filled : end] = k
         self._held[1, :, :, self.filled : end] = v
         self.filled = end
         return self._held[0, :, :, :end], self._held[1, :, :, :end]
 
+    def attend(self, q: Tensor, *, hidden: Tensor | None = None) -> Tensor:
+        """Attention of one query a row, `[B, H, 1, D/H]`, to all that is held; `hidden` `[B, 1, 1, S]` is true where it may not look.
+
+        For a CPU. Its matrix product copies what is not in one piece, so the room that is not filled yet takes part, with weight zero:
+        in bf16 half of the time.
+        """
+        assert self._held is not None
+        k, v = self._held
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # [B, H, 1, room]
+        logits[..., self.filled :] = float("-inf")
+        if hidden is not None:
+            logits[..., : self.filled].masked_fill_(hidden, float("-inf"))
+        return logits.softmax(dim=-1) @ v
+
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order; a row may occur several times."""
         if self._held is not None:
-            held = self._held.new_empty(2, len(rows), *self._held.shape[2:])
-            held[:, :, :, : self.filled] = self._held[:, rows, :, : self.filled]
-            self._held = held
+            self._held = self._held[:, rows]
 
 
 def as_autocast(x: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class DecoderAttention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)
         if cache is not None and q.shape[2] == 1 and q.device.type == "cpu":
-            mixed = _attend_newest(q, k, v, mask)
+            mixed = cache.attend(q, hidden=None if mask is None else ~mask)
         else:
             mixed = attend(q, k, v, causal=mask is None, mask=mask)
         return self.proj(mixed.transpose(1, 2).flatten(2))
@@ -135,7 +135,7 @@ class ReLUMLP(nn.Module):
         self.down = nn.Linear(config.hidden, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)))
+        return self.down(F.relu(self.up(x), inplace=True))
 
 
 class SwiGLU(nn.Module):
@@ -167,20 +167,14 @@ def _norm(config: DecoderConfig) -> nn.Module:
     return nn.LayerNorm(config.width, eps=config.norm_eps, elementwise_affine=False)
 
 
-def _attend_newest(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of one query per row. On a CPU twice as fast as the fused kernel, and as keys that need not be turned round."""
-    logits = (k @ (q * q.shape[-1] ** -0.5).transpose(2, 3)).transpose(2, 3)  # [B, H, 1, S]
-    if mask is not None:
-        logits = logits.masked_fill(~mask, float("-inf"))
-    return logits.softmax(dim=-1) @ v
-
-
 def _causal(new: int, seen: Tensor) -> Tensor:
     """bool `[B, 1, T, S]` for the last `new` of S positions, of which those are left out where `seen` is false.
 
     A position always sees itself, or the softmax of padding would have nothing to sum over.
     """
     old = seen.shape[1] - new
+    if new == 1:
+        return seen.index_fill(1, torch.tensor(old, device=seen.device), True)[:, None, None]
     order = torch.ones(new, seen.shape[1], dtype=torch.bool, device=seen.device).tril(old)
     itself = torch.eye(new, dtype=torch.bool, device=seen.device)
     return ((order & seen[:, None]) | F.pad(itself, (old, 0)))[:, None]
