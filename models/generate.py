@@ -121,7 +121,8 @@ def _sampler(how: Decoding, total: int) -> Choose:
             probabilities = probabilities.where(before < how.top_p, 0)
         reached = probabilities.cumsum(dim=-1)  # [n, V]
         whole = reached[:, -1]
-        aim = torch.minimum(uniform * whole, torch.nextafter(whole, torch.zeros_like(whole)))  # rounding must not reach what has no probability
+        below = torch.nextafter(whole, torch.zeros_like(whole))  # rounding must not reach what has no probability
+        aim = torch.minimum(uniform * whole, below)
         drawn = torch.searchsorted(reached, aim[:, None], right=True)
         return (drawn if order is None else order.gather(1, drawn))[:, 0]
 

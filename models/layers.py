@@ -137,7 +137,9 @@ class KeyValueCache:
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order; a row may occur several times."""
         if self._held is not None:
-            self._held = self._held[:, rows]
+            held = self._held.new_zeros(2, len(rows), *self._held.shape[2:])
+            held[:, :, :, : self.filled] = self._held[:, rows, :, : self.filled]
+            self._held = held
 
 
 def as_autocast(x: Tensor) -> Tensor:

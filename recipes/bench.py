@@ -77,6 +77,7 @@ class Setting:
     depth: int = 6
     batch: int = 32
     draw_batch: int = 64
+    draw_depth: int = 4  # the tiny CM3leon's
     anchors: int = 5_000
     loader_batch: int = 128
     loader_batches: int = 30
@@ -84,7 +85,7 @@ class Setting:
     repeats: int = 7
 
 
-QUICK = Setting(width=128, depth=2, batch=16, loader_batches=8, repeats=3)
+QUICK = Setting(width=128, depth=2, batch=16, draw_depth=2, loader_batches=8, repeats=3)
 
 
 def main() -> None:
@@ -110,7 +111,7 @@ def main() -> None:
         "captioning": lambda: captioning(split, setting.draw_batch, place, repeats),
         "masked": lambda: masked_step(setting.width, setting.depth, setting.batch, place, repeats),
         "prefix": lambda: prefixed(split, setting.draw_batch, place, repeats),
-        "drawing": lambda: drawing(setting.depth, setting.draw_batch, place, repeats),
+        "drawing": lambda: drawing(setting.draw_depth, setting.draw_batch, place, repeats),
         "guidance": lambda: guidance(split, place, repeats),
         "anchors": lambda: anchored(setting.anchors, setting.batch, place, repeats),
         "loader": lambda: loader(setting, split, args.workers, repeats),
