@@ -59,11 +59,11 @@ from recipes.bench_drawing import drawing
 from recipes.bench_magic import guidance
 from recipes.bench_masked import masked_step
 from recipes.bench_prefix import prefixed
+from recipes.optimiser import optimiser
 from recipes.place import Place, hardware
 from recipes.ratios import Row, interleaved, row_of
 from recipes.recipe import Optim
 from recipes.step import backward
-from recipes.train import adamw
 
 OPTIM = Optim(lr=1e-4)
 CROP = 0.9  # smallest share of the side (ours) and of the area (open_clip's default) that a random crop keeps
@@ -222,7 +222,7 @@ def _their_step(model: nn.Module, loss: Callable[[], Tensor], place: Place, prec
 
 def _optimised(model: nn.Module, run: Callable[[], Tensor], place: Place) -> Callable[[], float]:
     """One step: gradients by `run`, AdamW, and the logit scale kept in its range."""
-    optimizer = adamw(model, OPTIM, fused=place.device.type == "cuda")
+    optimizer = optimiser(model, OPTIM, fused=place.device.type == "cuda")
 
     def step() -> float:
         loss = run()

@@ -20,10 +20,10 @@ from models.coca.gpt2 import decoder_to_gpt2
 from models.coca.objective import caption_nll
 from models.generate import Decoding, generate, not_text
 from models.text import BPETokenizer
+from recipes.optimiser import optimiser
 from recipes.place import Place
 from recipes.ratios import Row, interleaved, row_of
 from recipes.recipe import Optim
-from recipes.train import adamw
 
 CONFIG = CoCaConfig.tiny()
 LESSONS = 100  # steps in which the decoder learns the batch's captions by heart
@@ -65,7 +65,7 @@ def _model(captions: Sequence[str]) -> CoCa:
 
 
 def _learn(model: CoCa, image: Tensor, captions: Sequence[str], place: Place) -> None:
-    optimizer = adamw(model.text, Optim(lr=1e-3), fused=place.device.type == "cuda")
+    optimizer = optimiser(model.text, Optim(lr=1e-3), fused=place.device.type == "cuda")
     ids = model.collate.texts(captions).to(place.device)
     real = model.text.real(ids)
     for _ in range(LESSONS):

@@ -19,11 +19,11 @@ from models.masking import UNSEEN
 from models.text import BPETokenizer
 from models.vq import VQConfig
 from models.vq.network import NetworkConfig
+from recipes.optimiser import optimiser
 from recipes.place import Place
 from recipes.ratios import Row, interleaved, row_of
 from recipes.recipe import Optim
 from recipes.step import backward
-from recipes.train import adamw
 
 TOKENS, SIZE, PATCH = 32, 64, 8
 WORDS, CODES = 30_522, (8, 5, 5, 5)
@@ -78,7 +78,7 @@ def masked_step(width: int, depth: int, batch: int, place: Place, repeats: int) 
 
 
 def _step(model: nn.Module, loss: Callable[[Any], Tensor], place: Place, precision: str) -> Callable[[], float]:
-    autocast, optimizer = place.autocast(precision), adamw(model, Optim(lr=1e-4), fused=place.device.type == "cuda")
+    autocast, optimizer = place.autocast(precision), optimiser(model, Optim(lr=1e-4), fused=place.device.type == "cuda")
 
     def step() -> float:
         value = loss(autocast)

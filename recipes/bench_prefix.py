@@ -30,10 +30,10 @@ from models.minigpt4 import MiniGPT4, MiniGPT4Config
 from models.minigpt4.template import END_OF_TURN, Turn, laid_out
 from models.splice import SOFT, PrefixCollate, continued, embed, nll
 from models.text import BPETokenizer
+from recipes.optimiser import optimiser
 from recipes.place import Place
 from recipes.ratios import Row, interleaved, row_of
 from recipes.recipe import Optim
-from recipes.train import adamw
 
 FROZEN, QFORMER = FrozenConfig.tiny(), TransformerConfig(width=160, depth=4, heads=5)
 BLIP2_SIZES = replace(
@@ -192,7 +192,7 @@ def _row(
 
 
 def _learn(loss: Callable[[], Tensor], learner: nn.Module, place: Place) -> None:
-    optimizer = adamw(learner, Optim(lr=1e-3), fused=place.device.type == "cuda")
+    optimizer = optimiser(learner, Optim(lr=1e-3), fused=place.device.type == "cuda")
     for _ in range(LESSONS):
         with place.autocast("auto"):
             value = loss()

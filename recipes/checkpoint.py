@@ -14,6 +14,8 @@ from torch import nn
 
 from recipes.progress import Progress
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's, Muon's
+
 
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Weights, optimiser moments, and `progress`. Random numbers need no state: every step seeds its own."""
@@ -48,7 +50,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
         model.load_state_dict(weights)
         state: dict[int, dict[str, torch.Tensor]] = {}
         for index, name in _names(model, optimizer).items():
-            moments = {key: tensors[f"optim.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"optim.{key}.{name}" in tensors}
+            moments = {key: tensors[f"optim.{key}.{name}"] for key in MOMENTS if f"optim.{key}.{name}" in tensors}
             if moments:
                 state[index] = moments
     except (KeyError, RuntimeError, OSError, SafetensorError) as error:

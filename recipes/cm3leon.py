@@ -45,8 +45,8 @@ PRESETS = {
     "tiny": Recipe(
         model=CM3leonConfig.tiny(),
         stages=(
-            Stage("pretraining", Optim(lr=1.5e-3, warmup=3_200), budget=256_000, batch=32),
-            Stage("tuning", Optim(lr=5e-4, warmup=1_600), budget=24_000, batch=32),
+            Stage("pretraining", Optim(lr=1.5e-3, warmup=3_200, muon=True), budget=208_000, batch=32),
+            Stage("tuning", Optim(lr=5e-4, warmup=1_600, muon=True), budget=20_000, batch=32),
         ),
         prerequisites=NEEDS,
         tokenizer="retriever",

@@ -18,7 +18,7 @@ from torch import nn
 import models
 from recipes.place import Place, hardware, peak_memory_mb
 from recipes.progress import Progress
-from recipes.recipe import AnyRecipe, Recipe
+from recipes.recipe import AnyRecipe, Optim, Recipe
 
 CHECKPOINT = "checkpoint.safetensors"
 # What may change when a run is resumed: it decides where, how fast and in what order of rounding, not what is learned.
@@ -78,7 +78,11 @@ def _complete(recipe: dict[str, Any]) -> dict[str, Any]:
         model = asdict(models.from_dict(config, recipe["model"]))
     except TypeError:  # a field that does not exist any more: it will differ
         model = recipe["model"]
-    return json.loads(json.dumps(default | recipe | {"model": model}, default=asdict))
+    recipe = json.loads(json.dumps(default | recipe | {"model": model}, default=asdict))
+    for described in [recipe, *recipe.get("stages", ())]:
+        if "optim" in described:
+            described["optim"] = asdict(Optim(lr=0.0)) | described["optim"]
+    return json.loads(json.dumps(recipe))
 
 
 def name_of(recipe: AnyRecipe) -> str:

@@ -20,6 +20,8 @@ class Optim:
     warmup: int = 0
     """samples"""
     clip_norm: float = 1.0
+    muon: bool = False
+    """the matrices of transformer blocks learn by Muon instead, at the same rate"""
 
     def lr_at(self, samples: int, budget: int) -> float:
         """Learning rate of the step that begins when `samples` of `budget` have been seen."""

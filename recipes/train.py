@@ -33,9 +33,10 @@ from models.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes import checkpoint
 from recipes.folder import CHECKPOINT, alone, claim, finished, name_of, write_cost
 from recipes.log import Reporter
+from recipes.optimiser import optimiser
 from recipes.place import Place, hardware
 from recipes.progress import Progress
-from recipes.recipe import AnyRecipe, Optim, Recipe, Stage
+from recipes.recipe import AnyRecipe, Recipe, Stage
 from recipes.stages import Needed, adopt, describe, enter, prerequisites, set_training
 from recipes.step import average_gradients, backward
 from recipes.watch import Signals, Watch
@@ -94,7 +95,7 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: 
     first = progress.stage
     for number in range(first, len(recipe.schedule)):
         stage = enter(model, recipe, number, progress)
-        optimizer = adamw(model, stage.optim, fused=place.device.type == "cuda")
+        optimizer = optimiser(model, stage.optim, fused=place.device.type == "cuda")
         if left and number == first:
             checkpoint.load(state_path, model, optimizer)
         loader = _loader(recipe, stage, split, model, place, progress)
@@ -181,16 +182,6 @@ def _tokenizer(recipe: AnyRecipe, split: Split, adopted: Mapping[str, Any]) -> T
     if recipe.tokenizer.startswith("train"):
         return BPETokenizer.train(texts(split, limit=200_000, questions=recipe.tokenizer == "train+questions"), recipe.vocab_size)
     return named_tokenizer(recipe.tokenizer)
-
-
-def adamw(model: nn.Module, optim: Optim, *, fused: bool = True) -> torch.optim.AdamW:
-    """Two groups: matrices decay; gains, biases and scalars do not."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused or None)
 
 
 # ---------------------------------------------------------------------------------------------------- on the side
