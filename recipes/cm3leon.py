@@ -87,9 +87,9 @@ PRESETS = {
 
 
 def brief(recipe: AnyRecipe) -> AnyRecipe:
-    """A third of the tiny pretraining, and no tuning."""
+    """A quarter of the tiny pretraining, and no tuning."""
     stage = recipe.schedule[0]
-    return replace(recipe, stages=(replace(stage, budget=stage.budget // 3),))
+    return replace(recipe, stages=(replace(stage, budget=stage.budget // 4),))
 
 
 def retrieving(recipe: AnyRecipe) -> AnyRecipe:
