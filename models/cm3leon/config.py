@@ -45,7 +45,6 @@ class CM3leonConfig:
             mix=Mix(spans=0.05, drawn=0.6, alone=0.8, aligned=True, easier_captions=0.5, first_caption=0.6, documents=(1.0,)),
             weights=Weights(prompt=0.25, written=4.0, drawn=1.0, unconditional=0.3, objects=5.0),
             guidance=2.0,
-            temperature=0.8,
             top_p=1.0,
         )
 
