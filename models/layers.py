@@ -96,9 +96,9 @@ class CrossAttention(nn.Module):
 
 
 class KeyValueCache:
-    """Keys and values of what a self-attention layer has read so far, of at most `length` positions; room is taken as it is needed."""
+    """Keys and values of what a self-attention layer has read so far, of at most `length` positions."""
 
-    STEP = 32  # positions
+    STEP = 32  # positions that room is taken for at once on a CPU, where attention works through all of it
 
     def __init__(self, length: int) -> None:
         self.length, self.filled = length, 0
@@ -110,7 +110,7 @@ class KeyValueCache:
         if end > self.length:
             raise ValueError(f"{end} positions do not fit into a cache that was made for {self.length}")
         if self._held is None or end > self._held.shape[3]:
-            room = min(self.length, math.ceil(end / self.STEP) * self.STEP)
+            room = min(self.length, math.ceil(end / self.STEP) * self.STEP) if k.device.type == "cpu" else self.length
             held = k.new_zeros(2, *k.shape[:2], room, k.shape[3])
             if self._held is not None:
                 held[:, :, :, : self.filled] = self._held[:, :, :, : self.filled]
@@ -123,8 +123,7 @@ class KeyValueCache:
     def attend(self, q: Tensor, *, hidden: Tensor | None = None) -> Tensor:
         """Attention of one query a row, `[B, H, 1, D/H]`, to all that is held; `hidden` `[B, 1, 1, S]` is true where it may not look.
 
-        For a CPU. Its matrix product copies what is not in one piece, so the room that is not filled yet takes part, with weight zero:
-        in bf16 half of the time.
+        For a CPU. Its matrix product copies what is not in one piece, so the room that is not filled yet takes part, with weight zero.
         """
         assert self._held is not None
         k, v = self._held

@@ -11,12 +11,12 @@ decoder    350 M to 7 B; 32 layers of 4,096            12 of 512                
 documents  three of four retrieved                       none to two              none
 pretraining
   batch    8 M tokens                                  256 pictures             32 pictures
-  seen     2.4 T tokens (1.4 T, 1.9 T)                 4 M pictures             256 k pictures
-  rate     1.2e-4 (6e-4, 5e-4), warm-up 1,500 steps    6e-4                     1.5e-3
+  seen     2.4 T tokens (1.4 T, 1.9 T)                 4 M pictures             208 k pictures
+  rate     1.2e-4 (6e-4, 5e-4), warm-up 1,500 steps    6e-4                     1.5e-3, Muon
 tuning
   batch    2 M tokens                                  256 pictures             32 pictures
-  seen     30 B tokens                                 500 k pictures           24 k pictures
-  rate     5e-5                                        1e-4                     5e-4
+  seen     30 B tokens                                 500 k pictures           20 k pictures
+  rate     5e-5                                        1e-4                     5e-4, Muon
 
 Builds on `make train-vq` (the image tokenizer) and `make train-clip` (the retriever, whose words it shares); both are trained first where
 they have not been yet, and frozen.

@@ -1,39 +1,86 @@
-"""What turns gradients into steps: AdamW, or Muon for the matrices of transformer blocks and AdamW for the rest."""
+"""What turns gradients into steps: AdamW, or Muon for the matrices of repeated blocks and AdamW for the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from recipes.place import multiplies_bf16
 from recipes.recipe import Optim
 
 
 def optimiser(model: nn.Module, optim: Optim, *, fused: bool = True) -> torch.optim.Optimizer:
-    """Matrices decay; gains, biases and scalars do not."""
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    inner = {name for name, parameter in trainable.items() if optim.muon and "blocks." in name and parameter.ndim == 2}
+    """AdamW, whose decay is for matrices only, not for gains, biases and scalars; with `optim.muon` Muon beside it.
+
+    Raises ValueError where Muon has nothing to do.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    inner = [matrix for matrix in repeated_matrices(model) if matrix.requires_grad] if optim.muon else []
+    if optim.muon and not inner:
+        raise ValueError("optim.muon: nothing that is trained here has repeated blocks of linear layers; leave it out")
+    apart = {id(matrix) for matrix in inner}
     groups = [
-        {"params": [p for name, p in trainable.items() if p.ndim >= 2 and name not in inner], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trainable.values() if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim >= 2 and id(p) not in apart], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused or None)
-    if not inner:
-        return adamw
-    return Both(adamw, muon([trainable[name] for name in trainable if name in inner], optim))
+    return Together(adamw, Muon(inner, lr=optim.lr, weight_decay=optim.weight_decay)) if inner else adamw
 
 
-def muon(matrices: Sequence[nn.Parameter], optim: Optim) -> torch.optim.Muon:
-    """Momentum whose singular values are all brought near one (https://kellerjordan.github.io/posts/muon), so that a step moves all
-    directions alike; as large as AdamW's (arXiv 2502.16982, section 2.2), so that both share a learning rate. In our small
-    transformers it needs about half of AdamW's samples to the same loss."""
-    return torch.optim.Muon(matrices, lr=optim.lr, weight_decay=optim.weight_decay, adjust_lr_fn="match_rms_adamw")
+def repeated_matrices(model: nn.Module) -> list[Tensor]:
+    """Weights of linear layers inside of numbered modules ("blocks.0.attn.proj"): those of transformers' blocks, and neither
+    embeddings nor heads, not even heads of several layers ("head.2")."""
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return [module.weight for name, module in linear.items() if any(part.isdigit() for part in name.split(".")[:-1])]
 
 
-class Both(torch.optim.Optimizer):
-    """Several optimisers of different parameters as one: their groups and states one after another."""
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum whose singular values are all brought near one (https://kellerjordan.github.io/posts/muon), so that a step
+    moves all directions alike; as large as AdamW's steps (arXiv 2502.16982, section 2.2), so that both share a learning rate.
+
+    torch's own does the same, but always multiplies in bf16, which takes a hundred times as long on a CPU that cannot.
+    """
+
+    MOMENTUM = 0.95
+
+    def __init__(self, matrices: Iterable[Tensor], *, lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix)
+                mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - self.MOMENTUM)
+                direction = orthogonal(matrix.grad.lerp(mean, self.MOMENTUM))
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(direction, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """A matrix with the same singular vectors and singular values of about one (0.7 to 1.2), by five steps of a quintic
+    Newton-Schulz iteration, in bf16 where the hardware multiplies that."""
+    x = matrix.to(torch.bfloat16 if multiplies_bf16(matrix.device) else torch.float32)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x.T if tall else x
+
+
+class Together(torch.optim.Optimizer):
+    """Optimisers of different parameters as one: their groups and states one after another."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         self.parts = parts

@@ -11,7 +11,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW, linear warm-up, cosine to zero. Weight decay is for matrices only, not for gains, biases and scalars."""
+    """AdamW, or Muon and AdamW; linear warm-up, cosine to zero. Weight decay is for matrices only, not for gains, biases and scalars."""
 
     lr: float
     weight_decay: float = 0.05
@@ -21,7 +21,7 @@ class Optim:
     """samples"""
     clip_norm: float = 1.0
     muon: bool = False
-    """the matrices of transformer blocks learn by Muon instead, at the same rate"""
+    """the matrices of repeated blocks learn by Muon instead, at the same rate"""
 
     def lr_at(self, samples: int, budget: int) -> float:
         """Learning rate of the step that begins when `samples` of `budget` have been seen."""

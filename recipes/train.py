@@ -115,14 +115,14 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, place: Place, needed: 
                     losses = model.fit(batch)  # None: nothing is learned
                 else:
                     losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
+                average_gradients(model.parameters())
+                norm = float(nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm))
+                if math.isfinite(norm):
+                    optimizer.step()
             if flops is not None:
                 progress.flops = flops.get_total_flops() * place.world / stage.batch
-            average_gradients(model.parameters())
-            norm = float(nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm))
-            if math.isfinite(norm):
-                optimizer.step()
-                if hasattr(model, "after_step") and (complaint := model.after_step()):
-                    report.event("warning", complaint, step=progress.step)
+            if math.isfinite(norm) and hasattr(model, "after_step") and (complaint := model.after_step()):
+                report.event("warning", complaint, step=progress.step)
             optimizer.zero_grad()
             progress.step += 1
             progress.samples += stage.batch

@@ -174,7 +174,7 @@ def _causal(new: int, seen: Tensor) -> Tensor:
     """
     old = seen.shape[1] - new
     if new == 1:
-        return seen.index_fill(1, torch.tensor(old, device=seen.device), True)[:, None, None]
+        return F.pad(seen[:, :-1], (0, 1), value=True)[:, None, None]
     order = torch.ones(new, seen.shape[1], dtype=torch.bool, device=seen.device).tril(old)
     itself = torch.eye(new, dtype=torch.bool, device=seen.device)
     return ((order & seen[:, None]) | F.pad(itself, (old, 0)))[:, None]

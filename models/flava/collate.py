@@ -28,7 +28,7 @@ class Mixture:
     questions: float = 0.0
     mismatched: float = 0.0  # of the pairs: those that get another caption, for the matching loss
     hard: float = 0.0  # of the pairs: those that get a foil if they mismatch, and what it was made from if they match
-    swaps: float = 0.5  # of the foils: those that exchange words, where a picture has others, too
+    swaps: float = 0.5  # of the foils: those that exchange words, where a picture has both kinds
 
     def kinds(self, size: int) -> Tensor:
         """PAIR, IMAGE, TEXT or QUESTION for each of `size` samples: the same on every rank and in every step."""

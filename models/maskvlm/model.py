@@ -30,7 +30,7 @@ from models.matching import draw_foil, hard_negatives
 from models.text import Tokenizer, layout, until_end
 
 BASE = TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-5)
-SWAPS = 0.9  # share of the foils that exchange words, where a picture has others, too
+SWAPS = 0.9  # share of the foils that exchange words, where a picture has both kinds
 
 
 @dataclass(frozen=True)

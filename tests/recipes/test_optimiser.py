@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from recipes.optimiser import Both, optimiser
+from models.cm3leon.decoder import DecoderConfig, TokenDecoder
+from recipes import clip, flava
+from recipes.folder import as_json, differences
+from recipes.optimiser import Muon, Together, optimiser, orthogonal, repeated_matrices
 from recipes.recipe import AnyRecipe, Optim
 from recipes.train import train
 from tests.recipes.test_train import killed_and_resumed, same_weights, steps
@@ -19,8 +23,8 @@ class Tower(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.words = nn.Embedding(7, 12)
-        self.blocks = nn.ModuleList([nn.Linear(12, 30), nn.Linear(30, 12)])
-        self.head = nn.Linear(12, 5)
+        self.layers = nn.ModuleList([nn.ModuleDict({"up": nn.Linear(12, 30), "down": nn.Linear(30, 12)}) for _ in range(2)])
+        self.head = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 5))
 
 
 def test_without_muon_there_is_adamw_alone() -> None:
@@ -30,32 +34,71 @@ def test_without_muon_there_is_adamw_alone() -> None:
 def test_muon_gets_the_matrices_of_blocks_and_adamw_everything_else() -> None:
     tower = Tower()
     found = optimiser(tower, Optim(lr=0.1, muon=True, weight_decay=0.3))
-    assert isinstance(found, Both)
+    assert isinstance(found, Together)
     names = {id(parameter): name for name, parameter in tower.named_parameters()}
+    inner = {f"layers.{n}.{part}.weight" for n in range(2) for part in ("up", "down")}
+    biases = {name for name in names.values() if name.endswith("bias")}
     groups = [({names[id(p)] for p in group["params"]}, group["weight_decay"]) for group in found.param_groups]
-    assert groups == [
-        ({"words.weight", "head.weight"}, 0.3),
-        ({"blocks.0.bias", "blocks.1.bias", "head.bias"}, 0.0),
-        ({"blocks.0.weight", "blocks.1.weight"}, 0.3),
-    ]
+    assert groups == [({"words.weight", "head.0.weight", "head.1.weight"}, 0.3), (biases, 0.0), (inner, 0.3)]
 
 
-def test_muons_step_moves_all_directions_alike_and_as_far_as_the_rate_says() -> None:
-    torch.manual_seed(0)
-    tower = Tower()
-    weight = tower.blocks[0].weight
-    before = weight.detach().clone()
-    found = optimiser(tower, Optim(lr=9.0, muon=True, weight_decay=0.0))
-    for group in found.param_groups:
-        group["lr"] = 0.01  # as the loop sets it, step by step
-    left, right = torch.linalg.qr(torch.randn(30, 12))[0], torch.linalg.qr(torch.randn(12, 12))[0]
-    weight.grad = left @ torch.diag(torch.logspace(-1, 1, 12)) @ right  # singular values from .1 to 10
-    found.step()
-    moved = (before - weight.detach()) / (0.01 * 0.2 * 30**0.5)
-    sizes = torch.linalg.svdvals(moved)
-    assert sizes.min() > 0.6
-    assert sizes.max() < 1.3
-    assert (left.T @ moved @ right.T).diag().min() > 0.6  # along the gradient's own directions
+def test_gains_of_heads_are_no_matrices_though_they_look_like_some() -> None:
+    decoder = TokenDecoder(DecoderConfig(width=16, depth=2, heads=2, hidden=32, chameleon=True), 20)
+    names = {id(parameter): name for name, parameter in decoder.named_parameters()}
+    found = {names[id(matrix)] for matrix in repeated_matrices(decoder)}
+    assert found == {f"blocks.{n}.{part}.weight" for n in range(2) for part in ("attn.qkv", "attn.proj", "mlp.gate", "mlp.up", "mlp.down")}
+
+
+def test_muon_without_anything_to_do_says_so() -> None:
+    with pytest.raises(ValueError, match=r"optim\.muon: nothing that is trained here has repeated blocks"):
+        optimiser(nn.Linear(3, 3), Optim(lr=0.1, muon=True))
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("shape", [(30, 12), (12, 30)])
+def test_a_direction_keeps_singular_vectors_and_levels_singular_values(
+    shape: tuple[int, int], bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recipes.optimiser.multiplies_bf16", lambda _: bf16)
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(side, 12, generator=generator))[0] for side in shape)
+    found = orthogonal(left @ torch.diag(torch.logspace(-1, 1, 12)) @ right.T)  # singular values from .1 to 10
+    assert found.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    sizes = torch.linalg.svdvals(found.float())
+    assert 0.6 < sizes.min() < sizes.max() < 1.3
+    assert (left.T @ found.float() @ right).diag().min() > 0.6
+
+
+@pytest.mark.parametrize("shape", [(30, 12), (12, 30)])
+def test_steps_equal_those_of_torchs_muon(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.optimiser.multiplies_bf16", lambda _: True)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimisers = (
+        Muon([ours], lr=0.01, weight_decay=0.3),
+        torch.optim.Muon([theirs], lr=0.01, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"),
+    )
+    for rate in (0.01, 0.02, 0.005):
+        gradient = torch.randn(shape, generator=generator)
+        for matrix, its in zip((ours, theirs), optimisers, strict=True):
+            matrix.grad = gradient.clone()
+            its.param_groups[0]["lr"] = rate
+            its.step()
+    moved = (theirs - start).abs().max()
+    assert (ours - theirs).abs().max() < 0.02 * moved  # the same formula, rounded to bf16 in another order
+
+
+@pytest.mark.parametrize("presets", [clip.PRESETS, flava.PRESETS], ids=["one stage", "several"])
+def test_a_run_from_before_muon_goes_on_without_it(presets: dict[str, AnyRecipe]) -> None:
+    now = as_json(presets["tiny"], "tiny")
+    then = copy.deepcopy(now)
+    for described in then.get("stages", [then]):
+        del described["optim"]["muon"]
+    assert differences(then, now) == {}
+    for described in now.get("stages", [now]):
+        described["optim"]["muon"] = True
+    assert list(differences(then, now)) == ["stages" if "stages" in now else "optim"]
 
 
 def test_a_run_with_muon_learns_and_resumes_to_the_bit(recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
