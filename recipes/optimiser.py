@@ -42,7 +42,7 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum whose singular values are all brought near one (https://kellerjordan.github.io/posts/muon), so that a step
     moves all directions alike; as large as AdamW's steps (arXiv 2502.16982, section 2.2), so that both share a learning rate.
 
-    torch's own does the same, but always multiplies in bf16, which takes a hundred times as long on a CPU that cannot.
+    torch's own does the same, but multiplies in bf16 even on a CPU that cannot, which emulates it.
     """
 
     MOMENTUM = 0.95
