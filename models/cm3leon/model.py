@@ -143,9 +143,14 @@ class CM3leon(nn.Module):
         places = self._places(places, kinds)
         weights = self.config.weights.of(kinds, share)
         states = self.decoder(ids[:, :-1], places[:, :-1])
-        logits = self.decoder.logits(states)
         return token_losses(
-            logits, ids[:, 1:], kinds[:, 1:], weights[:, 1:], image_from=self.vocabulary.image.start, z_loss=self.config.z_loss
+            states,
+            ids[:, 1:],
+            kinds[:, 1:],
+            weights[:, 1:],
+            logits=self.decoder.logits,
+            image_from=self.vocabulary.image.start,
+            z_loss=self.config.z_loss,
         )
 
     def objective(self, features: dict[str, Tensor]) -> Losses:

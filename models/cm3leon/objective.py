@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,10 +32,29 @@ class Weights:
         return weights * (1 + self.objects * covered)
 
 
-def token_losses(logits: Tensor, targets: Tensor, kinds: Tensor, weights: Tensor, *, image_from: int, z_loss: float) -> dict[str, Tensor]:
-    """What `cm3_loss` needs of each sequence, all `[B]`. logits `[B, T, V]` against targets `[B, T]`; ids from `image_from` on are
-    image tokens. Sums, not means: sequences differ in how many tokens they have."""
-    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+PIECE = {"cpu": 512, "cuda": 16_384}  # positions whose logits over the whole vocabulary are held at once: on a CPU, few enough for its cache
+
+
+def token_losses(
+    states: Tensor,
+    targets: Tensor,
+    kinds: Tensor,
+    weights: Tensor,
+    *,
+    logits: Callable[[Tensor], Tensor],
+    image_from: int,
+    z_loss: float,
+) -> dict[str, Tensor]:
+    """What `cm3_loss` needs of each sequence, all `[B]`. `logits` turns the decoder's states `[B, T, D]` into scores of the next tokens,
+    which are `targets` `[B, T]`; ids from `image_from` on are image tokens. Sums, not means: sequences differ in how many
+    tokens they have."""
+    found = []
+    piece = PIECE.get(states.device.type, 16_384)
+    for some, wanted in zip(states.flatten(0, 1).split(piece), targets.flatten().split(piece), strict=True):
+        scores = logits(some).float()
+        log_z = scores.logsumexp(dim=-1) if z_loss else None
+        found.append((F.cross_entropy(scores, wanted, reduction="none"), log_z))
+    losses = torch.cat([loss for loss, _ in found]).view(targets.shape)
     known = kinds != Kind.NOTHING
     image = known & (targets >= image_from)
     sums = {
@@ -50,7 +70,8 @@ def token_losses(logits: Tensor, targets: Tensor, kinds: Tensor, weights: Tensor
     sums |= {"written_loss": (losses * written).sum(dim=1).detach(), "written_tokens": written.sum(dim=1).float()}
     sums |= {"drawn_loss": (losses * drawn).sum(dim=1).detach(), "drawn_tokens": drawn.sum(dim=1).float()}
     if z_loss:
-        sums["z"] = (z_loss * logits.float().logsumexp(dim=-1).square() * weights).sum(dim=1)
+        log_zs = torch.cat([log_z for _, log_z in found if log_z is not None]).view(targets.shape)
+        sums["z"] = (z_loss * log_zs.square() * weights).sum(dim=1)
     return sums
 
 

@@ -62,8 +62,9 @@ def test_a_direction_keeps_singular_vectors_and_levels_singular_values(
     monkeypatch.setattr("recipes.optimiser.multiplies_bf16", lambda _: bf16)
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.linalg.qr(torch.randn(side, 12, generator=generator))[0] for side in shape)
-    found = orthogonal(left @ torch.diag(torch.logspace(-1, 1, 12)) @ right.T)  # singular values from .1 to 10
-    assert found.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    matrix = left @ torch.diag(torch.logspace(-1, 1, 12)) @ right.T  # singular values from .1 to 10
+    found, other = orthogonal(torch.stack([matrix, torch.randn(shape, generator=generator)]))
+    assert found.dtype == other.dtype == (torch.bfloat16 if bf16 else torch.float32)
     sizes = torch.linalg.svdvals(found.float())
     assert 0.6 < sizes.min() < sizes.max() < 1.3
     assert (left.T @ found.float() @ right).diag().min() > 0.6
@@ -73,20 +74,22 @@ def test_a_direction_keeps_singular_vectors_and_levels_singular_values(
 def test_steps_equal_those_of_torchs_muon(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recipes.optimiser.multiplies_bf16", lambda _: True)
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(shape, generator=generator)
-    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    starts = torch.randn(2, *shape, generator=generator)
+    ours, theirs = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
     optimisers = (
-        Muon([ours], lr=0.01, weight_decay=0.3),
-        torch.optim.Muon([theirs], lr=0.01, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"),
+        Muon(ours, lr=0.01, weight_decay=0.3),
+        torch.optim.Muon(theirs, lr=0.01, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"),
     )
     for rate in (0.01, 0.02, 0.005):
-        gradient = torch.randn(shape, generator=generator)
-        for matrix, its in zip((ours, theirs), optimisers, strict=True):
-            matrix.grad = gradient.clone()
+        gradients = torch.randn(2, *shape, generator=generator) * torch.tensor([1.0, 100.0]).view(2, 1, 1)
+        for matrices, its in zip((ours, theirs), optimisers, strict=True):
+            for matrix, gradient in zip(matrices, gradients, strict=True):
+                matrix.grad = gradient.clone()
             its.param_groups[0]["lr"] = rate
             its.step()
-    moved = (theirs - start).abs().max()
-    assert (ours - theirs).abs().max() < 0.02 * moved  # the same formula, rounded to bf16 in another order
+    for own, their, start in zip(ours, theirs, starts, strict=True):
+        moved = (their - start).abs().max()
+        assert (own - their).abs().max() < 0.02 * moved  # the same formula, rounded to bf16 in another order
 
 
 @pytest.mark.parametrize("presets", [clip.PRESETS, flava.PRESETS], ids=["one stage", "several"])
