@@ -96,13 +96,17 @@ class CrossAttention(nn.Module):
 
 
 class KeyValueCache:
-    """Keys and values of what a self-attention layer has read so far, of at most `length` positions."""
+    """Keys and values of what a self-attention layer has read so far, of at most `length` positions.
 
-    STEP = 32  # positions that room is taken for at once on a CPU, where attention works through all of it
+    On a CPU, products in bf16 first copy what is not in one piece, in float32 they do not. So in bf16 room is taken little by little,
+    and attention goes through all of it, whether it is filled yet or not.
+    """
+
+    STEP = 32  # positions that room is taken for at once, in bf16 on a CPU
 
     def __init__(self, length: int) -> None:
         self.length, self.filled = length, 0
-        self._held: Tensor | None = None  # [2, B, H, room, D/H], zeros where nothing has been read
+        self._held: Tensor | None = None  # [2, B, H, room, D/H]
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, H, T, D/H]` of T more positions -> those of all positions. Raises ValueError when there is no room."""
@@ -110,8 +114,8 @@ class KeyValueCache:
         if end > self.length:
             raise ValueError(f"{end} positions do not fit into a cache that was made for {self.length}")
         if self._held is None or end > self._held.shape[3]:
-            room = min(self.length, math.ceil(end / self.STEP) * self.STEP) if k.device.type == "cpu" else self.length
-            held = k.new_zeros(2, *k.shape[:2], room, k.shape[3])
+            room = min(self.length, math.ceil(end / self.STEP) * self.STEP) if _in_one_piece(k) else self.length
+            held = _room(k, len(k), room)
             if self._held is not None:
                 held[:, :, :, : self.filled] = self._held[:, :, :, : self.filled]
             self._held = held
@@ -122,13 +126,12 @@ class KeyValueCache:
 
     def attend(self, q: Tensor, *, hidden: Tensor | None = None) -> Tensor:
         """Attention of one query a row, `[B, H, 1, D/H]`, to all that is held; `hidden` `[B, 1, 1, S]` is true where it may not look.
-
-        For a CPU. Its matrix product copies what is not in one piece, so the room that is not filled yet takes part, with weight zero.
-        """
+        For a CPU, where the fused kernel of one query is slower."""
         assert self._held is not None
-        k, v = self._held
+        k, v = self._held if _in_one_piece(q) else self._held[:, :, :, : self.filled]
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # [B, H, 1, room]
-        logits[..., self.filled :] = float("-inf")
+        if logits.shape[-1] > self.filled:
+            logits[..., self.filled :] = float("-inf")
         if hidden is not None:
             logits[..., : self.filled].masked_fill_(hidden, float("-inf"))
         return logits.softmax(dim=-1) @ v
@@ -136,9 +139,19 @@ class KeyValueCache:
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order; a row may occur several times."""
         if self._held is not None:
-            held = self._held.new_zeros(2, len(rows), *self._held.shape[2:])
+            held = _room(self._held[0], len(rows), self._held.shape[3])
             held[:, :, :, : self.filled] = self._held[:, rows, :, : self.filled]
             self._held = held
+
+
+def _in_one_piece(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype != torch.float32
+
+
+def _room(like: Tensor, rows: int, positions: int) -> Tensor:
+    """`[2, rows, H, positions, D/H]`: zeros where attention goes through all of it."""
+    shape = (2, rows, like.shape[1], positions, like.shape[3])
+    return like.new_zeros(shape) if _in_one_piece(like) else like.new_empty(shape)
 
 
 def as_autocast(x: Tensor) -> Tensor:

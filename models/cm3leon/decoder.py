@@ -61,9 +61,14 @@ class TokenDecoder(nn.Module):
             x = block(x, rotation=rotation, mask=mask, cache=None if cache is None else cache[index])
         return self.norm(x)
 
-    def logits(self, states: Tensor, tokens: slice = slice(None)) -> Tensor:
-        """Scores of the given range of tokens only, `[..., D]` -> `[..., tokens]`."""
-        return F.linear(states, (self.tokens if self.head is None else self.head).weight[tokens])
+    def logits(self, states: Tensor) -> Tensor:
+        """Scores of all tokens, `[..., D]` -> `[..., V]`."""
+        return F.linear(states, self.output)
+
+    @property
+    def output(self) -> Tensor:
+        """The output layer, a row for each token `[V, D]`."""
+        return self.tokens.weight if self.head is None else self.head.weight
 
     def empty_cache(self, length: int) -> list[KeyValueCache]:
         return [KeyValueCache(length) for _ in self.blocks]

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.cm3leon.decoder import TokenDecoder
 from models.cm3leon.sequence import Token
-from models.layers import KeyValueCache
+from models.layers import KeyValueCache, as_autocast
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,13 @@ class Painter:
     ) -> None:
         """`first` `[rows]` are the places of the first cells. Paired: the second half of the reader's rows are the same drawings
         without their texts. `known` `[N, cells]` are image tokens that are given, -1 where they are to be drawn."""
-        self.reader, self.decoder, self.image, self.how, self.paired = reader, decoder, image, how, paired
+        self.reader, self.start, self.how, self.paired = reader, image.start, how, paired
+        self.output = as_autocast(decoder.output[image])  # now, or autocast would turn it into its type again for every token
         self.place, self.known, self.cell = first, known, 0
 
     def logits(self) -> Tensor:
         """Of the next image token `[N, codes]`."""
-        logits = self.decoder.logits(self.reader.state, self.image).float()
+        logits = F.linear(self.reader.state, self.output).float()
         if self.paired:
             conditional, unconditional = logits.chunk(2)
             if self.how.contrast_k:
@@ -59,7 +61,7 @@ class Painter:
         return logits
 
     def step(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.image.start
+        tokens = tokens + self.start
         self.reader.read(tokens.repeat(2) if self.paired else tokens, self.place)
         self.place, self.cell = self.place + 1, self.cell + 1
         return self.logits()
@@ -77,10 +79,11 @@ class Writer:
 
     def __init__(self, reader: Reader, decoder: TokenDecoder, text: int, first: Tensor) -> None:
         """`first` `[N]` are the places of the first tokens."""
-        self.reader, self.decoder, self.text, self.place = reader, decoder, text, first
+        self.reader, self.place = reader, first
+        self.output = as_autocast(decoder.output[:text])
 
     def logits(self) -> Tensor:
-        return self.decoder.logits(self.reader.state, slice(0, self.text))
+        return F.linear(self.reader.state, self.output)
 
     def step(self, tokens: Tensor) -> Tensor:
         self.reader.read(tokens, self.place)

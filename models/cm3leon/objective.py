@@ -32,7 +32,7 @@ class Weights:
         return weights * (1 + self.objects * covered)
 
 
-PIECE = {"cpu": 512, "cuda": 16_384}  # positions whose logits over the whole vocabulary are held at once: on a CPU, few enough for its cache
+PIECE = {"cpu": 512, "cuda": 16_384}  # positions whose logits are held at once; on a CPU as many as its cache holds
 
 
 def token_losses(
