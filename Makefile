@@ -22,6 +22,8 @@ RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
 MODELS := clip siglip flava maskvlm coca cm3leon frozen minigpt4 blip2 magic asif
 PY := $(VENV)/bin/python
 READY := $(VENV)/.paragone
+# torch takes large blocks of memory in large pages: on a CPU a step of training takes up to 8 % less time.
+export THP_MEM_ALLOC_ENABLE ?= 1
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -171,23 +172,30 @@ def alone(sample: Sample, index: int, rng: np.random.Generator) -> Sample | None
 
 def without(sample: Sample, removed: Sequence[int], rng: np.random.Generator) -> Sample:
     """A sample with some objects painted over: by the colour gradient that best fits what lies outside of all boxes, and as grainy."""
-    height, width = sample.image.shape[:2]
-    y, x = np.mgrid[:height, :width]
-    plane = np.stack([np.ones_like(x), x, y], axis=-1).astype(np.float32)  # [H, W, 3]
-    outside = np.ones((height, width), bool)
+    outside = np.ones(sample.image.shape[:2], np.float32)
     for thing in sample.objects:
-        outside[_inside(thing)] = False
-    if not outside.any():
+        outside[_inside(thing)] = 0
+    pixels, plane = sample.image.reshape(-1, 3).astype(np.float32), _plane(*outside.shape)
+    weighted = plane.T * outside.reshape(-1)
+    visible = np.flatnonzero(outside)
+    if not len(visible):
         return sample
-    ground = sample.image[outside].astype(np.float32)
-    gradient, *_ = np.linalg.lstsq(plane[outside], ground, rcond=None)
-    grain = ground - plane[outside] @ gradient
+    # Least squares [3, channels], kept solvable where all that is visible lies on a line.
+    gradient = np.linalg.solve(weighted @ plane + 1e-3 * np.eye(3, dtype=np.float32), weighted @ pixels)
     image = sample.image.copy()
     for index in removed:
         box = _inside(sample.objects[index])
-        painted = plane[box] @ gradient
-        image[box] = np.clip(np.rint(painted + grain[rng.integers(len(grain), size=painted.shape[:2])]), 0, 255)
+        painted = plane.reshape(*outside.shape, 3)[box] @ gradient
+        grainy = visible[rng.integers(len(visible), size=painted.shape[:2])]
+        image[box] = np.clip(np.rint(painted + pixels[grainy] - plane[grainy] @ gradient), 0, 255)
     return replace(sample, image=image, objects=tuple(thing for i, thing in enumerate(sample.objects) if i not in removed))
+
+
+@cache
+def _plane(height: int, width: int) -> np.ndarray:
+    """1, x and y of each pixel, between -1 and 1, float32 `[height * width, 3]`."""
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    return np.stack([np.ones_like(x), x, y], axis=-1).reshape(-1, 3).astype(np.float32)
 
 
 def _inside(thing: Object) -> tuple[slice, slice]:
@@ -205,11 +213,10 @@ def aligned(sample: Sample, side: int) -> Sample:
     height, width = sample.image.shape[:2]
     left, top, right, bottom = sample.objects[0].box
     dx, dy = _shift(left, right, width, side), _shift(top, bottom, height, side)
-    reach = max(abs(dx), abs(dy))
-    wide = np.pad(sample.image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
-    image = wide[reach - dy : reach - dy + height, reach - dx : reach - dx + width]
+    rows, columns = np.arange(height) - dy, np.arange(width) - dx
+    image = sample.image.take(rows, axis=0, mode="clip").take(columns, axis=1, mode="clip")
     thing = Object(sample.objects[0].name, (left + dx, top + dy, right + dx, bottom + dy), sample.objects[0].attributes)
-    return replace(sample, image=np.ascontiguousarray(image), objects=(thing,))
+    return replace(sample, image=image, objects=(thing,))
 
 
 def _shift(low: float, high: float, size: int, side: int) -> int:
