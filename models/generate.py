@@ -105,12 +105,15 @@ def _likeliest(logits: Tensor, rows: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
+LAST = 1 - 2.0**-22  # of the numbers that tokens are drawn by: rounding must not reach what has no probability
+
+
 def _sampler(how: Decoding, total: int) -> Choose:
     generator = torch.Generator().manual_seed(how.seed)
 
     def choose(logits: Tensor, rows: Tensor) -> Tensor:
-        uniform = torch.rand(total, generator=generator).to(logits.device)[rows]
-        probabilities = (logits / how.temperature).softmax(dim=-1)
+        uniform = torch.rand(total, generator=generator).clamp_(max=LAST).to(logits.device)[rows]
+        probabilities = (logits if how.temperature == 1 else logits / how.temperature).softmax(dim=-1)
         order = None
         if how.top_k or how.top_p < 1:
             probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
@@ -120,10 +123,7 @@ def _sampler(how: Decoding, total: int) -> Choose:
             before = probabilities.cumsum(dim=-1) - probabilities  # what likelier tokens hold
             probabilities = probabilities.where(before < how.top_p, 0)
         reached = probabilities.cumsum(dim=-1)  # [n, V]
-        whole = reached[:, -1]
-        below = torch.nextafter(whole, torch.zeros_like(whole))  # rounding must not reach what has no probability
-        aim = torch.minimum(uniform * whole, below)
-        drawn = torch.searchsorted(reached, aim[:, None], right=True)
+        drawn = torch.searchsorted(reached, uniform[:, None] * reached[:, -1:], right=True)
         return (drawn if order is None else order.gather(1, drawn))[:, 0]
 
     return choose

@@ -68,9 +68,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, *, causal: bool = False, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """`[B, T, D]` -> `[B, T, D]`. With a cache, x continues what the cache has read and attends to that, too."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, H, T, D/H]
-        if cache is not None:
-            k, v = cache.append(k, v)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, H, T, D/H]
+        q, k, v = qkv if cache is None else (qkv[0], *cache.append(qkv[1:]))
         return self.proj(attend(q, k, v, causal=causal, mask=mask).transpose(1, 2).flatten(2))
 
 
@@ -108,38 +107,38 @@ class KeyValueCache:
         self.length, self.filled = length, 0
         self._held: Tensor | None = None  # [2, B, H, room, D/H]
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, H, T, D/H]` of T more positions -> those of all positions. Raises ValueError when there is no room."""
-        end = self.filled + k.shape[2]
+    def append(self, kv: Tensor) -> Tensor:
+        """Keys and values `[2, B, H, T, D/H]` of T more positions -> those of all positions. Raises ValueError when there is no room."""
+        end = self.filled + kv.shape[3]
         if end > self.length:
             raise ValueError(f"{end} positions do not fit into a cache that was made for {self.length}")
         if self._held is None or end > self._held.shape[3]:
-            room = min(self.length, math.ceil(end / self.STEP) * self.STEP) if _in_one_piece(k) else self.length
-            held = _room(k, len(k), room)
+            room = min(self.length, math.ceil(end / self.STEP) * self.STEP) if _in_one_piece(kv) else self.length
+            held = _room(kv, kv.shape[1], room)
             if self._held is not None:
                 held[:, :, :, : self.filled] = self._held[:, :, :, : self.filled]
             self._held = held
-        self._held[0, :, :, self.filled : end] = k
-        self._held[1, :, :, self.filled : end] = v
+        self._held[:, :, :, self.filled : end] = kv
         self.filled = end
-        return self._held[0, :, :, :end], self._held[1, :, :, :end]
+        return self._held[:, :, :, :end]
 
-    def attend(self, q: Tensor, *, hidden: Tensor | None = None) -> Tensor:
-        """Attention of one query a row, `[B, H, 1, D/H]`, to all that is held; `hidden` `[B, 1, 1, S]` is true where it may not look.
-        For a CPU, where the fused kernel of one query is slower."""
+    def attend(self, q: Tensor, *, bias: Tensor | None = None) -> Tensor:
+        """Attention of one query a row, `[B, H, 1, D/H]`, to all that is held; `bias` `[B, 1, 1, S]` is added to its logits."""
         assert self._held is not None
-        k, v = self._held if _in_one_piece(q) else self._held[:, :, :, : self.filled]
+        if not _in_one_piece(q):
+            k, v = self._held[:, :, :, : self.filled]
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        k, v = self._held
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # [B, H, 1, room]
-        if logits.shape[-1] > self.filled:
-            logits[..., self.filled :] = float("-inf")
-        if hidden is not None:
-            logits[..., : self.filled].masked_fill_(hidden, float("-inf"))
+        logits[..., self.filled :] = float("-inf")
+        if bias is not None:
+            logits[..., : self.filled] += bias
         return logits.softmax(dim=-1) @ v
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order; a row may occur several times."""
         if self._held is not None:
-            held = _room(self._held[0], len(rows), self._held.shape[3])
+            held = _room(self._held, len(rows), self._held.shape[3])
             held[:, :, :, : self.filled] = self._held[:, rows, :, : self.filled]
             self._held = held
 
@@ -150,7 +149,7 @@ def _in_one_piece(x: Tensor) -> bool:
 
 def _room(like: Tensor, rows: int, positions: int) -> Tensor:
     """`[2, rows, H, positions, D/H]`: zeros where attention goes through all of it."""
-    shape = (2, rows, like.shape[1], positions, like.shape[3])
+    shape = (2, rows, like.shape[2], positions, like.shape[4])
     return like.new_zeros(shape) if _in_one_piece(like) else like.new_empty(shape)
 
 
@@ -164,8 +163,8 @@ def as_autocast(x: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention of q `[B, H, T, D]` to k and v `[B, H, S, D]`.
 
-    Causal: the queries are the last T of the S positions, and see none that follow. `mask` (instead) is true where a query
-    may look, `[B or 1, 1, T, S]`. On a CPU the fused kernel is 6-10 times slower in bf16 than these few lines.
+    Causal: the queries are the last T of the S positions, and see none that follow. `mask` (instead) `[B or 1, 1, T, S]` is true where a
+    query may look, or, if it is not bool, added to the logits. On a CPU the fused kernel is 6-10 times slower in bf16 than these few lines.
     """
     if causal and q.shape[2] == 1:
         causal = False  # the newest position sees everything
@@ -177,7 +176,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Tenso
     if causal:
         mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
-        logits = logits.masked_fill(~mask, float("-inf"))
+        logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
     return logits.softmax(dim=-1) @ v
 
 
