@@ -202,6 +202,28 @@ def test_rows_of_a_cache_are_chosen_and_repeated() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("length", [40, 90])  # the first takes all of its room at once
+def test_one_query_sees_all_that_a_cache_holds_and_is_not_barred_from(dtype: torch.dtype, length: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    kv = torch.randn(2, 3, 2, 40, 8, generator=generator).to(dtype)
+    cache, rows, bars = KeyValueCache(length), torch.tensor([2, 0]), [torch.zeros(2, 1, 1, 40, dtype=dtype), None]
+    bars[0][1, :, :, :7] = float("-inf")  # type: ignore[index]
+    cache.append(kv[:, :, :, :35])
+    cache.select(rows)
+    held = kv[:, rows]
+    for place in range(35, 40):
+        cache.append(held[:, :, :, place : place + 1])
+        q = torch.randn(2, 2, 1, 8, generator=generator).to(dtype)
+        for bar in bars:
+            bias = None if bar is None else bar[..., : place + 1]
+            found = cache.attend(q, bias=bias).float()
+            k, v = held[:, :, :, : place + 1].float()
+            logits = torch.einsum("bhtd,bhsd->bhts", q.float(), k) / 8**0.5 + (0 if bias is None else bias.float())
+            expected = torch.einsum("bhts,bhsd->bhtd", logits.softmax(dim=-1), v)
+            torch.testing.assert_close(found, expected, atol=1e-6 if dtype == torch.float32 else 2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("new", "seen"), [(1, 6), (4, 6), (6, 6)])
 def test_causal_queries_are_the_last_positions(dtype: torch.dtype, new: int, seen: int) -> None:
     q, k, v = (torch.randn(2, 3, length, 8, generator=torch.Generator().manual_seed(0)).to(dtype) for length in (new, seen, seen))
