@@ -163,6 +163,21 @@ def test_terms_and_the_z_loss() -> None:
     assert stabilised.total.item() == pytest.approx(plain.total.item() + expected.item(), rel=1e-4)
 
 
+def test_the_loss_does_not_depend_on_how_many_logits_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model()
+    model.config = replace(model.config, z_loss=0.1)
+    batch = model.collate(_samples(4), np.random.default_rng(1))
+    found = []
+    for positions in (10_000, 7):
+        monkeypatch.setattr("models.cm3leon.objective.PIECE", {"cpu": positions})
+        model.zero_grad()
+        losses = model(batch)
+        losses.total.backward()
+        found.append([losses.total, *losses.terms.values(), *(parameter.grad for parameter in model.decoder.parameters())])
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=1e-5)
+
+
 def test_only_the_decoder_learns_and_micro_batches_change_nothing() -> None:
     model = _model()
     batch = model.collate(_samples(6), np.random.default_rng(1))
