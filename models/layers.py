@@ -98,7 +98,7 @@ class KeyValueCache:
     """Keys and values of what a self-attention layer has read so far, of at most `length` positions.
 
     On a CPU, products in bf16 first copy what is not in one piece, in float32 they do not. So in bf16 room is taken little by little,
-    and attention goes through all of it, whether it is filled yet or not.
+    and `attend` goes through all of it, whether it is filled yet or not.
     """
 
     STEP = 32  # positions that room is taken for at once, in bf16 on a CPU
@@ -113,7 +113,7 @@ class KeyValueCache:
         if end > self.length:
             raise ValueError(f"{end} positions do not fit into a cache that was made for {self.length}")
         if self._held is None or end > self._held.shape[3]:
-            room = min(self.length, math.ceil(end / self.STEP) * self.STEP) if _in_one_piece(kv) else self.length
+            room = min(self.length, math.ceil(end / self.STEP) * self.STEP) if _by_hand(kv) else self.length
             held = _room(kv, kv.shape[1], room)
             if self._held is not None:
                 held[:, :, :, : self.filled] = self._held[:, :, :, : self.filled]
@@ -125,7 +125,7 @@ class KeyValueCache:
     def attend(self, q: Tensor, *, bias: Tensor | None = None) -> Tensor:
         """Attention of one query a row, `[B, H, 1, D/H]`, to all that is held; `bias` `[B, 1, 1, S]` is added to its logits."""
         assert self._held is not None
-        if not _in_one_piece(q):
+        if not _by_hand(q):
             k, v = self._held[:, :, :, : self.filled]
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         k, v = self._held
@@ -143,14 +143,15 @@ class KeyValueCache:
             self._held = held
 
 
-def _in_one_piece(x: Tensor) -> bool:
+def _by_hand(x: Tensor) -> bool:
+    """Whether attention in the type of x is written out: torch's fused kernel for bf16 on a CPU is 6-10 times slower."""
     return x.device.type == "cpu" and x.dtype != torch.float32
 
 
 def _room(like: Tensor, rows: int, positions: int) -> Tensor:
     """`[2, rows, H, positions, D/H]`: zeros where attention goes through all of it."""
     shape = (2, rows, like.shape[2], positions, like.shape[4])
-    return like.new_zeros(shape) if _in_one_piece(like) else like.new_empty(shape)
+    return like.new_zeros(shape) if _by_hand(like) else like.new_empty(shape)
 
 
 def as_autocast(x: Tensor) -> Tensor:
@@ -164,13 +165,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Tenso
     """Scaled dot-product attention of q `[B, H, T, D]` to k and v `[B, H, S, D]`.
 
     Causal: the queries are the last T of the S positions, and see none that follow. `mask` (instead) `[B or 1, 1, T, S]` is true where a
-    query may look, or, if it is not bool, added to the logits. On a CPU the fused kernel is 6-10 times slower in bf16 than these few lines.
+    query may look, or, if it is not bool, added to the logits.
     """
     if causal and q.shape[2] == 1:
         causal = False  # the newest position sees everything
     elif causal and q.shape[2] != k.shape[2]:  # the fused kernel would align the first positions
         causal, mask = False, torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
-    if q.device.type != "cpu" or q.dtype == torch.float32:
+    if not _by_hand(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # [B, H, T, S]
     if causal:

@@ -58,7 +58,8 @@ class Muon(torch.optim.Optimizer):
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     alike.setdefault(matrix.shape, []).append(matrix)
-            for shape, matrices in alike.items():
+            stacks = [(shape, found[first : first + 16]) for shape, found in alike.items() for first in range(0, len(found), 16)]
+            for shape, matrices in stacks:
                 directions = orthogonal(torch.stack([self._momentum(matrix) for matrix in matrices]))
                 for matrix, direction in zip(matrices, directions, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])

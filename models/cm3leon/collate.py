@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -180,8 +180,9 @@ def without(sample: Sample, removed: Sequence[int], rng: np.random.Generator) ->
     visible = np.flatnonzero(outside)
     if not len(visible):
         return sample
-    # Least squares [3, channels], kept solvable where all that is visible lies on a line.
-    gradient = np.linalg.solve(weighted @ plane + 1e-3 * np.eye(3, dtype=np.float32), weighted @ pixels)
+    # Least squares [3, channels] about the mean colour, which alone is continued from where all that is visible lies on a line.
+    shades = pixels - weighted[0] @ pixels / len(visible)
+    gradient = np.linalg.solve(weighted @ plane + 1e-3 * np.eye(3, dtype=np.float32), weighted @ shades)
     image = sample.image.copy()
     for index in removed:
         box = _inside(sample.objects[index])
@@ -191,7 +192,7 @@ def without(sample: Sample, removed: Sequence[int], rng: np.random.Generator) ->
     return replace(sample, image=image, objects=tuple(thing for i, thing in enumerate(sample.objects) if i not in removed))
 
 
-@cache
+@lru_cache(maxsize=4)
 def _plane(height: int, width: int) -> np.ndarray:
     """1, x and y of each pixel, between -1 and 1, float32 `[height * width, 3]`."""
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")

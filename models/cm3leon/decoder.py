@@ -63,7 +63,7 @@ class TokenDecoder(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Scores of all tokens, `[..., D]` -> `[..., V]`."""
-        return F.linear(states, self.output)
+        return F.linear(states, as_autocast(self.output))  # cast here, or gradients of several calls would be summed in bf16
 
     @property
     def output(self) -> Tensor:

@@ -32,7 +32,8 @@ class Weights:
         return weights * (1 + self.objects * covered)
 
 
-PIECE = {"cpu": 512, "cuda": 16_384}  # positions whose logits are held at once; on a CPU as many as its cache holds
+PIECE = 16_384  # positions whose logits are computed at once
+PIECE_ON_CPU = 512  # as many as its cache holds: log-softmax and its gradient then take half the time
 
 
 def token_losses(
@@ -49,7 +50,9 @@ def token_losses(
     which are `targets` `[B, T]`; ids from `image_from` on are image tokens. Sums, not means: sequences differ in how many
     tokens they have."""
     found = []
-    piece = PIECE.get(states.device.type, 16_384)
+    piece = PIECE_ON_CPU if states.device.type == "cpu" else PIECE
+    if torch.compiler.is_compiling():
+        piece = targets.numel()  # or it would compile anew for every number of pieces
     for some, wanted in zip(states.flatten(0, 1).split(piece), targets.flatten().split(piece), strict=True):
         scores = logits(some).float()
         log_z = scores.logsumexp(dim=-1) if z_loss else None

@@ -163,13 +163,13 @@ def test_terms_and_the_z_loss() -> None:
     assert stabilised.total.item() == pytest.approx(plain.total.item() + expected.item(), rel=1e-4)
 
 
-def test_the_loss_does_not_depend_on_how_many_logits_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_does_not_depend_on_how_many_logits_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
     model.config = replace(model.config, z_loss=0.1)
     batch = model.collate(_samples(4), np.random.default_rng(1))
     found = []
     for positions in (10_000, 7):
-        monkeypatch.setattr("models.cm3leon.objective.PIECE", {"cpu": positions})
+        monkeypatch.setattr("models.cm3leon.objective.PIECE_ON_CPU", positions)
         model.zero_grad()
         losses = model(batch)
         losses.total.backward()
@@ -478,6 +478,19 @@ def test_objects_can_be_painted_over_and_left_alone() -> None:
     assert np.abs(left.image[:15].astype(int) - ground[:15]).max() <= 2
     overlapping = replace(sample, objects=(things[0], Object("dot", (8, 8, 14, 14))))
     assert alone(overlapping, 0, rng) is None
+
+
+@pytest.mark.parametrize(("shape", "box"), [((20, 50), (5.5, 2.0, 30.0, 18.0)), ((16, 16), (0, 0, 16, 15)), ((16, 16), (0, 0, 15, 16))])
+def test_an_even_picture_stays_even_where_an_object_is_painted_over(shape: tuple[int, int], box: tuple[float, ...]) -> None:
+    image = np.full((*shape, 3), 90, np.uint8)
+    left, top, right, bottom = (int(edge) for edge in box)
+    image[top:bottom, left:right] = 200
+    sample = Sample("a", image, objects=(Object("star", box),))  # type: ignore[arg-type]
+    rest = without(sample, [0], np.random.default_rng(0))
+    assert rest.image.dtype == np.uint8
+    assert abs(rest.image.astype(int) - 90).max() <= 1
+    covering = replace(sample, objects=(Object("star", (0, 0, shape[1], shape[0])),))
+    assert without(covering, [0], np.random.default_rng(0)) is covering  # nothing is left to continue
 
 
 def test_shifted_pictures_have_their_object_on_the_grid_and_whole() -> None:
