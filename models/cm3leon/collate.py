@@ -43,6 +43,7 @@ class Collate:
     tokenizer: Tokenizer
     builder: Builder
     side: int  # cells per side of a picture
+    mix: Mix
 
     def text(self, text: str) -> list[int]:
         return self.tokenizer.encode(text[:LONGEST])[: self.builder.frame.text]
@@ -56,12 +57,16 @@ class Collate:
             **stack(rows, pad=self.tokenizer.pad),
         }
 
+    def easier(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if len(sample.objects) > 1 and rng.random() < self.mix.alone:
+            sample = alone(sample, int(rng.integers(len(sample.objects))), rng) or sample
+        return aligned(sample, self.side) if self.mix.aligned and len(sample.objects) == 1 else sample
+
 
 @dataclass
 class DocumentCollate(Collate):
     """Pretraining: documents, rearranged; and to look for other documents with, `query`, the caption's tokens, and `own`, the keys."""
 
-    mix: Mix
     query_dropout: float = 0.2  # share of the query's tokens left out (RA-CM3)
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Batch:
@@ -71,7 +76,7 @@ class DocumentCollate(Collate):
             drawn = index % 2 == 1 if rng is None else rng.random() < self.mix.drawn
             spans = rng is not None and rng.random() < self.mix.spans
             if rng is not None and not spans and (drawn or rng.random() < self.mix.easier_captions):
-                sample = self._easier(sample, rng)
+                sample = self.easier(sample, rng)
             text = self.text(self._caption(sample, rng))
             row, picture = self._document(text, rng if spans else None, drawn=drawn), sample
             rows.append(row)
@@ -97,17 +102,10 @@ class DocumentCollate(Collate):
         cut = random_spans(len(text), self.builder.frame.cells, spans) if spans else [] if drawn else whole
         return self.builder.document(text, cut, drawn=Kind.UNCONDITIONAL if cut[:1] == whole else Kind.DRAWN)
 
-    def _easier(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        if len(sample.objects) > 1 and rng.random() < self.mix.alone:
-            sample = alone(sample, int(rng.integers(len(sample.objects))), rng) or sample
-        return aligned(sample, self.side) if self.mix.aligned and len(sample.objects) == 1 else sample
-
 
 @dataclass
 class TaskCollate(Collate):
     """Supervised tuning: captioning, question answering, drawing and editing in turn, as instructions."""
-
-    mix: Mix
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Batch:
         """Which task a sample gets is drawn, without a generator its place decides. Samples without what a task needs get another."""
@@ -121,7 +119,10 @@ class TaskCollate(Collate):
 
     def _task(self, sample: Sample, task: int, rng: np.random.Generator) -> tuple[list[Token], list[Sample]]:
         """A sequence, and the two pictures that its cells are counted in; a sequence with one picture leaves the second unused."""
-        builder, caption = self.builder, self.text(sample.captions[int(rng.integers(len(sample.captions)))] if sample.captions else "")
+        builder = self.builder
+        if task == 2:  # or it would forget how to draw what it drew in pretraining
+            sample = self.easier(sample, rng)
+        caption = self.text(sample.captions[int(rng.integers(len(sample.captions)))] if sample.captions else "")
         if task == 0 and sample.questions:
             asked = sample.questions[int(rng.integers(len(sample.questions)))]
             return builder.answered(self.text(asked.question), self.text(asked.answer)), [sample, sample]
