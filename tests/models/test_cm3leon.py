@@ -438,6 +438,25 @@ def test_nothing_in_nothing_out() -> None:
 # ----------------------------------------------------------------------------------------------------------- tuning
 
 
+def test_tuning_draws_such_pictures_as_pretraining_does() -> None:
+    model = _model()
+    model.config = replace(model.config, mix=Mix(alone=1.0, aligned=True))
+    model.enter_stage("tuning")
+    image = np.full((16, 16, 3), 90, np.uint8)
+    image[1:5, 1:5], image[9:15, 8:14] = 200, 20
+    things = (Object("square", (1, 1, 5, 5)), Object("square", (8, 9, 14, 15), {"size": "large"}))
+    sample = Sample("0", image, ("two squares",), objects=things, questions=(Question("how many?", "two"),))
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        _, (drawn, _) = model.collate._task(sample, 2, rng)  # type: ignore[union-attr]
+        left, top, right, bottom = drawn.objects[0].box
+        assert len(drawn.objects) == 1
+        assert drawn.captions in (("a square",), ("a large square",))
+        assert ((left + right) / 2 % 4, (top + bottom) / 2 % 4) == (0, 0)
+    _, (described, _) = model.collate._task(sample, 3, rng)  # type: ignore[union-attr]
+    assert described is sample
+
+
 def test_tuning_sees_every_task() -> None:
     model = _model()
     model.enter_stage("tuning")
