@@ -103,33 +103,38 @@ class DocumentCollate(Collate):
         return self.builder.document(text, cut, drawn=Kind.UNCONDITIONAL if cut[:1] == whole else Kind.DRAWN)
 
 
+TASKS = {"question": 0.25, "edit": 0.125, "draw": 0.375, "describe": 0.25}  # shares; drawing is what is first forgotten
+
+
 @dataclass
 class TaskCollate(Collate):
-    """Supervised tuning: captioning, question answering, drawing and editing in turn, as instructions."""
+    """Supervised tuning: question answering, editing, drawing and captioning, as instructions. What is drawn or described is made easier
+    as often as in pretraining, or the model would forget how to draw."""
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Batch:
         """Which task a sample gets is drawn, without a generator its place decides. Samples without what a task needs get another."""
         rows, pictures = [], []
         for index, sample in enumerate(samples):
-            row, pair = self._task(sample, index % 4 if rng is None else int(rng.integers(4)), rng or np.random.default_rng(index))
+            task = list(TASKS)[index % len(TASKS)] if rng is None else str(rng.choice(list(TASKS), p=list(TASKS.values())))
+            row, pair = self._task(sample, task, rng or np.random.default_rng(index))
             rows.append(row)
             pictures.append(pair)
         count = len(samples)
         return self.batch(rows, pictures) | {"documents": torch.zeros(count, dtype=torch.long)}
 
-    def _task(self, sample: Sample, task: int, rng: np.random.Generator) -> tuple[list[Token], list[Sample]]:
+    def _task(self, sample: Sample, task: str, rng: np.random.Generator) -> tuple[list[Token], list[Sample]]:
         """A sequence, and the two pictures that its cells are counted in; a sequence with one picture leaves the second unused."""
         builder = self.builder
-        if task == 2:  # or it would forget how to draw what it drew in pretraining
-            sample = self.easier(sample, rng)
-        caption = self.text(sample.captions[int(rng.integers(len(sample.captions)))] if sample.captions else "")
-        if task == 0 and sample.questions:
+        if task == "question" and sample.questions:
             asked = sample.questions[int(rng.integers(len(sample.questions)))]
             return builder.answered(self.text(asked.question), self.text(asked.answer)), [sample, sample]
-        if task == 1 and sample.objects:
+        if task == "edit" and sample.objects:
             instruction, before, after = edit(sample, rng)
             return builder.edited(self.text(instruction)), [before, after]
-        if task == 2 or not caption:
+        if task == "draw" or rng.random() < self.mix.easier_captions:
+            sample = self.easier(sample, rng)
+        caption = self.text(sample.captions[int(rng.integers(len(sample.captions)))] if sample.captions else "")
+        if task == "draw" or not caption:
             return builder.document(caption), [sample, sample]
         if rng.random() < 0.5:
             return builder.answered(self.text(INSTRUCTION), caption), [sample, sample]

@@ -448,12 +448,12 @@ def test_tuning_draws_such_pictures_as_pretraining_does() -> None:
     sample = Sample("0", image, ("two squares",), objects=things, questions=(Question("how many?", "two"),))
     rng = np.random.default_rng(0)
     for _ in range(8):
-        _, (drawn, _) = model.collate._task(sample, 2, rng)  # type: ignore[union-attr]
+        _, (drawn, _) = model.collate._task(sample, "draw", rng)  # type: ignore[union-attr]
         left, top, right, bottom = drawn.objects[0].box
         assert len(drawn.objects) == 1
         assert drawn.captions in (("a square",), ("a large square",))
         assert ((left + right) / 2 % 4, (top + bottom) / 2 % 4) == (0, 0)
-    _, (described, _) = model.collate._task(sample, 3, rng)  # type: ignore[union-attr]
+    _, (described, _) = model.collate._task(sample, "describe", rng)  # type: ignore[union-attr]
     assert described is sample
 
 
