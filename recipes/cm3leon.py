@@ -12,11 +12,11 @@ documents  three of four retrieved                       none to two            
 pretraining
   batch    8 M tokens                                  256 pictures             32 pictures
   seen     2.4 T tokens (1.4 T, 1.9 T)                 4 M pictures             192 k pictures
-  rate     1.2e-4 (6e-4, 5e-4), warm-up 1,500 steps    6e-4                     3e-3, Muon
+  rate     1.2e-4 (6e-4, 5e-4), warm-up 1,500 steps    6e-4                     1.8e-3, Muon
 tuning
   batch    2 M tokens                                  256 pictures             32 pictures
   seen     30 B tokens                                 500 k pictures           18 k pictures
-  rate     5e-5                                        1e-4                     1e-3, Muon
+  rate     5e-5                                        1e-4                     6e-4, Muon
 
 Builds on `make train-vq` (the image tokenizer) and `make train-clip` (the retriever, whose words it shares); both are trained first where
 they have not been yet, and frozen.
@@ -44,8 +44,8 @@ PRESETS = {
     "tiny": Recipe(
         model=CM3leonConfig.tiny(),
         stages=(
-            Stage("pretraining", Optim(lr=3e-3, warmup=3_200, muon=True), budget=192_000, batch=32),
-            Stage("tuning", Optim(lr=1e-3, warmup=1_600, muon=True), budget=18_000, batch=32),
+            Stage("pretraining", Optim(lr=1.8e-3, warmup=3_200, muon=True), budget=192_000, batch=32),
+            Stage("tuning", Optim(lr=6e-4, warmup=1_600, muon=True), budget=18_000, batch=32),
         ),
         prerequisites=NEEDS,
         tokenizer="retriever",
