@@ -23,7 +23,7 @@ Batch = dict[str, Tensor]
 @dataclass(frozen=True)
 class Mix:
     """Which documents pretraining sees. The paper's have CM3's random spans, always. What is not given spans is either drawn (its
-    tokens stay in order: text, then picture) or captioned (its whole text is cut out)."""
+    tokens stay in order: text, then picture) or captioned (its whole text is cut out). Tuning makes pictures easier as often."""
 
     spans: float = 1.0  # share of documents with random spans
     drawn: float = 0.5  # share of the rest that is drawn
