@@ -181,7 +181,7 @@ def _causal(new: int, seen: Tensor, dtype: torch.dtype) -> Tensor:
         order = torch.ones(new, seen.shape[1], dtype=torch.bool, device=seen.device).tril(old)
         itself = torch.eye(new, dtype=torch.bool, device=seen.device)
         visible = (order & seen[:, None]) | F.pad(itself, (old, 0))
-    return torch.zeros(visible.shape, dtype=dtype, device=seen.device).masked_fill(~visible, float("-inf"))[:, None]
+    return torch.where(visible, 0.0, float("-inf")).to(dtype)[:, None]
 
 
 def _rotation(places: Tensor, width: int, base: float, dtype: torch.dtype) -> Tensor:

@@ -100,9 +100,11 @@ class Reader:
 
     def __init__(self, decoder: TokenDecoder, ids: Tensor, places: Tensor, seen: Tensor, *, room: int) -> None:
         """ids, places, seen: `[N, T]`; `room` more tokens can be read after them."""
-        self.decoder, self.seen, self.places = decoder, seen, places[:, -1]
+        self.decoder, self.places = decoder, places[:, -1]
         self.cache: Sequence[KeyValueCache] = decoder.empty_cache(ids.shape[1] + room)
         self.state = decoder(ids, places, seen=seen, cache=self.cache)[:, -1]  # [N, D]
+        self.seen = None if seen.all() else F.pad(seen, (0, room), value=True)
+        self.filled = ids.shape[1]
 
     def read(self, tokens: Tensor, places: Tensor) -> Tensor:
         """One more token of each row, at these places, both `[N]` -> the state that predicts the next one `[N, D]`."""
@@ -113,12 +115,13 @@ class Reader:
         """More tokens of each row, `[N, T]` -> their states `[N, T, D]`; none for none."""
         if not tokens.shape[1]:
             return self.state[:, None][:, :0]
-        self.seen = torch.cat([self.seen, self.seen.new_ones(tokens.shape)], dim=1)
-        mask = None if self.seen.all() else self.seen
-        return self.decoder(tokens, places, seen=mask, cache=self.cache)
+        self.filled += tokens.shape[1]
+        seen = None if self.seen is None else self.seen[:, : self.filled]
+        return self.decoder(tokens, places, seen=seen, cache=self.cache)
 
     def select(self, rows: Tensor) -> None:
-        self.seen, self.places, self.state = self.seen[rows], self.places[rows], self.state[rows]
+        self.places, self.state = self.places[rows], self.state[rows]
+        self.seen = None if self.seen is None else self.seen[rows]
         for layer in self.cache:
             layer.select(rows)
 
