@@ -128,7 +128,7 @@ class Reader:
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (section 3.1): l = l_u + scale * (l_c - l_u); 1 is no guidance."""
-    return unconditional + scale * (conditional - unconditional)
+    return unconditional.lerp(conditional, scale)
 
 
 def contrasted(conditional: Tensor, unconditional: Tensor, *, alpha: float, k: int) -> Tensor:
