@@ -22,7 +22,7 @@ Builds on `make train-vq` (the image tokenizer) and `make train-clip` (the retri
 they have not been yet, and frozen.
 
 Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 27 minutes, 2.1 GB and 323 TFLOP, after the tokenizer's 4 minutes
-and CLIP's 6; 14.9 minutes on two quiet cores, after 2.5 and 4.4 (make time-cm3leon). Of 122 prompts of one object a recogniser reads the
+and CLIP's 6; 15.7 minutes on two quiet cores, after 2.1 and 3.8 (make time-cm3leon). Of 122 prompts of one object a recogniser reads the
 right colour in .98, size in .95, fill in .82, and the right shape in .63 of the drawings (.55 - .71; the best of 8 samples for the
 retriever; chance for shape .125, untrained .12). Captions: F1 of colour .88, size .87, fill .79, shape .68 (blank picture .14, .54, .34,
 .14).
