@@ -22,8 +22,8 @@ RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
 MODELS := clip siglip flava maskvlm coca cm3leon frozen minigpt4 blip2 magic asif
 PY := $(VENV)/bin/python
 READY := $(VENV)/.paragone
-# glibc keeps what is freed for what comes next, and does not hand it back to ask for it anew, page by page: on a CPU a step of training
-# takes 4-8 % less time. 32 MiB is the most that it takes for the first.
+# glibc keeps what is freed for what comes next, and does not hand it back to ask for it anew, page by page: on a CPU training and
+# drawing take less time. 32 MiB is the most that it takes for the first.
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 536870912
 .NOTPARALLEL:

@@ -104,7 +104,6 @@ class Reader:
         self.cache: Sequence[KeyValueCache] = decoder.empty_cache(ids.shape[1] + room)
         self.state = decoder(ids, places, seen=seen, cache=self.cache)[:, -1]  # [N, D]
         self.seen = None if seen.all() else F.pad(seen, (0, room), value=True)
-        self.filled = ids.shape[1]
 
     def read(self, tokens: Tensor, places: Tensor) -> Tensor:
         """One more token of each row, at these places, both `[N]` -> the state that predicts the next one `[N, D]`."""
@@ -115,8 +114,7 @@ class Reader:
         """More tokens of each row, `[N, T]` -> their states `[N, T, D]`; none for none."""
         if not tokens.shape[1]:
             return self.state[:, None][:, :0]
-        self.filled += tokens.shape[1]
-        seen = None if self.seen is None else self.seen[:, : self.filled]
+        seen = None if self.seen is None else self.seen[:, : self.cache[0].filled + tokens.shape[1]]
         return self.decoder(tokens, places, seen=seen, cache=self.cache)
 
     def select(self, rows: Tensor) -> None:
