@@ -53,7 +53,7 @@ claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEED
 	$(PY) -m recipes.claims $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 time-%: $(READY) data ## how long a training takes on this machine, from some steps of every stage
-	$(PY) -m recipes.how_long $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) --seed $(SEED) $(ARGS)
+	$(PY) -m recipes.tools.timing $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) --seed $(SEED) $(ARGS)
 
 compare: $(READY) ## put all evaluated runs side by side: terminal, Markdown, CSV, HTML
 	$(PY) -m eval.compare $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
@@ -72,15 +72,15 @@ check-data: $(READY) ## read every sample of DATA= and say what would be dropped
 	$(PY) -m data.check "$(DATA)" $(ARGS)
 
 calibrate: $(READY) data ## show that every attribute, relation and question of the embedded data can be learned
-	$(PY) -m recipes.calibrate --data "$(DATA)" $(ARGS)
+	$(PY) -m recipes.tools.calibrate --data "$(DATA)" $(ARGS)
 
 tune-magic: RUN = $(or $(OUT),.runs/magic-$(PRESET)$(ON)-s$(SEED))
 tune-magic: $(READY) data ## MAGIC's alpha and beta on the val split: ARGS="--alpha 0,0.1 --beta 0.5,1"
 	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-magic
-	$(PY) -m recipes.tune_magic $(RUN) --data "$(DATA)" --device $(DEVICE) $(ARGS)
+	$(PY) -m recipes.tools.tune_magic $(RUN) --data "$(DATA)" --device $(DEVICE) $(ARGS)
 
 params: $(READY) ## parameter counts of the paper-size models, beside the papers'
-	$(PY) -m models.params
+	$(PY) -m recipes.tools.params
 
 bench: $(READY) data ## speed against the reference libraries, as ratios
 	$(PY) -m recipes.bench --data "$(DATA)" --device $(DEVICE) $(ARGS)

@@ -29,16 +29,17 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from data.shards import DataError, find
 from eval import EvalError
-from eval.ask import Json, cells_of, chance_cells, hashed, title, variants
-from eval.capabilities import Draws, WeighsAnswers
-from eval.clipscore import PUBLISHED, clip_beside, named_clip
-from eval.controls import untrained
-from eval.sheet import write_sheet
-from eval.show import print_tables
-from eval.showcase import showcase
-from eval.source import Source, from_shards
-from eval.tasks import Task, plan
-from eval.vqascore import named_judge, seed_zero
+from eval.base.capabilities import Draws, WeighsAnswers
+from eval.base.task import Task
+from eval.harness.ask import Json, cells_of, chance_cells, hashed, title, variants
+from eval.harness.controls import untrained
+from eval.harness.showcase import showcase
+from eval.harness.source import Source, from_shards
+from eval.judges.clipscore import PUBLISHED, clip_beside, named_clip
+from eval.judges.vqascore import named_judge, seed_zero
+from eval.report.sheet import write_sheet
+from eval.report.show import print_tables
+from eval.tasks import plan
 
 SCHEMA = 1
 PRESETS = ("tiny", "small", "paper")

@@ -54,7 +54,7 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> nn
     """
     from safetensors.torch import load_file
 
-    from models.text import load_tokenizer
+    from models.shared.text import load_tokenizer
 
     if str(folder).startswith(("open_clip:", "hf:")):
         return importlib.import_module("models.published").published(str(folder), device)
@@ -89,7 +89,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
 
 def describe(model: nn.Module, folder: Path) -> None:
     """Write what `load` reads except the weights: `model.json` and the tokenizer."""
-    from models.text import save_tokenizer
+    from models.shared.text import save_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     name = next(name for name, (_, class_name, _) in TABLE.items() if class_name == type(model).__name__)

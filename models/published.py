@@ -23,11 +23,11 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from models.clip import CLIP, CLIPConfig
 from models.coca import CoCa, CoCaConfig
-from models.convert import State
-from models.images import HALF
+from models.shared.convert import State
+from models.shared.images import HALF
+from models.shared.sources import fetched
+from models.shared.text import HubTokenizer, OpenCLIPTokenizer
 from models.siglip import SigLIP, SigLIPConfig
-from models.sources import fetched
-from models.text import HubTokenizer, OpenCLIPTokenizer
 
 
 def published(spec: str, device: str = "cpu") -> nn.Module:

@@ -18,11 +18,6 @@ optimiser  AdamW, lr 1e-4, wd 0.05, betas .9 .98, the same lr                   
            2 k steps of warm-up, cosine, in stage 2
            to 5e-5; here to zero
 
-Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 24 minutes and 2.8 GB after CLIP and the language model; 9.2
-minutes on two quiet cores (make time-blip2). Questions .558 (.541 - .579; shuffled pictures .349, blank ones .329), about shapes .629,
-colours .682; captions: F1 of objects .375, colours .64, shapes .51 (a blank picture: 0). R@1 among 500 images is .738 after a third of
-the first stage alone, .006 after both; the paper asks it of the first.
-
 An encoder-decoder for the second stage: ARGS="--model.language.source google/flan-t5-xl --tokenizer google/flan-t5-xl".
 """
 
@@ -31,8 +26,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.blip2 import BLIP2Config
-from recipes.claim import Arm, Cell, Change, Claim
-from recipes.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
+from recipes.claims.claim import Arm, Cell, Change, Claim
+from recipes.train.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
 
 PRESETS = {
     "tiny": Recipe(

@@ -17,7 +17,7 @@ No caption is read, and which attributes belong together is not told.
 from __future__ import annotations
 
 from models.classifier import ClassifierConfig
-from recipes.recipe import Optim, Recipe
+from recipes.train.recipe import Optim, Recipe
 
 PRESETS = {
     "tiny": Recipe(

@@ -20,12 +20,6 @@ tuning
 
 Builds on `make train-vq` (the image tokenizer) and `make train-clip` (the retriever, whose words it shares); both are trained first where
 they have not been yet, and frozen.
-
-Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 27 minutes, 2.1 GB and 323 TFLOP, after the tokenizer's 4 minutes
-and CLIP's 6; 15.7 minutes on two quiet cores, after 2.1 and 3.8 (make time-cm3leon). Of 122 prompts of one object a recogniser reads the
-right colour in .98, size in .95, fill in .82, and the right shape in .63 of the drawings (.55 - .71; the best of 8 samples for the
-retriever; chance for shape .125, untrained .12). Captions: F1 of colour .88, size .87, fill .79, shape .68 (blank picture .14, .54, .34,
-.14).
 """
 
 from __future__ import annotations
@@ -33,9 +27,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.cm3leon import CM3leonConfig
-from recipes.claim import Arm, Change, Claim
-from recipes.drawing_measures import drawn_right, surprise_after, surprise_in_boxes
-from recipes.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
+from recipes.claims.claim import Arm, Change, Claim
+from recipes.claims.measures.drawing import drawn_right, surprise_after, surprise_in_boxes
+from recipes.train.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
 
 NEEDS = (Prerequisite("image_tokenizer", "vq"), Prerequisite("retriever", "clip"))
 PER_PICTURE = 1_100  # tokens of a document at paper size

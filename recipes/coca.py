@@ -13,11 +13,6 @@ seen       500 k steps = 33 G                         6.4 M                  192
 optimiser  Adafactor, lr 8e-4, wd 0.01, 2 % warm-up,  AdamW, lr 1e-3,        AdamW, lr 1.5e-3, wd 0.05, cosine
            linear decay                               wd 0.2, cosine
 augment    not said                                   random square crop     none
-
-Measured, `OMP_NUM_THREADS=1 make train-coca eval-coca`, seed 0: tiny sees 0.69 of CLIP's samples per second on the same core (5.9 minutes
-on two quiet ones: make time-coca) in 1.7 GB and reaches zero-shot colour 1.00, shape .946, retrieval R@1 .830 among 500 images; captions
-with colour F1 .990 and shape F1 .861; by likelihood replaced attributes .943, swapped attributes .919. small and paper have not been
-trained yet.
 """
 
 from __future__ import annotations
@@ -25,8 +20,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.coca import CoCaConfig
-from recipes.claim import Arm, Cell, Change, Claim
-from recipes.recipe import AnyRecipe, Optim, Recipe
+from recipes.claims.claim import Arm, Cell, Change, Claim
+from recipes.train.recipe import AnyRecipe, Optim, Recipe
 
 PRESETS = {
     "tiny": Recipe(

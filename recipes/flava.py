@@ -17,13 +17,6 @@ then       VQAv2, fine-tuned                          1 M                     26
 batch      8,192                                      1,024                   128, then 64
 optimiser  AdamW, lr 1e-3, wd 0.1, betas .9 .999,     the same lr and wd      lr 1e-3, wd 0.05
            10 k steps of warm-up, cosine
-
-Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 10 minutes and 3.0 GB after the image tokenizer and the image
-encoder; 6.0 minutes on two quiet cores, 9.0 with both (make time-flava). Zero-shot shape .665, R@1 among 500 images .572, questions .531
-(.511 - .550; without looking .373), about shapes .329; replaced colours .978, replaced shapes .521, swapped attributes .507 (chance .5),
-where the aim was CLIP's .767. Hidden words found: .643 with the own picture, .468 with another one. The losses of codes fall from 4.83 at
-chance to about 4; painted, such codes are nearer to the truth inside of objects (.171) than the visible median (.174). small and paper
-have not been trained.
 """
 
 from __future__ import annotations
@@ -31,9 +24,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.flava import FLAVAConfig
-from recipes.claim import Arm, Cell, Claim
-from recipes.masked_measures import words_found
-from recipes.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
+from recipes.claims.claim import Arm, Cell, Claim
+from recipes.claims.measures.masked import words_found
+from recipes.train.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
 
 CODES = Prerequisite("image_tokenizer", "vq")
 COARSE = Prerequisite("image_tokenizer", "vq", "coarse")  # 125 codes, where CM3leon draws with 1,000

@@ -15,11 +15,6 @@ seen       about an epoch = 3.3 M                     2 M                       
 optimiser  Adam, constant lr 3e-4, betas .9 .95,      lr 1e-3, cosine                lr 1.5e-3, cosine
            early stopping; here cosine to zero
 
-Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 40 minutes and 1.8 GB, after the language model; 3.7 minutes on
-two quiet cores (make time-frozen). Questions .435 (.418 - .453; shuffled pictures .315, blank ones .212): colours .676, shapes .143,
-which is chance. Captions: F1 of colours .595, shapes .147, objects .078 (.067 - .090; blank 0). Examples in the prompt do not help
-(questions .505, .450, .430 with 0, 1, 4 of them), and new words are not bound (.22, where guessing one of the two is .5).
-
 Where no network is, another language model of the suite can be named: ARGS="--model.language.source small:lm --tokenizer small:lm".
 """
 
@@ -28,8 +23,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.frozen import FrozenConfig
-from recipes.claim import Arm, Cell, Claim
-from recipes.recipe import AnyRecipe, Optim, Prerequisite, Recipe
+from recipes.claims.claim import Arm, Cell, Claim
+from recipes.train.recipe import AnyRecipe, Optim, Prerequisite, Recipe
 
 LANGUAGE = (Prerequisite("language_model", "lm"),)
 

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.backbones import LanguageConfig
 from models.lm import LMConfig
-from recipes.recipe import Optim, Recipe
+from models.shared.backbones import LanguageConfig
+from recipes.train.recipe import Optim, Recipe
 
 PRESETS = {
     "tiny": Recipe(

@@ -12,21 +12,14 @@ language   GPT-2, 124 M, adapted on captions of the        25 M, captions of    
 search     COCO k 45, alpha .1, beta 2, 16 tokens          k 20, alpha .1, beta .6 (make tune-magic)
            Flickr30k k 25, alpha .1, beta 2, 20 tokens
 trained    nothing
-
-Measured on val, seed 0, 150 captions, 95 % bootstrap intervals: object F1 .480 (.427 - .537) and CLIPScore 2.15 (2.11 - 2.18), by the
-CLIP that it looks through; the same search without CLIP (beta 0) .034 (.017 - .055) and .35 (.28 - .43). From the table of
-  make tune-magic ARGS="--k 5,10,20 --alpha 0,0.1,0.3 --beta 0,0.2,0.4,0.6,0.8,1 --most 150"
-At best k 5 reaches .28, k 10 .49 and k 20 .50 (alpha 0, beta .6). With k 20, alpha 0 to .1 and beta .4 to 1 lie between .47 and .50,
-which these samples do not tell apart: alpha stays the paper's. On test, make eval-magic: object F1 .448 (.427 - .471),
-CLIPScore 2.14 (2.13 - 2.16); shuffled pictures .043 and .30, a blank one .093 and .30. small and paper have not been run.
 """
 
 from __future__ import annotations
 
 from models.magic import MAGICConfig
-from recipes.claim import Arm, Claim
-from recipes.magic_measures import captioned
-from recipes.recipe import Prerequisite, Recipe
+from recipes.claims.claim import Arm, Claim
+from recipes.claims.measures.magic import captioned
+from recipes.train.recipe import Prerequisite, Recipe
 
 PRESETS = {
     "tiny": Recipe(

@@ -15,13 +15,6 @@ seen       50 epochs = 200 M                          6.4 M                   32
 then       fine-tuned for retrieval                   -                       22 k, contrast and matching
 optimiser  AdamW, wd 0.05, lr 3e-4, encoders 1e-5,    lr 1e-3                 lr 1e-3, then 5e-4
            5 epochs of warm-up, cosine
-
-Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 12 minutes and 2.3 GB after CLIP; 4.8 minutes on two quiet cores,
-9.7 with CLIP (make time-maskvlm). Zero-shot shape .949, R@1 among 500 images .776 (re-ranked by the matching head .800; CLIP's .840),
-replaced attributes .864, swapped .535 (.516 - .557), where the aim was CLIP's .767: sizes .631, colours .485, fills, which are hard to
-tell at all (replaced .597), .497. Hidden words found: .760 with the own picture, .362 with another one. Painting: inside of objects the
-error is .169 with the caption, .175 without, the visible median's .176; over all hidden patches .076 and .063. small and paper have not
-been trained.
 """
 
 from __future__ import annotations
@@ -29,9 +22,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.maskvlm import MaskVLMConfig
-from recipes.claim import Arm, Cell, Change, Claim
-from recipes.masked_measures import filled_in, words_found
-from recipes.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
+from recipes.claims.claim import Arm, Cell, Change, Claim
+from recipes.claims.measures.masked import filled_in, words_found
+from recipes.train.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
 
 ENCODER = (Prerequisite("image_encoder", "clip"),)
 

@@ -19,12 +19,6 @@ optimiser  AdamW, wd 0.05, cosine to 8e-5        cosine to zero                c
            and to 1e-5; here to zero
 
 The paper's 3,500 descriptions are seen 1.4 times; here 9,600 pictures are talked about once.
-
-Measured, tiny, seed 0, one thread of a busy x86 core with AVX512-BF16: 7 minutes and 2.6 GB, after BLIP-2; 3.7 minutes on two quiet cores
-(make time-minigpt4). Questions .507 (.488 - .527; shuffled pictures .359, blank ones .268), about shapes .566, colours .669; captions: F1
-of objects .351, colours .60, shapes .48 (a blank picture .01, .12, .15). Replies have the form that was asked for in .97 of the cases;
-greedy ones that neither stop short nor repeat themselves are .80, sampled ones .93 (`python -m recipes.form_measures
-.runs/minigpt4-tiny-s0`).
 """
 
 from __future__ import annotations
@@ -33,9 +27,9 @@ from dataclasses import replace
 
 from models.minigpt4 import MiniGPT4Config
 from models.minigpt4.chat import SAMPLED
-from recipes.claim import Arm, Cell, Change, Claim
-from recipes.form_measures import in_the_form_asked_for
-from recipes.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
+from recipes.claims.claim import Arm, Cell, Change, Claim
+from recipes.claims.measures.reply_format import in_the_form_asked_for
+from recipes.train.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
 
 EYES = Prerequisite("vision", "blip2")
 

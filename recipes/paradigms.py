@@ -5,7 +5,7 @@ Nothing is trained here that `make train-<model>` does not train.
 
 from __future__ import annotations
 
-from recipes.claim import Arm, Cell, Claim
+from recipes.claims.claim import Arm, Cell, Claim
 
 SWAPPED = Cell("foils", "swap_attribute")
 

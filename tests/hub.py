@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
 
-import models.backbones
-from models.text import BPETokenizer
+import models.shared.backbones
+from models.shared.text import BPETokenizer
 
 
 def connect(patch: pytest.MonkeyPatch, folder: Path, configs: dict[str, Any], tokenizer: BPETokenizer) -> list[str]:

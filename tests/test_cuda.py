@@ -12,10 +12,10 @@ import torch
 
 import models
 from data.scenes.build import build
-from models.text import BPETokenizer
+from models.shared.text import BPETokenizer
 from recipes import clip, coca, siglip
-from recipes.recipe import AnyRecipe, Log
-from recipes.train import train
+from recipes.train.loop import train
+from recipes.train.recipe import AnyRecipe, Log
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 RECIPES = {"clip": clip.PRESETS, "siglip": siglip.PRESETS, "coca": coca.PRESETS}

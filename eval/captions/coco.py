@@ -18,8 +18,8 @@ import numpy as np
 from data.importers.write import read_text
 from data.sample import Object, Sample
 from eval import EvalError
-from eval.ask import summarise
-from eval.records import Record
+from eval.base.records import Record
+from eval.harness.ask import summarise
 from eval.tasks.captioning import Captioning
 from eval.tasks.chair import CHAIR
 

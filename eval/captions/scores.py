@@ -17,9 +17,9 @@ from pycocoevalcap.bleu import bleu_scorer
 from pycocoevalcap.cider import cider_scorer
 from pycocoevalcap.rouge.rouge import Rouge
 
+from eval.base.records import Record
 from eval.captions.java import meteor, meteor_score, spice, why_no_meteor, why_no_spice
 from eval.captions.tokens import tokenise
-from eval.records import Record
 
 ORDERS = (1, 2, 3, 4)
 TOO_FEW = "CIDEr-D weighs words by how few pictures they belong to: it needs at least two"

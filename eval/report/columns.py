@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.report import words
-from eval.report.headline import CHOSEN, headline
+from eval.report.headline import headline
 from eval.report.results import Key
 from eval.report.rows import Row
+from eval.tasks import headlines
 
 LOOKING_AWAY = ("shuffled images", "blank images")  # controls that take the picture away
 ATTRIBUTES = ("shape", "colour", "size", "fill", "relation", "count", "exist", "match")
@@ -79,7 +80,7 @@ def attribute_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
             said = re.findall(r"[a-z0-9]+", key.metric.lower())
             first_split = next(other.split for other in keys if other.task == key.task)
             alone = [name for name in ATTRIBUTES if name in said] == [attribute]
-            if alone and key.split == first_split and CHOSEN.get(key.task) != () and not PARTS & set(said):
+            if alone and key.split == first_split and headlines().get(key.task) != () and not PARTS & set(said):
                 way = next((word for word in ("replace", "swap") if word in said), "")
                 found.setdefault((attribute, key.task, way), _column(key, attribute, rows, f"{key.task} {way}".strip()))
     return list(found.values())

@@ -11,9 +11,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from eval.base.metrics import t_interval
 from eval.report.answers import Totals, shared, sums_of
 from eval.report.results import Key, Result
-from eval.report.rows import Row, Value, t_interval
+from eval.report.rows import Row, Value
 
 RESAMPLES = 2000
 

@@ -7,13 +7,13 @@ differs (another learning rate, say) makes another row, labelled with what diffe
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from eval.base.metrics import t_interval
 from eval.report import words
-from eval.report.headline import CHOSEN
 from eval.report.results import CONTROL_ORDER, Cell, Key, Result
+from eval.tasks import headlines
 
 # Recipe fields that say where and how fast a run went, not what it was. Where the data lie is one: their name is the row's.
 CIRCUMSTANCES = {"seed", "data", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch"}
@@ -164,21 +164,11 @@ def combine(cells: list[Cell | None], model: str) -> Value:
     return Value(value=mean, low=low, high=high, n=first.n, unit=first.unit, note=note, adapter=first.adapter, how=how, better=first.better)
 
 
-def t_interval(values: list[float]) -> tuple[float, float]:
-    """95 % confidence interval of the mean of a few values (two seeds make it honest, and wide)."""
-    from scipy.special import stdtrit  # a quarter second of import that single-seed reports do without
-
-    count, mean = len(values), sum(values) / len(values)
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
-    half = float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count)
-    return mean - half, mean + half
-
-
 def keys(results: list[Result]) -> list[Key]:
     """All that was measured: tasks in the order of the headline, metrics as first met, splits in-distribution first."""
     found = dict.fromkeys(cell.key for result in results for cell in result.cells)
     tasks, splits, metrics = (list(dict.fromkeys(key[part] for key in found)) for part in range(3))
-    known = list(CHOSEN)
+    known = list(headlines())
     tasks.sort(key=lambda task: known.index(task) if task in known else len(known))
     splits.sort(key=lambda split: IN_DISTRIBUTION.index(split) if split in IN_DISTRIBUTION else len(IN_DISTRIBUTION))
     return sorted(found, key=lambda key: (tasks.index(key.task), splits.index(key.split), metrics.index(key.metric)))

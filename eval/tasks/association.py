@@ -25,11 +25,13 @@ import numpy as np
 from data.sample import Sample
 from data.scenes.language import with_article
 from data.scenes.planted import COLOURS_OF
-from eval.capabilities import Images, Scorer
-from eval.records import Record
-from eval.source import Source
-from eval.tasks import Measure
+from eval.base.capabilities import Images, Scorer
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source
 from eval.tasks.bias import single_objects
+
+ORDER = 170
 
 TARGETS = ("light", "dark")
 PERMUTATIONS = 9_999
@@ -80,7 +82,7 @@ class Association:
             for row, (light, dark) in zip(rows, scores, strict=True)
         ]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         """To one who cannot see all pictures are alike."""
         return [[{"tone": sample.extra["tone"], "association": 0.0, EFFECT: 0.0, P_VALUE: 1.0}] for sample in self.samples]
 

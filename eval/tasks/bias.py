@@ -24,12 +24,15 @@ from data.sample import Sample
 from data.scenes.language import with_article
 from data.scenes.planted import TONE_OF, group_of
 from data.scenes.world import COLOURS, TONES
-from eval.capabilities import Images, Scorer
-from eval.metrics import expected_recall, ranks
-from eval.records import Record
-from eval.source import Source, spread
-from eval.tasks import Measure
+from eval.base.capabilities import Images, Scorer
+from eval.base.metrics import expected_recall, ranks
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source, spread
 from eval.tasks.zeroshot import scene_attributes
+
+ORDER = 140
+HEADLINE: tuple[str, ...] = ()
 
 MOST = 400  # pictures of a split: with twelve texts each, a model that scores pair by pair is through in seconds
 GROUPS = ("aligned", "conflicting")
@@ -76,7 +79,7 @@ class Bias:
                 record |= {target: float(share), f"{target} said": values[int(best)]}
         return [[record] for record in records]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         guesses = {target: 1 / len(values) for target, values in VALUES.items()}
         return [[record] for record in self.grade([self._about(row) | guesses for row in range(len(self.samples))])]
 

@@ -16,11 +16,14 @@ from random import Random
 from typing import Any, ClassVar
 
 from data.sample import Sample
-from eval.capabilities import Images, Lesson, Namer
-from eval.records import Record
-from eval.source import Source, spread
-from eval.tasks import Measure
+from eval.base.capabilities import Images, Lesson, Namer
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source, spread
 from eval.tasks.probe import truth_of
+
+ORDER = 120
+HEADLINE = (r"shape, k = 3|k = 3",)
 
 WORDS = ("dax", "blicket")
 QUERIES = 100  # for each pair of classes and setting a prompt of up to seven pictures
@@ -114,7 +117,7 @@ class Binding:
             records[row].append(_record(episode, {setting: texts[number] for setting, texts in said.items()}))
         return [records[row] for row in rows]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         """One of the two words, at random."""
         half = dict.fromkeys(SETTINGS, 0.5)
         return [

@@ -14,15 +14,18 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from data.sample import Sample
-from eval.capabilities import Captioner, Images
-from eval.captions.content import content, measures
+from eval.base.capabilities import Captioner, Images
+from eval.base.records import Record
+from eval.base.task import Measure
 from eval.captions.java import meteor, why_no_meteor, why_no_spice
 from eval.captions.scores import ORDERS, TOO_FEW, Corpus, whole
 from eval.captions.tokens import tokeniser
-from eval.controls import has_truth
-from eval.records import Record
-from eval.source import Source, spread
-from eval.tasks import Measure
+from eval.harness.source import Source, spread
+from eval.scenes.content import content, measures
+from eval.scenes.oracle import has_truth
+
+ORDER = 50
+HEADLINE = (r"CIDEr-D", r"object F1")
 
 PRIMARY = 1000
 SHIFTED = 500
@@ -88,7 +91,7 @@ class Captioning:
         times = Counter(captions)
         return [record | {"unique captions": 1 / times[record["caption"]]} | _fluency(record["tokens"].split()) for record in graded]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         return []
 
 

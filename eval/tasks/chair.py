@@ -14,13 +14,16 @@ from typing import Any, ClassVar
 
 from data.sample import Sample
 from data.scenes.language import parse
-from eval.capabilities import Captioner, Images
+from eval.base.capabilities import Captioner, Images
+from eval.base.records import Record
+from eval.base.task import Measure
 from eval.captions.objects import hallucinated, mentioned, vocabulary
-from eval.controls import has_truth
-from eval.records import Record
-from eval.source import Source
-from eval.tasks import Measure
+from eval.harness.source import Source
+from eval.scenes.oracle import has_truth
 from eval.tasks.captioning import described
+
+ORDER = 60
+HEADLINE = (r"CHAIR-i",)
 
 
 def plan(source: Source) -> list[CHAIR]:
@@ -60,7 +63,7 @@ class CHAIR:
         captions = captioner.captions([images[row] for row in rows])
         return [[self.record(caption, self.samples[row])] for caption, row in zip(captions, rows, strict=True)]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         return []
 
     def record(self, caption: str, sample: Sample) -> Record:

@@ -1,4 +1,4 @@
-"""CLIPScore and RefCLIPScore of generated captions, see `eval.clipscore`: against the sample's own picture, whichever was shown."""
+"""CLIPScore and RefCLIPScore of generated captions, see `eval.judges.clipscore`: against the sample's own picture, whichever was shown."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from data.sample import Sample
-from eval.capabilities import Captioner, Images
-from eval.clipscore import NO_CLIP, NamedCLIP
-from eval.records import Record
-from eval.source import Source
-from eval.tasks import Measure
+from eval.base.capabilities import Captioner, Images
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source
+from eval.judges.clipscore import NO_CLIP, NamedCLIP
 from eval.tasks.captioning import described
+
+ORDER = 70
+HEADLINE: tuple[str, ...] = ()
 
 
 def plan(source: Source) -> list[CLIPScore]:
@@ -51,5 +54,5 @@ class CLIPScore:
         found = zip(captions, *(values.tolist() for values in scores), strict=True)
         return [[{"caption": caption, "CLIPScore": fit, "RefCLIPScore": both}] for caption, fit, both in found]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         return []

@@ -21,12 +21,15 @@ from data.scenes.build import told
 from data.scenes.compose import compose
 from data.scenes.language import RELATION_PHRASE, VOCABULARY, parse
 from data.scenes.world import COLOURS, FILLS, HELD_OUT, RELATIONS, SHAPES, SIZES, direction
-from eval.capabilities import Drawer, Images
-from eval.controls import has_truth, preset_of
-from eval.recogniser import VERSION, looks, recogniser_of
-from eval.records import Record
-from eval.source import Source, spread
-from eval.tasks import Measure
+from eval.base.capabilities import Drawer, Images
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source, spread
+from eval.scenes.oracle import has_truth, preset_of
+from eval.scenes.recogniser import VERSION, looks, recogniser_of
+
+ORDER = 150
+HEADLINE = (r"colour\+shape",)
 
 Reader = Callable[[Images], list[tuple[list[Object], dict[str, str]]]]
 
@@ -34,7 +37,7 @@ TWO_OBJECTS = 60
 TWO_OBJECTS_HELD_OUT = 24
 PAIRS = list(product(COLOURS, SHAPES))
 SEEN = [pair for pair in PAIRS if pair not in HELD_OUT]
-UNSEEN = [pair for pair in PAIRS if pair in HELD_OUT]
+IGNORE_INDEX = [pair for pair in PAIRS if pair in HELD_OUT]
 
 
 def plan(source: Source) -> list[Drawing]:
@@ -60,8 +63,8 @@ def seen_prompts() -> list[str]:
 
 
 def held_out_prompts() -> list[str]:
-    singles = [f"a {size} {fill} {colour} {shape}" for colour, shape in UNSEEN for size, fill in product(SIZES, FILLS)]
-    return singles + _two_objects(UNSEEN, SEEN, TWO_OBJECTS_HELD_OUT, Random("drawing/heldout"))
+    singles = [f"a {size} {fill} {colour} {shape}" for colour, shape in IGNORE_INDEX for size, fill in product(SIZES, FILLS)]
+    return singles + _two_objects(IGNORE_INDEX, SEEN, TWO_OBJECTS_HELD_OUT, Random("drawing/heldout"))
 
 
 def _two_objects(some: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]], count: int, rng: Random) -> list[str]:
@@ -117,7 +120,7 @@ class Drawing:
             for row, drawing, things in zip(rows, drawings, found, strict=True)
         ]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         """One who does not read the prompt and draws as many objects as it asks for, different ones, in a clear relation."""
         shares = {name: 1 / len(values) for name, values in VOCABULARY.items()}
         one = shares | {"colour+shape": 1 / len(PAIRS)}

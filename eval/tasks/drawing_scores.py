@@ -1,4 +1,4 @@
-"""How well drawings fit their prompts in the eyes of other models: CLIPScore (`eval.clipscore`), VQAScore (`eval.vqascore`).
+"""How well drawings fit their prompts in the eyes of other models: CLIPScore (`eval.judges.clipscore`), VQAScore (`eval.judges.vqascore`).
 
 The prompts are those of `eval.tasks.drawing`; for data without them, the first captions of 200 samples of each split.
 """
@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from data.sample import Sample
-from eval.capabilities import Drawer, Images
-from eval.clipscore import NO_CLIP, NamedCLIP
-from eval.records import Record
-from eval.source import Source, spread
-from eval.tasks import Measure, drawing
-from eval.vqascore import NO_JUDGE, QUESTION, Judge
+from eval.base.capabilities import Drawer, Images
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source, spread
+from eval.judges.clipscore import NO_CLIP, NamedCLIP
+from eval.judges.vqascore import NO_JUDGE, QUESTION, Judge
+from eval.tasks import drawing
+
+ORDER = 160
+HEADLINE: tuple[str, ...] = ()
 
 CAPTIONS = 200  # to draw costs much more than to judge
 
@@ -72,5 +76,5 @@ class DrawingScores:
                 record[name] = value
         return [[record] for record in records]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         return []

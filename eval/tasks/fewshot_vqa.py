@@ -18,12 +18,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data.sample import Question, Sample
-from eval.answers import query
-from eval.capabilities import Completer, Images, Prompt
-from eval.records import Record
-from eval.source import Source
-from eval.tasks import Measure
+from eval.base.answers import query
+from eval.base.capabilities import Completer, Images, Prompt
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source
 from eval.tasks.vqa import TRAIN_SAMPLES, Prior, accuracy, chance_note, learned, open_questions, opening, questioned
+
+ORDER = 100
+HEADLINE: tuple[str, ...] = ()
 
 SHOTS = (0, 1, 4)
 PICTURES, SHIFTED_PICTURES = 200, 100  # a prompt of four examples costs five pictures
@@ -75,7 +78,7 @@ class FewShotVQA:
             [self._record(row, [_first_line(text) for text in texts])] for row, texts in zip(rows, zip(*written, strict=True), strict=True)
         ]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         return [[self._record(row, [self.prior.guess(q.question)] * len(SHOTS))] for row, q in enumerate(self.questions)]
 
     def _prompt(self, row: int, image: np.ndarray, k: int) -> Prompt:

@@ -13,10 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data.sample import Foil, Sample
-from eval.capabilities import Images, Scorer
-from eval.records import Record
-from eval.source import Source
-from eval.tasks import Measure
+from eval.base.capabilities import Images, Scorer
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source
+
+ORDER = 30
+HEADLINE = (r"swap_attribute|swap.*", r"swap_relation")
 
 FAMILIES = ("replace_attribute", "swap_attribute")
 
@@ -54,7 +57,7 @@ class Foils:
         records = iter([_record(*triple) for triple in zip(foils, true.tolist(), false.tolist(), strict=True)])
         return [[next(records) for _ in self.samples[row].foils] for row in rows]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         return [[_record(foil, 0.0, 0.0) for foil in sample.foils] for sample in self.samples]
 
 

@@ -27,12 +27,15 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from data.sample import Sample
 from data.scenes.language import agreement
-from eval.capabilities import Captioner, Images
-from eval.controls import has_truth
-from eval.records import Record
-from eval.source import Source
-from eval.tasks import Measure
+from eval.base.capabilities import Captioner, Images
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source
+from eval.scenes.oracle import has_truth
 from eval.tasks.captioning import described
+
+ORDER = 80
+HEADLINE: tuple[str, ...] = ()
 
 TRAIN_SAMPLES = 20_000  # pictures whose captions are read: seconds; all of them at the smallest preset
 CHUNK = 32  # captions compared with all of training at once
@@ -123,7 +126,7 @@ class Memorisation:
         nearest = self.train.nearest([plain(caption) for caption in captions])
         return [[self._record(self.samples[row], *each)] for row, each in zip(rows, zip(captions, nearest, strict=True), strict=True)]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         return [[{"verbatim": 1.0, "similarity": 1.0}] for _ in self.samples]
 
     def grade(self, records: list[Record]) -> list[Record]:

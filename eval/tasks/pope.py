@@ -26,13 +26,16 @@ import numpy as np
 from scipy.stats import rankdata
 
 from data.sample import Sample
-from eval.answers import yes_or_no
-from eval.capabilities import Decider, Example, Images, Verdict
-from eval.controls import has_truth
-from eval.records import Record
-from eval.source import Source, spread
-from eval.tasks import Measure
+from eval.base.answers import yes_or_no
+from eval.base.capabilities import Decider, Example, Images, Verdict
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source, spread
+from eval.scenes.oracle import has_truth
 from eval.tasks.vqa import POLLS
+
+ORDER = 110
+HEADLINE = (r"accuracy \(adversarial\)", r"accuracy \(all\)")
 
 PICTURES, SHIFTED_PICTURES, EXAMPLE_PICTURES = 200, 100, 200
 OBJECTS = 3  # a picture, as in the paper
@@ -156,7 +159,7 @@ class POPE:
         verdicts = iter(found)
         return [[record for poll in self.polls[row] for record in _records(poll, next(verdicts))] for row in rows]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         """One who tosses a coin."""
         return [[_scored(poll, kind, 0.5, 0.5, 0.0) for poll in polls for kind in poll.kinds] for polls in self.polls]
 

@@ -26,11 +26,14 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from data.sample import Sample
-from eval.capabilities import Features, Images
-from eval.records import Record
-from eval.source import Source, spread
-from eval.tasks import Measure
+from eval.base.capabilities import Features, Images
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source, spread
 from eval.tasks.zeroshot import SCENE_AXES, scene_attributes
+
+ORDER = 130
+HEADLINE: tuple[str, ...] = ()
 
 TRAIN_SAMPLES = 2000
 FOLDS = 5
@@ -197,7 +200,7 @@ class Probe:
                         records[row]["predicted"][target] = str(votes[0])
         return [[records[row]] for row in rows]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         """A guess drawn from the labels that the probe was trained on is right as often as the true one occurs there."""
         frequencies = []
         for train, _ in self.fits.data:

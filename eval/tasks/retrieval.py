@@ -16,11 +16,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data.sample import Sample
-from eval.capabilities import Images, Ranker
-from eval.metrics import expected_recall, ranks
-from eval.records import Record
-from eval.source import Source
-from eval.tasks import Measure
+from eval.base.capabilities import Images, Ranker
+from eval.base.metrics import expected_recall, ranks
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source
+
+ORDER = 20
+HEADLINE = (r"i2t R@1\b.*",)
 
 GALLERY = 500
 DEPTHS = (1, 5, 10)
@@ -76,7 +79,7 @@ class Retrieval:
             to_image = ranks(scorer.by_text(images, [self._texts[column] for column in queries]), self.right[:, queries].T)
         return self._records(rows, to_text, to_image)
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         rows = range(len(self.samples))
         queries = [column for row in rows for column in self.owned[row]]
         images, texts = self.right.shape

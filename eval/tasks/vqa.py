@@ -18,11 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from data.sample import Question, Sample
-from eval.answers import soft_accuracy
-from eval.capabilities import Answerer, Images
-from eval.records import Record
-from eval.source import Source, spread
-from eval.tasks import Measure
+from eval.base.answers import soft_accuracy
+from eval.base.capabilities import Answerer, Images
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source, spread
+
+ORDER = 90
+HEADLINE = (r"accuracy",)
 
 PICTURES, SHIFTED_PICTURES = 500, 200
 TRAIN_SAMPLES = 2000
@@ -130,7 +133,7 @@ class VQA:
         said = iter(subject.answers(pictures, texts, [self.choices.candidates(text) for text in texts]))
         return [[_record(question, next(said)) for question in self.questions[row]] for row in rows]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         if not self.prior:
             return []
         return [[_record(question, self.prior.guess(question.question)) for question in asked] for asked in self.questions]

@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from data.sample import Sample
-from eval.capabilities import Images, Scorer
-from eval.records import Record
-from eval.source import Source, together
-from eval.tasks import Measure
+from eval.base.capabilities import Images, Scorer
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source, together
+
+ORDER = 40
+HEADLINE = (r"group",)
 
 PAIRS = "pairs"  # a split of its own, besides those that are evaluated anyway
 CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
@@ -79,7 +82,7 @@ class Winoground:
         records = {first: self._record(first, *(next(scores) for _ in range(4))) for first, _ in asked}
         return [[records[row]] if row in records else [] for row in rows]
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         return [[self._fields(row, CHANCE)] if row in self.partner else [] for row in range(len(self.samples))]
 
     def _record(self, row: int, s00: float, s10: float, s01: float, s11: float) -> Record:

@@ -21,11 +21,14 @@ from scipy.special import softmax
 
 from data.sample import Sample
 from data.scenes.world import COLOURS, FILLS, SHAPES, SIZES
-from eval.capabilities import Images, Scorer
-from eval.metrics import expected_recall, ranks
-from eval.records import Record
-from eval.source import Source
-from eval.tasks import Measure
+from eval.base.capabilities import Images, Scorer
+from eval.base.metrics import expected_recall, ranks
+from eval.base.records import Record
+from eval.base.task import Measure
+from eval.harness.source import Source
+
+ORDER = 10
+HEADLINE = (r"shape|top-1",)
 
 # A template is never edited: change the version with it, since results are only comparable under the same prompts.
 PROMPTS_VERSION = 1
@@ -116,7 +119,7 @@ class ZeroShot:
         logits = scorer.classes([images[row] for row in rows], self.prompts)  # [N, C]
         return self._records(rows, softmax(logits.astype(np.float64), axis=1))
 
-    def blind(self) -> list[list[Record]]:
+    def chance(self) -> list[list[Record]]:
         everyone = range(len(self.samples))
         return self._records(everyone, np.full((len(everyone), len(self.prompts)), 1 / len(self.prompts)))
 

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from models.asif.anchors import NOTHING, Anchors
 from models.asif.relative import Relative, products, relative, rows
 from models.asif.texts import fetch_sentences, mean_states, surprising_words, text_encoder
-from models.backbones import LanguageConfig, fetch_language, freeze, known, named_tower
-from models.collate import PairCollate
-from models.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.layers import VisionConfig, gather, vision_transformer
-from models.text import Tokenizer, until_end
+from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, named_tower
+from models.shared.collate import PairCollate
+from models.shared.distributed import gather
+from models.shared.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.text import Tokenizer, until_end
+from models.shared.vision import VisionConfig, vision_transformer
 
 ROWS = 1024  # anchors' texts compared with pictures at a time, in captioning
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from models.backbones import LanguageConfig, known, language_model
-from models.sources import fetched
-from models.text import Tokenizer, named_tokenizer, until_end
+from models.shared.backbones import LanguageConfig, known, language_model
+from models.shared.sources import fetched
+from models.shared.text import Tokenizer, named_tokenizer, until_end
 
 PROBE = "A photo of 3 large, blue stars."
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from models.convert import DROP_ONE, Row, State, to_ours, to_theirs
+from models.shared.convert import DROP_ONE, Row, State, to_ours, to_theirs
 
 LAYER = "qformer.encoder.layer.*"
 

@@ -18,10 +18,10 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from data.sample import Sample
-from models.generate import GREEDY, Decoding, generate, not_text
-from models.masking import UNSEEN
-from models.splice import PADDING, SOFT, PrefixCollate, embed, right_padded
-from models.text import Tokenizer
+from models.contract import IGNORE_INDEX
+from models.shared.generate import GREEDY, Decoding, generate, not_text
+from models.shared.prefix import PADDING, SOFT, PrefixCollate, embed, right_padded
+from models.shared.text import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class SplitCollate(PrefixCollate):
     def laid_out(self, read: Sequence[list[int]], said: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Of each text the tokens that are read after its image, and the words to be said: ids and labels."""
         ids = right_padded([[*[SOFT] * self.prefix, *before] for before in read])
-        return ids, right_padded([[*self.tokens(text), self.tokenizer.end] for text in said], UNSEEN)
+        return ids, right_padded([[*self.tokens(text), self.tokenizer.end] for text in said], IGNORE_INDEX)
 
     def _text(self, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], str]:
         read, said = super()._text(sample, rng)
@@ -44,7 +44,7 @@ class SplitCollate(PrefixCollate):
 
 
 def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood in nats of `labels` `[N, L]` (`UNSEEN` for padding) after `ids` `[N, T]` with vectors `soft`, summed
+    """Negative log-likelihood in nats of `labels` `[N, L]` (`IGNORE_INDEX` for padding) after `ids` `[N, T]` with vectors `soft`, summed
     `[N]`, and the number of tokens `[N]`."""
     start = labels.new_full((len(labels), 1), _start(language))
     out = language(
@@ -53,7 +53,7 @@ def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tenso
         decoder_input_ids=torch.cat([start, labels[:, :-1].clamp(min=0)], dim=1),
         use_cache=False,
     )
-    asked = labels != UNSEEN
+    asked = labels != IGNORE_INDEX
     each = F.cross_entropy(out.logits[asked].float(), labels[asked], reduction="none")
     total = torch.zeros(len(labels), device=each.device).index_add(0, asked.nonzero()[:, 0], each)
     return total, asked.sum(dim=1)

@@ -19,19 +19,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.sample import Sample
-from models import splice
-from models.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
 from models.blip2 import encoder_decoder
 from models.blip2.objective import contrastive, generation, generation_nll, matching, similarities
 from models.blip2.qformer import QFormer
-from models.generate import GREEDY, Decoding
-from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.layers import Losses, TransformerConfig, VisionConfig, as_autocast, gather, mean_of_all, vision_transformer
-from models.masking import image_states
-from models.matching import CHANCE as MATCHING_CHANCE
-from models.matching import hard_negatives
-from models.splice import SOFT, PrefixCollate
-from models.text import Tokenizer, layout, until_end
+from models.contract import Losses
+from models.shared import prefix
+from models.shared.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
+from models.shared.distributed import gather, mean_of_all
+from models.shared.generate import GREEDY, Decoding
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.matching import CHANCE as MATCHING_CHANCE
+from models.shared.matching import hard_negatives
+from models.shared.prefix import SOFT, PrefixCollate
+from models.shared.text import Tokenizer, layout, until_end
+from models.shared.transformer import TransformerConfig, as_autocast
+from models.shared.vision import VisionConfig, image_states, vision_transformer
 
 
 @dataclass(frozen=True)
@@ -179,9 +181,9 @@ class BLIP2(nn.Module):
         self.to_language.requires_grad_(generating)
 
     @property
-    def tongue(self) -> Any:
+    def speech(self) -> Any:
         """How the language model is spoken to, `nll` and `write`: with an encoder of its own, or as a decoder alone."""
-        return encoder_decoder if self.language.config.is_encoder_decoder else splice
+        return encoder_decoder if self.language.config.is_encoder_decoder else prefix
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         return self.objective(self.encode(batch))
@@ -191,7 +193,7 @@ class BLIP2(nn.Module):
         Stage 2: "nll" and "tokens" of what is to be said."""
         image = self._see(batch["pixels"])
         if "labels" in batch:
-            total, count = self.tongue.nll(self.language, batch["ids"], batch["labels"], self.to_language(self.qformer.look(image)))
+            total, count = self.speech.nll(self.language, batch["ids"], batch["labels"], self.to_language(self.qformer.look(image)))
             return {"nll": total, "tokens": count}
         config, ids = self.config, batch["ids"]
         real = self.pairs.real(ids)
@@ -296,13 +298,13 @@ class BLIP2(nn.Module):
         """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
         soft = self._prefixes(images)
         ids, labels = self.sequences.laid_out([self.sequences.question(question) for question in questions], answers)
-        return -self.tongue.nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
+        return -self.speech.nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
 
     def _write(self, images: Sequence[np.ndarray], read: Sequence[list[int]], how: Decoding = GREEDY) -> list[str]:
         if not len(images):
             return []
         rows = [[*[SOFT] * self.config.queries, *tokens] for tokens in read]
-        return self.tongue.write(self.language, self.tokenizer, rows, self._prefixes(images), limit=self.config.context, how=how)
+        return self.speech.write(self.language, self.tokenizer, rows, self._prefixes(images), limit=self.config.context, how=how)
 
     def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
         """What the language model gets to see of each image, `[N, Q, D]`."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers import gather, mean_of_all, rank
+from models.shared.distributed import gather, mean_of_all, rank
 
 SMOOTHING = 0.1  # of labels in the contrast and in generation; the released code
 

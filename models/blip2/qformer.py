@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import ACTIVATIONS, Attention, CrossAttention, TransformerConfig
+from models.shared.transformer import ACTIVATIONS, Attention, CrossAttention, TransformerConfig
 
 
 class FeedForward(nn.Module):

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from data.sample import Sample
 from data.scenes.world import COLOURS, FILLS, SHAPES, SIZES
-from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.layers import Losses, VisionConfig, vision_transformer
-from models.text import Tokenizer
+from models.contract import Losses
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.text import Tokenizer
+from models.shared.vision import VisionConfig, vision_transformer
 
 
 @dataclass(frozen=True)

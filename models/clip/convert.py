@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.clip.model import CLIPConfig
-from models.convert import (
+from models.shared.convert import (
     ADD_ONE,
     ADD_TWO,
     TRANSPOSED,
@@ -20,7 +20,8 @@ from models.convert import (
     to_theirs,
     transformers_blocks,
 )
-from models.layers import Activation, TransformerConfig, VisionConfig
+from models.shared.transformer import Activation, TransformerConfig
+from models.shared.vision import VisionConfig
 
 OPEN_CLIP = [
     Row("logit_scale", "logit_scale"),

@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip.objective import clip_loss
-from models.collate import PairCollate
-from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.layers import Block, Losses, TransformerConfig, VisionConfig, vision_transformer
-from models.text import Tokenizer
+from models.contract import Losses
+from models.shared.collate import PairCollate
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.text import Tokenizer
+from models.shared.transformer import Block, TransformerConfig
+from models.shared.vision import VisionConfig, vision_transformer
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor
 from data.sample import Object, Sample
 from models.cm3leon.retrieval import key_of
 from models.cm3leon.sequence import Builder, Kind, Token, random_spans, stack
-from models.images import ImageTransform, inside_boxes
-from models.text import LONGEST, Tokenizer
+from models.shared.images import ImageTransform, inside_boxes
+from models.shared.text import LONGEST, Tokenizer
 
 Batch = dict[str, Tensor]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.cm3leon.decoder import DecoderConfig
-from models.convert import Row, Shape, State, to_ours, to_theirs
+from models.shared.convert import Row, Shape, State, to_ours, to_theirs
 
 
 def _with_unused_rows(positions: Tensor) -> Tensor:

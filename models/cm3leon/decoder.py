@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import KeyValueCache, as_autocast, attend
+from models.shared.transformer import KeyValueCache, as_autocast, attend
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.cm3leon.decoder import TokenDecoder
 from models.cm3leon.sequence import Token
-from models.layers import KeyValueCache, as_autocast
+from models.shared.transformer import KeyValueCache, as_autocast
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ UNGUIDED = Sampling(guidance=1.0)
 
 
 class Painter:
-    """A picture in the middle of being drawn, as `models.generate` wants it. Only the rows of the output layer that belong to image
+    """A picture in the middle of being drawn, as `models.shared.generate` wants it. Only the rows of the output layer that belong to image
     tokens are ever computed: nothing else can be drawn."""
 
     def __init__(

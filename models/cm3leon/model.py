@@ -27,10 +27,10 @@ from models.cm3leon.drawing import UNGUIDED, Painter, Reader, Sampling, Writer, 
 from models.cm3leon.objective import cm3_loss, token_losses
 from models.cm3leon.retrieval import Memory, key_of, texts_of, without_gaps
 from models.cm3leon.sequence import Builder, Frame, Kind, Token, Vocabulary, stack
-from models.generate import GREEDY, Decoding, generate, not_text
-from models.images import ImageTransform
-from models.layers import Losses
-from models.text import LONGEST, Tokenizer
+from models.contract import Losses
+from models.shared.generate import GREEDY, Decoding, generate, not_text
+from models.shared.images import ImageTransform
+from models.shared.text import LONGEST, Tokenizer
 from models.vq import VQ
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.cm3leon.sequence import Kind
-from models.layers import Losses, gather
+from models.contract import Losses
+from models.shared.distributed import gather
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.sample import Sample
 from models.cm3leon.sequence import Builder, Kind
-from models.text import Tokenizer
+from models.shared.text import Tokenizer
 
 
 class Memory(nn.Module):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from models.coca.model import CoCaConfig
-from models.convert import ADD_ONE, ADD_TWO, TRANSPOSED, Row, State, open_clip_blocks, to_ours, to_theirs
-from models.layers import Activation, TransformerConfig, VisionConfig
+from models.shared.convert import ADD_ONE, ADD_TWO, TRANSPOSED, Row, State, open_clip_blocks, to_ours, to_theirs
+from models.shared.transformer import Activation, TransformerConfig
+from models.shared.vision import VisionConfig
 
 HALVES = (1, 2)  # of a fused projection: queries; keys and values
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import ACTIVATIONS, Attention, Block, CrossAttention, KeyValueCache, TransformerConfig
+from models.shared.transformer import ACTIVATIONS, Attention, Block, CrossAttention, KeyValueCache, TransformerConfig
 
 Memory = tuple[Tensor, Tensor]  # keys and values of the image tokens, each [B, H, S, D/H]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from models.coca.decoder import TextDecoder
-from models.layers import Activation, TransformerConfig
+from models.shared.transformer import Activation, TransformerConfig
 
 ACTIVATIONS: dict[Activation, str] = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "quick_gelu": "quick_gelu"}
 

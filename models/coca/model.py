@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from models.coca.decoder import TextDecoder, Writer
 from models.coca.objective import caption_nll, coca_loss
 from models.coca.pooling import ImagePooling, Pooling
-from models.collate import PairCollate
-from models.generate import GREEDY, Decoding, generate, not_text
-from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.layers import Losses, TransformerConfig, VisionConfig, vision_transformer
-from models.text import Tokenizer
+from models.contract import Losses
+from models.shared.collate import PairCollate
+from models.shared.generate import GREEDY, Decoding, generate, not_text
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.text import Tokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig, vision_transformer
 
 
 def _vit(*, width: int, depth: int, heads: int, mlp_ratio: float = 4.0, image_size: int = 288, patch_size: int = 18) -> VisionConfig:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.clip.objective import clip_loss
-from models.layers import Losses, mean_of_all
+from models.contract import Losses
+from models.shared.distributed import mean_of_all
 
 
 def coca_loss(features: dict[str, Tensor], scale: Tensor, *, contrastive: float, captioning: float, vocab_size: int) -> Losses:

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.layers import CrossAttention, VisionConfig
+from models.shared.transformer import CrossAttention
+from models.shared.vision import VisionConfig
 
 Pooling = Literal["cascade", "parallel", "single"]
 

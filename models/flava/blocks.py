@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import ACTIVATIONS, Block, TransformerConfig
+from models.shared.transformer import ACTIVATIONS, Block, TransformerConfig
 
 
 class TextEncoder(nn.Module):

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from data.sample import Sample
-from models.images import ImageTransform, inside_boxes
-from models.masking import UNSEEN, TokenMasking, block_mask
-from models.matching import draw_foil
-from models.text import Tokenizer
+from models.contract import IGNORE_INDEX
+from models.shared.images import ImageTransform, inside_boxes
+from models.shared.masking import TokenMasking, block_mask
+from models.shared.matching import draw_foil
+from models.shared.text import Tokenizer
 
 PAIR, IMAGE, TEXT, QUESTION = 0, 1, 2, 3
 
@@ -50,7 +51,7 @@ class MaskedCollate:
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """ "pixels" uint8 `[B, 3, S, S]`; "objects" bool `[B, 1, S, S]`, inside of their boxes; "ids", "masked_ids", "labels" `[B, T]`;
-        "patches" bool `[B, N]`, the masked ones; "kind" `[B]`; "match" bool `[B]`; "answer" `[B]`, `UNSEEN` where nothing is asked.
+        "patches" bool `[B, N]`, the masked ones; "kind" `[B]`; "match" bool `[B]`; "answer" `[B]`, `IGNORE_INDEX` where nothing is asked.
         Without a generator (validation) captions are the first ones and everything is drawn with seed 0."""
         draw = rng or np.random.default_rng(0)
         texts = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
@@ -62,12 +63,12 @@ class MaskedCollate:
             texts[row], false = self._true_and_false(samples[row], row, captions, draw)
             if row in mismatched and false is not None:
                 texts[row], match[row] = false, False
-        answer = torch.full((len(samples),), UNSEEN)
+        answer = torch.full((len(samples),), IGNORE_INDEX)
         for row in (kind == QUESTION).nonzero()[:, 0].tolist():
             if asked := samples[row].questions:
                 question = asked[int(draw.integers(len(asked)))]
                 texts[row] = question.question
-                answer[row] = self.answers.index(question.answer) if question.answer in self.answers else UNSEEN
+                answer[row] = self.answers.index(question.answer) if question.answer in self.answers else IGNORE_INDEX
         ids, masked, labels = self.masking(self.tokenizer, texts, self.context, mask=self.mask, rng=draw)
         patches = np.stack([block_mask(self.side, self.patches, draw).reshape(-1) for _ in samples])
         seed = draw.integers(2**63)  # the boxes are cropped as the pictures are

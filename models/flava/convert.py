@@ -6,7 +6,7 @@ has a counterpart here. A model with convolutions before its blocks (`tiny`) can
 
 from __future__ import annotations
 
-from models.convert import DROP_TWO, Row, State, to_ours, to_theirs
+from models.shared.convert import DROP_TWO, Row, State, to_ours, to_theirs
 
 
 def _blocks(ours: str, theirs: str, *, mlp: str = "") -> list[Row]:

@@ -22,14 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.sample import Sample
-from models.backbones import freeze
+from models.contract import IGNORE_INDEX, Losses
 from models.flava.blocks import Fusion, MatchingHead, PredictionHead, TextEncoder
 from models.flava.collate import IMAGE, PAIR, QUESTION, TEXT, MaskedCollate, Mixture
 from models.flava.objective import flava_loss
-from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.layers import Losses, TransformerConfig, VisionConfig, vision_transformer
-from models.masking import UNSEEN, TokenMasking, block_mask, image_states, patches_to_pixels
-from models.text import Tokenizer, layout, until_end
+from models.shared.backbones import freeze
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.masking import TokenMasking, block_mask
+from models.shared.text import Tokenizer, layout, until_end
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig, image_states, patches_to_pixels, vision_transformer
 from models.vq import VQ, VQConfig
 from models.vq.network import NetworkConfig
 
@@ -278,9 +280,9 @@ class FLAVA(nn.Module):
         return codes.unflatten(1, (self.side, self.side)).unflatten(3, (across, across)).transpose(2, 3).flatten(3).flatten(1, 2)
 
     def _targets(self, batch: dict[str, Tensor], rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Codes `[B, N, K]` of masked patches of these rows, `UNSEEN` elsewhere, and what each of them weighs, or None for 1."""
-        codes = _spread(self.codes(batch["pixels"][rows]) - UNSEEN, rows) + UNSEEN
-        targets = torch.where(batch["patches"][..., None], codes, UNSEEN)
+        """Codes `[B, N, K]` of masked patches of these rows, `IGNORE_INDEX` elsewhere, and what each of them weighs, or None for 1."""
+        codes = _spread(self.codes(batch["pixels"][rows]) - IGNORE_INDEX, rows) + IGNORE_INDEX
+        targets = torch.where(batch["patches"][..., None], codes, IGNORE_INDEX)
         if not self.config.object_weight:
             return targets, None
         inside = F.adaptive_avg_pool2d(batch["objects"].float(), self.codebook.side)[:, 0]
@@ -314,9 +316,9 @@ class FLAVA(nn.Module):
     def _answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
         """Log-probability of each answer among those that the model may give, float32 `[N]`; one that it may not has -100."""
         number = {answer: place for place, answer in enumerate(self.config.answers)}
-        known = torch.tensor([number.get(answer, UNSEEN) for answer in answers], device=self.logit_scale.device)
+        known = torch.tensor([number.get(answer, IGNORE_INDEX) for answer in answers], device=self.logit_scale.device)
         log_p = self.answer_head(self._fused(images, questions)).float().log_softmax(dim=-1)
-        return torch.where(known == UNSEEN, -100.0, log_p.gather(1, known.clamp(min=0)[:, None])[:, 0])
+        return torch.where(known == IGNORE_INDEX, -100.0, log_p.gather(1, known.clamp(min=0)[:, None])[:, 0])
 
     @torch.no_grad()
     def words(self, images: Sequence[np.ndarray], masked_ids: Tensor) -> Tensor:
@@ -401,7 +403,7 @@ def _masked_nll(head: nn.Module, states: Tensor, labels: Tensor, rows: Tensor, w
 
     states `[B, T, D]`; labels `[B, T, K]`, the `K` of a place asked all or none; weights of the same shape, all 1 unless given.
     """
-    asked = (labels[..., 0] != UNSEEN) & rows[:, None]  # [B, T]
+    asked = (labels[..., 0] != IGNORE_INDEX) & rows[:, None]  # [B, T]
     wanted = labels[asked]  # [n, K]
     weight = torch.ones_like(wanted, dtype=torch.float32) if weights is None else weights[asked]
     logits = head(states[asked]).float().unflatten(-1, (wanted.shape[1], -1))

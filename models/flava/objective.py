@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.contract import Losses
 from models.flava.collate import PAIR
-from models.layers import Losses, gather, mean_of_all, rank
+from models.shared.distributed import gather, mean_of_all, rank
 
 PREDICTIONS = ("mim", "mlm", "mmm_image", "mmm_text", "vqa")
 

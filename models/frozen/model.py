@@ -17,12 +17,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from models.backbones import LanguageConfig, fetch_language, freeze, known, language_model
-from models.generate import GREEDY, Decoding
-from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.layers import Losses, VisionConfig, mean_of_all, vision_transformer
-from models.splice import ASK, SOFT, PrefixCollate, nll, write
-from models.text import Tokenizer
+from models.contract import Losses
+from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, language_model
+from models.shared.distributed import mean_of_all
+from models.shared.generate import GREEDY, Decoding
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.prefix import ASK, SOFT, PrefixCollate, nll, write
+from models.shared.text import Tokenizer
+from models.shared.vision import VisionConfig, vision_transformer
 
 LLAMA_7B = json.dumps(
     {

@@ -15,12 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from data.sample import Sample
-from models.backbones import Continuation, LanguageConfig, fetch_language, known, language_model, token_nll
-from models.generate import GREEDY, Decoding, generate, not_text
-from models.layers import Losses, as_autocast, mean_of_all
+from models.contract import Losses
 from models.lm.corpus import captions, documents
 from models.lm.objective import contrast
-from models.text import Tokenizer, layout, until_end
+from models.shared.backbones import Continuation, LanguageConfig, fetch_language, known, language_model
+from models.shared.distributed import mean_of_all
+from models.shared.generate import GREEDY, Decoding, generate, not_text
+from models.shared.prefix import token_nll
+from models.shared.text import Tokenizer, layout, until_end
+from models.shared.transformer import as_autocast
 
 PASSES = 4  # documents of like length are read together: a third less padding
 

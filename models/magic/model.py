@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models.backbones import LanguageConfig, fetch_language, freeze, known, language_model
 from models.clip import CLIP, CLIPConfig
-from models.collate import PairCollate
-from models.generate import not_text
 from models.magic.search import Eyes, Search, magic_search
-from models.text import LONGEST, Tokenizer, as_text, from_text
+from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, language_model
+from models.shared.collate import PairCollate
+from models.shared.generate import not_text
+from models.shared.text import LONGEST, Tokenizer, as_text, from_text
 
 GPT2 = '{"model_type": "gpt2"}'  # transformers' defaults are its smallest, 124 M
 

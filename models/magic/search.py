@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.backbones import Continuation
-from models.splice import left_padded
+from models.shared.backbones import Continuation
+from models.shared.prefix import left_padded
 
 
 @dataclass(frozen=True)

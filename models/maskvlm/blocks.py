@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import ACTIVATIONS, Attention, CrossAttention, TransformerConfig
+from models.shared.transformer import ACTIVATIONS, Attention, CrossAttention, TransformerConfig
 
 
 class PostNormBlock(nn.Module):

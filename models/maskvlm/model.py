@@ -20,14 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.sample import Sample
-from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, inside_boxes, normalise
-from models.layers import Losses, TransformerConfig, VisionConfig, as_autocast, gather, vision_transformer
-from models.masking import TokenMasking, image_states, patches_to_pixels, random_mask
+from models.contract import Losses
 from models.maskvlm.blocks import CrossEncoder, TextEncoder
 from models.maskvlm.objective import combine, contrastive, masked_pixels, masked_words, visible_median
-from models.matching import CHANCE as MATCHING_CHANCE
-from models.matching import draw_foil, hard_negatives
-from models.text import Tokenizer, layout, until_end
+from models.shared.distributed import gather
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, inside_boxes, normalise
+from models.shared.masking import TokenMasking, random_mask
+from models.shared.matching import CHANCE as MATCHING_CHANCE
+from models.shared.matching import draw_foil, hard_negatives
+from models.shared.text import Tokenizer, layout, until_end
+from models.shared.transformer import TransformerConfig, as_autocast
+from models.shared.vision import VisionConfig, image_states, patches_to_pixels, vision_transformer
 
 BASE = TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-5)
 SWAPS = 0.9  # share of the foils that exchange words, where a picture has both kinds

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.clip.objective import clip_loss
-from models.layers import Losses
-from models.masking import UNSEEN, patches_to_pixels
+from models.contract import IGNORE_INDEX, Losses
+from models.shared.vision import patches_to_pixels
 
 
 def contrastive(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
@@ -36,8 +36,8 @@ def visible_median(pixels: Tensor, hidden: Tensor) -> Tensor:
 
 
 def masked_words(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the hidden tokens; logits `[B, T, V]`, labels `[B, T]`, `UNSEEN` where nothing is asked. 0 without any."""
-    asked = labels != UNSEEN
+    """Mean cross-entropy of the masked tokens, 0 without any; logits `[B, T, V]`, labels `[B, T]` (`IGNORE_INDEX`: not masked)."""
+    asked = labels != IGNORE_INDEX
     return F.cross_entropy(logits[asked].float(), labels[asked], reduction="sum") / asked.sum().clamp(min=1)
 
 

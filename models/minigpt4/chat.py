@@ -16,9 +16,9 @@ import torch
 
 import models
 from data.decode import MAX_BYTES, MAX_PIXELS, Unusable, decode_image
-from models.generate import GREEDY, Decoding
 from models.minigpt4.model import MiniGPT4, Reply
 from models.minigpt4.template import Turn
+from models.shared.generate import GREEDY, Decoding
 
 SAMPLED = Decoding(temperature=0.7, top_p=0.9)  # greedy replies repeat themselves: "a pink star, a pink star and a pink star"
 

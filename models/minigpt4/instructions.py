@@ -15,9 +15,9 @@ import numpy as np
 from torch import Tensor
 
 from data.sample import Sample
-from models.images import ImageTransform
 from models.lm.corpus import COUNT, DESCRIBE
 from models.minigpt4.template import Template, Turn, laid_out
+from models.shared.images import ImageTransform
 
 Form = Literal["description", "list", "number", "word", "free"]
 LIST = ("describe this picture as a list.", "list the objects.")

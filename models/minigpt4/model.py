@@ -17,18 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
 from models.blip2 import BLIP2Config
 from models.blip2.qformer import QFormer
-from models.generate import GREEDY, Decoding
-from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.layers import Losses, TransformerConfig, VisionConfig, mean_of_all, vision_transformer
+from models.contract import Losses
 from models.lm.corpus import DESCRIBE
-from models.masking import image_states
 from models.minigpt4.instructions import CaptionCollate, InstructionCollate
 from models.minigpt4.template import END_OF_CAPTION, END_OF_TURN, Row, Template, Turn, laid_out
-from models.splice import continued, nll
-from models.text import Tokenizer
+from models.shared.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
+from models.shared.distributed import mean_of_all
+from models.shared.generate import GREEDY, Decoding
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.prefix import continued, nll
+from models.shared.text import Tokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig, image_states, vision_transformer
 
 NEIGHBOURS = 4  # patches that become one vector where there is no Q-Former
 

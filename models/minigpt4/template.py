@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from models.masking import UNSEEN
-from models.splice import SOFT, right_padded
-from models.text import LONGEST, Tokenizer
+from models.contract import IGNORE_INDEX
+from models.shared.prefix import SOFT, right_padded
+from models.shared.text import LONGEST, Tokenizer
 
 HUMAN, ASSISTANT, END_OF_TURN = "###Human: ", " ###Assistant:", "###"
 OPEN, CLOSE = "<Img>", "</Img> "  # plain text, no tokens of their own
@@ -30,7 +30,7 @@ class Turn(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One sequence: ids, with `SOFT` in the places of the image's vectors; and labels, `UNSEEN` where nothing is learned."""
+    """One sequence: ids, with `SOFT` in the places of the image's vectors; and labels, `IGNORE_INDEX` where nothing is learned."""
 
     ids: list[int]
     labels: list[int]
@@ -91,7 +91,7 @@ class Template:
 
 def laid_out(rows: Sequence[Row]) -> dict[str, Tensor]:
     """ "ids" and "labels" `[N, T]`, padded on the right."""
-    return {"ids": right_padded([row.ids for row in rows]), "labels": right_padded([row.labels for row in rows], UNSEEN)}
+    return {"ids": right_padded([row.ids for row in rows]), "labels": right_padded([row.labels for row in rows], IGNORE_INDEX)}
 
 
 def _row(read: Sequence[list[int]], said: Sequence[list[int]]) -> Row:
@@ -99,5 +99,5 @@ def _row(read: Sequence[list[int]], said: Sequence[list[int]]) -> Row:
     ids, labels = [], []
     for before, after in zip(read, said, strict=True):
         ids += [*before, *after]
-        labels += [*[UNSEEN] * len(before), *after]
+        labels += [*[IGNORE_INDEX] * len(before), *after]
     return Row(ids, labels)

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from models.convert import (
+from models.shared.convert import (
     ADD_ONE,
     DROP_ONE,
     Row,
@@ -23,7 +23,8 @@ from models.convert import (
     to_theirs,
     transformers_blocks,
 )
-from models.layers import TransformerConfig, VisionConfig
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
 from models.siglip.model import SigLIPConfig
 
 TRANSFORMERS = [

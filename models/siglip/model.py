@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip.objective import clip_loss
-from models.collate import PairCollate
-from models.images import HALF, ImageTransform, normalise
-from models.layers import Block, Losses, TransformerConfig, VisionConfig, vision_transformer
+from models.contract import Losses
+from models.shared.collate import PairCollate
+from models.shared.images import HALF, ImageTransform, normalise
+from models.shared.text import Tokenizer
+from models.shared.transformer import Block, TransformerConfig
+from models.shared.vision import VisionConfig, vision_transformer
 from models.siglip.objective import siglip_loss
-from models.text import Tokenizer
 
 
 def _vit(*, width: int, depth: int, heads: int, image_size: int) -> VisionConfig:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers import Losses, gather, rank
+from models.contract import Losses
+from models.shared.distributed import gather, rank
 
 
 def siglip_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Losses:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.convert import Row, State, to_ours, to_theirs
+from models.shared.convert import Row, State, to_ours, to_theirs
 from models.vq.model import VQConfig
 from models.vq.network import NetworkConfig
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from data.sample import Sample
-from models.images import HALF, ImageTransform, inside_boxes, normalise
-from models.layers import Losses, gather
-from models.text import Tokenizer
+from models.contract import Losses
+from models.shared.distributed import gather
+from models.shared.images import HALF, ImageTransform, inside_boxes, normalise
+from models.shared.text import Tokenizer
 from models.vq.network import Decoder, Encoder, NetworkConfig
 from models.vq.objective import PatchDiscriminator, Perceptual, pixel_loss, psnr, squared_error
 from models.vq.quantiser import FSQ, Codebook, perplexity

@@ -14,7 +14,7 @@ from data.importers.sugarcrepe import import_sugarcrepe
 from data.importers.winoground import import_winoground
 from data.sample import Foil
 from data.shards import DataError
-from eval.source import from_shards
+from eval.harness.source import from_shards
 from eval.tasks import foils, winoground
 from tests.data.kit import encode, picture
 from tests.data.test_importers import dropped, read

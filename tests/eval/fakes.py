@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 
 from data.sample import Foil, Object, Sample
+from eval.harness.source import in_memory
 from eval.run import evaluate
-from eval.source import in_memory
 
 ABOUT = {"run": "fake-s0", "model": "fake", "paradigm": "none", "preset": "tiny", "seed": 0, "trained_on": "nothing"}
 

@@ -12,10 +12,10 @@ import pytest
 from data.sample import Sample
 from data.scenes.planted import COLOURS_OF, TONE_OF, group_of
 from data.scenes.world import TONES
-from eval.adapters import Subject
-from eval.capabilities import Scorer
-from eval.controls import Truth
-from eval.source import in_memory
+from eval.adapters.scorers import Subject
+from eval.base.capabilities import Scorer
+from eval.harness.source import in_memory
+from eval.scenes.oracle import Oracle
 from eval.tasks import association, bias
 from tests.eval import fakes
 
@@ -143,7 +143,7 @@ def test_a_leaning_embedding_is_found_out_and_a_fair_one_is_not(tmp_path: Path) 
 
 def test_the_truth_associates_nothing() -> None:
     (task,) = association.plan(in_memory("x", {"test": SAMPLES}))
-    (scorer,) = Subject(Truth(task.samples)).able(Scorer)
+    (scorer,) = Subject(Oracle(task.samples)).able(Scorer)
     records = [
         record for group in task.ask(scorer, [sample.image for sample in task.samples], range(len(task.samples))) for record in group
     ]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from data.sample import Sample
-from eval.naming import ASKED, NearestMeanNames
-from eval.source import in_memory
+from eval.adapters.naming import ASKED, NearestMeanNames
+from eval.harness.source import in_memory
 from eval.tasks.binding import OTHER, QUERIES, SETTINGS, first_word, plan
 from eval.tasks.probe import truth_of
 from tests.eval import fakes

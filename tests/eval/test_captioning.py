@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.sample import Object, Sample
-from eval.captions.content import content
+from eval.scenes.content import content
 from eval.tasks import captioning
 from tests.eval import fakes
 

@@ -12,12 +12,12 @@ from rich.console import Console
 
 import models
 from eval import EvalError
-from eval.adapters import EmbeddingScorer
-from eval.clipscore import NamedCLIP, clip_beside, named_clip
+from eval.adapters.scorers import EmbeddingScorer
+from eval.harness.source import in_memory
+from eval.judges.clipscore import NamedCLIP, clip_beside, named_clip
 from eval.run import evaluate
-from eval.source import in_memory
 from models.clip import CLIP, CLIPConfig
-from models.text import BPETokenizer
+from models.shared.text import BPETokenizer
 from tests.eval import fakes
 
 

@@ -24,7 +24,7 @@ from eval import EvalError
 from eval.report.results import read_results, read_runs, refuse_unlike
 from eval.run import evaluate_run
 from models.clip import CLIP, CLIPConfig
-from models.text import BPETokenizer
+from models.shared.text import BPETokenizer
 
 
 @pytest.fixture(scope="module")

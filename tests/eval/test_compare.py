@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from eval import EvalError
+from eval.base.metrics import t_interval
 from eval.compare import compare
 from eval.report import plots, words
 from eval.report.headline import headline
 from eval.report.paired import differences
 from eval.report.report import Report, build
 from eval.report.results import Key, read_runs
-from eval.report.rows import combine, keys, t_interval
+from eval.report.rows import combine, keys
 from models import PARADIGMS
 from tests.eval.fake_runs import claim, write, write_lines, write_run
 

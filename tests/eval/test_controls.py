@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.adapters import EmbeddingScorer, ImageFeatures, PairScorer, Subject
-from eval.capabilities import Answerer, AnswerScorer, Captioner, Completer, Drawer, Features, Scorer
-from eval.controls import Truth, derangement
+from eval.adapters.scorers import EmbeddingScorer, ImageFeatures, PairScorer, Subject
+from eval.base.capabilities import Answerer, AnswerScorer, Captioner, Completer, Drawer, Features, Scorer
+from eval.harness.controls import derangement
+from eval.scenes.oracle import Oracle
 from tests.eval import fakes
 
 
@@ -26,7 +27,7 @@ def test_one_item_cannot_be_deranged() -> None:
 
 def test_the_oracle_knows_every_caption_of_its_picture_to_be_true() -> None:
     samples = fakes.single_objects()[:50]
-    (scorer,) = Subject(Truth(samples)).able(Scorer)
+    (scorer,) = Subject(Oracle(samples)).able(Scorer)
     scores = scorer.matrix([sample.image for sample in samples], [sample.captions[0] for sample in samples])
     assert (np.diag(scores) == 1).all()
     assert (scores[~np.eye(50, dtype=bool)] < 1).all()

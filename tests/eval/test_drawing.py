@@ -13,9 +13,9 @@ from PIL import Image
 from data.sample import Object, Sample
 from data.scenes.language import parse
 from data.scenes.world import COLOURS, HELD_OUT, RELATIONS, SHAPES
-from eval.records import RecordFile
-from eval.sheet import COLUMNS, FRAME, GREEN, RED, ROWS
-from eval.source import in_memory, spread
+from eval.base.records import RecordFile
+from eval.harness.source import in_memory, spread
+from eval.report.sheet import COLUMNS, FRAME, GREEN, RED, ROWS
 from eval.tasks import drawing
 from eval.tasks.drawing import Drawing, held_out_prompts, judge, plan, seen_prompts
 from tests.eval import fakes

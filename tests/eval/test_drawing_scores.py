@@ -11,12 +11,12 @@ from rich.console import Console
 
 import models
 from eval import EvalError
-from eval.adapters import AnswerLikelihoods, EmbeddingScorer
-from eval.clipscore import NamedCLIP
+from eval.adapters.scorers import AnswerLikelihoods, EmbeddingScorer
+from eval.harness.source import in_memory
+from eval.judges.clipscore import NamedCLIP
+from eval.judges.vqascore import Judge, named_judge, seed_zero
 from eval.run import evaluate
-from eval.source import in_memory
 from eval.tasks import drawing
-from eval.vqascore import Judge, named_judge, seed_zero
 from tests.eval import fakes
 from tests.eval.test_drawing import SPLITS, Draws
 

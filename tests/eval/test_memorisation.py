@@ -11,7 +11,7 @@ import torch
 
 from data.sample import Sample
 from data.scenes.build import build
-from eval.source import from_shards, in_memory
+from eval.harness.source import from_shards, in_memory
 from eval.tasks import memorisation
 from eval.tasks.memorisation import Training, grams, plain
 from tests.eval import fakes

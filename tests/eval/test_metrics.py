@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from eval.metrics import estimate, expected_recall, ranks
+from eval.base.metrics import estimate, expected_recall, ranks
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,9 +16,9 @@ import torch
 from data.sample import Object, Question, Sample
 from data.scenes.build import make_sample
 from data.scenes.world import COLOURS, HELD_OUT, PRESETS, SHAPES
-from eval.source import in_memory
+from eval.adapters.verdicts import threshold
+from eval.harness.source import in_memory
 from eval.tasks import pope
-from eval.verdicts import threshold
 from tests.eval import fakes
 from tests.eval.test_vqa import Speaks
 

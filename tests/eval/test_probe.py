@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.source import in_memory
+from eval.harness.source import in_memory
 from eval.tasks.probe import linear, neighbours, plan, shots
 from tests.eval import fakes
 from tests.eval.test_zeroshot import knows

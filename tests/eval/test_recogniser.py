@@ -11,9 +11,10 @@ import torch
 from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from eval import EvalError, recogniser
-from eval.recogniser import ATTRIBUTES, BACKGROUND, Recogniser, looks, real_accuracy, recogniser_of, train
-from eval.source import in_memory
+from eval import EvalError
+from eval.harness.source import in_memory
+from eval.scenes import recogniser
+from eval.scenes.recogniser import ATTRIBUTES, BACKGROUND, Recogniser, looks, real_accuracy, recogniser_of, train
 
 
 def scenes(split: str, count: int) -> list[Sample]:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from eval.adapters import Subject
-from eval.capabilities import Ranker
-from eval.rerank import SHORTLIST
-from eval.source import in_memory
+from eval.adapters.rerank import SHORTLIST
+from eval.adapters.scorers import Subject
+from eval.base.capabilities import Ranker
+from eval.harness.source import in_memory
 from eval.tasks.retrieval import Retrieval, plan
 from tests.eval import fakes
 
@@ -150,7 +150,7 @@ def test_re_ranking_is_a_row_of_its_own_and_looks_at_each_picture_about_once(tmp
 
 
 def test_as_many_queries_are_re_ranked_as_is_affordable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.ask.RERANKED_PAIRS", 16 * 40 * 4)
+    monkeypatch.setattr("eval.harness.ask.RERANKED_PAIRS", 16 * 40 * 4)
     model = Both(fakes.noisy(), lambda number, text: 0.0)
     samples = [replace(sample, foils=()) for sample in fakes.captioned(60)]
     result = fakes.run(model, {"test": samples}, tmp_path, tasks=["retrieval"])

@@ -11,7 +11,7 @@ import torch
 
 from data.sample import Sample
 from eval import EvalError
-from eval.showcase import PICTURES
+from eval.harness.showcase import PICTURES
 from tests.eval import fakes
 
 SPLITS = {

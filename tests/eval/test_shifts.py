@@ -8,8 +8,9 @@ import pytest
 
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from eval.source import Source, in_memory
-from eval.tasks import Task, plan
+from eval.base.task import Task
+from eval.harness.source import Source, in_memory
+from eval.tasks import plan
 
 # Tasks that are not asked of a shift, and why.
 EXCEPTIONS = {

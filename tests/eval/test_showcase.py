@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from data.sample import Object, Question, Sample
-from eval.adapters import Subject
-from eval.mistakes import marked
+from eval.adapters.scorers import Subject
+from eval.harness.showcase import LARGEST, PICTURES, SCHEMA, data_uri, showcase
+from eval.harness.source import in_memory
 from eval.report.results import SHOWCASE_SCHEMA
-from eval.showcase import LARGEST, PICTURES, SCHEMA, data_uri, showcase
-from eval.source import in_memory
+from eval.scenes.mistakes import marked
 from eval.tasks import retrieval, vqa
 from tests.eval import fakes
 

@@ -15,8 +15,8 @@ import torch
 from data.sample import Question, Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from eval.answers import normalised, queried, query, soft_accuracy, yes_or_no
-from eval.source import in_memory
+from eval.base.answers import normalised, queried, query, soft_accuracy, yes_or_no
+from eval.harness.source import in_memory
 from eval.tasks import fewshot_vqa, vqa
 from tests.eval import fakes
 
@@ -219,7 +219,7 @@ def test_a_model_that_only_scores_ranks_the_training_answers(tmp_path: Path) -> 
 
 
 def test_who_has_to_look_at_every_candidate_is_asked_about_fewer_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.ask.RANKED_SAMPLES", 30)
+    monkeypatch.setattr("eval.harness.ask.RANKED_SAMPLES", 30)
     splits = {"train": asked(9, start=100), "test": asked(40)}
     pairs = fakes.run(fakes.Pairs(lambda number, text: 0.0), splits, tmp_path / "pairs", tasks=["vqa"])
     assert fakes.cell(pairs, "vqa", "accuracy")["n"] == 30

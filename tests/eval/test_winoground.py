@@ -11,10 +11,11 @@ import pytest
 from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from eval.adapters import Subject
-from eval.capabilities import Scorer
-from eval.controls import Truth, exchanged
-from eval.source import in_memory, together
+from eval.adapters.scorers import Subject
+from eval.base.capabilities import Scorer
+from eval.harness.controls import exchanged
+from eval.harness.source import in_memory, together
+from eval.scenes.oracle import Oracle
 from eval.tasks.winoground import CHANCE, Winoground, bound, plan
 from tests.eval import fakes
 
@@ -71,7 +72,7 @@ def test_chance_is_that_of_four_scores_in_random_order() -> None:
         (scorer,) = Subject(fakes.Pairs(lambda number, text, order=order: order[2 * number + of(text)])).able(Scorer)
         found.append(task.ask(scorer, images, [0])[0][0])
     assert {name: np.mean([record[name] for record in found]) for name in CHANCE} == pytest.approx(CHANCE)
-    assert {name: task.blind()[0][0][name] for name in CHANCE} == CHANCE
+    assert {name: task.chance()[0][0][name] for name in CHANCE} == CHANCE
 
 
 @pytest.mark.parametrize(("right", "expected"), [("text", [1, 0, 0]), ("image", [0, 1, 0])])
@@ -163,7 +164,7 @@ def test_the_truth_tells_every_pair_of_scenes_apart_and_a_bag_of_words_none() ->
     task = bound("pairs", samples)
     assert isinstance(task, Winoground)
     images, rows = [sample.image for sample in samples], range(80)
-    for model, expected in ((Truth(samples), 1.0), (BagOfWords(), 0.0)):
+    for model, expected in ((Oracle(samples), 1.0), (BagOfWords(), 0.0)):
         (scorer,) = Subject(model).able(Scorer)
         records = [record for group in task.ask(scorer, images, rows) for record in group]
         assert len(records) == 40

@@ -9,9 +9,9 @@ from scipy.special import softmax
 
 from data.scenes.language import agreement
 from data.scenes.world import COLOURS, SHAPES
-from eval.adapters import Subject
-from eval.capabilities import Scorer
-from eval.source import in_memory
+from eval.adapters.scorers import Subject
+from eval.base.capabilities import Scorer
+from eval.harness.source import in_memory
 from eval.tasks.zeroshot import CLASS_TEMPLATES, SCENE_AXES, SCENE_TEMPLATES, marginal, plan
 from tests.eval import fakes
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.convert import State
+from models.shared.convert import State
 
 TOLERANCE = 1e-5
 

@@ -18,12 +18,12 @@ from data.scenes.world import PRESETS
 from models.asif import ASIF, ASIFConfig
 from models.asif.relative import products, relative
 from models.asif.texts import surprising_words
-from models.backbones import LanguageConfig
 from models.classifier import Classifier, ClassifierConfig
 from models.lm import LM, LMConfig
-from models.text import BPETokenizer, layout
-from recipes.recipe import Log, Recipe
-from recipes.train import train
+from models.shared.backbones import LanguageConfig
+from models.shared.text import BPETokenizer, layout
+from recipes.train.loop import train
+from recipes.train.recipe import Log, Recipe
 from tests.data.kit import encode, good_members, picture, write_tar
 from tests.models.kit import tokenizer
 

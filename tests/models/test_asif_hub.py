@@ -13,9 +13,9 @@ from transformers import AutoModel, MPNetConfig, MPNetModel
 
 import models
 from models.asif import ASIF, ASIFConfig
-from models.backbones import LanguageConfig
-from models.layers import VisionConfig
-from models.text import BPETokenizer, named_tokenizer
+from models.shared.backbones import LanguageConfig
+from models.shared.text import BPETokenizer, named_tokenizer
+from models.shared.vision import VisionConfig
 from recipes.asif import MPNET, PRESETS
 from tests.hub import connect, disconnect
 

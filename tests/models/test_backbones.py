@@ -14,13 +14,14 @@ from torch import nn
 from transformers import GPT2Config, GPTNeoXConfig, OPTConfig, T5Config, T5ForConditionalGeneration
 
 import models
-from models.backbones import LanguageConfig, fetch_language, image_tower, known, language_backbone, language_model
 from models.blip2 import BLIP2Config
 from models.clip import CLIP, CLIPConfig
 from models.frozen import Frozen, FrozenConfig
-from models.layers import TransformerConfig, VisionConfig
 from models.lm import LM, LMConfig
-from models.text import BPETokenizer, HubTokenizer, load_tokenizer, named_tokenizer, save_tokenizer
+from models.shared.backbones import LanguageConfig, fetch_language, image_tower, known, language_backbone, language_model
+from models.shared.text import BPETokenizer, HubTokenizer, load_tokenizer, named_tokenizer, save_tokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
 from tests.hub import connect, disconnect
 
 WORDS = BPETokenizer.train(["a red circle", "how many blue squares are there?"], 300)

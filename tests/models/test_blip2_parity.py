@@ -15,15 +15,16 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2ForIma
 
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from models.backbones import LanguageConfig
 from models.blip2 import BLIP2, BLIP2Config
 from models.blip2.convert import from_conditional_generation, from_retrieval, to_conditional_generation, to_retrieval
 from models.blip2.encoder_decoder import SplitCollate
-from models.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.layers import TransformerConfig, VisionConfig
-from models.masking import UNSEEN
-from models.splice import PADDING, SOFT, embed
-from models.text import BPETokenizer, until_end
+from models.contract import IGNORE_INDEX
+from models.shared.backbones import LanguageConfig
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.prefix import PADDING, SOFT, embed
+from models.shared.text import BPETokenizer, until_end
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
 from tests.models.kit import assert_close, assert_round_trip, pictures, randomise, texts, tokenizer
 
 CONTEXT, WORDS = 12, 100
@@ -174,7 +175,7 @@ def test_the_second_stage_equals_transformers(language: dict[str, Any]) -> None:
     data = {
         "pixels": pictures(4, 28),
         "ids": torch.cat([torch.full((4, 6), SOFT), captions], dim=1),
-        "labels": torch.cat([torch.full((4, 8), UNSEEN), captions[:, 2:]], dim=1),
+        "labels": torch.cat([torch.full((4, 8), IGNORE_INDEX), captions[:, 2:]], dim=1),
     }
     losses = model(data)
     losses.total.backward()
@@ -200,7 +201,7 @@ def test_the_second_stage_with_an_encoder_decoder_equals_transformers() -> None:
     model, theirs = generators(T5)
     rng = torch.Generator().manual_seed(2)
     read, said = torch.randint(3, 90, (4, 5), generator=rng), torch.randint(3, 90, (4, 6), generator=rng)
-    read[1, 3:], said[2, 4:] = PADDING, UNSEEN
+    read[1, 3:], said[2, 4:] = PADDING, IGNORE_INDEX
     data = {"pixels": pictures(4, 28), "ids": torch.cat([torch.full((4, 6), SOFT), read], dim=1), "labels": said}
     losses = model(data)
     losses.total.backward()
@@ -255,7 +256,7 @@ def test_captions_are_split_and_nothing_is_lost() -> None:
     for sample, ids, labels in zip(samples, batch["ids"].tolist(), batch["labels"].tolist(), strict=True):
         assert ids[:3] == [SOFT] * 3
         read = bpe.decode([token for token in ids if token >= 0])
-        tokens = [token for token in labels if token != UNSEEN]
+        tokens = [token for token in labels if token != IGNORE_INDEX]
         assert tokens[-1] == bpe.end
         said = bpe.decode(tokens[:-1])
         asked = {(f"question: {each.question} answer:", each.answer) for each in sample.questions}
@@ -265,7 +266,7 @@ def test_captions_are_split_and_nothing_is_lost() -> None:
     assert len(set(cuts)) > 4
     whole = collate(samples[:2])
     assert (whole["ids"] == SOFT).all()
-    assert bpe.decode([token for token in whole["labels"][0].tolist() if token not in (UNSEEN, bpe.end)]) == samples[0].captions[0]
+    assert bpe.decode([token for token in whole["labels"][0].tolist() if token not in (IGNORE_INDEX, bpe.end)]) == samples[0].captions[0]
 
 
 def test_a_picture_is_looked_at_once_however_many_texts_it_is_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +335,7 @@ def test_the_first_stage_equals_a_slow_derivation(retrieval: Blip2ForImageTextRe
             count += 1
     assert_close(losses.terms["itg"], nll / count, "generation")
 
-    from models.matching import hard_negatives
+    from models.shared.matching import hard_negatives
 
     generator = torch.Generator().manual_seed(int(ids.sum()))
     hard_text, hard_image = hard_negatives(similar, similar.T, ids, generator)

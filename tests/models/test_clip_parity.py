@@ -19,7 +19,7 @@ from models.clip.convert import (
     to_open_clip,
     to_transformers,
 )
-from models.images import OPENAI_MEAN, OPENAI_STD, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, normalise
 from tests.models.kit import assert_close, assert_round_trip, assert_same_gradients, pictures, randomise, texts, tokenizer
 
 CONTEXT = 12

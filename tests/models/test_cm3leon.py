@@ -22,9 +22,10 @@ from models.cm3leon.drawing import Sampling, contrasted
 from models.cm3leon.objective import Weights
 from models.cm3leon.retrieval import Memory
 from models.cm3leon.sequence import Builder, Frame, Kind, Vocabulary, random_spans
-from models.generate import Decoding
-from models.layers import TransformerConfig, VisionConfig
-from models.text import BPETokenizer
+from models.shared.generate import Decoding
+from models.shared.text import BPETokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
 from models.vq import VQ, VQConfig
 from models.vq.network import NetworkConfig
 from tests.models.kit import assert_close, randomise

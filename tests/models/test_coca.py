@@ -23,10 +23,11 @@ from models.coca import CoCa, CoCaConfig
 from models.coca.decoder import Writer
 from models.coca.gpt2 import decoder_to_gpt2
 from models.coca.objective import coca_loss
-from models.generate import Decoding
-from models.layers import TransformerConfig, VisionConfig
-from models.text import BPETokenizer
-from recipes.step import average_gradients, backward
+from models.shared.generate import Decoding
+from models.shared.text import BPETokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
+from recipes.train.step import average_gradients, backward
 from tests.models.kit import assert_close, pictures, randomise, texts, tokenizer
 
 CAPTIONS = ("a red star", "a large blue circle above a red star", "a green moon", "a small solid brown square and a red arrow")

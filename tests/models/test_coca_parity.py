@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from models.coca import CoCa, CoCaConfig
 from models.coca.convert import config_from_open_clip, from_open_clip, to_open_clip
 from models.coca.gpt2 import decoder_to_gpt2
-from models.images import OPENAI_MEAN, OPENAI_STD, normalise
 from models.published import published
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, normalise
 from tests.models.kit import assert_close, assert_round_trip, assert_same_gradients, pictures, randomise, texts, tokenizer
 
 CONTEXT = 12

@@ -13,10 +13,12 @@ from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.language import agreement
 from data.scenes.world import PRESETS
+from models.contract import IGNORE_INDEX
 from models.flava import FLAVA, FLAVAConfig
 from models.flava.collate import IMAGE, PAIR, QUESTION, TEXT, Mixture
-from models.masking import UNSEEN, TokenMasking, patches_to_pixels
-from models.text import BPETokenizer
+from models.shared.masking import TokenMasking
+from models.shared.text import BPETokenizer
+from models.shared.vision import patches_to_pixels
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_nothing_masked_and_captions_of_one_token(model: FLAVA) -> None:
     losses = other(other.collate(bare, np.random.default_rng(0)))
     assert losses.terms["mim"] == losses.terms["mlm"] == losses.terms["mmm_text"] == 0
     masked = model.collate(bare, np.random.default_rng(0))
-    assert (masked["labels"] != UNSEEN).sum(dim=1).tolist() == [1, 1, 1, 1]
+    assert (masked["labels"] != IGNORE_INDEX).sum(dim=1).tolist() == [1, 1, 1, 1]
 
 
 def test_patches_and_codes_have_to_agree(model: FLAVA) -> None:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from transformers import FlavaConfig, FlavaForPreTraining, FlavaModel
 
+from models.contract import IGNORE_INDEX
 from models.flava import FLAVA, FLAVAConfig
 from models.flava.collate import IMAGE, PAIR, TEXT, Mixture
 from models.flava.convert import UNUSED, from_transformers, to_transformers
-from models.images import OPENAI_MEAN, OPENAI_STD, normalise
-from models.layers import TransformerConfig, VisionConfig
-from models.masking import UNSEEN
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, normalise
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
 from models.vq import VQConfig
 from models.vq.network import NetworkConfig
 from tests.models.kit import assert_close, assert_round_trip, pictures, randomise, texts, tokenizer
@@ -80,7 +81,7 @@ def batch(kind: int, match: list[bool]) -> dict[str, Tensor]:
         "pixels": pictures(size, 32),
         "ids": ids,
         "masked_ids": ids.masked_fill(chosen, 94),
-        "labels": torch.where(chosen, ids, UNSEEN),
+        "labels": torch.where(chosen, ids, IGNORE_INDEX),
         "patches": torch.rand(size, SIDE * SIDE, generator=generator) < 0.4,
         "kind": torch.full((size,), kind),
         "match": torch.tensor(match),

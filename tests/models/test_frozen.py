@@ -11,13 +11,13 @@ import torch
 from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from models.backbones import LanguageConfig
+from models.contract import IGNORE_INDEX
 from models.frozen import Frozen, FrozenConfig
 from models.lm import LM, LMConfig
 from models.lm.corpus import documents
-from models.masking import UNSEEN
-from models.splice import PADDING, SOFT, embed, left_padded, right_padded
-from models.text import BPETokenizer
+from models.shared.backbones import LanguageConfig
+from models.shared.prefix import PADDING, SOFT, embed, left_padded, right_padded
+from models.shared.text import BPETokenizer
 from tests.models.kit import assert_close, tokenizer
 
 LANGUAGE = LanguageConfig(width=32, depth=2, heads=2, hidden=48)
@@ -59,8 +59,8 @@ def test_captions_and_answers_are_said_and_nothing_else(words: BPETokenizer, sam
     kinds = set()
     for sample, ids, labels in zip(samples, batch["ids"].tolist(), batch["labels"].tolist(), strict=True):
         assert ids[:2] == [SOFT, SOFT]
-        said = words.decode([token for token in labels if token not in (UNSEEN, words.end)])
-        read = words.decode([token for token, label in zip(ids, labels, strict=True) if label == UNSEEN and token >= 0])
+        said = words.decode([token for token in labels if token not in (IGNORE_INDEX, words.end)])
+        read = words.decode([token for token, label in zip(ids, labels, strict=True) if label == IGNORE_INDEX and token >= 0])
         assert labels[len([token for token in ids if token != PADDING]) - 1] == words.end
         if read:
             assert (read, said) in {(f"question: {each.question} answer:", each.answer) for each in sample.questions}
@@ -155,7 +155,7 @@ def test_paper_trains_40_million_parameters() -> None:
 
 
 def test_vectors_and_places_have_to_agree() -> None:
-    from models.backbones import language_model
+    from models.shared.backbones import language_model
 
     language = language_model(replace(LANGUAGE, vocab_size=20))
     with pytest.raises(ValueError, match="3 vectors for 2 places"):

@@ -12,8 +12,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from models.generate import GREEDY, Decoding, generate, not_text
-from models.layers import Block, KeyValueCache, TransformerConfig, attend
+from models.shared.generate import GREEDY, Decoding, generate, not_text
+from models.shared.transformer import Block, KeyValueCache, TransformerConfig, attend
 from tests.models.kit import assert_close, randomise
 
 PAD, START, END, WORDS = 0, 1, 2, 30

@@ -10,9 +10,9 @@ import torch
 from torchvision.transforms import functional as vision
 
 from data.sample import Sample
-from models.collate import PairCollate
-from models.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.text import BPETokenizer
+from models.shared.collate import PairCollate
+from models.shared.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.text import BPETokenizer
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

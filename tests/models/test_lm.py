@@ -14,14 +14,14 @@ import models
 from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from models.backbones import Continuation, LanguageConfig, freeze, language_model, pad_left
-from models.generate import generate
 from models.lm import LM, LMConfig
 from models.lm.corpus import documents
 from models.lm.objective import contrast
-from models.text import BPETokenizer
-from recipes import checkpoint
-from recipes.progress import Progress
+from models.shared.backbones import Continuation, LanguageConfig, freeze, language_model, pad_left
+from models.shared.generate import generate
+from models.shared.text import BPETokenizer
+from recipes.train import checkpoint
+from recipes.train.progress import Progress
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,13 @@ from torch import Tensor
 
 from models.clip import CLIP, CLIPConfig
 from models.clip.objective import clip_loss
-from models.layers import Losses, TransformerConfig, VisionConfig
+from models.contract import Losses
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
 from models.siglip import SigLIP, SigLIPConfig
 from models.siglip import objective as siglip_objective
 from models.siglip.objective import siglip_loss
-from recipes.step import average_gradients, backward
+from recipes.train.step import average_gradients, backward
 from tests.models.kit import pictures, randomise, texts, tokenizer
 
 BATCH = 8

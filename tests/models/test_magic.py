@@ -18,14 +18,15 @@ from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
 from models import published
-from models.backbones import LanguageConfig
 from models.clip import CLIP
-from models.generate import not_text
-from models.layers import TransformerConfig, VisionConfig
 from models.lm import LM, LMConfig
 from models.magic import MAGIC, MAGICConfig, Search
 from models.magic.search import Eyes, degeneration, magic_score, magic_search
-from models.text import BPETokenizer, HubTokenizer
+from models.shared.backbones import LanguageConfig
+from models.shared.generate import not_text
+from models.shared.text import BPETokenizer, HubTokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
 from tests.hub import connect, disconnect
 
 LLAMA = LanguageConfig(width=32, depth=2, heads=2, hidden=48)

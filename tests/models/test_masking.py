@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.masking import UNSEEN, TokenMasking, block_mask, random_mask
-from models.text import BPETokenizer, layout
+from models.contract import IGNORE_INDEX
+from models.shared.masking import TokenMasking, block_mask, random_mask
+from models.shared.text import BPETokenizer, layout
 
 TEXTS = ["a large solid red star above a small hollow blue moon", "a circle", "", "unbelievable zebras", "a striped heart and a cross " * 9]
 
@@ -50,7 +51,7 @@ def test_texts_stay_themselves_and_labels_are_what_was_hidden(tokenizer: BPEToke
     for whole_words in (False, True):
         ids, seen, labels = TokenMasking(0.3, whole_words)(tokenizer, TEXTS, 32, mask=mask, rng=np.random.default_rng(0))
         assert torch.equal(ids, layout(tokenizer, TEXTS, 32))
-        asked = labels != UNSEEN
+        asked = labels != IGNORE_INDEX
         assert torch.equal(labels[asked], ids[asked])
         assert torch.equal(seen[~asked], ids[~asked])
         special = (ids == tokenizer.pad) | (ids == tokenizer.start) | (ids == tokenizer.end)
@@ -75,7 +76,7 @@ def test_words_are_hidden_whole(tokenizer: BPETokenizer) -> None:
 def test_shares_are_berts(tokenizer: BPETokenizer) -> None:
     mask, rng = tokenizer.vocab_size, np.random.default_rng(0)
     ids, seen, labels = TokenMasking()(tokenizer, [TEXTS[0]] * 4000, 32, mask=mask, rng=rng)
-    asked = labels != UNSEEN
+    asked = labels != IGNORE_INDEX
     length = len(tokenizer.encode(TEXTS[0]))
     assert asked.sum() == 4000 * round(0.15 * length)
     assert (seen[asked] == mask).float().mean() == pytest.approx(0.8, abs=0.02)
@@ -88,7 +89,7 @@ def test_rates_at_the_ends(tokenizer: BPETokenizer, rate: float) -> None:
     masking = TokenMasking(rate, mask_share=1.0, random_share=0.0)
     _, seen, labels = masking(tokenizer, TEXTS[:2], 32, mask=mask, rng=np.random.default_rng(0))
     expected = sum(len(tokenizer.encode(text)) for text in TEXTS[:2]) if rate else 0
-    assert (labels != UNSEEN).sum() == (seen == mask).sum() == expected
+    assert (labels != IGNORE_INDEX).sum() == (seen == mask).sum() == expected
 
 
 def test_impossible_shares_are_refused() -> None:

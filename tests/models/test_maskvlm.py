@@ -16,14 +16,14 @@ from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
 from models.clip import CLIP, CLIPConfig
-from models.convert import Row, to_ours
-from models.layers import TransformerConfig
-from models.masking import patches_to_pixels
 from models.maskvlm import MaskVLM, MaskVLMConfig
 from models.maskvlm.blocks import PostNormBlock, TextEncoder
 from models.maskvlm.objective import contrastive, masked_pixels, visible_median
-from models.matching import hard_negatives
-from models.text import BPETokenizer
+from models.shared.convert import Row, to_ours
+from models.shared.matching import hard_negatives
+from models.shared.text import BPETokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import patches_to_pixels
 from tests.models.kit import assert_close, assert_same_gradients, pictures, randomise, texts, tokenizer
 
 CONFIG = TransformerConfig(width=32, depth=2, heads=4, mlp_ratio=2.0, norm_eps=1e-12)

@@ -15,19 +15,20 @@ from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.language import agreement
 from data.scenes.world import PRESETS
-from models.backbones import LanguageConfig
 from models.blip2 import BLIP2, BLIP2Config
-from models.images import normalise
-from models.layers import TransformerConfig
+from models.contract import IGNORE_INDEX
 from models.lm import LM, LMConfig
 from models.lm.corpus import DESCRIBE, documents
-from models.masking import UNSEEN, image_states
 from models.minigpt4 import MiniGPT4, MiniGPT4Config
 from models.minigpt4.instructions import Request, converse, has_form, repeats, requests
 from models.minigpt4.model import Reply
 from models.minigpt4.template import END_OF_TURN, Template, Turn
-from models.splice import PADDING, SOFT, embed
-from models.text import BPETokenizer
+from models.shared.backbones import LanguageConfig
+from models.shared.images import normalise
+from models.shared.prefix import PADDING, SOFT, embed
+from models.shared.text import BPETokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import image_states
 from tests.models.kit import randomise, tokenizer
 
 LANGUAGE = LanguageConfig(width=32, depth=2, heads=2, hidden=48)
@@ -77,11 +78,11 @@ def test_only_replies_are_learned_with_the_sign_that_ends_them(words: BPETokeniz
     turns = [Turn("what do you see?", "a red star"), Turn("how many objects are there?", "1"), Turn("is there a moon?", "no")]
     ids, labels = template.conversation(turns)
     assert len(ids) == len(labels)
-    assert all(label in (UNSEEN, token) for token, label in zip(ids, labels, strict=True))
+    assert all(label in (IGNORE_INDEX, token) for token, label in zip(ids, labels, strict=True))
     learned, spans = [], 0
     for place, label in enumerate(labels):
-        if label != UNSEEN:
-            spans += labels[place - 1] == UNSEEN
+        if label != IGNORE_INDEX:
+            spans += labels[place - 1] == IGNORE_INDEX
             learned.append(label)
     assert words.decode(learned) == "a red star### 1### no###"
     assert spans == 3
@@ -92,7 +93,7 @@ def test_only_replies_are_learned_with_the_sign_that_ends_them(words: BPETokeniz
 def test_captions_have_no_prompt(words: BPETokenizer) -> None:
     ids, labels = Template(words, places=2, context=40).caption("a red star")
     assert ids == [words.start, SOFT, SOFT, *words.encode("a red star"), words.encode("a\n")[-1]]
-    assert labels == [UNSEEN] * 3 + ids[3:]
+    assert labels == [IGNORE_INDEX] * 3 + ids[3:]
 
 
 def test_long_texts_are_cut_and_still_end(words: BPETokenizer) -> None:
@@ -293,7 +294,7 @@ def test_likelihoods_add_up_token_by_token(words: BPETokenizer, samples: list[Sa
     def slowly(ids: list[int], labels: list[int]) -> float:
         total = 0.0
         for place, label in enumerate(labels):
-            if label != UNSEEN:
+            if label != IGNORE_INDEX:
                 logits = model.language(inputs_embeds=embed(model.language, torch.tensor([ids[:place]]), soft)).logits[0, -1]
                 total += float(logits.log_softmax(-1)[label])
         return total

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 import models
-from models.generate import GREEDY, Decoding
 from models.lm import LM, LMConfig
 from models.minigpt4 import chat as page
 from models.minigpt4.chat import SAMPLED, Conversation, read_image, talk
 from models.minigpt4.model import Reply
 from models.minigpt4.template import Turn
-from models.text import BPETokenizer
+from models.shared.generate import GREEDY, Decoding
+from models.shared.text import BPETokenizer
 from tests.models.test_minigpt4 import LANGUAGE, build
 
 ROOT = Path(__file__).parent.parent.parent

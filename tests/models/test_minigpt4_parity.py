@@ -8,14 +8,15 @@ import pytest
 from torch import Tensor
 from transformers import Blip2Config, Blip2ForConditionalGeneration
 
-from models.backbones import LanguageConfig
 from models.blip2.convert import from_conditional_generation
-from models.images import OPENAI_MEAN, OPENAI_STD, normalise
-from models.layers import TransformerConfig, VisionConfig
 from models.minigpt4 import MiniGPT4, MiniGPT4Config
 from models.minigpt4.template import END_OF_TURN, Row, Turn, laid_out
-from models.splice import PADDING, SOFT, continued, embed, left_padded
-from models.text import BPETokenizer
+from models.shared.backbones import LanguageConfig
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, normalise
+from models.shared.prefix import PADDING, SOFT, continued, embed, left_padded
+from models.shared.text import BPETokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
 from tests.models.kit import assert_close, pictures, randomise
 
 QUERIES = 6

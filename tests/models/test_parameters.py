@@ -11,8 +11,8 @@ import torch
 
 import models
 from models.clip.convert import config_from_open_clip
-from models.params import VARIANTS, Variant, main
 from models.siglip.convert import config_from_open_clip as siglip_from_open_clip
+from recipes.tools.params import VARIANTS, Variant, main
 
 PUBLISHED = [variant for variant in VARIANTS if variant.published]
 

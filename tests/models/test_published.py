@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 import models
 from models import published as module
-from models.images import HALF, OPENAI_MEAN, OPENAI_STD
 from models.published import published
-from models.text import OpenCLIPTokenizer
+from models.shared.images import HALF, OPENAI_MEAN, OPENAI_STD
+from models.shared.text import OpenCLIPTokenizer
 from tests.models.kit import assert_close, randomise, tokenizer
 
 CFG = {

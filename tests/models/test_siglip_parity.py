@@ -15,8 +15,8 @@ from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from models.images import HALF, normalise
-from models.layers import TanhGELU
+from models.shared.images import HALF, normalise
+from models.shared.transformer import TanhGELU
 from models.siglip import SigLIP, SigLIPConfig
 from models.siglip.convert import (
     config_from_open_clip,

@@ -15,7 +15,16 @@ from open_clip import tokenize
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, pre_tokenizers
 
-from models.text import BPETokenizer, HubTokenizer, OpenCLIPTokenizer, Tokenizer, layout, load_tokenizer, named_tokenizer, save_tokenizer
+from models.shared.text import (
+    BPETokenizer,
+    HubTokenizer,
+    OpenCLIPTokenizer,
+    Tokenizer,
+    layout,
+    load_tokenizer,
+    named_tokenizer,
+    save_tokenizer,
+)
 
 CAPTIONS = ["a red circle", "two blue squares left of a green star", "a small yellow triangle on a black background"]
 BPE = BPETokenizer.train(CAPTIONS, 400)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import ChameleonVQVAEConfig
 from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
 
-from models.images import HALF, normalise
+from models.shared.images import HALF, normalise
 from models.vq import VQ, VQConfig
 from models.vq.convert import config_from_transformers, from_transformers, to_transformers
 from tests.models.kit import TOLERANCE, assert_close, assert_round_trip, pictures, randomise

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from data.scenes.build import build
-from models.layers import TransformerConfig, VisionConfig
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
 from recipes import clip, siglip
-from recipes.recipe import AnyRecipe, Log
+from recipes.train.recipe import AnyRecipe, Log
 
 VISION = VisionConfig(width=32, depth=1, heads=2, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
 TEXT = TransformerConfig(width=32, depth=1, heads=2, activation="relu")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import models
 from data.sample import Sample
-from models.layers import Losses
-from models.text import Tokenizer
-from recipes.recipe import AnyRecipe, Log, Optim, Prerequisite, Recipe, Stage
+from models.contract import Losses
+from models.shared.text import Tokenizer
+from recipes.train.recipe import AnyRecipe, Log, Optim, Prerequisite, Recipe, Stage
 
 
 def _batch(samples: Sequence[Sample], text: int) -> dict[str, Tensor]:

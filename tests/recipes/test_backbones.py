@@ -14,21 +14,22 @@ import torch
 from transformers import OPTConfig, T5Config
 
 import models
-import recipes.train
+import recipes.train.loop
 from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS as WORLDS
 from data.shards import find, write_index, write_shard
 from data.texts import texts
-from models.backbones import LanguageConfig, language_model
 from models.blip2 import BLIP2, BLIP2Config
 from models.frozen import Frozen, FrozenConfig
-from models.layers import TransformerConfig, VisionConfig
 from models.lm import LMConfig
-from models.text import BPETokenizer
+from models.shared.backbones import LanguageConfig, language_model
+from models.shared.text import BPETokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
 from recipes import blip2, frozen, lm
-from recipes.recipe import AnyRecipe, Log, Optim, Stage
-from recipes.train import train
+from recipes.train.loop import train
+from recipes.train.recipe import AnyRecipe, Log, Optim, Stage
 from tests.data.kit import encode, picture
 from tests.hub import connect, disconnect
 from tests.recipes.test_train import events, steps

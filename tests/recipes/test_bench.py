@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from recipes import bench, bench_prefix
+from recipes.bench import __main__, prefix
 from tests.data.kit import make_split
 
-SMALL = bench.Setting(width=64, depth=1, batch=4, draw_batch=4, anchors=900, loader_batch=8, loader_batches=2, image=16, repeats=2)
+SMALL = __main__.Setting(width=64, depth=1, batch=4, draw_batch=4, anchors=900, loader_batch=8, loader_batches=2, image=16, repeats=2)
 
 
 def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(bench, "QUICK", SMALL)
-    monkeypatch.setattr(bench_prefix, "LESSONS", 20)
+    monkeypatch.setattr(__main__, "QUICK", SMALL)
+    monkeypatch.setattr(prefix, "LESSONS", 20)
     data = make_split(tmp_path / "dots", [30, 30])
     out = tmp_path / "bench.json"
     monkeypatch.setattr("sys.argv", ["bench", "--quick", "--device", "cpu", "--data", str(data), "--out", str(out)])
     monkeypatch.setenv("COLUMNS", "250")
-    bench.main()
+    __main__.main()
     assert "times faster" in capsys.readouterr().out
     rows = json.loads(out.read_text())["rows"]
     expected = {
@@ -43,4 +43,4 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_without_data_it_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["bench", "--data", str(tmp_path / "nothing")])
     with pytest.raises(SystemExit, match="make data"):
-        bench.main()
+        __main__.main()

@@ -20,15 +20,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from recipes import claims
-from recipes.claim import Arm, Cell, Change, Claim, ClaimError, Logged, Measured, Measurement, Metric
-from recipes.estimate import estimate
-from recipes.experiment import apart, plan
-from recipes.folder import alone
-from recipes.place import Place
-from recipes.recipe import AnyRecipe
-from recipes.verdict import NOT_REPRODUCED, REPRODUCED, REVERSED, compare, overall
-from recipes.watch import Watch
+from recipes.claims import examine
+from recipes.claims.claim import Arm, Cell, Change, Claim, ClaimError, Logged, Measured, Measurement, Metric
+from recipes.claims.estimate import estimate
+from recipes.claims.experiment import apart, plan
+from recipes.claims.verdict import NOT_REPRODUCED, REPRODUCED, REVERSED, compare, overall
+from recipes.train.distributed import Process
+from recipes.train.folder import alone
+from recipes.train.recipe import AnyRecipe
+from recipes.train.watch import Watch
 from tests.eval.fake_runs import write_run
 from tests.recipes.fakes import install
 from tests.recipes.test_train import Killed, events
@@ -72,10 +72,10 @@ def page(monkeypatch: pytest.MonkeyPatch, scenes: Path, tmp_path: Path) -> Itera
         asked = {"preset": "tiny", "device": "cpu", "runs": tmp_path} | options
 
         def work(commands: dict[str, list[str]], *_: object) -> int:
-            return max([claims.answer(key, plan(page, **asked), tmp_path) for key in commands], default=0)
+            return max([examine.answer(key, plan(page, **asked), tmp_path) for key in commands], default=0)
 
-        monkeypatch.setattr(claims, "_work", work)
-        return claims.examine(page, **asked)
+        monkeypatch.setattr(examine, "_work", work)
+        return examine.examine(page, **asked)
 
     yield examine
     torch.set_num_threads(threads)
@@ -139,7 +139,7 @@ def test_a_field_that_recipes_have_since_makes_no_run_another(page: Examine, tmp
 
 
 def test_the_usual_run_is_used_when_it_is_the_very_recipe(page: Examine, tmp_path: Path) -> None:
-    from recipes.train import train
+    from recipes.train.loop import train
 
     recipe = sys.modules["recipes.tower"].PRESETS["tiny"]
     train(recipe, tmp_path / "tower-tiny-s0", "tiny")
@@ -220,7 +220,7 @@ def test_claims_that_cannot_be_tested_are_refused(page: Examine, tmp_path: Path,
 
 
 def test_what_the_recipes_declare_can_be_tested(tmp_path: Path) -> None:
-    pages = [path.stem for path in Path(claims.__file__).parent.glob("*.py") if "\nCLAIMS = " in path.read_text()]
+    pages = [path.stem for path in Path(examine.__file__).parent.glob("*.py") if "\nCLAIMS = " in path.read_text()]
     assert {"clip", "siglip", "paradigms"} <= set(pages)
     for page in pages:
         questions = plan(page, preset="tiny", runs=tmp_path)
@@ -302,8 +302,8 @@ def test_processes_run_side_by_side_and_their_failures_are_told(tmp_path: Path) 
     commands = {me: python(meet.format(str(tmp_path), me, other)) for me, other in (("x", "y"), ("y", "x"))}
     commands["threads"] = python("assert os.environ['OMP_NUM_THREADS'] == '1'")
     console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
-    assert claims._work(commands, 2, tmp_path / "logs", console) == 0
-    assert claims._work({"bad": python("raise SystemExit('no such thing')")}, 2, tmp_path / "logs", console) == 1
+    assert examine._work(commands, 2, tmp_path / "logs", console) == 0
+    assert examine._work({"bad": python("raise SystemExit('no such thing')")}, 2, tmp_path / "logs", console) == 1
     said = console.export_text()
     assert "bad: failed with status 1" in said
     assert "no such thing" in said
@@ -324,7 +324,7 @@ def test_a_signal_is_passed_on_once_and_the_rest_is_not_begun(tmp_path: Path) ->
 
     threading.Thread(target=interrupt, daemon=True).start()
     console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
-    assert claims._work(commands, 1, tmp_path / "logs", console) == 128 + signal.SIGINT
+    assert examine._work(commands, 1, tmp_path / "logs", console) == 128 + signal.SIGINT
     assert (tmp_path / "saved").read_text() == "once"
     assert not (tmp_path / "logs" / "second.log").exists()
 
@@ -334,13 +334,13 @@ def test_two_trainings_of_one_folder_wait_for_each_other(tmp_path: Path, capsys:
     inside, leave = threading.Event(), threading.Event()
 
     def first() -> None:
-        with alone(tmp_path, Place(0, 1, torch.device("cpu"))):
+        with alone(tmp_path, Process(0, 1, torch.device("cpu"))):
             inside.set()
             leave.wait(20)
             order.append("first")
 
     def second() -> None:
-        with alone(tmp_path, Place(0, 1, torch.device("cpu"))):
+        with alone(tmp_path, Process(0, 1, torch.device("cpu"))):
             order.append("second")
 
     threads = [threading.Thread(target=work) for work in (first, second)]

@@ -13,8 +13,8 @@ import torch
 import models
 from models.cm3leon import CM3leon
 from recipes import clip, cm3leon, vq
-from recipes.recipe import Log
-from recipes.train import train
+from recipes.train.loop import train
+from recipes.train.recipe import Log
 from tests.recipes.test_train import steps
 
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 import models
 from data.sample import Sample
-from models.text import Tokenizer
-from recipes.recipe import AnyRecipe, Log, Recipe
-from recipes.train import train
-from recipes.watch import Watch
+from models.shared.text import Tokenizer
+from recipes.train.loop import train
+from recipes.train.recipe import AnyRecipe, Log, Recipe
+from recipes.train.watch import Watch
 from tests.recipes.test_train import Killed, events, same_weights, steps
 
 

@@ -12,14 +12,16 @@ import torch
 
 import models
 from data.shards import find
-from models.backbones import LanguageConfig
-from models.layers import TransformerConfig
 from models.lm import LMConfig
 from models.magic import MAGICConfig, Search
-from recipes import bench_magic, clip, lm, magic, tune_magic
-from recipes.place import Place
-from recipes.recipe import AnyRecipe
-from recipes.train import train
+from models.shared.backbones import LanguageConfig
+from models.shared.transformer import TransformerConfig
+from recipes import clip, lm, magic
+from recipes.bench import magic as bench_magic
+from recipes.tools import tune_magic
+from recipes.train.distributed import Process
+from recipes.train.loop import train
+from recipes.train.recipe import AnyRecipe
 from tests.recipes.conftest import TEXT, VISION
 
 
@@ -69,6 +71,6 @@ def test_the_baseline_moves_where_clip_wants_it(scenes: Path, monkeypatch: pytes
     small = replace(small, clip=replace(small.clip, vision=VISION, text=TransformerConfig(32, 1, 2), embed_dim=16))
     monkeypatch.setattr(MAGICConfig, "tiny", classmethod(lambda cls: small))
     monkeypatch.setattr(bench_magic, "LENGTH", 3)
-    (row,) = bench_magic.guidance(find(str(scenes), "train"), Place.find("cpu"), 2)
+    (row,) = bench_magic.guidance(find(str(scenes), "train"), Process.find("cpu"), 2)
     assert len(row.ratios) == 2
     assert row.what == "guidance"

@@ -16,11 +16,11 @@ import torch
 from data.scenes.build import build
 from data.shards import find
 from data.texts import texts
-from models.masking import TokenMasking
-from models.text import BPETokenizer
-from recipes import masked_measures
-from recipes.masked_measures import filled_in, pictures, words_found
-from recipes.recipe import AnyRecipe
+from models.shared.masking import TokenMasking
+from models.shared.text import BPETokenizer
+from recipes.claims.measures import masked
+from recipes.claims.measures.masked import filled_in, pictures, words_found
+from recipes.train.recipe import AnyRecipe
 
 
 class Knows:
@@ -59,7 +59,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def asked(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     model = Knows(BPETokenizer.train(texts(find(str(scenes), "train"), limit=1000), 500), str(scenes))
-    monkeypatch.setattr(masked_measures.models, "load", lambda folder, device: model)
+    monkeypatch.setattr(masked.models, "load", lambda folder, device: model)
     return SimpleNamespace(data=str(scenes), device="cpu")
 
 
@@ -93,7 +93,7 @@ def test_errors_are_those_of_hidden_pixels(asked: Any) -> None:
 def test_the_command_writes_what_it_prints(asked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     (tmp_path / "recipe.json").write_text(json.dumps({"data": asked.data}))
     monkeypatch.setattr(sys, "argv", ["masked_measures", str(tmp_path), "--device", "cpu"])
-    masked_measures.main()
+    masked.main()
     found = json.loads((tmp_path / "masked.json").read_text())["measures"]
     assert len(found) == 3 + 8
     assert found["hidden words found, own picture, test"] == 1

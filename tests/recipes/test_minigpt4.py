@@ -19,17 +19,18 @@ from data.sample import Sample
 from data.scenes.build import build as build_scenes
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from eval.source import in_memory
-from models.generate import GREEDY, Decoding
+from eval.harness.source import in_memory
 from models.minigpt4 import MiniGPT4
 from models.minigpt4.chat import SAMPLED
 from models.minigpt4.instructions import requests
 from models.minigpt4.model import Reply
-from recipes import blip2, clip, form_measures, lm, minigpt4
-from recipes.claim import ClaimError
-from recipes.form_measures import in_the_form_asked_for
-from recipes.recipe import Log
-from recipes.train import train
+from models.shared.generate import GREEDY, Decoding
+from recipes import blip2, clip, lm, minigpt4
+from recipes.claims.claim import ClaimError
+from recipes.claims.measures import reply_format
+from recipes.claims.measures.reply_format import in_the_form_asked_for
+from recipes.train.loop import train
+from recipes.train.recipe import Log
 from tests.recipes.test_train import steps
 
 SAMPLES = [make_sample(PRESETS["tiny"], "test", index) for index in range(40)]
@@ -47,7 +48,7 @@ def share(
         return [say(by_image[id(image)], text) for image, text in zip(images, asked, strict=True)]
 
     monkeypatch.setattr(models, "load", lambda *_: SimpleNamespace(reply=reply))
-    monkeypatch.setattr(form_measures, "from_shards", lambda _: in_memory("scenes", {"test": list(samples)}))
+    monkeypatch.setattr(reply_format, "from_shards", lambda _: in_memory("scenes", {"test": list(samples)}))
     return in_the_form_asked_for(*forms, **options).measure(Path("run"), RECIPE, "scenes").value  # type: ignore[arg-type]
 
 

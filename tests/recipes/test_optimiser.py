@@ -12,10 +12,10 @@ from torch import nn
 
 from models.cm3leon.decoder import DecoderConfig, TokenDecoder
 from recipes import clip, flava
-from recipes.folder import as_json, differences
-from recipes.optimiser import Muon, Together, optimiser, orthogonal, repeated_matrices
-from recipes.recipe import AnyRecipe, Optim
-from recipes.train import train
+from recipes.train.folder import as_json, differences
+from recipes.train.loop import train
+from recipes.train.optimiser import ChainedOptimizer, Muon, optimiser, orthogonal, repeated_matrices
+from recipes.train.recipe import AnyRecipe, Optim
 from tests.recipes.test_train import killed_and_resumed, same_weights, steps
 
 
@@ -34,7 +34,7 @@ def test_without_muon_there_is_adamw_alone() -> None:
 def test_muon_gets_the_matrices_of_blocks_and_adamw_everything_else() -> None:
     tower = Tower()
     found = optimiser(tower, Optim(lr=0.1, muon=True, weight_decay=0.3))
-    assert isinstance(found, Together)
+    assert isinstance(found, ChainedOptimizer)
     names = {id(parameter): name for name, parameter in tower.named_parameters()}
     inner = {f"layers.{n}.{part}.weight" for n in range(2) for part in ("up", "down")}
     biases = {name for name in names.values() if name.endswith("bias")}
@@ -59,7 +59,7 @@ def test_muon_without_anything_to_do_says_so() -> None:
 def test_a_direction_keeps_singular_vectors_and_levels_singular_values(
     shape: tuple[int, int], bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recipes.optimiser.multiplies_bf16", lambda _: bf16)
+    monkeypatch.setattr("recipes.train.optimiser.multiplies_bf16", lambda _: bf16)
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.linalg.qr(torch.randn(side, 12, generator=generator))[0] for side in shape)
     matrix = left @ torch.diag(torch.logspace(-1, 1, 12)) @ right.T  # singular values from .1 to 10
@@ -72,7 +72,7 @@ def test_a_direction_keeps_singular_vectors_and_levels_singular_values(
 
 @pytest.mark.parametrize("shape", [(30, 12), (12, 30)])
 def test_steps_equal_those_of_torchs_muon(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recipes.optimiser.multiplies_bf16", lambda _: True)
+    monkeypatch.setattr("recipes.train.optimiser.multiplies_bf16", lambda _: True)
     generator = torch.Generator().manual_seed(0)
     starts = torch.randn(2, *shape, generator=generator)
     ours, theirs = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))

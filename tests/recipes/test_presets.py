@@ -13,9 +13,9 @@ from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig
 import models
 from data.shards import find
 from data.texts import texts
-from models.text import BPETokenizer
-from recipes.recipe import AnyRecipe, Log
-from recipes.train import train
+from models.shared.text import BPETokenizer
+from recipes.train.loop import train
+from recipes.train.recipe import AnyRecipe, Log
 from tests.hub import connect
 from tests.recipes.test_train import steps
 

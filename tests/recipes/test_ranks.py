@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from data.sample import Sample
 from data.shards import write_index, write_shard
-from recipes.recipe import AnyRecipe
-from recipes.train import train
-from recipes.watch import Watch
+from recipes.train.loop import train
+from recipes.train.recipe import AnyRecipe
+from recipes.train.watch import Watch
 from tests.data.kit import encode, picture
 
 

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 import models
-from recipes.recipe import AnyRecipe, Optim, Prerequisite
-from recipes.train import train
-from recipes.watch import Watch
+from recipes.train.loop import train
+from recipes.train.recipe import AnyRecipe, Optim, Prerequisite
+from recipes.train.watch import Watch
 from tests.recipes.fakes import Bridge, install
 from tests.recipes.test_train import Killed, events, same_weights, steps
 

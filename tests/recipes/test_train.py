@@ -22,8 +22,9 @@ import models
 from data.loader import in_order
 from data.shards import DataError, find
 from recipes import siglip
-from recipes.recipe import AnyRecipe, Log, Optim
-from recipes.train import main, train
+from recipes.train.__main__ import main
+from recipes.train.loop import train
+from recipes.train.recipe import AnyRecipe, Log, Optim
 from tests.data.kit import make_split
 
 
@@ -79,7 +80,7 @@ class Killed(BaseException):
 
 def killed_and_resumed(recipe: AnyRecipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoint after step 5, die after step 8, run again."""
-    from recipes import watch
+    from recipes.train import watch
 
     def due(self: Any) -> bool:
         if self.progress.step == 8:
@@ -131,7 +132,7 @@ def test_sigkill_on_a_real_process(recipe: AnyRecipe, scenes: Path, tmp_path: Pa
 
 
 def test_sigterm_saves_and_says_so(recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recipes import watch
+    from recipes.train import watch
 
     real = watch.Watch.step
 
@@ -241,7 +242,7 @@ def test_siglip_trains_by_the_same_loop(siglip_recipe: AnyRecipe, tmp_path: Path
 def test_sixteen_pairs_are_learned_by_heart(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     recipe: AnyRecipe = request.getfixturevalue(kind)
     model_class, _ = models.classes("clip" if kind == "recipe" else "siglip")
-    from models.text import BPETokenizer
+    from models.shared.text import BPETokenizer
 
     samples = next(in_order(find(recipe.data, "train"), batch_size=16))
     tokenizer = BPETokenizer.train([caption for sample in samples for caption in sample.captions], 400)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from data.sample import Object, Sample
-from recipes.vq_measures import kept
+from recipes.claims.measures.vq import kept
 from tests.eval import fakes
 
 

@@ -1,0 +1,61 @@
+"""Retrieval in two steps (ALBEF, arXiv 2107.07651, section 5): embeddings choose a shortlist, the model's own score puts it in order."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from eval.base.capabilities import Images, Ranker, Texts
+
+SHORTLIST = 16
+
+
+class Pairs(Protocol):
+    adapter: str
+
+    def pairs(self, images: Images, texts: Texts) -> np.ndarray: ...
+
+
+class ReRanked:
+    """The `SHORTLIST` best of each query by the first ranker come first, in the order of the second's scores; all others follow them.
+
+    Values say no more than the order within a row, equal scores are equal.
+    """
+
+    def __init__(self, first: Ranker, second: Pairs) -> None:
+        self.first, self.second = first, second
+        self.adapter = f"{first.adapter}, the best {SHORTLIST} re-ranked by {second.adapter}"
+
+    def prepare(self, images: Images, texts: Texts) -> None:
+        self.first.prepare(images, texts)
+
+    def matrix(self, images: Images, texts: Texts) -> np.ndarray:
+        scores = self.first.matrix(images, texts)
+        chosen = _shortlist(scores)
+        found = self.second.pairs(
+            [image for image, columns in zip(images, chosen, strict=True) for _ in columns], [texts[j] for row in chosen for j in row]
+        )
+        return _reordered(scores, chosen, found.reshape(chosen.shape))
+
+    def by_text(self, images: Images, texts: Texts) -> np.ndarray:
+        scores = self.first.by_text(images, texts)
+        chosen = _shortlist(scores)
+        flat = chosen.ravel()
+        order = np.argsort(flat, kind="stable")  # a picture's pairs side by side: it is then looked at once
+        found = np.empty(len(flat), np.float32)
+        found[order] = self.second.pairs([images[flat[k]] for k in order], [texts[k // chosen.shape[1]] for k in order])
+        return _reordered(scores, chosen, found.reshape(chosen.shape))
+
+
+def _shortlist(scores: np.ndarray) -> np.ndarray:
+    """Columns `[Q, K]` of the best of each row of `[Q, C]`, the first of equals."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :SHORTLIST]
+
+
+def _reordered(scores: np.ndarray, chosen: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """float32 `[Q, C]`: places by `found` `[Q, K]`, 1 and up, where chosen; the old scores moved to 0 and below elsewhere."""
+    moved = (scores.astype(np.float64) - scores.max(axis=1, keepdims=True, initial=0.0)).astype(np.float32)
+    for row, columns, values in zip(moved, chosen, found, strict=True):
+        row[columns] = 1 + np.unique(values, return_inverse=True)[1]
+    return moved

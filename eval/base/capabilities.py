@@ -1,0 +1,230 @@
+"""What a model can do, and what a task asks for.
+
+A model has capabilities by having these methods; it does not import this file. Images are sequences of uint8 arrays
+`[height, width, 3]` of any size, texts sequences of strings; a method takes any number of them. Tasks ask for one of the
+protocols of the second half; `eval.adapters.scorers` makes them out of capabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+Images = Sequence[np.ndarray]
+Texts = Sequence[str]
+Prompt = Sequence[str | np.ndarray]  # texts and images in the order in which they are read
+
+# ------------------------------------------------------------------------------------------- what a model can do
+
+
+@runtime_checkable
+class EncodesImages(Protocol):
+    def encode_image(self, images: Images) -> Tensor:
+        """L2-normalised float32 `[N, D]`; or `[N, V, D]`, several vectors of each image, of which the one most similar to a text counts."""
+
+
+@runtime_checkable
+class EncodesText(Protocol):
+    def encode_text(self, texts: Texts) -> Tensor:
+        """L2-normalised float32 `[N, D]`."""
+
+
+@runtime_checkable
+class ScoresPairs(Protocol):
+    score_kind: str  # where the score comes from: "matching head", "likelihood"
+
+    def score(self, images: Images, texts: Texts) -> Tensor:
+        """`[N]`: how well the i-th text fits the i-th image, larger is better."""
+
+
+@runtime_checkable
+class Captions(Protocol):
+    def caption(self, images: Images) -> list[str]: ...
+
+
+@runtime_checkable
+class Answers(Protocol):
+    def answer(self, images: Images, questions: Texts) -> list[str]: ...
+
+
+@runtime_checkable
+class WeighsAnswers(Protocol):
+    def answer_likelihood(self, images: Images, questions: Texts, answers: Texts) -> Tensor:
+        """`[N]`: log p(answer | image, question) in nats, summed over the answer's tokens, its end included."""
+
+
+@runtime_checkable
+class Draws(Protocol):
+    def draw(self, texts: Texts, *, seed: int = 0) -> list[np.ndarray]: ...
+
+
+@runtime_checkable
+class Unmasks(Protocol):
+    def unmask(self, images: Images, texts: Texts, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Each image with parts of it hidden, and with what the model puts there, helped by the text ("" is no help): uint8
+        `[height, width, 3]` both. The seed decides what is hidden."""
+
+
+@runtime_checkable
+class Completes(Protocol):
+    def complete(self, prompts: Sequence[Prompt]) -> list[str]:
+        """What follows each prompt of interleaved texts and images."""
+
+
+class Reason(Protocol):
+    """A pair that a model has seen and a score rests on."""
+
+    @property
+    def picture(self) -> np.ndarray: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def share(self) -> float:
+        """Of the score, from 0 to 1."""
+
+
+@runtime_checkable
+class Explains(Protocol):
+    def explain(self, images: Images, texts: Texts, *, most: int) -> Sequence[Sequence[Reason]]:
+        """Why the i-th image fits the i-th text as it does: at most `most` pairs, those with the largest share first."""
+
+
+# ------------------------------------------------------------------------------------------ what a task asks for
+
+
+@runtime_checkable
+class Features(Protocol):
+    """Frozen image features, to train on."""
+
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def features(self, images: Images) -> np.ndarray:
+        """float32 `[N, D]`."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Images compared with texts. No score is ever NaN."""
+
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None:
+        """Do the costly work for these images and texts now, in this order: scores then do not depend, not even in
+        their last bit, on which part of a task is asked first or was answered before an interruption."""
+
+    def matrix(self, images: Images, texts: Texts) -> np.ndarray:
+        """float32 `[N, T]`: every image with every text."""
+
+    def pairs(self, images: Images, texts: Texts) -> np.ndarray:
+        """float32 `[N]`: the i-th image with the i-th text."""
+
+    def classes(self, images: Images, prompts: Sequence[Texts]) -> np.ndarray:
+        """float32 `[N, C]` logits: softmax over C gives the probability of each class, described by its prompts."""
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """A gallery searched in both directions: what counts is the order within a row. No score is ever NaN."""
+
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def matrix(self, images: Images, texts: Texts) -> np.ndarray:
+        """float32 `[N, T]`: every text for each image."""
+
+    def by_text(self, images: Images, texts: Texts) -> np.ndarray:
+        """float32 `[T, N]`: every image for each text."""
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def captions(self, images: Images) -> list[str]:
+        """A caption for each image; the same image is described once."""
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def answers(self, images: Images, questions: Texts, candidates: Sequence[Texts]) -> list[str]:
+        """An answer to each question: in the model's own words, or else the best of the question's candidates."""
+
+
+@runtime_checkable
+class AnswerScorer(Protocol):
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def likelihoods(self, images: Images, questions: Texts, answers: Texts) -> np.ndarray:
+        """float64 `[N]`: log p(answer | image, question), up to a constant of the question where it comes from a score."""
+
+
+class Verdict(NamedTuple):
+    """Yes, no or neither, and by how much yes is ahead where the model weighs it."""
+
+    said: bool | None
+    margin: float | None
+
+
+Example = tuple[np.ndarray, str, bool | None]  # an image, a statement about it, and whether it is true, where that may be told
+Examples = Sequence[Example]
+
+
+@runtime_checkable
+class Decider(Protocol):
+    """Yes or no."""
+
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def verdicts(self, images: Images, questions: Texts, statements: Texts, examples: Examples) -> list[Verdict]:
+        """Whether each question is to be answered with yes, that is, its statement is true; `examples` show where to draw
+        the line to those who only score."""
+
+
+@runtime_checkable
+class Drawer(Protocol):
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def drawings(self, texts: Texts) -> list[np.ndarray]:
+        """uint8 `[height, width, 3]`, one for each text; the same text is drawn once."""
+
+
+@runtime_checkable
+class Completer(Protocol):
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def completions(self, prompts: Sequence[Prompt]) -> list[str]: ...
+
+
+Lesson = Sequence[tuple[np.ndarray, str]]  # pictures and what they are called
+
+
+@runtime_checkable
+class Namer(Protocol):
+    """Learns new words from a few pictures of each."""
+
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def names(self, lessons: Sequence[Lesson], images: Images) -> list[str]:
+        """What the i-th image is called, by one who knows the words of the i-th lesson; free text, if the model writes."""

@@ -1,0 +1,47 @@
+"""What keeps a table honest: what one scores without looking, without training, with the wrong pictures, and with the truth.
+
+Chance is not here: each task computes its own exactly, from the answers of one who cannot see (`Task.chance`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import models
+from data.sample import Sample
+from eval.harness.source import together
+
+
+def derangement(n: int, seed: int = 0) -> list[int]:
+    """A random permutation of range(n) that leaves nothing in its place (one cycle through all). Needs n >= 2."""
+    if n < 2:
+        raise ValueError(f"cannot derange {n} item(s): images can only be exchanged among at least two samples")
+    order = np.random.default_rng(seed).permutation(n)
+    where = np.empty(n, np.int64)
+    where[order] = np.roll(order, -1)
+    return [int(i) for i in where]
+
+
+def exchanged(samples: Sequence[Sample], seed: int = 0) -> list[int]:
+    """Whose picture each sample is shown instead of its own: never its own or its partner's.
+
+    The two pictures of a pair become those of another pair. Needs two samples that are not partners.
+    """
+    groups = together(samples)
+    other = [0] * len(samples)
+    for group, place in zip(groups, derangement(len(groups), seed), strict=True):
+        for position, row in enumerate(group):
+            other[row] = groups[place][position % len(groups[place])]
+    return other
+
+
+def untrained(folder: Path, device: str, seed: int = 0) -> nn.Module:
+    """The model of a run folder, freshly initialised."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # constructors draw from the global generator; it is given back as it was
+        return models.load(folder, device, weights=False)

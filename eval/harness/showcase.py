@@ -1,0 +1,169 @@
+"""A few pictures with everything that a model makes of them, for the report's picture browser: `showcase.json`.
+
+    {"schema": 3, "split": "test", "adapters": {"caption": ..., "answers": ..., ...},
+     "items": [{"key": ..., "image": <data URI>, "truth": [captions, of which the first is what was to be drawn],
+                "caption": [[piece of text, true | false | null], ...],
+                "answers": [{"question": ..., "truth": ..., "said": ..., "right": true | false}, ...],
+                "ranked": [{"text": ..., "score": ..., "correct": true | false}, ...],    best first
+                "because": [{"image": <data URI>, "text": ..., "share": ...}, ...],       why the first one was ranked first
+                "drawing": <data URI>,
+                "unmasked": [<data URI>, ...]}]}    with parts hidden, filled in with the text's help, filled in without it
+
+The pictures depend on the data alone, so that those of all models stand side by side. What a model cannot do is left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data.sample import Sample
+from eval.adapters.scorers import Subject
+from eval.base.capabilities import Answerer, Captioner, Drawer, Explains, Scorer, Unmasks
+from eval.base.task import Task
+from eval.harness.source import Source, spread
+from eval.scenes.mistakes import marked
+from eval.scenes.oracle import has_truth
+
+SCHEMA = 3
+PICTURES = 24
+ASKING = ("captioning", "vqa", "retrieval")  # tasks that decide which pictures are shown
+QUESTIONS = 4
+RANKED = 3
+REASONS = 3
+CANDIDATES = 64  # texts to rank, few enough for models that look at every pair
+LARGEST = 160  # pixels; larger pictures are shown smaller
+
+Json = dict[str, Any]
+
+
+def showcase(subject: Subject, tasks: Sequence[Task], source: Source) -> Json:
+    """What the subject captions, answers, ranks first, draws and fills in for the same pictures of the main split, whoever it is."""
+    by_name = {task.name: task for task in reversed(tasks) if task.split == source.primary}
+    samples = pictured(list(by_name.values()), source)
+    items: list[Json] = [{"key": s.key, "image": data_uri(s.image), "truth": list(s.captions) or [str(s.label or "")]} for s in samples]
+    found: Json = {"schema": SCHEMA, "split": source.primary, "adapters": {}, "items": items}
+    if able := subject.able(Captioner):
+        found["adapters"]["caption"] = able[0].adapter
+        _add(items, "caption", captions(able[0], samples))
+    if "vqa" in by_name and (able := subject.able(Answerer)):
+        found["adapters"]["answers"] = able[0].adapter
+        _add(items, "answers", answers(able[0], by_name["vqa"], samples))
+    texts = candidates(by_name, samples)
+    if texts and (able := subject.able(Scorer, gallery=True)):
+        found["adapters"]["ranked"] = f"{able[0].adapter}, among {len(texts)} texts"
+        _add(items, "ranked", ranked(able[0], texts, samples, by_name))
+        if isinstance(subject.model, Explains):
+            found["adapters"]["because"] = "pairs that it has seen, by their share of the score"
+            _add(items, "because", because(subject.model, samples, [item["ranked"][0]["text"] for item in items]))
+    if (able := subject.able(Drawer)) and all(sample.captions for sample in samples):
+        found["adapters"]["drawing"] = able[0].adapter
+        _add(items, "drawing", [data_uri(drawing) for drawing in able[0].drawings([sample.captions[0] for sample in samples])])
+    if isinstance(subject.model, Unmasks) and all(sample.captions for sample in samples):
+        found["adapters"]["unmasked"] = "reconstruction"
+        _add(items, "unmasked", unmasked(subject.model, samples))
+    return found
+
+
+def pictured(tasks: Sequence[Task], source: Source) -> list[Sample]:
+    """Samples that as many tasks as possible ask about, evenly spread."""
+    samples = source.samples(source.primary)
+    chosen = [task for task in tasks if task.name in ASKING] or tasks
+    asked = Counter(key for task in chosen for key in {sample.key for sample in task.samples})
+    most = max(asked.values(), default=0)
+    return spread([sample for sample in samples if asked[sample.key] == most], PICTURES)
+
+
+def captions(captioner: Captioner, samples: Sequence[Sample]) -> list[Any]:
+    """Each in pieces, marked where the truth is known."""
+    found = captioner.captions([sample.image for sample in samples])
+    truthful = has_truth(samples)
+    return [marked(text, sample) if truthful else [(text, None)] for text, sample in zip(found, samples, strict=True)]
+
+
+def answers(answerer: Answerer, task: Any, samples: Sequence[Sample]) -> list[Any]:
+    """Some of the questions that the task `vqa` asks about each picture, judged as it judges them."""
+    row_of = {sample.key: row for row, sample in enumerate(task.samples)}
+    rows = [row_of[sample.key] for sample in samples if sample.key in row_of]
+    asked = dict(zip(rows, task.ask(answerer, [sample.image for sample in task.samples], rows), strict=True))
+    return [[_answer(record) for record in spread(asked.get(row_of.get(sample.key, -1), []), QUESTIONS)] for sample in samples]
+
+
+def candidates(by_name: dict[str, Any], samples: Sequence[Sample]) -> list[str]:
+    """The first caption of every picture and of others beside them; without captions, the class prompts."""
+    if "retrieval" in by_name:
+        own = [sample.captions[0] for sample in samples if sample.captions]
+        rest = [sample.captions[0] for sample in by_name["retrieval"].samples]
+    elif "zeroshot" in by_name:
+        own = list(_class_texts(by_name["zeroshot"], samples).values())
+        rest = [prompts[0] for prompts in by_name["zeroshot"].prompts]
+    else:
+        return []
+    own = list(dict.fromkeys(own))
+    return own + spread([text for text in dict.fromkeys(rest) if text not in own], max(0, CANDIDATES - len(own)))
+
+
+def ranked(scorer: Scorer, texts: Sequence[str], samples: Sequence[Sample], by_name: dict[str, Any]) -> list[Any]:
+    """The texts that fit each picture best, and whether they are its own."""
+    classes = {} if "retrieval" in by_name else _class_texts(by_name["zeroshot"], samples)
+    scores = scorer.matrix([sample.image for sample in samples], texts)
+    found = []
+    for sample, row in zip(samples, scores, strict=True):
+        own = {*sample.captions, classes.get(sample.key)}
+        first = np.argsort(-row, kind="stable")[:RANKED].tolist()
+        found.append([{"text": texts[i], "score": round(float(row[i]), 4), "correct": texts[i] in own} for i in first])
+    return found
+
+
+def unmasked(model: Unmasks, samples: Sequence[Sample]) -> list[Any]:
+    """Each picture with parts hidden, and what the model puts there with the first caption's help and without it."""
+    images = [sample.image for sample in samples]
+    helped = model.unmask(images, [sample.captions[0] for sample in samples])
+    alone = model.unmask(images, [""] * len(images))
+    return [[data_uri(each) for each in (hidden, filled, guessed)] for (hidden, filled), (_, guessed) in zip(helped, alone, strict=True)]
+
+
+def because(model: Explains, samples: Sequence[Sample], texts: Sequence[str]) -> list[Any]:
+    """The pairs that a text owes its place to; pairs of which no picture is kept are left out."""
+    found = model.explain([sample.image for sample in samples], texts, most=REASONS)
+    return [
+        [{"image": data_uri(each.picture), "text": each.text, "share": round(each.share, 4)} for each in reasons if each.picture.size]
+        for reasons in found
+    ]
+
+
+def data_uri(image: np.ndarray) -> str:
+    """A small picture exactly; a large one smaller, as JPEG."""
+    picture, buffer = Image.fromarray(image), io.BytesIO()
+    if max(picture.size) <= LARGEST // 2:
+        picture.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    else:
+        picture.thumbnail((LARGEST, LARGEST))
+        picture.save(buffer, "JPEG", quality=85)
+        kind = "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _class_texts(task: Any, samples: Sequence[Sample]) -> dict[str, str]:
+    """Key of each sample that has a class -> the first prompt of that class."""
+    keys = {sample.key for sample in samples}
+    named = [(sample.key, truth) for sample, truth in zip(task.samples, task.truths, strict=True) if sample.key in keys]
+    return {key: task.templates[0].format_map({name: value.replace("_", " ") for name, value in truth.items()}) for key, truth in named}
+
+
+def _answer(record: Json) -> Json:
+    truth = record["truth"]
+    usual = Counter(truth).most_common(1)[0][0] if isinstance(truth, list) else truth
+    return {"question": record["question"], "truth": usual, "said": record["said"], "right": record["accuracy"] >= 0.5}
+
+
+def _add(items: Sequence[Json], name: str, values: Sequence[Any]) -> None:
+    for item, value in zip(items, values, strict=True):
+        item[name] = value

@@ -1,0 +1,84 @@
+"""The oracle: a model that knows the truth about scenes, with every capability that the truth gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from random import Random
+
+import numpy as np
+
+from data.sample import Sample
+from data.scenes.compose import compose
+from data.scenes.draw import draw
+from data.scenes.language import agreement, parse
+from data.scenes.language import answer as true_answer
+from data.scenes.world import PRESETS, Preset
+from eval.adapters.naming import ASKED
+from eval.base.answers import queried
+from eval.base.capabilities import Images, Prompt, Texts
+
+
+class Oracle:
+    """A model that knows the truth about scenes, with every capability that the truth gives: the oracle.
+
+    It recognises a picture by its array, so it must be shown the very arrays of `samples`. Where it errs, the data set
+    does not tell its pictures apart, or the metric rewards something besides the truth: it is the ceiling.
+    """
+
+    score_kind = "truth"
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._known = {id(sample.image): sample for sample in samples}
+
+    def score(self, images: Images, texts: Texts) -> list[float]:
+        """The share of a text's claims that hold for the picture."""
+        return [agreement(text, self._known[id(image)]) for image, text in zip(images, texts, strict=True)]
+
+    def caption(self, images: Images) -> list[str]:
+        """The reference that says most: the canonical caption, or one with as many attributes and a relation besides."""
+        return [max(self._known[id(image)].captions, key=_claims) for image in images]
+
+    def answer(self, images: Images, questions: Texts) -> list[str]:
+        """ "" for a question that is not of the scenes' grammar."""
+        known = [self._known[id(image)] for image in images]
+        return [true_answer(q, sample.objects, sample.extra["relations"]) or "" for q, sample in zip(questions, known, strict=True)]
+
+    def answer_likelihood(self, images: Images, questions: Texts, answers: Texts) -> list[float]:
+        return [0.0 if said == true else -100.0 for said, true in zip(answers, self.answer(images, questions), strict=True)]
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[str]:
+        """The answer to the question that a prompt ends with, about its last picture; or the word that is to be learned."""
+        return [self._word(prompt) if prompt[-1] == ASKED else self._answer_in(prompt) for prompt in prompts]
+
+    def _answer_in(self, prompt: Prompt) -> str:
+        image = [part for part in prompt if isinstance(part, np.ndarray)][-1]
+        return self.answer([image], [queried(str(prompt[-1]))])[0]
+
+    def _word(self, prompt: Prompt) -> str:
+        """What is said of the pictures that have most in common with the last one."""
+        shown = [self._known[id(part)].objects[0] for part in prompt if isinstance(part, np.ndarray)]
+        alike: Counter[str] = Counter()
+        for thing, text in zip(shown[:-1], [str(part) for part in prompt[1:-1] if isinstance(part, str)], strict=True):
+            alike[text] += (thing.name == shown[-1].name) + (thing.attributes["colour"] == shown[-1].attributes["colour"])
+        return alike.most_common(1)[0][0]
+
+    def draw(self, texts: Texts, *, seed: int = 0) -> list[np.ndarray]:
+        """A picture of which the text is true, drawn as those of the data set are."""
+        preset = preset_of(next(iter(self._known.values())).image)
+        return [draw(compose(text, preset, Random(f"{seed}/{text}"))) for text in texts]
+
+
+def _claims(caption: str) -> int:
+    said = parse(caption)
+    return sum(map(len, said.objects)) + len(said.relations)
+
+
+def preset_of(image: np.ndarray) -> Preset:
+    """The preset of `data.scenes` that a picture was drawn with, known by its size; "tiny" for any other size."""
+    return next((preset for preset in PRESETS.values() if preset.pixels == len(image)), PRESETS["tiny"])
+
+
+def has_truth(samples: Sequence[Sample]) -> bool:
+    """Whether the truth about every picture is known in the terms of `data.scenes`."""
+    return all(sample.objects and "relations" in sample.extra and "texture" in sample.extra for sample in samples)

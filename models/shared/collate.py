@@ -1,0 +1,34 @@
+"""Samples -> batches of image-caption pairs, in the loader's workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from data.sample import Sample
+from models.shared.images import ImageTransform
+from models.shared.text import Tokenizer, layout
+
+
+@dataclass(frozen=True)
+class PairCollate:
+    """uint8 pixels `[B, 3, S, S]` and token ids `[B, T]`; T is `context` when `fixed_length`, else the longest caption's."""
+
+    transform: ImageTransform
+    tokenizer: Tokenizer
+    context: int
+    fixed_length: bool = False
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        """With a generator: one caption at random and a random crop. Without: the first caption and the centre."""
+        captions = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
+        return {"pixels": self.images([sample.image for sample in samples], rng), "ids": self.texts(captions)}
+
+    def images(self, images: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> Tensor:
+        return self.transform(images, rng)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        return layout(self.tokenizer, texts, self.context, fixed=self.fixed_length)

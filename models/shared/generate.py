@@ -1,0 +1,178 @@
+"""Decoding: texts, token by token, from any model that says how likely each next token is.
+
+Greedy, sampled (temperature, top-k, nucleus: Holtzman et al., 2020, arXiv 1904.09751) or by beam search. A model takes part
+by handing over a `Decoder` that has read the prompts, and the logits of the first new token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from models.shared.text import Tokenizer
+
+
+class Decoder(Protocol):
+    """Texts in the middle of being written, one per row. It remembers what each row has read (its cache)."""
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one more token of each row, int64 `[N]`; the logits of the next one `[N, V]`."""
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows, in this order; a row may occur several times (beams) or not at all (it is finished)."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen; the default is greedy, the likeliest token always."""
+
+    beams: int = 1
+    """more than 1: beam search"""
+    length_penalty: float = 1.0
+    """beam search prefers the highest log-probability / length ** length_penalty; 0 is the likeliest text"""
+    temperature: float = 0.0
+    """more than 0: sample from softmax(logits / temperature)"""
+    top_k: int = 0
+    """sample among this many likeliest tokens only; 0 for all"""
+    top_p: float = 1.0
+    """sample from the nucleus only: the fewest likeliest tokens that hold this share of the probability"""
+    seed: int = 0
+    """of the samples; what a row draws depends on its place in the batch, not on what the others write"""
+
+    def __post_init__(self) -> None:
+        if self.beams < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"expected beams >= 1, temperature >= 0, top_k >= 0 and 0 < top_p <= 1; got {self}")
+        if self.beams > 1 and self.temperature > 0:
+            raise ValueError(f"beam search does not sample: give beams or a temperature, not both; got {self}")
+        if self.temperature == 0 and (self.top_k or self.top_p < 1):
+            raise ValueError(f"top_k and top_p choose what is sampled: they need a temperature, 1.0 for example; got {self}")
+
+
+GREEDY = Decoding()
+
+
+@torch.no_grad()
+def generate(
+    decoder: Decoder, logits: Tensor, *, end: int, limit: int, never: Sequence[int] = (), how: Decoding = GREEDY
+) -> list[list[int]]:
+    """Continue every row until its `end` token (not part of the result) or for `limit` tokens.
+
+    logits: of the first new token `[N, V]`. never: ids that are not written, such as those of `not_text`.
+    Raises ValueError when the logits are NaN, or when `end` is among `never`.
+    """
+    if end in never:
+        raise ValueError(f"the end token {end} is among those never to be written, {list(never)}: nothing could end")
+    if logits.isnan().any():
+        raise ValueError("the logits of the first token are NaN: the weights may have diverged, look at train.jsonl")
+    if limit < 1 or not len(logits):
+        return [[] for _ in logits]
+    if how.beams > 1:
+        return _beam_search(decoder, logits, end, limit, never, how)
+    return _one_at_a_time(decoder, logits, end, limit, never, _sampler(how, len(logits)) if how.temperature > 0 else _likeliest)
+
+
+def not_text(tokenizer: Tokenizer) -> list[int]:
+    """The ids that stand for no text: padding and start, unless one of them also serves as the end."""
+    return [token for token in (tokenizer.pad, tokenizer.start) if token is not None and token != tokenizer.end]
+
+
+# ------------------------------------------------------------------------------------------- one token at a time
+
+Choose = Callable[[Tensor, Tensor], Tensor]  # logits [n, V], which of the N rows they are of [n] -> tokens [n]
+
+
+def _one_at_a_time(decoder: Decoder, logits: Tensor, end: int, limit: int, never: Sequence[int], choose: Choose) -> list[list[int]]:
+    written = torch.full((len(logits), limit), end, device=logits.device)
+    rows = torch.arange(len(logits), device=logits.device)  # those of `written` that the decoder still goes on with
+    for place in range(limit):
+        tokens = choose(_legal(logits, never), rows)
+        written[rows, place] = tokens
+        open_ = (tokens != end).nonzero()[:, 0]
+        if not len(open_) or place == limit - 1:
+            break
+        if len(open_) < len(rows):  # to leave out what is finished costs less than to go on with it
+            rows, tokens = rows[open_], tokens[open_]
+            decoder.select(open_)
+        logits = decoder.step(tokens)
+    return _until(end, written)
+
+
+def _likeliest(logits: Tensor, rows: Tensor) -> Tensor:
+    return logits.argmax(dim=-1)
+
+
+LAST = 1 - 2.0**-22  # of the numbers that tokens are drawn by: rounding must not reach what has no probability
+
+
+def _sampler(how: Decoding, total: int) -> Choose:
+    generator = torch.Generator().manual_seed(how.seed)
+
+    def choose(logits: Tensor, rows: Tensor) -> Tensor:
+        uniform = torch.rand(total, generator=generator).clamp_(max=LAST).to(logits.device)[rows]
+        probabilities = (logits if how.temperature == 1 else logits / how.temperature).softmax(dim=-1)
+        order = None
+        if how.top_k or how.top_p < 1:
+            probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+            if how.top_k:
+                probabilities[:, how.top_k :] = 0
+                probabilities /= probabilities.sum(dim=-1, keepdim=True)
+            before = probabilities.cumsum(dim=-1) - probabilities  # what likelier tokens hold
+            probabilities = probabilities.where(before < how.top_p, 0)
+        reached = probabilities.cumsum(dim=-1)  # [n, V]
+        drawn = torch.searchsorted(reached, uniform[:, None] * reached[:, -1:], right=True)
+        return (drawn if order is None else order.gather(1, drawn))[:, 0]
+
+    return choose
+
+
+# -------------------------------------------------------------------------------------------------- beam search
+
+
+def _beam_search(decoder: Decoder, logits: Tensor, end: int, limit: int, never: Sequence[int], how: Decoding) -> list[list[int]]:
+    """The best text found for each row, at `beams` open texts per row. A row stops once none of its open texts can win."""
+    device, beams = logits.device, how.beams
+    best = torch.full((len(logits), limit), end, device=device)
+    best_score = torch.full((len(logits),), float("-inf"), device=device)
+    rows = torch.arange(len(logits), device=device)  # those of `best` that are still open
+    texts = torch.empty(len(logits), 1, 0, dtype=torch.long, device=device)  # [n, K, place]: one empty text each at first
+    scores = torch.zeros(len(logits), 1, device=device)  # [n, K] log-probabilities
+    for place in range(limit):
+        n, k = scores.shape
+        tokens_log_p = _legal(logits, never).log_softmax(dim=-1).view(n, k, -1)  # [n, K, V]
+        # Of twice as many candidates at most half can end: as many as there are beams go on.
+        found, flat = (scores[:, :, None] + tokens_log_p).flatten(1).topk(min(2 * beams, k * tokens_log_p.shape[2]))
+        parents, tokens = flat // tokens_log_p.shape[2], flat % tokens_log_p.shape[2]  # [n, 2K]
+        longer = torch.cat([texts[torch.arange(n, device=device)[:, None], parents], tokens[:, :, None]], dim=-1)
+
+        ended = tokens == end
+        leading = torch.arange(found.shape[1], device=device) < beams
+        complete = leading & (ended | (place == limit - 1))
+        final, which = (found / (place + 1) ** how.length_penalty).masked_fill(~complete, float("-inf")).max(dim=1)
+        better = final > best_score[rows]
+        best[rows[better], : place + 1] = longer[better, which[better]]
+        best[rows[better], place + 1 :] = end
+        best_score[rows[better]] = final[better]
+
+        scores, going_on = found.masked_fill(ended, float("-inf")).topk(min(beams, found.shape[1]))  # [n, K]
+        hope = torch.maximum(scores[:, 0] / limit**how.length_penalty, scores[:, 0] / (place + 2) ** how.length_penalty)
+        open_ = (hope > best_score[rows]).nonzero()[:, 0]
+        if not len(open_) or place == limit - 1:
+            break
+        going_on, scores, rows = going_on[open_], scores[open_], rows[open_]
+        texts = longer[open_[:, None], going_on]
+        decoder.select((open_[:, None] * k + parents[open_[:, None], going_on]).flatten())
+        logits = decoder.step(texts[:, :, -1].flatten())
+    return _until(end, best)
+
+
+def _legal(logits: Tensor, never: Sequence[int]) -> Tensor:
+    logits = logits.float()
+    return logits.index_fill(-1, torch.tensor(never, device=logits.device), float("-inf")) if never else logits
+
+
+def _until(end: int, written: Tensor) -> list[list[int]]:
+    return [row[: row.index(end)] if end in row else row for row in written.tolist()]

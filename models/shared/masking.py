@@ -1,0 +1,116 @@
+"""What is hidden from models that learn by reconstruction: patches of images and tokens of texts, drawn in the loader's workers.
+
+Every function draws from the generator it is given, so a batch's masks depend on the seed, the rank and the batch alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.contract import IGNORE_INDEX
+from models.shared.text import LONGEST, Tokenizer
+
+
+def random_mask(side: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` of the side x side patches, each set alike (SimMIM, arXiv 2111.09886). bool `[side, side]`."""
+    chosen = rng.permutation(side * side) < _within(count, side)
+    return chosen.reshape(side, side)
+
+
+def block_mask(side: int, count: int, rng: np.random.Generator, *, smallest: int = 16, aspect: float = 0.3) -> np.ndarray:
+    """Exactly `count` patches in rectangles (BEiT, arXiv 2106.08254, algorithm 1). bool `[side, side]`.
+
+    Each block has `smallest` patches or more, as far as that many are still wanted, and a ratio of its sides between `aspect`
+    and 1 / `aspect`; the patches of the last one that would exceed `count` are left visible. A grid smaller than a block is
+    masked in smaller ones.
+    """
+    count = _within(count, side)
+    mask = np.zeros((side, side), bool)
+    while (left := count - int(mask.sum())) > 0:
+        area = rng.uniform(min(smallest, left), left)
+        ratio = math.exp(rng.uniform(math.log(aspect), -math.log(aspect)))
+        height, width = (min(side, max(1, round(math.sqrt(area * scale)))) for scale in (ratio, 1 / ratio))
+        top, start = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
+        block = np.zeros_like(mask)
+        block[top : top + height, start : start + width] = True
+        mask.flat[np.flatnonzero(block & ~mask)[:left]] = True
+    return mask
+
+
+def _within(count: int, side: int) -> int:
+    if not 0 <= count <= side * side:
+        raise ValueError(f"cannot mask {count} of {side} x {side} patches; expected 0 to {side * side}")
+    return count
+
+
+@dataclass(frozen=True)
+class TokenMasking:
+    """Which tokens of a text are hidden, BERT's way (arXiv 1810.04805, section 3.1): of the `rate` chosen, 80 % become the mask
+    token, 10 % any other, 10 % stay, so that a visible token is no promise that it is right."""
+
+    rate: float = 0.15
+    whole_words: bool = False  # the tokens of a word are chosen together
+    mask_share: float = 0.8
+    random_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        shares = (self.rate, self.mask_share, self.random_share, self.mask_share + self.random_share)
+        if not all(0 <= share <= 1 for share in shares):
+            raise ValueError(f"rate and shares must lie between 0 and 1: {self}")
+
+    def __call__(
+        self, tokenizer: Tokenizer, texts: Sequence[str], context: int, *, mask: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`[start] tokens end pad...` of each text: as it is, as the model sees it, and labels (`IGNORE_INDEX` where nothing is asked).
+
+        int64 `[B, T]` each; T is the longest text's. At least one token of a text that has any is chosen, unless the rate is 0.
+        """
+        start = [] if tokenizer.start is None else [tokenizer.start]
+        rows, hidden, labels = [], [], []
+        for text in texts:
+            words = self._words(tokenizer, text[:LONGEST])
+            words = words[: context - len(start) - 1]
+            tokens = [token for word in words for token in word][: context - len(start) - 1]
+            seen, asked = self._hide(words, len(tokens), tokens, mask, tokenizer, rng)
+            rows.append([*start, *tokens, tokenizer.end])
+            hidden.append([*start, *seen, tokenizer.end])
+            labels.append([*[IGNORE_INDEX] * len(start), *asked, IGNORE_INDEX])
+        return _padded(rows, tokenizer.pad), _padded(hidden, tokenizer.pad), _padded(labels, IGNORE_INDEX)
+
+    def _words(self, tokenizer: Tokenizer, text: str) -> list[list[int]]:
+        if not self.whole_words:
+            return [[token] for token in tokenizer.encode(text)]
+        return [tokenizer.encode(word) for word in text.split()]
+
+    def _hide(
+        self, words: list[list[int]], length: int, tokens: list[int], mask: int, tokenizer: Tokenizer, rng: np.random.Generator
+    ) -> tuple[list[int], list[int]]:
+        wanted = 0 if self.rate == 0 or not length else max(1, round(self.rate * length))
+        ends = np.cumsum([len(word) for word in words]) if words else np.zeros(0, np.int64)
+        chosen: list[int] = []
+        for word in rng.permutation(len(words)):
+            if len(chosen) >= wanted:
+                break
+            chosen += [place for place in range(int(ends[word]) - len(words[word]), int(ends[word])) if place < length]
+        seen, asked = list(tokens), [IGNORE_INDEX] * length
+        for place in chosen:
+            asked[place] = tokens[place]
+            luck = rng.random()
+            if luck < self.mask_share:
+                seen[place] = mask
+            elif luck < self.mask_share + self.random_share:
+                seen[place] = int(rng.integers(tokenizer.vocab_size))
+        return seen, asked
+
+
+def _padded(rows: list[list[int]], value: int) -> Tensor:
+    padded = torch.full((len(rows), max(map(len, rows), default=1)), value)
+    for row, tokens in zip(padded, rows, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens)
+    return padded

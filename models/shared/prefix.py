@@ -1,0 +1,143 @@
+"""Sequences for a language model in which some places are texts' tokens and others are filled with vectors: images as a prefix.
+
+A sequence is a list of token ids in which `SOFT` keeps a place for one vector. Workers lay batches out as ids; the model looks
+them up and puts the vectors in. Frozen, BLIP-2 and MiniGPT-4 differ in where the vectors come from, not in this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.sample import Sample
+from models.contract import IGNORE_INDEX
+from models.shared.backbones import Continuation
+from models.shared.generate import GREEDY, Decoding, generate, not_text
+from models.shared.images import ImageTransform
+from models.shared.text import LONGEST, Tokenizer
+from models.shared.transformer import as_autocast
+
+SOFT, PADDING = -1, -2
+ASK = "\nquestion: {} answer:"  # after an image, as after a description in the texts that `models.lm` reads
+
+
+def right_padded(rows: Sequence[Sequence[int]], padding: int = PADDING) -> Tensor:
+    """int64 `[N, T]`, T the longest row's; for training, where what follows the end is not read."""
+    longest = max(map(len, rows), default=0)
+    return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.long).view(len(rows), longest)
+
+
+def left_padded(rows: Sequence[Sequence[int]], padding: int = PADDING) -> Tensor:
+    """int64 `[N, T]`; for generation, where all rows go on at the same place."""
+    longest = max(map(len, rows), default=0)
+    return torch.tensor([[*[padding] * (longest - len(row)), *row] for row in rows], dtype=torch.long).view(len(rows), longest)
+
+
+def embed(language: Any, ids: Tensor, soft: Tensor) -> Tensor:
+    """ids `[N, T]` with `SOFT` and `PADDING`, soft vectors `[..., D]` in the order of their places -> `[N, T, D]`.
+
+    Raises ValueError when there are more or fewer vectors than places.
+    """
+    vectors, places = soft.flatten(0, -2), ids == SOFT
+    if len(vectors) != int(places.sum()):
+        raise ValueError(f"{len(vectors)} vectors for {int(places.sum())} places in the sequences")
+    embedded = as_autocast(language.get_input_embeddings()(ids.clamp(min=0)))  # the residual stream too: a quarter faster on a CPU
+    return embedded.index_put(places.nonzero(as_tuple=True), vectors.to(embedded.dtype))
+
+
+def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood in nats of what `labels` `[N, T]` ask for (`IGNORE_INDEX` elsewhere), summed `[N]`, and how many those are.
+
+    The place before a label predicts it; nothing is asked of the first place.
+    """
+    out = language(inputs_embeds=embed(language, ids, soft), attention_mask=(ids != PADDING).long(), use_cache=False)
+    asked = labels[:, 1:] != IGNORE_INDEX
+    each = F.cross_entropy(out.logits[:, :-1][asked].float(), labels[:, 1:][asked], reduction="none")
+    total = torch.zeros(len(ids), device=each.device).index_add(0, asked.nonzero()[:, 0], each)
+    return total, asked.sum(dim=1)
+
+
+def write(
+    language: Any,
+    tokenizer: Tokenizer,
+    rows: Sequence[Sequence[int]],
+    soft: Tensor,
+    *,
+    limit: int,
+    end: int | None = None,
+    how: Decoding = GREEDY,
+) -> list[str]:
+    """What follows each sequence, until its `end` token (the tokenizer's unless given) or for `limit` tokens."""
+    return [tokenizer.decode(tokens) for tokens in continued(language, tokenizer, rows, soft, limit=limit, end=end, how=how)]
+
+
+@torch.no_grad()
+def continued(
+    language: Any,
+    tokenizer: Tokenizer,
+    rows: Sequence[Sequence[int]],
+    soft: Tensor,
+    *,
+    limit: int,
+    end: int | None = None,
+    how: Decoding = GREEDY,
+) -> list[list[int]]:
+    """As `write`, in tokens: fewer than `limit` where the end came by itself."""
+    if not rows:
+        return []
+    ids = left_padded(rows).to(soft.device)
+    decoder, logits = Continuation.begin(language, embed(language, ids, soft), ids != PADDING)
+    stop = tokenizer.end if end is None else end
+    return generate(decoder, logits, end=stop, limit=limit, never=[token for token in not_text(tokenizer) if token != stop], how=how)
+
+
+@dataclass(frozen=True)
+class PrefixCollate:
+    """Pictures and the sequences that begin with them: a caption, or a question of which only the answer is to be said."""
+
+    transform: ImageTransform
+    tokenizer: Tokenizer
+    prefix: int
+    context: int
+    questions: float
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        """ "pixels" uint8 `[B, 3, S, S]`; "ids" `[B, T]` and "labels" `[B, T]`. Without a generator: the first caption of each."""
+        read, said = zip(*(self._text(sample, rng) for sample in samples), strict=True)
+        ids, labels = self.laid_out(read, said)
+        return {"pixels": self.transform([sample.image for sample in samples], rng), "ids": ids, "labels": labels}
+
+    def laid_out(self, read: Sequence[list[int]], said: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Of each sequence the tokens read after its image, and the text to be said then: ids and labels `[N, T]`."""
+        rows, labels = [], []
+        for before, text in zip(read, said, strict=True):
+            tokens = [*self.tokens(text), self.tokenizer.end]
+            rows.append([*[SOFT] * self.prefix, *before, *tokens])
+            labels.append([*[IGNORE_INDEX] * (self.prefix + len(before)), *tokens])
+        return right_padded(rows), right_padded(labels, IGNORE_INDEX)
+
+    def _text(self, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], str]:
+        """What is read after the image, and what is to be said."""
+        if rng is not None and sample.questions and rng.random() < self.questions:
+            asked = sample.questions[int(rng.integers(len(sample.questions)))]
+            return self.question(asked.question), asked.answer
+        return [], sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] if sample.captions else ""
+
+    def question(self, question: str) -> list[int]:
+        return self.tokens(ASK.format(question))
+
+    def tokens(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text[:LONGEST])[: self.context]
+
+
+def token_nll(logits: Tensor, ids: Tensor, real: Tensor) -> Tensor:
+    """Negative log-likelihood in nats of each row's tokens `ids` `[B, T]` where `real`, summed `[B]`; logits `[B, T, V]` are those
+    that predict them (of the places before)."""
+    nll = F.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")  # [B, T]
+    return (nll * real).sum(dim=1)

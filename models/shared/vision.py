@@ -1,0 +1,149 @@
+"""The image tower: timm's vision transformer.
+
+Small presets put a convolutional stem in front of its blocks: within a CPU budget a plain patch embedding learns colour but not shape.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention as TimmAttention
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from models.shared.transformer import ACTIVATIONS, TransformerConfig, attend
+
+
+@dataclass(frozen=True)
+class VisionConfig(TransformerConfig):
+    """timm's vision transformer. `stem` "patch" is the paper's; "conv" is the small presets' stack of convolutions."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    stem: Literal["patch", "conv"] = "patch"
+    pool: Literal["token", "avg", "map", "none"] = "token"  # class token, mean, SigLIP's attention pooling head, or all tokens
+    pre_norm: bool = False  # CLIP normalises before the first block, and its patch convolution then has no bias
+    patch_dropout: float = 0.0
+
+
+def vision_transformer(config: VisionConfig) -> VisionTransformer:
+    """Tower from normalised pixels `[B, 3, image_size, image_size]` to a pooled feature `[B, width]`.
+
+    Its `forward_features` gives the tokens before pooling `[B, N, width]`; with pool "none" so does the tower itself.
+    """
+
+    def norm(width: int, **_: object) -> nn.LayerNorm:
+        return nn.LayerNorm(width, eps=config.norm_eps)
+
+    tower = VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        num_classes=0,
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.heads,
+        mlp_ratio=config.mlp_ratio,
+        class_token=config.pool == "token",
+        global_pool="" if config.pool == "none" else config.pool,
+        pre_norm=config.pre_norm,
+        patch_drop_rate=config.patch_dropout,
+        act_layer=ACTIVATIONS[config.activation],
+        norm_layer=norm,
+        attn_layer=_VisionAttention,
+        embed_layer=ConvStem if config.stem == "conv" else PatchEmbed,
+    )
+    if config.pool == "map":
+        tower.attn_pool.fused_attn = False  # one query: nothing to fuse, and see `attend`
+    if config.stem == "conv":  # blocks that start as the identity: the stem learns first, and everything learns faster
+        for block in tower.blocks:
+            nn.init.zeros_(block.attn.proj.weight)
+            nn.init.zeros_(block.mlp.fc2.weight)
+    return tower
+
+
+class _VisionAttention(TimmAttention):
+    """timm's attention, parameters and all, computed by `attend`."""
+
+    def forward(self, x: Tensor, **_: object) -> Tensor:  # [B, T, D] -> [B, T, D]
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class ConvStem(nn.Module):
+    """A small stack of convolutions in the place of the patch embedding, `[B, 3, S, S]` -> `[B, (S / patch_size)^2, D]`.
+
+    It has no BatchNorm, whose batch statistics would make micro-batches and ranks differ from the full batch: residual
+    branches that start at zero and one LayerNorm at the end train as well (and faster, on a CPU).
+    """
+
+    def __init__(self, *, img_size: int, patch_size: int, embed_dim: int, **_: object) -> None:
+        super().__init__()
+        if patch_size not in (8, 16) or img_size % patch_size:
+            raise ValueError(f"a convolutional stem has patch_size 8 or 16 dividing image_size; got {patch_size} and {img_size}")
+        self.num_patches = (img_size // patch_size) ** 2
+        merge = patch_size // 8
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(12, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            _ConvBlock(64),
+            nn.Conv2d(64, 128, 3, stride=2, padding=1),
+            nn.ReLU(),
+            _ConvBlock(128),
+            nn.Conv2d(128, embed_dim, merge, stride=merge),
+        )
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.norm = nn.LayerNorm(embed_dim)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(x.contiguous(memory_format=torch.channels_last))  # [B, D, S/p, S/p]
+        return self.norm(x.flatten(2).transpose(1, 2))
+
+
+class _ConvBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.conv2(F.relu(self.conv1(x))))
+
+
+def image_states(tower: VisionTransformer, pixels: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+    """What a tower makes of pictures whose `hidden` patches are replaced by the mask token.
+
+    pixels: normalised `[B, 3, S, S]`; hidden: bool `[B, N]`, None for none; mask_token `[D]`. Returns the states before the last
+    norm, `[B, 1 + N, D]` with a class token. Hidden patches are blanked in the pixels, too: convolutions look beyond their patch.
+    """
+    side = math.isqrt(tower.patch_embed.num_patches)
+    if not len(pixels):  # not every layer accepts an empty batch
+        return pixels.new_zeros(0, tower.num_prefix_tokens + side**2, tower.embed_dim)
+    if hidden is not None:
+        pixels = pixels.masked_fill(patches_to_pixels(hidden, pixels.shape[-1]), 0.0)
+    x = tower.patch_embed(pixels)
+    if hidden is not None and mask_token is not None:
+        x = torch.where(hidden[:, :, None], mask_token.to(x.dtype), x)
+    x = tower.norm_pre(tower._pos_embed(x))
+    for block in tower.blocks:
+        x = block(x)
+    return x
+
+
+def patches_to_pixels(hidden: Tensor, size: int) -> Tensor:
+    """Patches `[B, N]` -> the same as pixels `[B, 1, size, size]`."""
+    side = math.isqrt(hidden.shape[1])
+    return hidden.view(-1, 1, side, side).repeat_interleave(size // side, 2).repeat_interleave(size // side, 3)

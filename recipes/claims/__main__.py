@@ -1,0 +1,45 @@
+"""`python -m recipes.claims siglip [--seeds 0,1,2] [--only NAME]` (= `make claims-siglip`)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from data.shards import DataError
+from eval import EvalError
+from recipes.claims.claim import ClaimError
+from recipes.claims.examine import answer, examine
+from recipes.claims.experiment import plan
+from recipes.train.distributed import Process
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Test a paper's claims as controlled experiments", prog="recipes.claims")
+    parser.add_argument("page", help="a model, or any page of recipes/ that declares claims")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--seeds", help="0,1,2; each claim's own unless given")
+    parser.add_argument("--only", default="", help="the name of one claim")
+    parser.add_argument("--data", default="", help="data set; the preset's unless given")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--jobs", type=int, help="runs side by side; on a CPU two (where it has two cores), on a GPU one")
+    parser.add_argument("--runs", type=Path, default=Path(".runs"))
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    try:
+        seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else None
+        asked = {"preset": args.preset, "seeds": seeds, "only": args.only, "data": args.data, "device": args.device, "runs": args.runs}
+        if args.run:
+            sys.exit(answer(args.run, plan(args.page, **asked), args.runs))
+        sys.exit(examine(args.page, **asked, jobs=args.jobs or usual_jobs(args.device)))
+    except (ClaimError, DataError, EvalError, OSError, ValueError, FloatingPointError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+def usual_jobs(device: str) -> int:
+    return 1 if Process.find(device).device.type == "cuda" else min(2, os.cpu_count() or 1)
+
+
+if __name__ == "__main__":
+    main()

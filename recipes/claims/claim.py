@@ -1,0 +1,218 @@
+"""A paper's claim as a controlled experiment. A recipe page declares some as `CLAIMS`, `make claims-<model>` tests them.
+
+    Claim(
+        name="bias",
+        sentence="A bias that starts at -10 learns better than one that starts at 0.",
+        paper="table 4: 63.0 against 61.7, ImageNet top-1 in %",
+        base=lambda recipe: replace(recipe, budget=64_000),
+        arms=(Arm("b = -10"), Arm("b = 0", lambda recipe: replace(recipe, model=replace(recipe.model, bias=0.0)))),
+        metric=Cell("retrieval", "i2t R@1 (500)"),
+    )
+
+The first arm is the one that should come out best; it is compared with each of the others, seed by seed. Arms are changes of one
+recipe, other recipes (across paradigms), or other metrics of the same run (another prompt, another way of decoding).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from eval.report.answers import totals_of
+from eval.report.results import Key, Run, read_result
+from recipes.train.recipe import AnyRecipe
+
+Change = Callable[[AnyRecipe], AnyRecipe]
+
+
+class ClaimError(ValueError):
+    """A claim that cannot be tested as it is declared."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a metric found about one run. `samples` (key -> sum and count whose ratio over all is the value) allow a bootstrap;
+    empty where the metric is not a mean over samples."""
+
+    value: float
+    samples: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+class Metric(Protocol):
+    @property
+    def about(self) -> str:
+        """What is measured, as the report says it. Whatever changes the value changes these words."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks of the harness that must have been evaluated."""
+
+    def measure(self, folder: Path, recipe: AnyRecipe, dataset: str) -> Measurement:
+        """Of the finished run in `folder`, evaluated on `dataset`. Raises ClaimError where there is no number."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of the harness, as it stands in eval.json."""
+
+    task: str
+    metric: str
+    split: str = "test"
+    variant: str = "model"
+
+    @property
+    def about(self) -> str:
+        other = "" if self.variant == "model" else f", {self.variant}"
+        return f"{self.task} {self.metric}, {self.split}{other}"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return (self.task,)
+
+    def measure(self, folder: Path, recipe: AnyRecipe, dataset: str) -> Measurement:
+        result = read_result(Run(folder.name, folder), folder / "eval" / dataset)
+        cell = result.by_key.get((Key(self.task, self.split, self.metric), self.variant))
+        if cell is None or cell.value is None:
+            known = ", ".join(key.metric for key, variant in result.by_key if (key.task, key.split, variant) == self._place)
+            why = f"{cell.status}: {cell.note}" if cell else f"no such cell; {self.task} has: {known or 'none'}"
+            raise ClaimError(f"{folder}/eval/{dataset}: {self.about} has no value ({why})")
+        return Measurement(cell.value, totals_of(cell))
+
+    @property
+    def _place(self) -> tuple[str, str, str]:
+        return self.task, self.split, self.variant
+
+
+@dataclass(frozen=True)
+class Minus:
+    """The difference of two cells of one run: accuracy lost under a shift, what a control leaves, ..."""
+
+    cell: Cell
+    other: Cell
+
+    @property
+    def about(self) -> str:
+        return f"{self.cell.about}, minus {self.other.about}"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return (*self.cell.tasks, *self.other.tasks)
+
+    def measure(self, folder: Path, recipe: AnyRecipe, dataset: str) -> Measurement:
+        one, other = (cell.measure(folder, recipe, dataset) for cell in (self.cell, self.other))
+        return Measurement(one.value - other.value)
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A number of the training log, such as "loss", "terms.positive" or "validation": the mean of the last `last` of its lines."""
+
+    name: str
+    last: int = 10
+
+    @property
+    def about(self) -> str:
+        return f"{self.name} in the training log, mean of the last {self.last}"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return ()
+
+    def measure(self, folder: Path, recipe: AnyRecipe, dataset: str) -> Measurement:
+        run = Run(folder.name, folder)
+        found = [loss for _, loss in run.validation] if self.name == "validation" else [_at(line, self.name) for line in run.log]
+        values = [value for value in found if isinstance(value, int | float)][-self.last :]
+        if len(values) < self.last:
+            raise ClaimError(f"{folder}/train.jsonl: {len(values)} lines with {self.name!r}, expected at least {self.last}")
+        return Measurement(sum(values) / len(values))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Any number of a finished run: `function(folder, recipe)` returns a value for every sample, by its key, or one for all."""
+
+    name: str
+    function: Callable[[Path, AnyRecipe], dict[str, float] | float]
+
+    @property
+    def about(self) -> str:
+        return self.name
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return ()
+
+    def measure(self, folder: Path, recipe: AnyRecipe, dataset: str) -> Measurement:
+        found = self.function(folder, recipe)
+        if isinstance(found, dict):
+            return Measurement(sum(found.values()) / len(found), {key: (value, 1) for key, value in found.items()})
+        return Measurement(found)
+
+
+def unchanged(recipe: AnyRecipe) -> AnyRecipe:
+    return recipe
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of an experiment."""
+
+    name: str
+    change: Change = unchanged
+    """of the claim's base recipe"""
+    model: str = ""
+    """another recipe page than the claim's; needed where the claim's page trains nothing itself"""
+    metric: Metric | None = None
+    """another than the claim's: the same run, asked in another way"""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper, and the experiment that tests it."""
+
+    name: str
+    """of its result file: lower-case letters, digits and hyphens"""
+    sentence: str
+    """what the paper claims, in our words"""
+    paper: str
+    """its figures and where they stand"""
+    arms: tuple[Arm, ...]
+    metric: Metric
+    better: Literal["higher", "lower"] = "higher"
+    """where the first arm's metric should lie, compared with the others'"""
+    base: Change = unchanged
+    """what all arms share: the preset's recipe with a smaller budget, say"""
+    note: str = ""
+    """how the experiment differs from the paper's"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    same: bool = False
+    """the arms are meant to be equal: a control, of which nothing but "not reproduced" can come"""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9-]+", self.name):
+            raise ClaimError(f"claim {self.name!r}: a name has lower-case letters, digits and hyphens only")
+        names = [arm.name for arm in self.arms]
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ClaimError(f"claim {self.name}: expected two or more arms with names of their own, found {names}")
+
+    def metric_of(self, arm: Arm) -> Metric:
+        return arm.metric or self.metric
+
+
+def flat(recipe: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """{"optim.lr": 0.001, "stages.0.batch": 96, ...} of a recipe as json."""
+    found: dict[str, Any] = {}
+    for name, value in recipe.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            value = {str(number): item for number, item in enumerate(value)}
+        found |= flat(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
+    return found
+
+
+def _at(line: Any, path: str) -> Any:
+    for name in path.split("."):
+        line = line.get(name) if isinstance(line, dict) else None
+    return line

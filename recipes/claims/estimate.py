@@ -1,0 +1,98 @@
+"""How long trainings will take: from finished runs of the same kind, or else from a few steps."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from recipes.train.folder import finished, name_of
+from recipes.train.loop import train
+from recipes.train.recipe import AnyRecipe, Log, Stage
+from recipes.train.stages import prerequisites
+
+STEPS = 5  # that are timed, after one that is not
+
+
+class Run(Protocol):
+    @property
+    def recipe(self) -> AnyRecipe: ...
+    @property
+    def preset(self) -> str: ...
+
+
+def estimate(untrained: Sequence[Run], missing: int, jobs: int, runs: Path) -> str:
+    """A sentence about the runs that have to be trained, `jobs` at a time; `missing` counts those that are only to be evaluated, too."""
+    if not untrained:
+        return f"Nothing to train; {missing} finished runs to evaluate" if missing else "Everything is trained and measured"
+    known: dict[str, tuple[float, str]] = {}
+    seconds = 0.0
+    for run in untrained:
+        kind = f"{name_of(run.recipe)} {run.preset}"
+        if kind not in known:
+            known[kind] = _finished_rate(run, runs) or _measured_rate(run, runs)
+        seconds += known[kind][0] * run.recipe.samples
+    samples = sum(run.recipe.samples for run in untrained)
+    grounds = "; ".join(f"{kind}: {1 / rate:,.0f} samples/s {how}" for kind, (rate, how) in known.items() if rate)
+    unknown = [kind for kind, (rate, _) in known.items() if not rate]
+    about = f"about {seconds / min(jobs, len(untrained)) / 60:,.0f} minutes" if seconds else "for an unknown time"
+    rest = f", not counting {', '.join(unknown)}, of which nothing is known yet" if unknown and seconds else ""
+    basis = grounds or "no run to go by"
+    return f"{len(untrained)} runs of {samples:,} samples together to train, {about} with {jobs} at a time ({basis}){rest}"
+
+
+def _finished_rate(run: Run, runs: Path) -> tuple[float, str] | None:
+    """Seconds per sample of finished runs of the same model and preset on one thread or on a GPU."""
+    found = []
+    for path in [*runs.glob("*/recipe.json"), *(runs / "claims" / "runs").glob("*/recipe.json")]:
+        recipe = json.loads(path.read_text())
+        if (recipe["name"], recipe.get("preset")) != (name_of(run.recipe), run.preset) or not finished(path.parent):
+            continue
+        cost = json.loads((path.parent / "cost.json").read_text())
+        if cost["threads"] == 1 or "CPU" not in cost["hardware"]:
+            found.append(cost["train_seconds"] / cost["samples_seen"])
+    return (statistics.median(found), f"in {len(found)} finished runs") if found else None
+
+
+def _measured_rate(run: Run, runs: Path) -> tuple[float, str]:
+    """Seconds per sample in a few steps of every stage; 0 where what the run builds on has still to be trained."""
+    if not all(finished(each.folder) for each in prerequisites(run.recipe, run.preset, runs)):
+        return 0.0, ""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the runs will have it
+    rates = measured_rates(run.recipe, run.preset, runs, STEPS)
+    torch.set_num_threads(threads)
+    seconds = sum(stage.budget / rate for stage, rate in zip(run.recipe.schedule, rates, strict=True))
+    return seconds / run.recipe.samples, f"in {STEPS} steps"
+
+
+def measured_rates(recipe: AnyRecipe, preset: str, runs: Path, steps: int) -> list[float]:
+    """Samples per second of each of a recipe's stages, the median of so many steps; what it builds on is found under `runs`."""
+    short = _shortened(recipe, steps + 1)  # the first one is not counted
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        train(short, Path(folder) / "run", preset, shared=runs)
+        lines = [json.loads(line) for line in (Path(folder) / "run" / "train.jsonl").read_text().splitlines()]
+
+    def rate(stage: Stage) -> float:
+        rates = [line["samples_per_s"] for line in lines if line.get("stage") == stage.name and "event" not in line]
+        return statistics.median(rates[1:])
+
+    return [rate(stage) for stage in recipe.schedule]
+
+
+def _shortened(recipe: AnyRecipe, steps: int) -> AnyRecipe:
+    def few(stage: Stage) -> Stage:
+        return replace(stage, budget=steps * stage.batch)
+
+    same = replace(recipe, log=Log(every=1, validate=0))
+    if recipe.stages:
+        return replace(same, stages=tuple(few(stage) for stage in recipe.stages))
+    return replace(same, budget=steps * recipe.batch)

@@ -1,0 +1,236 @@
+"""Test a paper's claims: `python -m recipes.claims siglip [--seeds 0,1,2] [--only NAME]` (= `make claims-siglip`).
+
+Says what differs between the arms and what it will take, trains and evaluates what is missing (a run that several claims or
+`make train-<model>` share exists once, whatever is finished is never done again), and concludes. Interrupted, it goes on. On a CPU
+every process computes on one thread, so that results do not depend on how many run side by side.
+
+    .runs/claims/runs/<model>-<preset>-<digest of the recipe>-s<seed>/   runs that are not in .runs already
+    .runs/claims/<model>/measured/<claim>.<arm>.s<seed>.json             what was measured about one run
+    .runs/claims/<model>/<claim>.json                                    the conclusion:
+
+    schema                1
+    model, claim, preset, dataset, seeds
+    sentence, paper       what the paper claims, its figures and where they stand
+    note                  how this experiment differs from the paper's
+    metric, better        what is measured, and whether the first arm should be "higher" or "lower"
+    arms                  of each: name, model, metric, values (one per seed), mean, low, high (95 % Student t over seeds; null for
+                          one seed), differs ({field: [its value in the first arm, here]}), runs (folders), samples_seen by one run
+    comparisons           of the first arm with each other one: against, effect (first - other), low, high, differences (per seed),
+                          how (what the interval is), verdict
+    verdict               "reproduced", "not reproduced at this scale" or "reversed"
+    cost                  of the runs, each counted once, without what they build on: runs, samples_seen, train_seconds, train_flops,
+                          hardware; and shared: how many of them are also a `make train-<model>`
+    commands              what does it again
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from data.shards import find
+from eval.base.metrics import t_interval
+from eval.report.words import make
+from eval.run import evaluate_run
+from recipes.claims.claim import Claim, ClaimError, Measurement
+from recipes.claims.estimate import estimate
+from recipes.claims.experiment import Json, Question, apart, plan
+from recipes.claims.verdict import compare, overall
+from recipes.train.folder import finished
+from recipes.train.loop import train
+from recipes.train.watch import Signals
+
+SCHEMA = 1
+
+
+def examine(
+    page: str,
+    *,
+    preset: str = "tiny",
+    seeds: Sequence[int] | None = None,
+    only: str = "",
+    data: str = "",
+    device: str = "auto",
+    jobs: int = 1,
+    runs: Path = Path(".runs"),
+    program: Sequence[str] = (sys.executable, "-m", "recipes.claims"),
+) -> int:
+    """Test the claims of `recipes/<page>.py` and write what came out. `program` is this module as another process runs it.
+
+    Returns 0, 1 where a claim could not be tested, or 128 + the signal that stopped it. Raises ClaimError for claims that are
+    declared wrongly.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    questions = plan(page, preset=preset, seeds=seeds, only=only, data=data, device=device, runs=runs)
+    claims = list(dict.fromkeys(question.claim for question in questions))
+    for claim in claims:
+        console.print(f"{claim.name}: {claim.sentence}", markup=False)
+        for arm, differing in apart(claim, questions).items():
+            told = "; ".join(f"{name}: {there} | {here}" for name, (there, here) in differing.items())
+            console.print(f"  {claim.arms[0].name} | {arm}, which differ in {told or 'nothing, as declared'}", markup=False)
+
+    missing = {question.run.key: question.run for question in questions if question.answer is None}
+    console.print(estimate([run for run in missing.values() if not finished(run.folder)], len(missing), jobs, runs), markup=False)
+    again = [*program, page, "--preset", preset, "--device", device, "--runs", str(runs)]
+    again += [f"--data={data}"] if data else []
+    again += [f"--only={only}"] if only else []
+    again += ["--seeds", ",".join(map(str, seeds))] if seeds else []
+    status = _work({key: [*again, "--run", key] for key in missing}, jobs, runs / "claims" / "logs", console)
+    if status > 1:
+        return status
+    for claim in claims:
+        mine = [question for question in questions if question.claim == claim]
+        if absent := [f"{question.arm.name} s{question.run.recipe.seed}" for question in mine if question.answer is None]:
+            console.print(f"{claim.name}: not tested, for there is no number of {', '.join(absent)}", markup=False)
+            status = 1
+            continue
+        try:
+            result = conclude(page, claim, mine, preset, data)
+        except ClaimError as error:
+            console.print(f"{claim.name}: not tested, for there is {error}", markup=False)
+            status = 1
+            continue
+        _write(runs / "claims" / page / f"{claim.name}.json", result)
+        console.print("\n".join(summary(result)), markup=False)
+    return status
+
+
+# ------------------------------------------------------------------------------------------------- what is done
+
+
+def answer(key: str, questions: Sequence[Question], runs: Path) -> int:
+    """Train one run if need be, evaluate the tasks that its questions are about, and write down the answers."""
+    open_questions = [question for question in questions if question.run.key == key and question.answer is None]
+    if not open_questions:
+        return 0
+    run = open_questions[0].run
+    if not finished(run.folder) and (status := train(run.recipe, run.folder, run.preset, shared=runs)):
+        return status
+    tasks = list(dict.fromkeys(task for question in open_questions for task in question.metric.tasks))
+    if tasks:
+        evaluate_run(run.folder, data=run.recipe.data, tasks=tasks, device=run.recipe.device)
+    cost = json.loads((run.folder / "cost.json").read_text())
+    for question in open_questions:
+        found = question.metric.measure(run.folder, run.recipe, find(run.recipe.data, "train").name)
+        about = {"identity": question.identity, "run": str(run.folder), "shared": run.folder.parent == runs, "cost": cost}
+        _write(question.path, about | asdict(found))
+    return 0
+
+
+def _work(commands: dict[str, list[str]], jobs: int, logs: Path, console: Console) -> int:
+    """Run commands, `jobs` at a time, each with a log of its own. A signal is passed on to them, once: they save and stop."""
+    logs.mkdir(parents=True, exist_ok=True)
+    waiting, running, status = list(commands.items()), dict[str, tuple[subprocess.Popen[bytes], float]](), 0
+    stopped, told = Signals(), False
+    while running or (waiting and not stopped.signal):
+        while waiting and len(running) < jobs and not stopped.signal:
+            key, command = waiting.pop(0)
+            with (logs / f"{key}.log").open("w") as log:
+                environment = os.environ | {"OMP_NUM_THREADS": "1"}
+                # Not in the terminal's process group: its Ctrl-C would reach the child twice, and the second is not caught.
+                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+            running[key] = process, time.monotonic()
+            console.print(f"{key}: under way, {len(waiting)} to come ({logs / key}.log)", markup=False)
+        if stopped.signal and not told:
+            told = True
+            for process, _ in running.values():
+                process.terminate()
+        for key, (process, began) in list(running.items()):
+            if (code := process.poll()) is None:
+                continue
+            del running[key]
+            if code and not stopped.signal:
+                status = 1
+                last = (logs / f"{key}.log").read_text(errors="replace").splitlines()[-5:]
+                console.print("\n  ".join([f"{key}: failed with status {code}; {logs / key}.log ends with", *last]), markup=False)
+            else:
+                console.print(f"{key}: {'stopped' if code else 'done'} after {time.monotonic() - began:,.0f} s", markup=False)
+        time.sleep(0.2)
+    stopped.release()
+    return 128 + stopped.signal if stopped.signal else status
+
+
+# ---------------------------------------------------------------------------------------------- what came of it
+
+
+def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str, data: str) -> Json:
+    """The claim's result, as the head of this page describes it, from questions that all have answers.
+
+    Raises ClaimError where there is no interval.
+    """
+    answers = {question: question.answer or {} for question in questions}
+    by_arm = {arm.name: [answers[question] for question in questions if question.arm == arm] for arm in claim.arms}
+    found = {name: [Measurement(each["value"], each["samples"]) for each in given] for name, given in by_arm.items()}
+    first, *others = claim.arms
+    compared = {arm.name: compare(found[first.name], found[arm.name], claim.better) for arm in others}
+    differing = apart(claim, questions)
+    runs = {each["run"]: each for each in answers.values()}
+    seeds = list(dict.fromkeys(question.run.recipe.seed for question in questions))
+    chosen = {"PRESET": preset if preset != "tiny" else "", "DATA": data, "SEEDS": ",".join(map(str, seeds))}
+    return {
+        "schema": SCHEMA,
+        "model": page,
+        "claim": claim.name,
+        "preset": preset,
+        "dataset": find(questions[0].run.recipe.data, "train").name,
+        "seeds": seeds,
+        "sentence": claim.sentence,
+        "paper": claim.paper,
+        "note": claim.note,
+        "metric": claim.metric.about,
+        "better": claim.better,
+        "arms": [
+            {
+                "name": arm.name,
+                "model": arm.model or page,
+                "metric": (arm.metric or claim.metric).about,
+                **_spread([each.value for each in found[arm.name]]),
+                "differs": differing.get(arm.name, {}),
+                "runs": [each["run"] for each in by_arm[arm.name]],
+                "samples_seen": by_arm[arm.name][0]["cost"]["samples_seen"],
+            }
+            for arm in claim.arms
+        ],
+        "comparisons": [{"against": name, **asdict(comparison)} for name, comparison in compared.items()],
+        "verdict": overall([comparison.verdict for comparison in compared.values()]),
+        "cost": {
+            "runs": len(runs),
+            "shared": sum(each["shared"] for each in runs.values()),
+            **{name: sum(each["cost"][name] for each in runs.values()) for name in ("samples_seen", "train_seconds", "train_flops")},
+            "hardware": ", ".join(dict.fromkeys(each["cost"]["hardware"] for each in runs.values())),
+        },
+        "commands": [make(f"claims-{page}", **chosen, ARGS=f"--only {claim.name}")],
+    }
+
+
+def summary(result: Json) -> list[str]:
+    """The result in a few lines."""
+    values = {arm["name"]: f"{arm['mean']:.3f}" for arm in result["arms"]}
+    first = result["arms"][0]["name"]
+    lines = [f"{result['claim']}: {result['verdict']}", f"  {result['sentence']} ({result['paper']})", f"  {result['metric']}"]
+    for each in result["comparisons"]:
+        other = each["against"]
+        effect = f"{each['effect']:+.3f} ({each['low']:+.3f} to {each['high']:+.3f}; {each['how']})"
+        lines.append(f"  {first} {values[first]}, {other} {values[other]}: {effect}: {each['verdict']}")
+    cost = result["cost"]
+    return [*lines, f"  {cost['runs']} runs, {cost['samples_seen']:,} samples, {cost['train_seconds'] / 60:.1f} minutes of training"]
+
+
+def _spread(values: list[float]) -> Json:
+    low, high = t_interval(values) if len(values) > 1 else (None, None)
+    return {"values": values, "mean": sum(values) / len(values), "low": low, "high": high}
+
+
+def _write(path: Path, value: Json) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+    os.replace(part, path)

@@ -1,0 +1,128 @@
+"""From claims to runs: which recipe each arm trains with each seed, what sets the arms apart, and what has been answered."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data.shards import find, splits
+from recipes.claims.claim import Arm, Claim, ClaimError, Metric, flat
+from recipes.train.folder import FREE, as_json, differences, finished
+from recipes.train.recipe import AnyRecipe
+from recipes.train.stages import run_name
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that claims need: `recipe` trained into `folder`. `key` tells it from the others, wherever it lies."""
+
+    key: str
+    name: str
+    recipe: AnyRecipe
+    preset: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Question:
+    """One arm of one claim with one seed: a metric of a run, and the file that holds the answer."""
+
+    claim: Claim
+    arm: Arm
+    run: Planned
+    path: Path
+
+    @property
+    def metric(self) -> Metric:
+        return self.arm.metric or self.claim.metric
+
+    @property
+    def identity(self) -> Json:
+        """Changes when the answer would."""
+        data, recipe = self.run.recipe.data, as_json(self.run.recipe, self.run.preset)
+        return {"recipe": recipe, "metric": self.metric.about, "data": {split: find(data, split).hash for split in splits(data)}}
+
+    @property
+    def answer(self) -> Json | None:
+        """What was measured, None if that has not been done or was about something else."""
+        if not self.path.exists():
+            return None
+        found = _read(self.path)
+        then, now = found["identity"], self.identity
+        same_data = then["data"].items() <= now["data"].items()  # a split that has come since does not matter
+        same = same_data and then["metric"] == now["metric"] and not differences(then["recipe"], now["recipe"])
+        return found if same else None
+
+
+def plan(
+    page: str, *, preset: str, seeds: Sequence[int] | None = None, only: str = "", data: str = "", device: str = "auto", runs: Path
+) -> list[Question]:
+    """Every question of the claims of `recipes/<page>.py`, or of the `only` one; `seeds` instead of each claim's own.
+
+    Raises ClaimError where there is no such claim, recipe or preset.
+    """
+    claims: Sequence[Claim] = getattr(importlib.import_module(f"recipes.{page}"), "CLAIMS", ())
+    chosen = [claim for claim in claims if only in ("", claim.name)]
+    if not chosen:
+        known = ", ".join(claim.name for claim in claims) or "none"
+        raise ClaimError(f"recipes/{page}.py declares no claim {only!r}" + f"; it has: {known}")
+    questions = []
+    for claim in chosen:
+        for number, arm in enumerate(claim.arms):
+            for seed in seeds or claim.seeds:
+                run = _planned(arm.model or page, claim, arm, seed, preset=preset, data=data, device=device, runs=runs)
+                path = runs / "claims" / page / "measured" / f"{claim.name}.{number}.s{seed}.json"
+                questions.append(Question(claim, arm, run, path))
+    return questions
+
+
+def _planned(name: str, claim: Claim, arm: Arm, seed: int, *, preset: str, data: str, device: str, runs: Path) -> Planned:
+    presets: dict[str, AnyRecipe] = getattr(importlib.import_module(f"recipes.{name}"), "PRESETS", {})
+    if preset not in presets:
+        raise ClaimError(
+            f"claim {claim.name}, arm {arm.name}: recipes/{name}.py has no preset {preset!r}, only {', '.join(presets) or 'none'}"
+        )
+    standard = presets[preset]
+    recipe = replace(arm.change(claim.base(standard)), seed=seed, device=device, data=data or standard.data)
+    described = as_json(recipe, preset)
+    substance = {field: value for field, value in described.items() if field not in (*FREE, "seed")}
+    digest = hashlib.sha256(json.dumps(substance, sort_keys=True).encode()).hexdigest()[:8]
+    key = f"{name}-{preset}-{digest}-s{seed}"
+    usual, own = runs / run_name(name, preset, recipe, standard.data), runs / "claims" / "runs"
+    places = [usual] * finished(usual) + sorted(own.glob(f"{name}-{preset}-*-s{seed}"))
+    same = [place for place in places if (place / "recipe.json").exists() and not differences(_read(place / "recipe.json"), described)]
+    return Planned(key, name, recipe, preset, [*same, own / key][0])
+
+
+def _read(path: Path) -> Json:
+    return json.loads(path.read_text())
+
+
+def apart(claim: Claim, questions: Sequence[Question]) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """Other arm -> field -> its value in the first arm and in this one. Raises ClaimError for arms that are the same though they
+    should not be, or the other way round."""
+    runs = {question.arm: question.run for question in questions if question.claim == claim}
+    described = {arm: flat(as_json(run.recipe, run.preset)) for arm, run in runs.items()}
+    first = claim.arms[0]
+    found = {}
+    for arm in claim.arms[1:]:
+        pairs = {
+            name: (described[first].get(name), described[arm].get(name)) for name in dict.fromkeys([*described[first], *described[arm]])
+        }
+        if runs[first].name != runs[arm].name:
+            pairs = {"model": (runs[first].name, runs[arm].name)}
+        pairs["metric"] = (first.metric or claim.metric).about, (arm.metric or claim.metric).about
+        differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        if bool(differing) == claim.same:
+            expected = "nothing, but they are declared to be the same" if claim.same else "one thing"
+            what = f"in {', '.join(differing)}" if differing else "in nothing"
+            raise ClaimError(f"claim {claim.name}: arms {first.name!r} and {arm.name!r} differ {what}; expected: {expected}")
+        found[arm.name] = differing
+    return found

@@ -1,0 +1,36 @@
+"""What ASIF recognises as its anchors are used or edited in other ways, for claims: the fitted run stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import models
+from eval.harness.source import from_shards
+from recipes.claims.claim import Measured
+from recipes.claims.measures.zero_shot import recognised
+from recipes.train.distributed import Process
+from recipes.train.recipe import AnyRecipe
+
+TARGET, TEMPLATES = "colour+shape", ("a {size} {fill} {colour} {shape}",)
+
+
+def recognises(split: str = "test", *, k: int = 0, p: float = 0.0, added: int = 0) -> Measured:
+    """Zero-shot accuracy of colour and shape together, for any model with embeddings; of an ASIF also with other k and p (0: its
+    own), or after `added` pairs of the split's first half became anchors. A split other than test is asked about its second half."""
+    how = [f"k = {k}"] * (k > 0) + [f"p = {p:g}"] * (p > 0) + [f"{added} pairs of it added"] * (added > 0)
+
+    def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
+        model: Any = models.load(folder, str(Process.find(recipe.device).device))
+        samples = from_shards(recipe.data).samples(split)
+        if split != "test":
+            spare, samples = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+            told = [sample for sample in spare if sample.captions][:added]
+            if added:
+                model.add([sample.image for sample in told], [sample.captions[0] for sample in told])
+        if k or p:
+            model.config = replace(model.config, k=k or model.config.k, p=p or model.config.p)
+        return recognised(model, samples, TARGET, TEMPLATES)
+
+    return Measured(", ".join([f"zero-shot {TARGET}, {split}, one prompt", *how]), measure)

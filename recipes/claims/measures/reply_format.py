@@ -1,0 +1,96 @@
+"""Whether MiniGPT-4 replies in the form that was asked for: `python -m recipes.claims.measures.reply_format .runs/minigpt4-tiny-s0`.
+
+A reply is well formed if it has the form, ends by itself and says no words twice in a row. Of test pictures, each asked once for every
+form; by greedy decoding, and sampled as people talk with it (`make chat-minigpt4`). Results go to form.json in the run folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import models
+from eval.harness.source import from_shards
+from models.minigpt4.chat import SAMPLED
+from models.minigpt4.instructions import Form, Request, has_form, repeats, requests
+from models.minigpt4.model import Reply
+from models.shared.generate import GREEDY, Decoding
+from recipes.claims.claim import ClaimError, Measured
+from recipes.train.distributed import Process
+from recipes.train.recipe import AnyRecipe
+
+BATCH = 64
+PICTURES = 500
+ASKED: tuple[Form, ...] = ("description", "list", "number", "word")  # forms that a request asks for
+Quality = Literal["in the form asked for", "well formed"]
+QUALITIES: tuple[Quality, ...] = ("in the form asked for", "well formed")
+
+
+def in_the_form_asked_for(*forms: Form, how: Decoding = GREEDY, quality: Quality = "well formed") -> Measured:
+    """Share of replies to requests for these forms, all of them unless given; each picture is asked once, for the forms in turn."""
+    kinds = f" ({', '.join(forms)})" if forms else ""
+    decoding = "greedy" if how == GREEDY else "sampled"
+
+    def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
+        model: Any = models.load(folder, str(Process.find(recipe.device).device))
+        found = replies(model, recipe.data, forms or ASKED, how)
+        return {key: float(holds(request, reply, quality)) for key, request, reply in found}
+
+    return Measured(f"replies {quality}, {decoding}, test{kinds}", measure)
+
+
+def holds(request: Request, reply: Reply, quality: Quality) -> bool:
+    """True or not, it is a reply to such a request."""
+    whole = reply.ended and not repeats(reply.text)
+    return has_form(reply.text, request.form) and (whole or quality == "in the form asked for")
+
+
+def replies(model: Any, data: str, forms: tuple[Form, ...], how: Decoding) -> list[tuple[str, Request, Reply]]:
+    """Of each picture that can be asked for its form: its key, the request and the reply."""
+    asked = []
+    for number, sample in enumerate(from_shards(data).samples("test")[:PICTURES]):
+        possible = [request for request in requests(sample) if request.form == forms[number % len(forms)]]
+        if possible:
+            asked.append((sample, possible[number // len(forms) % len(possible)]))
+    if not asked:
+        raise ClaimError(f"{data}: nothing of the test split can be asked for {', '.join(forms)}")
+    found = []
+    for start in range(0, len(asked), BATCH):
+        batch = asked[start : start + BATCH]
+        said = model.reply([sample.image for sample, _ in batch], [request.text for _, request in batch], how=how)
+        found += [(sample.key, request, reply) for (sample, request), reply in zip(batch, said, strict=True)]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Whether replies have the form that was asked for", prog="recipes.claims.measures.reply_format"
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", default="")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    data = args.data or json.loads((args.run / "recipe.json").read_text())["data"]
+    model: Any = models.load(args.run, str(Process.find(args.device).device))
+    found: dict[str, dict[str, float]] = {}
+    for decoding, how in (("greedy", GREEDY), ("sampled", SAMPLED)):
+        said = {form: replies(model, data, (form,), how) for form in ASKED}
+        for quality in QUALITIES:
+            found[f"{quality}, {decoding}"] = {
+                form: float(np.mean([holds(request, reply, quality) for _, request, reply in said[form]])) for form in ASKED
+            }
+    (args.run / "form.json").write_text(json.dumps({"data": data, "pictures": PICTURES, "shares": found}, indent=1))
+    table = Table("replies", *ASKED, "mean", title=f"{args.run.name} on {data}")
+    for way, shares in found.items():
+        table.add_row(way, *(f"{share:.3f}" for share in shares.values()), f"{np.mean(list(shares.values())):.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

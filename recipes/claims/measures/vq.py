@@ -1,0 +1,49 @@
+"""What an image tokenizer keeps of objects: `python -m recipes.claims.measures.vq .runs/vq-tiny-s0 [--data .data/scenes-tiny]`.
+
+Pictures of the single-object prompts that drawings are judged by go through the tokens and back, and a recogniser reads colour, shape,
+size and fill off the reconstructions. What is lost here no model that draws in these tokens can draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import models
+from data.sample import Sample
+from data.scenes.build import told
+from data.scenes.compose import compose
+from eval.harness.source import from_shards
+from eval.scenes.oracle import preset_of
+from eval.scenes.recogniser import looks, recogniser_of
+from eval.tasks.drawing import seen_prompts
+from recipes.train.distributed import Process
+
+
+def kept(tokenizer: Any, recogniser: Any, samples: list[Sample]) -> dict[str, float]:
+    """Share of these single-object samples whose reconstruction has the right "colour", "shape", "size" and "fill"; nothing recognised
+    is wrong."""
+    pictures = tokenizer.paint(tokenizer.tokens([sample.image for sample in samples]))
+    read = [looks(things[0]) if things else {} for things, _ in recogniser.recognise(pictures)]
+    truth = [looks(sample.objects[0]) for sample in samples]
+    return {name: sum(r.get(name) == t[name] for r, t in zip(read, truth, strict=True)) / len(samples) for name in truth[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What of objects an image tokenizer keeps")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", default=".data/scenes-tiny")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    source = from_shards(args.data)
+    preset = preset_of(source.samples(source.primary)[0].image)
+    prompts = [prompt for prompt in seen_prompts() if prompt.count(" a ") + prompt.count(" an ") == 0]
+    samples = [told(compose(prompt, preset, Random(prompt)), number) for number, prompt in enumerate(prompts)]
+    shares = kept(models.load(args.run, str(Process.find(args.device).device)), recogniser_of(source), samples)
+    print(f"{args.run.name}, {len(samples)} pictures: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Is the embedded data set learnable? `make calibrate` trains one small detector on the truth and asks it everything.
+
+The detector (`eval.scenes.recogniser`) sees the training pictures as the models of this suite do, but is told where each object is and
+what it looks like. Questions are then answered by rule from the objects it finds. Whatever it gets right can be learned from these
+pictures: a model that stays at chance there lacks supervision or budget, not data. The table that it prints stands in
+data/scenes/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from data.loader import in_order
+from data.sample import Object, Sample
+from data.scenes.language import answer
+from data.scenes.world import RELATIONS, direction
+from data.shards import find
+from eval.base.metrics import estimate
+from eval.scenes.recogniser import ATTRIBUTES, BACKGROUND, looks, train
+
+
+def measure(
+    samples: Sequence[Sample], found: Sequence[tuple[list[Object], dict[str, str]]], training: Sequence[Sample]
+) -> list[dict[str, object]]:
+    """One row for every attribute and question type: accuracy with interval, chance, and the best answer without the picture."""
+    right: dict[str, list[float]] = defaultdict(list)
+    for sample, (objects, background) in zip(samples, found, strict=True):
+        for name, value in background.items():
+            right[f"background: {name}"].append(sample.extra[name] == value)
+        if len(sample.objects) == len(objects) == 1:
+            for name in (*ATTRIBUTES, "place"):
+                right[f"attribute: {name}"].append(_value(sample.objects[0], name) == _value(objects[0], name))
+        relations = [
+            [i, seen, j]
+            for i, a in enumerate(objects)
+            for j, b in enumerate(objects)
+            if i != j and (seen := direction(a.box[0] - b.box[0], a.box[1] - b.box[1]))
+        ]
+        for question in sample.questions:
+            kind = _kind(question.answer, question.kind)
+            right[f"question: {kind}"].append(answer(question.question, objects, relations) == question.answer)
+    prior = _text_only(samples, training)
+    chance = {f"attribute: {name}": 1 / values for name, values in ATTRIBUTES.items()}
+    chance |= {f"background: {name}": 1 / len(values) for name, values in BACKGROUND.items()}
+    places = Counter(thing.attributes["place"] for sample in training if len(sample.objects) == 1 for thing in sample.objects)
+    chance["attribute: place"] = max(places.values()) / places.total()
+    rows = []
+    for name, outcomes in sorted(right.items()):
+        mean = estimate(outcomes)
+        at_chance = chance.get(name, prior.get(name, 0.0))
+        rows.append({"skill": name, "accuracy": mean.value, "low": mean.low, "high": mean.high, "n": len(outcomes), "chance": at_chance})
+    return rows
+
+
+def _text_only(samples: Sequence[Sample], training: Sequence[Sample]) -> dict[str, float]:
+    """Accuracy of the most frequent training answer to each question's exact words; to its kind, where they are new."""
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    for sample in training:
+        for question in sample.questions:
+            for words in (question.question, _kind(question.answer, question.kind)):
+                answers[words][question.answer] += 1
+    right: dict[str, list[bool]] = defaultdict(list)
+    for sample in samples:
+        for question in sample.questions:
+            kind = _kind(question.answer, question.kind)
+            guess = (answers[question.question] or answers[kind]).most_common(1)
+            right[f"question: {kind}"].append(bool(guess) and guess[0][0] == question.answer)
+    return {kind: sum(outcomes) / len(outcomes) for kind, outcomes in right.items()}
+
+
+def _kind(truth: str, kind: str) -> str:
+    return kind if kind != "relation" else "relation (which)" if truth in RELATIONS else "relation (yes or no)"
+
+
+def _value(thing: Object, name: str) -> str:
+    return (thing.attributes | looks(thing))[name]
+
+
+def _report(seen: int, loss: float) -> None:
+    if seen % 12_800 == 0:
+        print(f"{seen:>7,} pictures  loss {loss:.3f}", flush=True)
+
+
+def _show(rows: Sequence[dict[str, object]], title: str) -> None:
+    table = Table("skill", "accuracy", "95% interval", "without the picture", "n", title=title)
+    for row in rows:
+        table.add_row(
+            str(row["skill"]), f"{row['accuracy']:.3f}", f"{row['low']:.3f} - {row['high']:.3f}", f"{row['chance']:.3f}", str(row["n"])
+        )
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=".data/scenes-tiny")
+    parser.add_argument("--budget", type=int, default=100_000, help="pictures to train on, repeats counted")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(".runs/calibrate.json"))
+    args = parser.parse_args()
+    training, test = (
+        [sample for batch in in_order(find(args.data, split), batch_size=256) for sample in batch] for split in ("train", "test")
+    )
+    started = time.monotonic()
+    model = train(training, budget=args.budget, seed=args.seed, report=_report)
+    rows = measure(test, model.recognise([sample.image for sample in test]), training)
+    _show(rows, f"{args.budget:,} pictures in {time.monotonic() - started:.0f} s, seed {args.seed}, {args.data}/test")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"budget": args.budget, "seed": args.seed, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""How long `make train-<model>` takes on this machine, from some steps of every stage: `make time-coca`.
+
+What the model builds on is timed, too, and has to be trained already: a stage that starts from nothing would not be that stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import models
+from recipes.claims.estimate import measured_rates
+from recipes.train.folder import finished
+from recipes.train.recipe import AnyRecipe
+from recipes.train.stages import prerequisites, run_name
+
+STEPS = 20
+
+
+def trainings(name: str, recipe: AnyRecipe, preset: str, runs: Path) -> Iterator[tuple[Path, str, AnyRecipe]]:
+    """A run's folder, preset and recipe, after those of all that it builds on, each once."""
+    seen = set()
+    for needed in prerequisites(recipe, preset, runs):
+        for folder, its_preset, its_recipe in trainings(needed.name, needed.recipe, needed.preset, runs):
+            if folder not in seen:
+                seen.add(folder)
+                yield folder, its_preset, its_recipe
+    yield runs / run_name(name, preset, recipe, recipe.data), preset, recipe
+
+
+def timed(name: str, recipe: AnyRecipe, preset: str, runs: Path, steps: int = STEPS) -> list[tuple[str, str, int, float]]:
+    """Of every training its run, stage, samples, and samples per second. Raises ValueError where something that others build on is
+    not trained yet."""
+    found = []
+    chain = list(trainings(name, recipe, preset, runs))
+    if missing := [folder for folder, *_ in chain[:-1] if not finished(folder)]:
+        raise ValueError(f"{', '.join(map(str, missing))}: not trained yet, and {name} builds on it; `make train-{name}` does both")
+    for folder, its_preset, its_recipe in chain:
+        rates = measured_rates(its_recipe, its_preset, runs, steps)
+        for stage, rate in zip(its_recipe.schedule, rates, strict=True):
+            found.append((folder.name, stage.name, stage.budget, rate))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How long a training takes on this machine", prog="recipes.tools.timing")
+    parser.add_argument("model", choices=tuple(models.TABLE))
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--data", default="")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=Path, default=Path(".runs"))
+    args = parser.parse_args()
+    recipe: AnyRecipe = importlib.import_module(f"recipes.{args.model}").PRESETS[args.preset]
+    recipe = replace(recipe, data=args.data or recipe.data, device=args.device, seed=args.seed)
+    try:
+        rows = timed(args.model, recipe, args.preset, args.runs)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    minutes = [samples / rate / 60 for *_, samples, rate in rows]
+    table = Table(
+        "run", "stage", "samples", "samples / s", "minutes", title=f"{STEPS} steps of each stage, {torch.get_num_threads()} threads"
+    )
+    for (run, stage, samples, rate), each in zip(rows, minutes, strict=True):
+        table.add_row(run, stage, f"{samples:,}", f"{rate:,.0f}", f"{each:.1f}")
+    own = sum(each for (run, *_), each in zip(rows, minutes, strict=True) if run == rows[-1][0])
+    table.add_row("together", "", "", "", f"{sum(minutes):.1f}, of which {own:.1f} its own")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

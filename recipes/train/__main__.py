@@ -1,0 +1,36 @@
+"""`python -m recipes.train clip tiny --out .runs/clip-tiny-s0 [--optim.lr 1e-3 ...]` (= `make train-clip`)."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+import models
+from data.shards import DataError
+from recipes.train.loop import train
+from recipes.train.recipe import AnyRecipe, Recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train a model. Any field of its recipe is an option: --optim.lr 1e-3", add_help=False)
+    parser.add_argument("model", choices=tuple(models.TABLE))
+    parser.add_argument("preset", choices=("tiny", "small", "paper"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shared", type=Path, help="where runs are found or put that this one builds on; beside --out unless given")
+    args, rest = parser.parse_known_args()
+    default: AnyRecipe = importlib.import_module(f"recipes.{args.model}").PRESETS[args.preset]
+    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # so that tyro shows the fields of this model's configuration
+    recipe = tyro.cli(kind, default=default, args=rest, prog=f"recipes.train {args.model} {args.preset}")
+    try:
+        sys.exit(train(recipe, args.out, args.preset, args.shared))
+    except (DataError, OSError, ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

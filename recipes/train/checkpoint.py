@@ -1,0 +1,69 @@
+"""The state of a training in one safetensors file: nothing in it can execute, and it appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from recipes.train.progress import Progress
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's, Muon's
+
+
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Weights, optimiser moments, and `progress`. Random numbers need no state: every step seeds its own."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    names = _names(model, optimizer)
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optim.{key}.{names[index]}": value for key, value in moments.items()}
+    part = path.with_suffix(".part")
+    about = {"progress": json.dumps(asdict(progress))}
+    # Copies, because tied weights share memory, which the format refuses.
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, part, about)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def read_progress(path: Path) -> Progress:
+    """Raises ValueError when the file is no checkpoint."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return Progress(**json.loads((file.metadata() or {})["progress"]))
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+        raise _foreign(path, error) from error
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put the state back in place. Raises ValueError when the file is not of this training."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        model.load_state_dict(weights)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for index, name in _names(model, optimizer).items():
+            moments = {key: tensors[f"optim.{key}.{name}"] for key in MOMENTS if f"optim.{key}.{name}" in tensors}
+            if moments:
+                state[index] = moments
+    except (KeyError, RuntimeError, OSError, SafetensorError) as error:
+        raise _foreign(path, error) from error
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _foreign(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a checkpoint of this training ({error}); remove its folder or choose another OUT=")
+
+
+def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:
+    """Position in the optimiser -> name of the parameter."""
+    by_identity = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {index: by_identity[id(parameter)] for index, parameter in enumerate(parameters)}

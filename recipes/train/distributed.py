@@ -1,0 +1,89 @@
+"""Where a process runs: its rank among its peers, its device, and what that device can do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among its peers, and its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def find(cls, device: str) -> Process:
+        """From torchrun's environment; alone without it. `auto` is CUDA where there is one."""
+        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if "WORLD_SIZE" not in os.environ:
+            return cls(0, 1, torch.device(kind))
+        if kind.startswith("cuda"):
+            kind = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(kind)
+        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size(), torch.device(kind))
+
+    def autocast(self, precision: str) -> Any:
+        if precision == "auto":
+            precision = "bf16" if multiplies_bf16(self.device) else "fp32"
+        return torch.autocast(self.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank when it is true on one, so that all leave the loop at the same step."""
+        if self.world == 1:
+            return flag
+        votes = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(votes)
+        return bool(votes)
+
+    def gather(self, value: Any) -> list[Any]:
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def mean(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Scalars averaged over ranks."""
+        stacked = torch.stack([value.detach() for value in values.values()])
+        if self.world > 1:
+            dist.all_reduce(stacked)
+        return dict(zip(values, (stacked / self.world).tolist(), strict=True))
+
+    def wait(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capable = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
+
+
+def hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def peak_memory_mb() -> float:
+    if torch.cuda.is_initialized():  # not is_available: a training on the CPU of a CUDA machine
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

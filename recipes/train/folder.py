@@ -1,0 +1,113 @@
+"""A run folder: whose training it holds, whether that is finished, and what it cost."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import models
+from recipes.train.distributed import Process, hardware, peak_memory_mb
+from recipes.train.progress import Progress
+from recipes.train.recipe import AnyRecipe, Optim, Recipe
+
+CHECKPOINT = "checkpoint.safetensors"
+# What may change when a run is resumed: it decides where, how fast and in what order of rounding, not what is learned.
+FREE = ("preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
+
+
+@contextmanager
+def alone(folder: Path, process: Process) -> Iterator[None]:
+    """One training at a time in a folder: another one waits, and then finds what was trained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        if process.rank == 0:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{folder} is being trained by another process: waiting for it", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        process.wait()
+        yield
+
+
+def claim(folder: Path, recipe: AnyRecipe, preset: str, process: Process) -> bool:
+    """A run folder belongs to one recipe: refuse to continue it with another. Returns whether there is anything to continue."""
+    path = folder / "recipe.json"
+    wanted = as_json(recipe, preset)
+    begun = any((folder / left).exists() for left in (CHECKPOINT, "model.safetensors"))
+    if begun:
+        if differs := differences(json.loads(path.read_text()), wanted):
+            changes = "; ".join(f"{name}: {there} there, {now} now" for name, (there, now) in differs.items())
+            raise ValueError(f"{folder} was trained with another recipe ({changes}). Choose another OUT=, or remove it")
+    elif process.rank == 0:
+        path.write_text(json.dumps(wanted, indent=1))
+    process.wait()
+    return begun
+
+
+def as_json(recipe: AnyRecipe, preset: str) -> dict[str, Any]:
+    """What recipe.json says, without the fields that have nothing to say: stages where there are none, what stages replace."""
+    unsaid = {"optim", "budget", "batch"} if recipe.stages else {"stages"}
+    unsaid |= set() if recipe.prerequisites else {"prerequisites"}
+    named = {"name": name_of(recipe), "preset": preset, **asdict(recipe)}
+    return json.loads(json.dumps({name: value for name, value in named.items() if name not in unsaid}))
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Field -> both values, where two recipes as json train differently."""
+    one, other = _complete(one), _complete(other)
+    names = [name for name in dict.fromkeys([*one, *other]) if name not in FREE]
+    return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
+
+
+def _complete(recipe: dict[str, Any]) -> dict[str, Any]:
+    """With the fields that did not exist yet when it was written: they are at their defaults there."""
+    default = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+    _, config = models.classes(recipe["name"])
+    try:
+        model = asdict(models.from_dict(config, recipe["model"]))
+    except TypeError:  # a field that does not exist any more: it will differ
+        model = recipe["model"]
+    recipe = json.loads(json.dumps(default | recipe | {"model": model}, default=asdict))
+    for described in [recipe, *recipe.get("stages", ())]:
+        if "optim" in described:
+            described["optim"] = asdict(Optim(lr=0.0)) | described["optim"]
+    return json.loads(json.dumps(recipe))
+
+
+def name_of(recipe: AnyRecipe) -> str:
+    return next(name for name, (_, _, config) in models.TABLE.items() if config == type(recipe.model).__name__)
+
+
+def finished(folder: Path) -> bool:
+    path = folder / "cost.json"
+    return path.exists() and json.loads(path.read_text())["finished"]
+
+
+def write_cost(folder: Path, recipe: AnyRecipe, model: nn.Module, process: Process, progress: Progress) -> None:
+    """`cost.json`: what all stages cost together, and what the runs cost that this one builds on."""
+    cost = {
+        "samples_seen": progress.samples,
+        "trainable_parameters": sum(parameter.numel() for name, parameter in model.named_parameters() if name in progress.trained),
+        "total_parameters": sum(p.numel() for p in model.parameters()),
+        "train_seconds": progress.seconds,
+        "train_flops": progress.total_flops,
+        "peak_memory_mb": peak_memory_mb(),
+        "hardware": f"{process.world} x {hardware(process.device)}",
+        "threads": torch.get_num_threads(),
+        "prerequisites": progress.prerequisites,
+        "finished": progress.complete(recipe),
+    }
+    part = folder / "cost.json.part"
+    part.write_text(json.dumps(cost, indent=1))
+    os.replace(part, folder / "cost.json")

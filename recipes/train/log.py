@@ -1,0 +1,109 @@
+"""Where a training reports: train.jsonl always, a progress bar or plain lines on the terminal, wandb when asked."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from recipes.train.recipe import AnyRecipe
+
+
+class Reporter:
+    """Only rank 0 writes; on other ranks every method does nothing."""
+
+    def __init__(self, folder: Path, recipe: AnyRecipe, *, step: int, samples: int, active: bool) -> None:
+        self.active = active
+        if not active:
+            return
+        self.path = folder / "train.jsonl"
+        _cut_after(self.path, step)
+        self.file = self.path.open("a")
+        console = Console(stderr=True)
+        self.plain = not console.is_terminal
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=self.plain,
+        )
+        self.task = self.bar.add_task(folder.name, total=recipe.samples, completed=samples, status="")
+        self.bar.start()
+        atexit.register(self.bar.stop)  # or a training that ends in an error would leave the terminal without its cursor
+        self.wandb = _wandb(folder, recipe) if recipe.log.wandb != "off" else None
+
+    def line(self, record: dict[str, Any]) -> None:
+        """One measured step."""
+        if not self.active:
+            return
+        self._write(record)
+        speed = f"{record['samples_per_s']:,.0f} samples/s  wait {record['data_wait_share']:.0%}  {record['memory_mb']:,.0f} MB"
+        status = f"loss {record['loss']:.3f}  {speed}" if "loss" in record else speed
+        if record["drops"]:
+            status += f"  dropped {sum(record['drops'].values())}"
+        self.bar.update(self.task, completed=record["samples"], status=status)
+        if self.plain:
+            print(f"step {record['step']:>6}  samples {record['samples']:>9,}  {status}", file=sys.stderr, flush=True)
+        if self.wandb is not None:
+            flat = {f"{group}/{name}": value for group in ("terms", "drops") for name, value in record.get(group, {}).items()}
+            self.wandb.log({**{k: v for k, v in record.items() if isinstance(v, (int, float))}, **flat}, step=record["step"])
+
+    def event(self, kind: str, message: str, **fields: Any) -> None:
+        """Something that happened once: start, resume, save, validate, warning, end."""
+        if not self.active:
+            return
+        self._write({"event": kind, "message": message, **fields})
+        if kind not in ("save", "validate"):
+            style = "[yellow]" if kind == "warning" else ""
+            self.bar.console.print(f"{style}{message}", highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self.active:
+            self.bar.stop()
+            self.file.close()
+            if self.wandb is not None:
+                self.wandb.finish()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Drop what a killed run wrote after its last checkpoint: those steps are run again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line).get("step", 0) <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue  # the line being written when the process died
+    part = path.with_suffix(".part")
+    part.write_text("".join(kept))
+    os.replace(part, path)
+
+
+def _wandb(folder: Path, recipe: AnyRecipe) -> Any:
+    import wandb
+
+    return wandb.init(
+        project=recipe.log.project,
+        name=folder.name,
+        id=f"{folder.name}-{int((folder / 'recipe.json').stat().st_mtime)}",  # a folder trained anew is another run
+        resume="allow",
+        dir=folder,
+        mode="offline" if recipe.log.wandb == "offline" else "online",
+        config=asdict(recipe),
+    )

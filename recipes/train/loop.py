@@ -1,0 +1,261 @@
+"""The training loop: `python -m recipes.train clip tiny --out .runs/clip-tiny-s0 [--optim.lr 1e-3 ...]` (= `make train-clip`).
+
+Run it again to resume. Ctrl-C or SIGTERM saves first. Under torchrun every process takes a share of each batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import models
+import models.shared.text
+from data.loader import Loader, in_order
+from data.shards import Split, find, splits
+from data.texts import texts
+from models.published import published
+from models.shared.text import BPETokenizer, Tokenizer, named_tokenizer
+from recipes.train import checkpoint
+from recipes.train.distributed import Process, hardware
+from recipes.train.folder import CHECKPOINT, alone, claim, finished, name_of, write_cost
+from recipes.train.log import Reporter
+from recipes.train.optimiser import optimiser
+from recipes.train.progress import Progress
+from recipes.train.recipe import AnyRecipe, Stage
+from recipes.train.stages import Needed, adopt, describe, enter, prerequisites, set_training
+from recipes.train.step import average_gradients, backward
+from recipes.train.watch import Signals, Watch
+
+
+def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path | None = None) -> int:
+    """Train into a run folder, from where it was left; before that, whatever it builds on, into folders under `shared` (beside
+    `folder` unless given). Returns a process exit status: 0, or 128 + the signal that stopped it."""
+    process = Process.find(recipe.device)
+    status = _train(recipe, folder, preset, shared or folder.parent, process)
+    process.close()
+    return status
+
+
+def _train(recipe: AnyRecipe, folder: Path, preset: str, shared: Path, process: Process) -> int:
+    split = find(recipe.data, "train").first(recipe.shards)
+    with alone(folder, process):
+        begun = claim(folder, recipe, preset, process)
+        if finished(folder):
+            if process.rank == 0:
+                print(f"{folder} is trained ({recipe.samples:,} samples). Another: SEED=, OUT=, or remove the folder", file=sys.stderr)
+            return 0
+        needed = [] if begun else prerequisites(recipe, preset, shared)
+        for each in needed:
+            if process.rank == 0:
+                print(f"{folder} needs {each.folder} as its {each.role}: {each.state}", file=sys.stderr)
+            if finished(each.folder):
+                claim(each.folder, each.recipe, each.preset, process)
+            elif status := _train(each.recipe, each.folder, each.preset, shared, process):
+                return status
+        return _learn(recipe, split, folder, process, needed, begun=begun)
+
+
+def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, needed: Sequence[Needed], *, begun: bool) -> int:
+    for stage in recipe.schedule:
+        if stage.batch % process.world:
+            raise ValueError(f"batch {stage.batch} cannot be shared by {process.world} processes; make it a multiple of {process.world}")
+    state_path = folder / CHECKPOINT
+    left = checkpoint.read_progress(state_path) if state_path.exists() else None
+    if left and left.loader and len(left.loader) != process.world:
+        raise ValueError(f"{folder} was begun by {len(left.loader)} processes, now there are {process.world}: resume with as many")
+    progress = left or Progress()
+    model = build(recipe, split, folder, process, needed, progress, begun=begun)
+    if not begun and hasattr(model, "remember"):  # documents to retrieve from; they become part of its state
+        model.remember(in_order(split, batch_size=256, needs=("captions",)))
+        if process.rank == 0:
+            models.describe(model, folder)  # what it remembers may be part of its configuration
+    report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=process.rank == 0)
+    report.event("resume" if progress.step else "start", _headline(recipe, model, split, process, progress), step=progress.step)
+    fitted = hasattr(model, "fit")  # instead of being trained it takes samples in
+    if recipe.compile and not fitted:
+        model.encode = torch.compile(model.encode)
+    autocast = process.autocast(recipe.precision)
+    stopped = Signals()
+
+    first = progress.stage
+    for number in range(first, len(recipe.schedule)):
+        stage = enter(model, recipe, number, progress)
+        optimizer = optimiser(model, stage.optim, fused=process.device.type == "cuda")
+        if left and number == first:
+            checkpoint.load(state_path, model, optimizer)
+        loader = _loader(recipe, stage, split, model, process, progress)
+        report.event("stage", describe(model, recipe, stage, progress), step=progress.step, stage=stage.name)
+        validation = [] if fitted else _validation_batch(recipe, stage, model, process)
+        watch = Watch(recipe, stage, report, progress, process)
+        set_training(model)
+        batches = iter(loader)
+        while progress.in_stage < stage.budget and not process.any(stopped.signal is not None):
+            with watch.waiting():
+                batch = {name: rows.to(process.device, non_blocking=True) for name, rows in next(batches).items()}
+            for group in optimizer.param_groups:
+                group["lr"] = stage.optim.lr_at(progress.in_stage, stage.budget)
+            seed = (recipe.seed * 1_000_003 + progress.step) * process.world + process.rank
+            with _flop_counter() if not progress.flops else contextlib.nullcontext() as flops:
+                if fitted:
+                    losses = model.fit(batch)  # None: nothing is learned
+                else:
+                    losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
+                average_gradients(model.parameters())
+                norm = float(nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm))
+                if math.isfinite(norm):
+                    optimizer.step()
+            if flops is not None:
+                progress.flops = flops.get_total_flops() * process.world / stage.batch
+            if math.isfinite(norm) and hasattr(model, "after_step") and (complaint := model.after_step()):
+                report.event("warning", complaint, step=progress.step)
+            optimizer.zero_grad()
+            progress.step += 1
+            progress.samples += stage.batch
+            watch.step(losses, norm, optimizer.param_groups[0]["lr"], loader)
+            if validation and progress.in_stage // stage.batch % max(1, stage.budget // stage.batch // 10) == 0:
+                _validate(model, validation, autocast, report, progress)
+            if process.any(watch.due_to_save()):  # saving gathers from all ranks, and their clocks differ
+                _save(state_path, model, optimizer, progress, loader, watch, report, process)
+        _save(state_path, model, optimizer, progress, loader, watch, report, process)
+        if progress.in_stage < stage.budget:
+            break
+
+    stopped.release()
+    done = progress.complete(recipe)
+    if process.rank == 0:
+        models.save(model, folder)
+        write_cost(folder, recipe, model, process, progress)
+        end = "done" if done else "stopped by a signal and saved: run again to resume"
+        report.event("end", f"{folder}: {progress.samples:,} samples in {progress.seconds:,.0f} s, {end}", step=progress.step)
+    report.close()
+    process.wait()  # on every rank the files are there when this returns
+    return 0 if done else 128 + (stopped.signal or signal.SIGTERM)  # another rank may have got the signal
+
+
+# ------------------------------------------------------------------------------------------------ what is trained
+
+
+def build(
+    recipe: AnyRecipe, split: Split, folder: Path, process: Process, needed: Sequence[Needed], progress: Progress, *, begun: bool
+) -> Any:
+    """The model with its tokenizer and all that it takes over, the same on every rank; as the run folder describes it when
+    training there has begun."""
+    if begun:
+        return models.load(folder, str(process.device), weights=False)
+    adopted = {each.role: models.load(each.folder) for each in needed}
+    model_class, _ = models.classes(name_of(recipe))
+    torch.manual_seed(recipe.seed)
+    if recipe.weights:
+        model = published(recipe.weights)
+        if not isinstance(model, model_class):
+            raise ValueError(f"{recipe.weights} is a {type(model).__name__}, and the recipe trains a {model_class.__name__}")
+        progress.sources |= {name: recipe.weights for name, _ in model.named_children()}
+    else:
+        tokenizer = _tokenizer(recipe, split, adopted)
+        words = {"vocab_size": tokenizer.vocab_size} if hasattr(recipe.model, "vocab_size") else {}  # an image tokenizer has none
+        model = model_class(replace(recipe.model, **words), tokenizer)
+    adopt(model, needed, adopted, progress)
+    if fetch := getattr(model, "fetch", None):  # weights of backbones that its configuration names
+        progress.sources |= fetch()
+    if process.rank == 0:
+        models.describe(model, folder)
+    process.wait()
+    return model.to(process.device)
+
+
+def _tokenizer(recipe: AnyRecipe, split: Split, adopted: Mapping[str, Any]) -> Tokenizer:
+    if recipe.tokenizer in adopted:
+        return adopted[recipe.tokenizer].tokenizer
+    if recipe.tokenizer.startswith("train"):
+        return BPETokenizer.train(texts(split, limit=200_000, questions=recipe.tokenizer == "train+questions"), recipe.vocab_size)
+    return named_tokenizer(recipe.tokenizer)
+
+
+# ---------------------------------------------------------------------------------------------------- on the side
+
+
+def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Any, process: Process, progress: Progress) -> Loader:
+    return Loader(
+        split,
+        batch_size=stage.batch // process.world,
+        collate=model.collate,
+        seed=recipe.seed + 1_000_003 * progress.stage,  # another order than in the stage before
+        rank=process.rank,
+        world=process.world,
+        workers=recipe.workers,
+        memory_budget=int(recipe.memory_gb * 2**30),
+        state=progress.loader[process.rank] if progress.loader else None,
+    )
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    loader: Loader,
+    watch: Watch,
+    report: Reporter,
+    process: Process,
+) -> None:
+    progress.seconds, watch.saved = watch.seconds(), time.monotonic()
+    progress.loader = process.gather(loader.state())
+    if process.rank == 0:
+        checkpoint.save(path, model, optimizer, progress)
+        report.event("save", str(path), step=progress.step)
+
+
+def _validation_batch(recipe: AnyRecipe, stage: Stage, model: Any, process: Process) -> list[dict[str, torch.Tensor]]:
+    """The first samples of the val split as batches of the training's size, so that losses compare; empty without such a split."""
+    batches: list[dict[str, torch.Tensor]] = []
+    if not recipe.log.validate or process.world > 1 or "val" not in splits(recipe.data):
+        return batches
+    for samples in in_order(find(recipe.data, "val"), batch_size=stage.batch, needs=("captions",)):
+        if len(samples) < stage.batch or len(batches) * stage.batch >= recipe.log.validate:
+            break
+        batches.append(model.collate(samples))
+    return batches
+
+
+@torch.no_grad()
+def _validate(model: Any, batches: list[dict[str, torch.Tensor]], autocast: Any, report: Reporter, progress: Progress) -> None:
+    model.eval()
+    device = next(model.parameters()).device
+    total = 0.0
+    for batch in batches:
+        with autocast:
+            features = model.encode({name: rows.to(device) for name, rows in batch.items()})
+        total += model.objective(features).total.item()
+    set_training(model)
+    loss = total / len(batches)
+    report.event("validate", f"validation loss {loss:.4f}", step=progress.step, samples=progress.samples, loss=loss)
+
+
+def _headline(recipe: AnyRecipe, model: nn.Module, split: Split, process: Process, progress: Progress) -> str:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    action = f"resumes at {progress.samples:,} of" if progress.step else "will see"
+    size = f"{split.samples:,} samples" if split.samples else "samples not counted yet"
+    return (
+        f"{type(model).__name__}, {parameters / 1e6:.1f} M parameters, {action} {recipe.samples:,} samples of "
+        f"{split.name}/{split.split} ({size}) on {process.world} x {hardware(process.device)}"
+    )
+
+
+def _flop_counter() -> FlopCounterMode:
+    """Counts all modules together. Its own tracker of modules fails where a parameter is expanded without gradients, as
+    SigLIP's pooling does in the first pass over micro-batches."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = SimpleNamespace(parents={"Global"}, __enter__=lambda: None, __exit__=lambda: None)  # type: ignore[assignment]
+    return counter

@@ -1,0 +1,137 @@
+"""What a training builds on, and the stages that it goes through: where weights come from, what is frozen."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from recipes.train.folder import CHECKPOINT, finished
+from recipes.train.progress import Progress
+from recipes.train.recipe import AnyRecipe, Stage
+
+# ------------------------------------------------------------------------------------------------- prerequisites
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A prerequisite as a run: `recipe` trained into `folder`."""
+
+    role: str
+    name: str
+    recipe: AnyRecipe
+    preset: str
+    folder: Path
+
+    @property
+    def state(self) -> str:
+        if finished(self.folder):
+            return "trained already"
+        seen = f"{self.recipe.samples:,} samples"
+        return f"begun, will be finished first ({seen})" if (self.folder / CHECKPOINT).exists() else f"will be trained first ({seen})"
+
+
+def prerequisites(recipe: AnyRecipe, preset: str, shared: Path) -> list[Needed]:
+    """The runs under `shared` that a recipe builds on: with its data and its seed, and where and how it runs itself.
+
+    Raises ValueError where a recipe has no such preset.
+    """
+    found = []
+    for prerequisite in recipe.prerequisites:
+        presets: dict[str, AnyRecipe] = importlib.import_module(f"recipes.{prerequisite.recipe}").PRESETS
+        chosen = prerequisite.preset or preset
+        if chosen not in presets:
+            known = ", ".join(presets)
+            raise ValueError(f"prerequisite {prerequisite.role}: recipes/{prerequisite.recipe}.py has no preset {chosen!r}, only {known}")
+        standard = presets[chosen]
+        where = {name: getattr(recipe, name) for name in ("data", "seed", "device", "workers", "memory_gb", "save_minutes", "log")}
+        folder = shared / run_name(prerequisite.recipe, chosen, recipe, standard.data)
+        found.append(Needed(prerequisite.role, prerequisite.recipe, replace(standard, **where), chosen, folder))
+    return found
+
+
+def run_name(name: str, preset: str, recipe: AnyRecipe, standard_data: str) -> str:
+    """As the Makefile names runs: also after their data, unless it is the preset's own."""
+    place = Path(recipe.data).parent if ".tar" in recipe.data else Path(recipe.data)
+    return f"{name}-{preset}{'' if recipe.data == standard_data else f'-{place.name}'}-s{recipe.seed}"
+
+
+def adopt(model: Any, needed: Sequence[Needed], adopted: Mapping[str, nn.Module], progress: Progress) -> None:
+    """Hand the trained prerequisites over, and note what they cost and which of the model's modules they became."""
+    if not adopted:
+        return
+    model.adopt(dict(adopted))
+    progress.sources |= _sources(model, {f"{each.role} of {each.folder}": adopted[each.role] for each in needed})
+    for each in needed:
+        cost = json.loads((each.folder / "cost.json").read_text())
+        names = ("samples_seen", "train_seconds", "train_flops", "prerequisites")
+        progress.prerequisites[each.role] = {"run": each.folder.name} | {name: cost[name] for name in names if cost.get(name)}
+
+
+def _sources(model: nn.Module, adopted: dict[str, nn.Module]) -> dict[str, str]:
+    """Module -> whose matrices it holds, by their values: it does not matter how a model takes them over."""
+    found: dict[str, str] = {}
+    for name, mine in model.named_parameters():
+        for source, module in adopted.items() if mine.ndim >= 2 else ():
+            if any(mine.shape == theirs.shape and torch.equal(mine, theirs) for theirs in module.parameters()):
+                found[name.split(".")[0]] = source
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------- stages
+
+
+def enter(model: Any, recipe: AnyRecipe, number: int, progress: Progress) -> Stage:
+    """Begin stage `number`, or return to it."""
+    stage = recipe.schedule[number]
+    if number > progress.stage:
+        progress.next_stage()
+    for name, parameter in model.named_parameters():
+        if name in progress.frozen:  # by `adopt`, in a process that is no more
+            parameter.requires_grad_(False)
+    if hasattr(model, "enter_stage"):
+        torch.manual_seed(recipe.seed + number)
+        model.enter_stage(stage.name)
+    progress.frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    progress.trained = list(dict.fromkeys([*progress.trained, *trained]))
+    return stage
+
+
+def set_training(model: nn.Module) -> None:
+    """Training mode, except for whatever is wholly frozen: no dropout there, and running statistics stay."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
+def describe(model: nn.Module, recipe: AnyRecipe, stage: Stage, progress: Progress) -> str:
+    """A line for the stage, and one for every module: where its weights come from, frozen or trained, how many."""
+    start = f"stage {progress.stage + 1} of {len(recipe.schedule)}, {stage.name}: " if recipe.stages else ""
+    rows = [_module_row(name, list(parameters), progress) for name, parameters in _modules(model).items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
+    rate = f", learning rate {stage.optim.lr:g}" if stage.optim.lr else ""
+    return "\n".join([f"{start}{stage.budget:,} samples in batches of {stage.batch}{rate}", *lines])
+
+
+def _modules(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        found.setdefault(name.split(".")[0], []).append(parameter)
+    return found
+
+
+def _module_row(name: str, parameters: list[nn.Parameter], progress: Progress) -> tuple[str, str, str, str]:
+    total = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    how = "trained" if trained == total else f"{trained:,} trained, the rest frozen" if trained else "frozen"
+    return name, progress.sources.get(name, "from scratch"), how, f"{total:,}"

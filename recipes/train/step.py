@@ -1,0 +1,78 @@
+"""One optimisation step's gradients, exact whatever the micro-batch and the number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from models.contract import Losses
+
+Batch = dict[str, Tensor]
+
+
+class Trainable(Protocol):
+    """What the loop needs of a model: the costly half per sample, and the half that couples the batch."""
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]: ...
+    def objective(self, features: dict[str, Tensor]) -> Losses: ...
+
+
+def backward(model: Trainable, batch: Batch, *, micro_batch: int | None, autocast: Any, seed: int = 0) -> Losses:
+    """Accumulate the gradients of the batch's loss into the parameters.
+
+    A contrastive loss compares every pair of the batch, so the mean over micro-batches of their losses is a different
+    loss. Instead (as in GradCache, arXiv 2101.06983): encode all micro-batches without a graph, take the loss of the
+    whole batch and its gradient with respect to the features, then encode each micro-batch again with a graph and push
+    those gradients through it. `seed` makes both passes draw the same dropout.
+    """
+    size = len(next(iter(batch.values())))
+    if micro_batch is None or micro_batch >= size:
+        torch.manual_seed(seed)
+        with autocast:
+            features = model.encode(batch)
+        losses = model.objective(features)
+        losses.total.backward()
+        return losses
+
+    parts = [{name: rows[start : start + micro_batch] for name, rows in batch.items()} for start in range(0, size, micro_batch)]
+    with torch.no_grad():
+        cached = [_encode(model, part, autocast, seed + index) for index, part in enumerate(parts)]
+    leaves = {name: torch.cat([features[name] for features in cached]) for name in cached[0]}
+    leaves = {name: leaf.requires_grad_(leaf.is_floating_point()) for name, leaf in leaves.items()}  # labels have no gradient
+    losses = model.objective(leaves)
+    losses.total.backward()
+    for index, part in enumerate(parts):
+        features = _encode(model, part, autocast, seed + index)
+        rows = slice(index * micro_batch, (index + 1) * micro_batch)
+        pushed = [name for name, feature in features.items() if feature.requires_grad and leaves[name].grad is not None]
+        gradients = [leaves[name].grad[rows] for name in pushed]  # type: ignore[index]
+        torch.autograd.backward([features[name] for name in pushed], gradients)
+    return losses
+
+
+def _encode(model: Trainable, part: Batch, autocast: Any, seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    with autocast:
+        return model.encode(part)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Mean over ranks, in one message.
+
+    DistributedDataParallel is not used: it counts a parameter's gradient as final after the first backward pass, and
+    accumulation above has one pass for the objective's own parameters and several for the towers'.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))

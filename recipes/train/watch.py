@@ -1,0 +1,118 @@
+"""What watches over a training: clocks, averages, two guards, and signals that want it to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from data.loader import Loader
+from models.contract import Losses
+from recipes.train.distributed import Process, peak_memory_mb
+from recipes.train.log import Reporter
+from recipes.train.progress import Progress
+from recipes.train.recipe import AnyRecipe, Stage
+
+NON_FINITE_STEPS = 10  # in a row, before the run is given up
+
+
+class Watch:
+    """Clocks, averages, and the two guards: losses that stay at chance, and numbers that are no longer numbers."""
+
+    def __init__(self, recipe: AnyRecipe, stage: Stage, report: Reporter, progress: Progress, process: Process) -> None:
+        self.recipe, self.stage, self.report, self.progress, self.process = recipe, stage, report, progress, process
+        self.started = time.monotonic() - progress.seconds
+        self.saved = self.logged = time.monotonic()
+        self.waited = 0.0
+        self.samples_logged = progress.samples
+        self.non_finite = 0
+        self.warned: set[str] = set()
+        self.recent: dict[str, float] = {}
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def due_to_save(self) -> bool:
+        return time.monotonic() - self.saved > 60 * self.recipe.save_minutes
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.waited += time.monotonic() - start
+
+    def step(self, losses: Losses | None, norm: float, lr: float, loader: Loader) -> None:
+        """`losses` is None of a model that takes samples in and learns nothing from them."""
+        if losses is not None:
+            self._guard_numbers(losses, norm, lr)
+        if self.progress.step % self.recipe.log.every and self.progress.in_stage < self.stage.budget:
+            return
+        learned: dict[str, Any] = {}
+        if losses is not None:
+            values = self.process.mean({"total": losses.total, **losses.terms})
+            learned = {"loss": values["total"], "terms": values, "chance": losses.chance, "lr": lr, "grad_norm": norm}
+        drops = sum(map(Counter, self.process.gather(dict(loader.drops))), Counter[str]())
+        now = time.monotonic()
+        elapsed = max(1e-9, now - self.logged)
+        self.report.line(
+            {
+                "step": self.progress.step,
+                "samples": self.progress.samples,
+                "stage": self.stage.name,
+                **learned,
+                "samples_per_s": (self.progress.samples - self.samples_logged) / elapsed,
+                "data_wait_share": self.waited / elapsed,
+                "memory_mb": peak_memory_mb(),
+                "seconds": self.seconds(),
+                "epoch": loader.epoch,
+                "drops": dict(drops),
+            }
+        )
+        self.logged, self.waited, self.samples_logged = now, 0.0, self.progress.samples
+        if losses is not None:
+            self._guard_chance(values, losses.chance)
+
+    def _guard_chance(self, values: dict[str, float], chance: dict[str, float]) -> None:
+        for name, at_chance in chance.items():
+            self.recent[name] = 0.7 * self.recent.get(name, values[name]) + 0.3 * values[name]
+            seen = self.progress.in_stage
+            late = seen > 0.15 * self.stage.budget and seen >= 100 * self.stage.batch
+            if late and name not in self.warned and self.recent[name] > 0.97 * at_chance:
+                self.warned.add(name)
+                found = f"loss '{name}' is still at chance ({self.recent[name]:.3f}, chance {at_chance:.3f})"
+                advice = "do captions belong to their images (`make check-data`)? Is the learning rate right?"
+                self.report.event("warning", f"{found} after {seen:,} samples: {advice}", step=self.progress.step)
+
+    def _guard_numbers(self, losses: Losses, norm: float, lr: float) -> None:
+        if math.isfinite(norm):
+            self.non_finite = 0
+            return
+        self.non_finite += 1
+        terms = {name: term.item() for name, term in losses.terms.items()}
+        step = self.progress.step
+        self.report.event("warning", f"step {step}: gradient norm {norm}, losses {terms}; step skipped", step=step)
+        if self.non_finite >= NON_FINITE_STEPS:
+            raise FloatingPointError(
+                f"{NON_FINITE_STEPS} steps in a row without finite gradients, last losses {terms} at learning rate {lr:.2e}. "
+                "The last checkpoint is from before; try a lower --optim.lr, or --precision fp32"
+            )
+
+
+class Signals:
+    """Remembers SIGTERM and SIGINT until the step is over; a second one is not caught."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def release(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.signal = number
+        self.release()
