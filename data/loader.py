@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,7 @@ class Loader:
     collate: a picklable callable; its generator is seeded by (seed, rank, number of the batch), whatever worker runs it.
     needs: fields of Sample that must not be empty; samples without them are dropped and counted.
     max_drop_share: above this share of dropped samples the loader raises DataError.
+    precompute: what is done with all samples once, where they are held in memory; streamed ones go to `collate` as they are.
     state: what `state()` returned; batches then continue right after that one. Data, seed, batch size and world must be the same.
 
     Raises DataError for data that cannot be used.
@@ -51,6 +52,7 @@ class Loader:
         memory_budget: int = MEMORY_BUDGET,
         max_drop_share: float = 0.1,
         state: dict[str, Any] | None = None,
+        precompute: Callable[[Sequence[Sample]], Sequence[Sample]] | None = None,
     ) -> None:
         if batch_size < 1 or workers < 0 or not 0 <= rank < world:
             raise ValueError(f"batch_size {batch_size}, workers {workers}, rank {rank} of {world}: one of them is impossible")
@@ -62,6 +64,7 @@ class Loader:
         if state["kind"] == "memory" if state else fits(split, memory_budget):
             self._tallies[0] = Tally()
             samples = load(split, needs=needs, tally=self._tallies[0], max_drop_share=max_drop_share, threads=max(workers, 2))
+            samples = list(precompute(samples)) if precompute else samples
             self._source = MemoryBatches(samples, batch_size=batch_size, collate=collate, seed=seed, rank=rank, world=world, state=state)
             self.samples: int | None = len(samples)
             self.workers = workers

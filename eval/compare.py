@@ -18,7 +18,6 @@ from eval import EvalError
 from eval.report import page, plain
 from eval.report.report import build
 from eval.report.results import read_runs
-from models import PARADIGMS
 
 PLAIN_WIDTH = 160  # of what goes into a file or a pipe
 
@@ -34,7 +33,7 @@ def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), da
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
     console, errors = Console(width=width), Console(stderr=True)
     try:
-        report = build(read_runs(runs), tuple(PARADIGMS), dataset, runs / "claims")
+        report = build(read_runs(runs), (), dataset, runs / "claims")
     except EvalError as error:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1

@@ -1,53 +1,74 @@
-"""The paradigms. `models.load(folder)` rebuilds any trained model from its run folder."""
+"""The models. `models.load(folder)` rebuilds any trained model from its run folder.
+
+A package in this folder is found by being here: its `__init__.py` exports its subclass of `models.contract.Model`, or several.
+Importing this page does not import torch.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
 import os
+import pkgutil
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-if TYPE_CHECKING:  # reports read this table without waiting for torch
-    from torch import nn
+if TYPE_CHECKING:
+    from models.contract import Model
 
-PARADIGMS = {
-    "clip": "contrastive",
-    "siglip": "contrastive",
-    "flava": "masking",
-    "maskvlm": "masking",
-    "coca": "generative",
-    "cm3leon": "generative",
-    "frozen": "pretrained backbones",
-    "minigpt4": "pretrained backbones",
-    "blip2": "pretrained backbones",
-    "magic": "training-free",
-    "asif": "training-free",
-}
-
-# name -> module, model class, configuration class: the models that exist
-TABLE = {
-    "clip": ("models.clip", "CLIP", "CLIPConfig"),
-    "siglip": ("models.siglip", "SigLIP", "SigLIPConfig"),
-    "vq": ("models.vq", "VQ", "VQConfig"),  # CM3leon's and FLAVA's image tokens
-    "cm3leon": ("models.cm3leon", "CM3leon", "CM3leonConfig"),
-    "coca": ("models.coca", "CoCa", "CoCaConfig"),
-    "flava": ("models.flava", "FLAVA", "FLAVAConfig"),
-    "maskvlm": ("models.maskvlm", "MaskVLM", "MaskVLMConfig"),
-    "frozen": ("models.frozen", "Frozen", "FrozenConfig"),
-    "blip2": ("models.blip2", "BLIP2", "BLIP2Config"),
-    "minigpt4": ("models.minigpt4", "MiniGPT4", "MiniGPT4Config"),
-    "asif": ("models.asif", "ASIF", "ASIFConfig"),
-    "magic": ("models.magic", "MAGIC", "MAGICConfig"),
-    "lm": ("models.lm", "LM", "LMConfig"),
-    "classifier": ("models.classifier", "Classifier", "ClassifierConfig"),  # ASIF's image tower
-}
+# ------------------------------------------------------------------------------------------------- which there are
 
 
-def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> nn.Module:
-    """The model of a run folder (`model.json`, `model.safetensors`, `tokenizer.json`), in eval mode; or published weights by name,
-    such as open_clip:ViT-B-32/laion2b_s34b_b79k (see `models.published`).
+def packages() -> list[str]:
+    """The packages of this folder that hold models."""
+    return sorted(each.name for each in pkgutil.iter_modules(__path__) if each.ispkg and each.name != "shared")
+
+
+def all_models() -> dict[str, type[Model]]:
+    """Name -> class, of every model that a package here exports."""
+    for package in packages():
+        importlib.import_module(f"models.{package}")
+    return {name: each for name, each in _imported().items() if each.__module__.startswith("models.")}
+
+
+def model_class(name: str) -> type[Model]:
+    """The class of a model's name. Raises ValueError for a name that no package has."""
+    if name in packages():  # most are named like their package: the others need not be imported
+        importlib.import_module(f"models.{name}")
+    if name not in _imported():
+        all_models()
+    if name not in (found := _imported()):
+        raise ValueError(f"no model {name!r}; there are {', '.join(sorted(found))}")
+    return found[name]
+
+
+def model_of(config: Any) -> type[Model]:
+    """The class that a configuration belongs to: the one that declares its type as `Config`."""
+    for each in _imported().values():
+        if vars(each).get("Config") is type(config):
+            return each
+    raise ValueError(f"no model has the configuration {type(config).__name__}; a subclass of models.contract.Model says Config = ...")
+
+
+def _imported() -> dict[str, type[Model]]:
+    from models.contract import Model
+
+    found: dict[str, type[Model]] = {}
+    left = Model.__subclasses__()
+    while left:
+        each = left.pop()
+        found[each.name] = each
+        left += each.__subclasses__()
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- to and from disk
+
+
+def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Model:
+    """The model of a run folder (`model.json`, `model.safetensors`, and `tokenizer.json` where it reads text), in eval mode; or
+    published weights by name, such as open_clip:ViT-B-32/laion2b_s34b_b79k (see `models.published`).
 
     Without `weights` it is freshly initialised: the untrained control. Raises FileNotFoundError when the folder holds no
     model, ValueError when the weights do not fit the configuration.
@@ -62,8 +83,8 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> nn
     if not (folder / "model.json").exists():
         raise FileNotFoundError(f"{folder} holds no model.json: train one first, for example `make train-clip`")
     description = json.loads((folder / "model.json").read_text())
-    model_class, config_class = classes(description["model"])
-    model: nn.Module = model_class(from_dict(config_class, description["config"]), load_tokenizer(folder))
+    kind = model_class(description["model"])
+    model = kind(from_dict(kind.Config, description["config"]), load_tokenizer(folder) if kind.reads_text() else None)
     if weights:
         if not (folder / "model.safetensors").exists():
             raise FileNotFoundError(f"{folder} holds no model.safetensors: its training was interrupted; run its `make train-...` again")
@@ -75,7 +96,7 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> nn
     return model.to(device).eval()
 
 
-def save(model: nn.Module, folder: str | Path) -> None:
+def save(model: Model, folder: str | Path) -> None:
     """Write what `load` reads. The weights appear whole or not at all."""
     from safetensors.torch import save_file
 
@@ -87,28 +108,20 @@ def save(model: nn.Module, folder: str | Path) -> None:
     os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
 
 
-def describe(model: nn.Module, folder: Path) -> None:
+def describe(model: Model, folder: Path) -> None:
     """Write what `load` reads except the weights: `model.json` and the tokenizer."""
     from models.shared.text import save_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
-    name = next(name for name, (_, class_name, _) in TABLE.items() if class_name == type(model).__name__)
-    description = {"model": name, "paradigm": PARADIGMS.get(name, "prerequisite"), "config": asdict(model.config)}  # type: ignore[call-overload]
+    description = {"model": model.name, "paradigm": model.paradigm, "config": asdict(model.config)}
     (folder / "model.json").write_text(json.dumps(description, indent=1))
-    save_tokenizer(model.tokenizer, folder)  # type: ignore[arg-type]
-
-
-def classes(name: str) -> tuple[type, type]:
-    """(model class, configuration class) of a model's name."""
-    if name not in TABLE:
-        raise ValueError(f"no model {name!r}; there are {', '.join(TABLE)}")
-    module_name, model_class, config_class = TABLE[name]
-    module = importlib.import_module(module_name)
-    return getattr(module, model_class), getattr(module, config_class)
+    if model.tokenizer is not None:
+        save_tokenizer(model.tokenizer, folder)
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """Inverse of `dataclasses.asdict`. Unknown or missing fields raise TypeError, so that old files do not load by halves."""
+    """Inverse of `dataclasses.asdict`. Unknown fields, and missing ones without a default, raise TypeError: old files do not load by
+    halves."""
     hints = get_type_hints(cls)
     nested = {field.name for field in fields(cls) if is_dataclass(hints[field.name])}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}  # json has no tuples

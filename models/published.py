@@ -2,8 +2,8 @@
 
     published("open_clip:ViT-B-32/laion2b_s34b_b79k")         open_clip.list_pretrained() knows the names
     published("open_clip:ViT-B-32/my_run/weights.safetensors")  a file of yours in place of the tag
-    published("open_clip:coca_ViT-B-32/laion2b_s13b_b90k")    CLIP, SigLIP and CoCa can be had from open_clip
-    published("hf:google/siglip-base-patch16-224")            a CLIP or SigLIP of the Hugging Face hub, or a folder like one
+    published("open_clip:coca_ViT-B-32/laion2b_s13b_b90k")    models whose convert.py knows open_clip's
+    published("hf:google/siglip-base-patch16-224")            models whose convert.py knows transformers', or a folder like one
 
 Only safetensors are read: any other checkpoint is a pickle, and loading one runs the code inside it.
 """
@@ -11,6 +11,7 @@ Only safetensors are read: any other checkpoint is a pickle, and loading one run
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,16 @@ from typing import Any
 import open_clip
 from open_clip.pretrained import download_pretrained
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from models.clip import CLIP, CLIPConfig
-from models.coca import CoCa, CoCaConfig
+import models
+from models.contract import Model
 from models.shared.convert import State
 from models.shared.images import HALF
 from models.shared.sources import fetched
-from models.shared.text import HubTokenizer, OpenCLIPTokenizer
-from models.siglip import SigLIP, SigLIPConfig
 
 
-def published(spec: str, device: str = "cpu") -> nn.Module:
+def published(spec: str, device: str = "cpu") -> Model:
     """The model in eval mode, with the tokenizer and pixel normalisation it was trained with.
 
     Raises ValueError for names and architectures that are unknown here and for checkpoints that are pickles, and
@@ -44,7 +42,7 @@ def published(spec: str, device: str = "cpu") -> nn.Module:
     raise ValueError(f"weights {spec!r}: expected open_clip:MODEL/TAG or hf:NAME, such as open_clip:ViT-B-32/laion2b_s34b_b79k")
 
 
-def _from_open_clip(name: str, tag: str) -> nn.Module:
+def _from_open_clip(name: str, tag: str) -> Model:
     cfg = open_clip.get_model_config(name)
     if cfg is None:
         raise ValueError(f"open_clip has no model {name!r}; `python -c 'import open_clip; print(open_clip.list_pretrained())'` lists them")
@@ -52,39 +50,40 @@ def _from_open_clip(name: str, tag: str) -> nn.Module:
     if not trained and not Path(tag).is_file():
         known = ", ".join(open_clip.list_pretrained_tags_by_model(name))
         raise ValueError(f"open_clip has no weights {tag!r} of {name}, and there is no such file; it has {known}")
-    siglip = "siglip" in cfg["vision_cfg"].get("timm_model_name", "")
-    kind = "coca" if "multimodal_cfg" in cfg else "siglip" if siglip else "clip"
-    convert: Any = importlib.import_module(f"models.{kind}.convert")
+    convert = next(each for each in _converters("is_open_clip") if each.is_open_clip(cfg))
     config = convert.config_from_open_clip(cfg | ({"quick_gelu": trained["quick_gelu"]} if "quick_gelu" in trained else {}))
     state = convert.from_open_clip(_safetensors(fetched(f"{name}/{tag}", download_pretrained, trained) if trained else tag))
     mean, std = trained.get("mean"), trained.get("std")
-    return _build(config, state, cfg["text_cfg"].get("hf_tokenizer_name"), mean=mean, std=std)
+    return _build(convert, config, state, cfg["text_cfg"].get("hf_tokenizer_name"), mean=mean, std=std)
 
 
-def _from_transformers(name: str) -> nn.Module:
+def _from_transformers(name: str) -> Model:
     theirs = fetched(name, AutoConfig.from_pretrained, name)
-    if theirs.model_type not in ("clip", "siglip"):
-        raise ValueError(f"{name} is a {theirs.model_type!r}; only clip and siglip can be loaded")
-    convert: Any = importlib.import_module(f"models.{theirs.model_type}.convert")
+    known = {each.TRANSFORMERS_TYPE: each for each in _converters("TRANSFORMERS_TYPE")}
+    if theirs.model_type not in known:
+        raise ValueError(f"{name} is a {theirs.model_type!r}; only {' and '.join(known)} can be loaded")
+    convert = known[theirs.model_type]
     config = convert.config_from_transformers(theirs)
     model = fetched(name, AutoModel.from_pretrained, name, use_safetensors=True)
     processor = fetched(name, AutoImageProcessor.from_pretrained, name)
-    return _build(config, convert.from_transformers(model.state_dict()), name, mean=processor.image_mean, std=processor.image_std)
+    return _build(convert, config, convert.from_transformers(model.state_dict()), name, mean=processor.image_mean, std=processor.image_std)
 
 
-def _build(config: CLIPConfig | CoCaConfig | SigLIPConfig, state: State, tokenizer: str | None, *, mean: Any, std: Any) -> nn.Module:
-    """SigLIP's tokenizer is on the hub; the others' is part of open_clip."""
-    if mean and not isinstance(config, SigLIPConfig):
+def _converters(attribute: str) -> list[Any]:
+    """The packages' convert.py that have the attribute: `is_open_clip(cfg)`, whether a model of open_clip's is one of theirs, or
+    `TRANSFORMERS_TYPE`, the `model_type` of transformers that they read."""
+    with_one = [package for package in models.packages() if importlib.util.find_spec(f"models.{package}.convert")]
+    found = [importlib.import_module(f"models.{package}.convert") for package in with_one]
+    return [convert for convert in found if hasattr(convert, attribute)]
+
+
+def _build(convert: Any, config: Any, state: State, tokenizer: str | None, *, mean: Any, std: Any) -> Model:
+    """`convert.tokenizer(name)` makes the tokenizer that the weights were trained with."""
+    if mean and hasattr(config, "mean"):
         config = replace(config, mean=tuple(mean), std=tuple(std))
-    model: CLIP | CoCa | SigLIP
-    if isinstance(config, CLIPConfig):
-        model = CLIP(config, OpenCLIPTokenizer())
-    elif isinstance(config, CoCaConfig):
-        model = CoCa(config, OpenCLIPTokenizer())
-    else:
-        if mean and (tuple(mean), tuple(std)) != (HALF, HALF):
-            raise ValueError(f"these weights expect pixels normalised by {mean} and {std}; SigLIP here has {HALF} for both")
-        model = SigLIP(config, HubTokenizer(str(tokenizer)))
+    elif mean and (tuple(mean), tuple(std)) != (HALF, HALF):
+        raise ValueError(f"these weights expect pixels normalised by {mean} and {std}; this model has {HALF} for both")
+    model = models.model_of(config)(config, convert.tokenizer(tokenizer))
     model.load_state_dict(state)
     return model
 

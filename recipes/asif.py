@@ -112,8 +112,8 @@ CLAIMS = (
         base=pairs(20_000),
         arms=(
             Arm("ASIF"),
-            Arm("CLIP, each pair seen once", model="clip", change=lambda recipe: replace(recipe, budget=20_000)),
-            Arm("CLIP, each pair seen ten times", model="clip", change=lambda recipe: replace(recipe, budget=192_000)),
+            Arm("CLIP, each pair seen once", page="clip", change=lambda recipe: replace(recipe, budget=20_000)),
+            Arm("CLIP, each pair seen ten times", page="clip", change=lambda recipe: replace(recipe, budget=192_000)),
         ),
         metric=recognises(),
         note="the same 20,000 pairs for all; what the encoders cost that ASIF builds on stands in its cost, under prerequisites",

@@ -34,7 +34,7 @@ def short(recipe: AnyRecipe, scenes: Path) -> AnyRecipe:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_features_are_those_of_the_cpu(name: str) -> None:
-    model_class, _ = models.classes(name)
+    model_class = models.model_class(name)
     tokenizer = BPETokenizer.train(["a red star above a blue circle"], 300)
     torch.manual_seed(0)
     model = model_class(replace(RECIPES[name]["tiny"].model, vocab_size=tokenizer.vocab_size), tokenizer).eval()

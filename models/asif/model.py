@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from models.asif.anchors import NOTHING, Anchors
 from models.asif.relative import Relative, products, relative, rows
 from models.asif.texts import fetch_sentences, mean_states, surprising_words, text_encoder
+from models.contract import Losses, Model
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, named_tower
 from models.shared.collate import PairCollate
 from models.shared.distributed import gather
@@ -84,8 +85,9 @@ class Reason(NamedTuple):
     share: float
 
 
-class ASIF(nn.Module):
+class ASIF(Model):
     paradigm = "training-free"
+    Config = ASIFConfig
 
     def __init__(self, config: ASIFConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -98,7 +100,7 @@ class ASIF(nn.Module):
         self.language: Any = freeze(text_encoder(config.language, sentences=config.sentences))
         width = self.language.get_input_embeddings().embedding_dim
         self.anchors = Anchors(self.visual.num_features, width, context=config.context, side=config.side)
-        self._told: Relative | None = None  # the anchors' texts, once captions have been asked for
+        self._caption_anchors: Relative | None = None  # the anchors' texts, once captions have been asked for
 
     # ------------------------------------------------------------------------------------------------ the encoders
 
@@ -130,18 +132,26 @@ class ASIF(nn.Module):
     # ------------------------------------------------------------------------------------------------- the anchors
 
     @torch.no_grad()
-    def fit(self, batch: dict[str, Tensor]) -> None:
-        """Make anchors of a batch of pairs: all there is in the place of training. Under torchrun, of all ranks' pairs."""
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is kept of each pair. In float32 also under autocast: pictures and texts are compared with anchors in float32."""
         ids, pixels = batch["ids"], batch["pixels"]
-        if self.config.permuted:
-            ids = ids.roll(1, dims=0)
         words = ids[:, 1:]  # without the start
         words = words.where(until_end(words, self.tokenizer.end) & (words != self.tokenizer.end), NOTHING)
         words = F.pad(words, (0, self.config.context - words.shape[1]), value=NOTHING)
         side = self.config.side
         shown = F.interpolate(pixels.float(), size=(side, side), mode="area").round().byte() if side else pixels[:, :, :0, :0]
-        self.anchors.add(*map(gather, (self._image_vectors(pixels), self._text_vectors(ids), words, shown)))
-        self._told = None
+        with torch.autocast(pixels.device.type, enabled=False):
+            return {"image": self._image_vectors(pixels), "text": self._text_vectors(ids), "words": words, "shown": shown}
+
+    @torch.no_grad()
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        """Nothing is learned: the pairs of all ranks become anchors."""
+        text, words = features["text"], features["words"]
+        if self.config.permuted:
+            text, words = text.roll(1, dims=0), words.roll(1, dims=0)
+        self.anchors.add(*map(gather, (features["image"], text, words, features["shown"])))
+        self._caption_anchors = None
+        return Losses.none(text)
 
     def add(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> None:
         """More anchors, the i-th picture with the i-th text. Raises ValueError where one of the two is missing."""
@@ -152,12 +162,12 @@ class ASIF(nn.Module):
         for start in range(0, len(images), 256):
             some = slice(start, start + 256)
             batch = {"pixels": self.collate.images(images[some]), "ids": self.collate.texts(texts[some])}
-            self.fit({name: tensor.to(self.anchors.image.device) for name, tensor in batch.items()})
+            self({name: tensor.to(self.anchors.image.device) for name, tensor in batch.items()})
 
     def delete(self, rows: Sequence[int]) -> None:
         """Forget anchors, exactly: as if these had never been added. Those behind them move up. Raises IndexError for unknown rows."""
         self.anchors.delete(torch.tensor(rows, dtype=torch.long))
-        self._told = None
+        self._caption_anchors = None
 
     def anchor(self, row: int) -> tuple[np.ndarray, str]:
         """The pair in a row: uint8 `[side, side, 3]`, and the text as the tokenizer gives it back, cut to the context."""
@@ -187,11 +197,11 @@ class ASIF(nn.Module):
     def caption(self, images: Sequence[np.ndarray]) -> list[str]:
         """The text, among the anchors', that fits each picture best; "" for a picture that no anchor is like."""
         seen, n = self._see(images), len(self.anchors)
-        if self._told is None:
+        if self._caption_anchors is None:
             parts = [relative(part, self.anchors.text, k=self.config.k, p=self.config.p) for part in self.anchors.text.split(ROWS)]
-            self._told = Relative(*(torch.cat(columns) for columns in zip(*parts, strict=True))) if parts else seen
+            self._caption_anchors = Relative(*(torch.cat(columns) for columns in zip(*parts, strict=True))) if parts else seen
         best, where = seen.weights.new_zeros(len(images)), torch.full((len(images),), NOTHING, device=seen.weights.device)
-        for number, part in enumerate(rows(self._told, ROWS) if n else ()):
+        for number, part in enumerate(rows(self._caption_anchors, ROWS) if n else ()):
             score, place = products(seen, part, n).max(dim=1)
             where = torch.where(score > best, place + number * ROWS, where)
             best = torch.maximum(best, score)
@@ -200,9 +210,9 @@ class ASIF(nn.Module):
     @torch.no_grad()
     def explain(self, images: Sequence[np.ndarray], texts: Sequence[str], *, most: int = 5) -> list[list[Reason]]:
         """The anchors to which the i-th image owes its score with the i-th text, those with the largest share first."""
-        seen, told = self._see(images), self._read(texts)
+        seen, read = self._see(images), self._read(texts)
         found = []
-        for one, weights, other, more in zip(*seen, *told, strict=True):
+        for one, weights, other, more in zip(*seen, *read, strict=True):
             both = torch.isin(one, other)
             shared, mine = one[both], weights[both]
             where = torch.argsort(other)  # torch.searchsorted wants them in order

@@ -22,7 +22,7 @@ from data.sample import Sample
 from models.blip2 import encoder_decoder
 from models.blip2.objective import contrastive, generation, generation_nll, matching, similarities
 from models.blip2.qformer import QFormer
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.shared import prefix
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
 from models.shared.distributed import gather, mean_of_all
@@ -117,8 +117,9 @@ class WordHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(x))), words.weight, self.bias)
 
 
-class BLIP2(nn.Module):
+class BLIP2(Model):
     paradigm = "pretrained backbones"
+    Config = BLIP2Config
     score_kind = "matching head"
 
     def __init__(self, config: BLIP2Config, tokenizer: Tokenizer) -> None:
@@ -184,9 +185,6 @@ class BLIP2(nn.Module):
     def speech(self) -> Any:
         """How the language model is spoken to, `nll` and `write`: with an encoder of its own, or as a decoder alone."""
         return encoder_decoder if self.language.config.is_encoder_decoder else prefix
-
-    def forward(self, batch: dict[str, Tensor]) -> Losses:
-        return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Stage 1: image states `[B, S, M]`, L2-normalised queries `[B, Q, D]` and texts `[B, D]`, and each caption's "nll" and "tokens".

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data.sample import Sample
 from data.scenes.world import COLOURS, FILLS, SHAPES, SIZES
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.shared.text import Tokenizer
 from models.shared.vision import VisionConfig, vision_transformer
@@ -65,8 +65,10 @@ def _shown(sample: Sample, classes: dict[str, set[str]]) -> list[bool]:
     return [name == sample.label or any(words <= thing for thing in objects) for name, words in classes.items()]
 
 
-class Classifier(nn.Module):
+class Classifier(Model):
     paradigm = "prerequisite"
+    Config = ClassifierConfig
+    needs = ()
 
     def __init__(self, config: ClassifierConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -75,9 +77,6 @@ class Classifier(nn.Module):
         self.collate = LabelCollate(ImageTransform(config.vision.image_size), config.classes)
         self.visual = vision_transformer(config.vision)
         self.head = nn.Linear(config.vision.width, len(config.classes))
-
-    def forward(self, batch: dict[str, Tensor]) -> Losses:
-        return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits and truth of every class, `[B, C]`."""

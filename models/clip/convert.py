@@ -20,6 +20,7 @@ from models.shared.convert import (
     to_theirs,
     transformers_blocks,
 )
+from models.shared.text import OpenCLIPTokenizer
 from models.shared.transformer import Activation, TransformerConfig
 from models.shared.vision import VisionConfig
 
@@ -39,6 +40,7 @@ OPEN_CLIP = [
     Row("text_projection.weight", "text_projection", TRANSPOSED),
 ]
 
+TRANSFORMERS_TYPE = "clip"
 TRANSFORMERS = [
     Row("logit_scale", "logit_scale"),
     Row("visual.patch_embed.proj.weight", "vision_model.embeddings.patch_embedding.weight"),
@@ -70,6 +72,16 @@ def from_transformers(state: State) -> State:
 
 def to_transformers(state: State) -> State:
     return to_theirs(state, TRANSFORMERS)
+
+
+def tokenizer(_: str | None = None) -> OpenCLIPTokenizer:
+    """Of all published CLIPs; it is part of open_clip."""
+    return OpenCLIPTokenizer()
+
+
+def is_open_clip(cfg: dict[str, Any]) -> bool:
+    """Whether a model configuration of open_clip's is a plain CLIP: no text decoder, no SigLIP tower."""
+    return "multimodal_cfg" not in cfg and "siglip" not in cfg["vision_cfg"].get("timm_model_name", "")
 
 
 def config_from_open_clip(cfg: dict[str, Any]) -> CLIPConfig:

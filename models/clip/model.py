@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip.objective import clip_loss
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.shared.collate import PairCollate
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.shared.text import Tokenizer
@@ -98,8 +98,9 @@ class TextTower(nn.Module):
             nn.init.normal_(block.fc2.weight, std=width**-0.5 * (2 * config.depth) ** -0.5)
 
 
-class CLIP(nn.Module):
+class CLIP(Model):
     paradigm = "contrastive"
+    Config = CLIPConfig
 
     def __init__(self, config: CLIPConfig, tokenizer: Tokenizer) -> None:
         super().__init__()

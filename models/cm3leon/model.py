@@ -9,14 +9,14 @@ for weigh more; drawn pictures of one object are shifted onto the grid of cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.sample import Object, Sample
 from models.clip import CLIP
@@ -27,15 +27,17 @@ from models.cm3leon.drawing import UNGUIDED, Painter, Reader, Sampling, Writer, 
 from models.cm3leon.objective import cm3_loss, token_losses
 from models.cm3leon.retrieval import Memory, key_of, texts_of, without_gaps
 from models.cm3leon.sequence import Builder, Frame, Kind, Token, Vocabulary, stack
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.shared.generate import GREEDY, Decoding, generate, not_text
 from models.shared.images import ImageTransform
 from models.shared.text import LONGEST, Tokenizer
 from models.vq import VQ
 
 
-class CM3leon(nn.Module):
+class CM3leon(Model):
     paradigm = "generative"
+    Config = CM3leonConfig
+    builds_on = ("clip", "vq")
     score_kind = "likelihood"
 
     def __init__(self, config: CM3leonConfig, tokenizer: Tokenizer) -> None:
@@ -67,7 +69,7 @@ class CM3leon(nn.Module):
 
     # --------------------------------------------------------------------------------------- what it builds on
 
-    def adopt(self, modules: dict[str, nn.Module]) -> None:
+    def adopt(self, modules: Mapping[str, Any]) -> None:
         """Take over a trained VQ ("image_tokenizer") and a trained CLIP ("retriever"), frozen from here on."""
         tokenizer, retriever = modules["image_tokenizer"], modules["retriever"]
         assert isinstance(tokenizer, VQ)
@@ -125,9 +127,6 @@ class CM3leon(nn.Module):
         size = self.config.image_tokenizer.network.image_size
         common = (ImageTransform(size), self.tokenizer, self.builder, self.image_tokenizer.side, self.config.mix)
         self.collate = DocumentCollate(*common) if name == "pretraining" else TaskCollate(*common)
-
-    def forward(self, batch: dict[str, Tensor]) -> Losses:
-        return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums of losses of each sequence, `[B]` each; see `token_losses`."""

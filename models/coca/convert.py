@@ -10,6 +10,7 @@ from typing import Any
 
 from models.coca.model import CoCaConfig
 from models.shared.convert import ADD_ONE, ADD_TWO, TRANSPOSED, Row, State, open_clip_blocks, to_ours, to_theirs
+from models.shared.text import OpenCLIPTokenizer
 from models.shared.transformer import Activation, TransformerConfig
 from models.shared.vision import VisionConfig
 
@@ -83,6 +84,16 @@ def _multimodal(ours: str, theirs: str) -> list[Row]:
         Row(f"{ours}.*.mlp2.fc1.*", f"{second}.*.mlp.c_fc.*"),
         Row(f"{ours}.*.mlp2.fc2.*", f"{second}.*.mlp.c_proj.*"),
     ]
+
+
+def tokenizer(_: str | None = None) -> OpenCLIPTokenizer:
+    """Of all published CoCas; it is part of open_clip."""
+    return OpenCLIPTokenizer()
+
+
+def is_open_clip(cfg: dict[str, Any]) -> bool:
+    """Whether a model configuration of open_clip's is a CoCa: it has a text decoder."""
+    return "multimodal_cfg" in cfg
 
 
 def config_from_open_clip(cfg: dict[str, Any]) -> CoCaConfig:

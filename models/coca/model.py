@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.coca.decoder import TextDecoder, Writer
 from models.coca.objective import caption_nll, coca_loss
 from models.coca.pooling import ImagePooling, Pooling
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.shared.collate import PairCollate
 from models.shared.generate import GREEDY, Decoding, generate, not_text
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
@@ -85,8 +85,10 @@ class CoCaConfig:
         return cls()
 
 
-class CoCa(nn.Module):
+class CoCa(Model):
     paradigm = "generative"
+    Config = CoCaConfig
+    builds_on = ("clip",)
     score_kind = "likelihood"
 
     def __init__(self, config: CoCaConfig, tokenizer: Tokenizer) -> None:

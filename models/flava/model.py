@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.sample import Sample
-from models.contract import IGNORE_INDEX, Losses
+from models.contract import IGNORE_INDEX, Losses, Model
 from models.flava.blocks import Fusion, MatchingHead, PredictionHead, TextEncoder
 from models.flava.collate import IMAGE, PAIR, QUESTION, TEXT, MaskedCollate, Mixture
 from models.flava.objective import flava_loss
@@ -124,8 +124,10 @@ class FLAVAConfig:
         return cls()
 
 
-class FLAVA(nn.Module):
+class FLAVA(Model):
     paradigm = "masking"
+    Config = FLAVAConfig
+    builds_on = ("vq",)
     score_kind = "matching head"
 
     def __init__(self, config: FLAVAConfig, tokenizer: Tokenizer) -> None:
@@ -201,9 +203,6 @@ class FLAVA(nn.Module):
         if mixtures[name].questions and not self.config.answers:
             raise ValueError(f"stage {name!r} asks questions, and the training set has no answers: expected samples with questions")
         self.collate = replace(self.collate, mixture=mixtures[name])
-
-    def forward(self, batch: dict[str, Tensor]) -> Losses:
-        return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per sample what `flava_loss` takes. Rows that have no part in a term are 0 there."""

@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, language_model
 from models.shared.distributed import mean_of_all
 from models.shared.generate import GREEDY, Decoding
@@ -73,8 +73,9 @@ class FrozenConfig:
         return cls(timm_name="nf_resnet50", language=language, vocab_size=32_000)
 
 
-class Frozen(nn.Module):
+class Frozen(Model):
     paradigm = "pretrained backbones"
+    Config = FrozenConfig
     score_kind = "likelihood"
 
     def __init__(self, config: FrozenConfig, tokenizer: Tokenizer) -> None:
@@ -107,9 +108,6 @@ class Frozen(nn.Module):
         if source:
             fetch_language(self.language, source, self.tokenizer)
         return {"language": source} if source else {}
-
-    def forward(self, batch: dict[str, Tensor]) -> Losses:
-        return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of each sequence the negative log-likelihood "nll" in nats of what is to be said, and how many "tokens" that is, `[B]`."""

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.sample import Sample
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.lm.corpus import captions, documents
 from models.lm.objective import contrast
 from models.shared.backbones import Continuation, LanguageConfig, fetch_language, known, language_model
@@ -65,8 +65,9 @@ class TextCollate:
         return {"ids": layout(self.tokenizer, write(samples, rng or np.random.default_rng(0)), self.context)}
 
 
-class LM(nn.Module):
-    paradigm = "language model"
+class LM(Model):
+    paradigm = "prerequisite"
+    Config = LMConfig
 
     def __init__(self, config: LMConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -83,9 +84,6 @@ class LM(nn.Module):
         if source:
             fetch_language(self.language, source, self.tokenizer)
         return {"language": source} if source else {}
-
-    def forward(self, batch: dict[str, Tensor]) -> Losses:
-        return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of each document its negative log-likelihood "nll" in nats and how many "tokens" that is, `[B]`; with a margin, also

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import models
 from models.clip import CLIP, CLIPConfig
+from models.contract import Losses, Model
 from models.magic.search import Eyes, Search, magic_search
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, language_model
 from models.shared.collate import PairCollate
@@ -55,8 +56,10 @@ class MAGICConfig:
         return cls(clip=CLIPConfig.paper(), clip_source="open_clip:ViT-B-32/laion2b_s34b_b79k", language=language, vocab_size=50_257)
 
 
-class MAGIC(nn.Module):
+class MAGIC(Model):
     paradigm = "training-free"
+    Config = MAGICConfig
+    builds_on = ("clip",)
 
     def __init__(self, config: MAGICConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -87,8 +90,12 @@ class MAGIC(nn.Module):
     def collate(self) -> PairCollate:
         return self.clip.collate
 
-    def fit(self, batch: Mapping[str, Tensor]) -> None:
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Nothing is learned from pairs."""
+        return {}
+
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        return Losses.none(self.clip.logit_scale)
 
     # -------------------------------------------------------------------------------------------- capabilities
 

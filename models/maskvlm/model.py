@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.sample import Sample
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.maskvlm.blocks import CrossEncoder, TextEncoder
 from models.maskvlm.objective import combine, contrastive, masked_pixels, masked_words, visible_median
 from models.shared.distributed import gather
@@ -154,8 +154,10 @@ class Sides(NamedTuple):
     answering: Tensor
 
 
-class MaskVLM(nn.Module):
+class MaskVLM(Model):
     paradigm = "masking"
+    Config = MaskVLMConfig
+    builds_on = ("clip",)
     score_kind = "matching head"
 
     def __init__(self, config: MaskVLMConfig, tokenizer: Tokenizer) -> None:
@@ -204,9 +206,6 @@ class MaskVLM(nn.Module):
         config, tuning = self.config, name == "retrieval"
         self.weights = config.retrieval if tuning else config.weights
         self.collate = replace(self.collate, foils=config.retrieval_foils if tuning else config.foils)
-
-    def forward(self, batch: dict[str, Tensor]) -> Losses:
-        return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The four passes of the two encoders (figure 2): states `[B, 1 + N, D]` and `[B, T, D]`, clear and masked, and the contrast's

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.blip2 import BLIP2Config
 from models.blip2.qformer import QFormer
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.lm.corpus import DESCRIBE
 from models.minigpt4.instructions import CaptionCollate, InstructionCollate
 from models.minigpt4.template import END_OF_CAPTION, END_OF_TURN, Row, Template, Turn, laid_out
@@ -76,8 +76,10 @@ class Reply(NamedTuple):
     ended: bool  # by itself; otherwise it was cut at the limit
 
 
-class MiniGPT4(nn.Module):
+class MiniGPT4(Model):
     paradigm = "pretrained backbones"
+    Config = MiniGPT4Config
+    builds_on = ("blip2", "lm")
     score_kind = "likelihood"
 
     def __init__(self, config: MiniGPT4Config, tokenizer: Tokenizer) -> None:
@@ -122,9 +124,6 @@ class MiniGPT4(nn.Module):
             raise ValueError(f"stage {name!r}: expected captions or instructions")
         kind = CaptionCollate if name == "captions" else InstructionCollate
         self.collate = kind(self.transform, self.template)
-
-    def forward(self, batch: dict[str, Tensor]) -> Losses:
-        return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of each sequence the negative log-likelihood "nll" in nats of what is to be said, and how many "tokens" that is, `[B]`."""

@@ -23,10 +23,12 @@ from models.shared.convert import (
     to_theirs,
     transformers_blocks,
 )
+from models.shared.text import HubTokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
 from models.siglip.model import SigLIPConfig
 
+TRANSFORMERS_TYPE = "siglip"
 TRANSFORMERS = [
     Row("logit_scale", "logit_scale", DROP_ONE),
     Row("logit_bias", "logit_bias", DROP_ONE),
@@ -100,6 +102,16 @@ def config_from_transformers(config: Any) -> SigLIPConfig:
         context=text.max_position_embeddings,
         vocab_size=text.vocab_size,
     )
+
+
+def tokenizer(name: str | None) -> HubTokenizer:
+    """SigLIP's are on the hub."""
+    return HubTokenizer(str(name))
+
+
+def is_open_clip(cfg: dict[str, Any]) -> bool:
+    """Whether a model configuration of open_clip's is a SigLIP: it has timm's tower of that name."""
+    return "multimodal_cfg" not in cfg and "siglip" in cfg["vision_cfg"].get("timm_model_name", "")
 
 
 def config_from_open_clip(cfg: dict[str, Any]) -> SigLIPConfig:

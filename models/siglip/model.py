@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip.objective import clip_loss
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.shared.collate import PairCollate
 from models.shared.images import HALF, ImageTransform, normalise
 from models.shared.text import Tokenizer
@@ -88,8 +88,10 @@ class TextTower(nn.Module):
         return self.norm(x[:, -1])
 
 
-class SigLIP(nn.Module):
+class SigLIP(Model):
     paradigm = "contrastive"
+    Config = SigLIPConfig
+    builds_on = ("clip",)
 
     def __init__(self, config: SigLIPConfig, tokenizer: Tokenizer) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from data.sample import Sample
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.shared.distributed import gather
 from models.shared.images import HALF, ImageTransform, inside_boxes, normalise
 from models.shared.text import Tokenizer
@@ -69,8 +69,10 @@ class VQConfig:
         return cls(perceptual="IMAGENET1K_V1", adversarial_weight=0.75, adversarial_after=5_000_000)
 
 
-class VQ(nn.Module):
+class VQ(Model):
     paradigm = "prerequisite"
+    Config = VQConfig
+    needs = ()
 
     steps: Tensor
     seen: Tensor
@@ -116,9 +118,6 @@ class VQ(nn.Module):
             "pixels": self.transform([sample.image for sample in samples]),
             "objects": self.transform(inside_boxes(samples))[:, :1] > 127,
         }
-
-    def forward(self, batch: dict[str, Tensor]) -> Losses:
-        return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per picture: each loss `[B]`, squared errors `[B]`, codes `[B, h, w]` and latents `[B, h, w, D]`."""

@@ -163,7 +163,7 @@ class Arm:
     name: str
     change: Change = unchanged
     """of the claim's base recipe"""
-    model: str = ""
+    page: str = ""
     """another recipe page than the claim's; needed where the claim's page trains nothing itself"""
     metric: Metric | None = None
     """another than the claim's: the same run, asked in another way"""

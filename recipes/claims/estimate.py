@@ -14,7 +14,8 @@ from typing import Protocol
 
 import torch
 
-from recipes.train.folder import finished, name_of
+import models
+from recipes.train.folder import finished
 from recipes.train.loop import train
 from recipes.train.recipe import AnyRecipe, Log, Stage
 from recipes.train.stages import prerequisites
@@ -36,7 +37,7 @@ def estimate(untrained: Sequence[Run], missing: int, jobs: int, runs: Path) -> s
     known: dict[str, tuple[float, str]] = {}
     seconds = 0.0
     for run in untrained:
-        kind = f"{name_of(run.recipe)} {run.preset}"
+        kind = f"{models.model_of(run.recipe.model).name} {run.preset}"
         if kind not in known:
             known[kind] = _finished_rate(run, runs) or _measured_rate(run, runs)
         seconds += known[kind][0] * run.recipe.samples
@@ -54,7 +55,7 @@ def _finished_rate(run: Run, runs: Path) -> tuple[float, str] | None:
     found = []
     for path in [*runs.glob("*/recipe.json"), *(runs / "claims" / "runs").glob("*/recipe.json")]:
         recipe = json.loads(path.read_text())
-        if (recipe["name"], recipe.get("preset")) != (name_of(run.recipe), run.preset) or not finished(path.parent):
+        if (recipe["name"], recipe.get("preset")) != (models.model_of(run.recipe.model).name, run.preset) or not finished(path.parent):
             continue
         cost = json.loads((path.parent / "cost.json").read_text())
         if cost["threads"] == 1 or "CPU" not in cost["hardware"]:

@@ -4,16 +4,16 @@ Says what differs between the arms and what it will take, trains and evaluates w
 `make train-<model>` share exists once, whatever is finished is never done again), and concludes. Interrupted, it goes on. On a CPU
 every process computes on one thread, so that results do not depend on how many run side by side.
 
-    .runs/claims/runs/<model>-<preset>-<digest of the recipe>-s<seed>/   runs that are not in .runs already
-    .runs/claims/<model>/measured/<claim>.<arm>.s<seed>.json             what was measured about one run
-    .runs/claims/<model>/<claim>.json                                    the conclusion:
+    .runs/claims/runs/<page>-<preset>-<digest of the recipe>-s<seed>/   runs that are not in .runs already
+    .runs/claims/<page>/measured/<claim>.<arm>.s<seed>.json             what was measured about one run
+    .runs/claims/<page>/<claim>.json                                    the conclusion:
 
     schema                1
     model, claim, preset, dataset, seeds
     sentence, paper       what the paper claims, its figures and where they stand
     note                  how this experiment differs from the paper's
     metric, better        what is measured, and whether the first arm should be "higher" or "lower"
-    arms                  of each: name, model, metric, values (one per seed), mean, low, high (95 % Student t over seeds; null for
+    arms                  of each: name, page, metric, values (one per seed), mean, low, high (95 % Student t over seeds; null for
                           one seed), differs ({field: [its value in the first arm, here]}), runs (folders), samples_seen by one run
     comparisons           of the first arm with each other one: against, effect (first - other), low, high, differences (per seed),
                           how (what the interval is), verdict
@@ -112,7 +112,7 @@ def answer(key: str, questions: Sequence[Question], runs: Path) -> int:
     if not open_questions:
         return 0
     run = open_questions[0].run
-    if not finished(run.folder) and (status := train(run.recipe, run.folder, run.preset, shared=runs)):
+    if not finished(run.folder) and (status := train(run.recipe, run.folder, run.preset, shared=runs, page=run.page)):
         return status
     tasks = list(dict.fromkeys(task for question in open_questions for task in question.metric.tasks))
     if tasks:
@@ -190,7 +190,7 @@ def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str
         "arms": [
             {
                 "name": arm.name,
-                "model": arm.model or page,
+                "page": arm.page or page,
                 "metric": (arm.metric or claim.metric).about,
                 **_spread([each.value for each in found[arm.name]]),
                 "differs": differing.get(arm.name, {}),

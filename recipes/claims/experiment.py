@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 from data.shards import find, splits
 from recipes.claims.claim import Arm, Claim, ClaimError, Metric, flat
+from recipes.train import pages
 from recipes.train.folder import FREE, as_json, differences, finished
 from recipes.train.recipe import AnyRecipe
 from recipes.train.stages import run_name
@@ -24,7 +24,7 @@ class Planned:
     """A run that claims need: `recipe` trained into `folder`. `key` tells it from the others, wherever it lies."""
 
     key: str
-    name: str
+    page: str
     recipe: AnyRecipe
     preset: str
     folder: Path
@@ -46,7 +46,7 @@ class Question:
     @property
     def identity(self) -> Json:
         """Changes when the answer would."""
-        data, recipe = self.run.recipe.data, as_json(self.run.recipe, self.run.preset)
+        data, recipe = self.run.recipe.data, as_json(self.run.recipe, self.run.page, self.run.preset)
         return {"recipe": recipe, "metric": self.metric.about, "data": {split: find(data, split).hash for split in splits(data)}}
 
     @property
@@ -68,7 +68,7 @@ def plan(
 
     Raises ClaimError where there is no such claim, recipe or preset.
     """
-    claims: Sequence[Claim] = getattr(importlib.import_module(f"recipes.{page}"), "CLAIMS", ())
+    claims: Sequence[Claim] = getattr(pages.page(page), "CLAIMS", ())
     chosen = [claim for claim in claims if only in ("", claim.name)]
     if not chosen:
         known = ", ".join(claim.name for claim in claims) or "none"
@@ -77,28 +77,26 @@ def plan(
     for claim in chosen:
         for number, arm in enumerate(claim.arms):
             for seed in seeds or claim.seeds:
-                run = _planned(arm.model or page, claim, arm, seed, preset=preset, data=data, device=device, runs=runs)
+                run = _planned(arm.page or page, claim, arm, seed, preset=preset, data=data, device=device, runs=runs)
                 path = runs / "claims" / page / "measured" / f"{claim.name}.{number}.s{seed}.json"
                 questions.append(Question(claim, arm, run, path))
     return questions
 
 
-def _planned(name: str, claim: Claim, arm: Arm, seed: int, *, preset: str, data: str, device: str, runs: Path) -> Planned:
-    presets: dict[str, AnyRecipe] = getattr(importlib.import_module(f"recipes.{name}"), "PRESETS", {})
-    if preset not in presets:
-        raise ClaimError(
-            f"claim {claim.name}, arm {arm.name}: recipes/{name}.py has no preset {preset!r}, only {', '.join(presets) or 'none'}"
-        )
-    standard = presets[preset]
+def _planned(page: str, claim: Claim, arm: Arm, seed: int, *, preset: str, data: str, device: str, runs: Path) -> Planned:
+    try:
+        standard = pages.preset(page, preset)
+    except ValueError as error:
+        raise ClaimError(f"claim {claim.name}, arm {arm.name}: {error}") from error
     recipe = replace(arm.change(claim.base(standard)), seed=seed, device=device, data=data or standard.data)
-    described = as_json(recipe, preset)
+    described = as_json(recipe, page, preset)
     substance = {field: value for field, value in described.items() if field not in (*FREE, "seed")}
     digest = hashlib.sha256(json.dumps(substance, sort_keys=True).encode()).hexdigest()[:8]
-    key = f"{name}-{preset}-{digest}-s{seed}"
-    usual, own = runs / run_name(name, preset, recipe, standard.data), runs / "claims" / "runs"
-    places = [usual] * finished(usual) + sorted(own.glob(f"{name}-{preset}-*-s{seed}"))
+    key = f"{page}-{preset}-{digest}-s{seed}"
+    usual, own = runs / run_name(page, preset, recipe, standard.data), runs / "claims" / "runs"
+    places = [usual] * finished(usual) + sorted(own.glob(f"{page}-{preset}-*-s{seed}"))
     same = [place for place in places if (place / "recipe.json").exists() and not differences(_read(place / "recipe.json"), described)]
-    return Planned(key, name, recipe, preset, [*same, own / key][0])
+    return Planned(key, page, recipe, preset, [*same, own / key][0])
 
 
 def _read(path: Path) -> Json:
@@ -109,15 +107,15 @@ def apart(claim: Claim, questions: Sequence[Question]) -> dict[str, dict[str, tu
     """Other arm -> field -> its value in the first arm and in this one. Raises ClaimError for arms that are the same though they
     should not be, or the other way round."""
     runs = {question.arm: question.run for question in questions if question.claim == claim}
-    described = {arm: flat(as_json(run.recipe, run.preset)) for arm, run in runs.items()}
+    described = {arm: flat(as_json(run.recipe, run.page, run.preset)) for arm, run in runs.items()}
     first = claim.arms[0]
     found = {}
     for arm in claim.arms[1:]:
         pairs = {
             name: (described[first].get(name), described[arm].get(name)) for name in dict.fromkeys([*described[first], *described[arm]])
         }
-        if runs[first].name != runs[arm].name:
-            pairs = {"model": (runs[first].name, runs[arm].name)}
+        if runs[first].page != runs[arm].page:
+            pairs = {"page": (runs[first].page, runs[arm].page)}
         pairs["metric"] = (first.metric or claim.metric).about, (arm.metric or claim.metric).about
         differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
         if bool(differing) == claim.same:

@@ -6,7 +6,6 @@ What the model builds on is timed, too, and has to be trained already: a stage t
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,9 +15,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import models
 from recipes.claims.estimate import measured_rates
 from recipes.train.folder import finished
+from recipes.train.pages import preset
 from recipes.train.recipe import AnyRecipe
 from recipes.train.stages import prerequisites, run_name
 
@@ -29,7 +28,7 @@ def trainings(name: str, recipe: AnyRecipe, preset: str, runs: Path) -> Iterator
     """A run's folder, preset and recipe, after those of all that it builds on, each once."""
     seen = set()
     for needed in prerequisites(recipe, preset, runs):
-        for folder, its_preset, its_recipe in trainings(needed.name, needed.recipe, needed.preset, runs):
+        for folder, its_preset, its_recipe in trainings(needed.page, needed.recipe, needed.preset, runs):
             if folder not in seen:
                 seen.add(folder)
                 yield folder, its_preset, its_recipe
@@ -52,17 +51,17 @@ def timed(name: str, recipe: AnyRecipe, preset: str, runs: Path, steps: int = ST
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How long a training takes on this machine", prog="recipes.tools.timing")
-    parser.add_argument("model", choices=tuple(models.TABLE))
+    parser.add_argument("page", help="a page of recipes/: clip, lit, ...")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--data", default="")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path(".runs"))
     args = parser.parse_args()
-    recipe: AnyRecipe = importlib.import_module(f"recipes.{args.model}").PRESETS[args.preset]
-    recipe = replace(recipe, data=args.data or recipe.data, device=args.device, seed=args.seed)
     try:
-        rows = timed(args.model, recipe, args.preset, args.runs)
+        recipe = preset(args.page, args.preset)
+        recipe = replace(recipe, data=args.data or recipe.data, device=args.device, seed=args.seed)
+        rows = timed(args.page, recipe, args.preset, args.runs)
     except ValueError as error:
         sys.exit(f"error: {error}")
     minutes = [samples / rate / 60 for *_, samples, rate in rows]

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-import models
 from data.shards import DataError
 from recipes.train.loop import train
-from recipes.train.recipe import AnyRecipe, Recipe
+from recipes.train.pages import preset
+from recipes.train.recipe import Recipe
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a model. Any field of its recipe is an option: --optim.lr 1e-3", add_help=False)
-    parser.add_argument("model", choices=tuple(models.TABLE))
-    parser.add_argument("preset", choices=("tiny", "small", "paper"))
+    parser.add_argument("page", help="a page of recipes/: clip, lit, ...")
+    parser.add_argument("preset", help="any of the page's PRESETS")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shared", type=Path, help="where runs are found or put that this one builds on; beside --out unless given")
     args, rest = parser.parse_known_args()
-    default: AnyRecipe = importlib.import_module(f"recipes.{args.model}").PRESETS[args.preset]
-    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # so that tyro shows the fields of this model's configuration
-    recipe = tyro.cli(kind, default=default, args=rest, prog=f"recipes.train {args.model} {args.preset}")
     try:
-        sys.exit(train(recipe, args.out, args.preset, args.shared))
+        default = preset(args.page, args.preset)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # so that tyro shows the fields of this model's configuration
+    recipe = tyro.cli(kind, default=default, args=rest, prog=f"recipes.train {args.page} {args.preset}")
+    try:
+        sys.exit(train(recipe, args.out, args.preset, args.shared, page=args.page))
     except (DataError, OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 

@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import models
+from models.contract import Model
 from recipes.train.distributed import Process, hardware, peak_memory_mb
 from recipes.train.progress import Progress
-from recipes.train.recipe import AnyRecipe, Optim, Recipe
+from recipes.train.recipe import AnyRecipe, Optim, Recipe, Stage
 
 CHECKPOINT = "checkpoint.safetensors"
 # What may change when a run is resumed: it decides where, how fast and in what order of rounding, not what is learned.
-FREE = ("preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
+FREE = ("page", "preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
 
 
 @contextmanager
-def alone(folder: Path, process: Process) -> Iterator[None]:
+def exclusive_lock(folder: Path, process: Process) -> Iterator[None]:
     """One training at a time in a folder: another one waits, and then finds what was trained."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -40,10 +40,10 @@ def alone(folder: Path, process: Process) -> Iterator[None]:
         yield
 
 
-def claim(folder: Path, recipe: AnyRecipe, preset: str, process: Process) -> bool:
-    """A run folder belongs to one recipe: refuse to continue it with another. Returns whether there is anything to continue."""
+def open_run(folder: Path, recipe: AnyRecipe, page: str, preset: str, process: Process) -> bool:
+    """Make a run folder this recipe's. Returns whether there is anything to continue; raises ValueError where that was another recipe."""
     path = folder / "recipe.json"
-    wanted = as_json(recipe, preset)
+    wanted = as_json(recipe, page, preset)
     begun = any((folder / left).exists() for left in (CHECKPOINT, "model.safetensors"))
     if begun:
         if differs := differences(json.loads(path.read_text()), wanted):
@@ -55,11 +55,12 @@ def claim(folder: Path, recipe: AnyRecipe, preset: str, process: Process) -> boo
     return begun
 
 
-def as_json(recipe: AnyRecipe, preset: str) -> dict[str, Any]:
-    """What recipe.json says, without the fields that have nothing to say: stages where there are none, what stages replace."""
+def as_json(recipe: AnyRecipe, page: str, preset: str) -> dict[str, Any]:
+    """What recipe.json says: the page and the preset, the model's name, and every field of the recipe that says something (no stages
+    where there are none, nothing that stages replace)."""
     unsaid = {"optim", "budget", "batch"} if recipe.stages else {"stages"}
     unsaid |= set() if recipe.prerequisites else {"prerequisites"}
-    named = {"name": name_of(recipe), "preset": preset, **asdict(recipe)}
+    named = {"page": page, "preset": preset, "name": models.model_of(recipe.model).name, **asdict(recipe)}
     return json.loads(json.dumps({name: value for name, value in named.items() if name not in unsaid}))
 
 
@@ -73,9 +74,8 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[A
 def _complete(recipe: dict[str, Any]) -> dict[str, Any]:
     """With the fields that did not exist yet when it was written: they are at their defaults there."""
     default = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
-    _, config = models.classes(recipe["name"])
     try:
-        model = asdict(models.from_dict(config, recipe["model"]))
+        model = asdict(models.from_dict(models.model_class(recipe["name"]).Config, recipe["model"]))
     except TypeError:  # a field that does not exist any more: it will differ
         model = recipe["model"]
     recipe = json.loads(json.dumps(default | recipe | {"model": model}, default=asdict))
@@ -85,16 +85,21 @@ def _complete(recipe: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(recipe))
 
 
-def name_of(recipe: AnyRecipe) -> str:
-    return next(name for name, (_, _, config) in models.TABLE.items() if config == type(recipe.model).__name__)
-
-
 def finished(folder: Path) -> bool:
     path = folder / "cost.json"
     return path.exists() and json.loads(path.read_text())["finished"]
 
 
-def write_cost(folder: Path, recipe: AnyRecipe, model: nn.Module, process: Process, progress: Progress) -> None:
+def keep_stage(folder: Path, recipe: AnyRecipe, stage: Stage, model: Model, process: Process, progress: Progress) -> None:
+    """The model as it is at the end of a stage, as a run folder of its own in `folder`/stages: what the paper asks then is asked of it."""
+    kept = folder / "stages" / stage.name
+    models.save(model, kept)
+    write_cost(kept, recipe, model, process, progress)
+    about = json.loads((folder / "recipe.json").read_text())
+    (kept / "recipe.json").write_text(json.dumps({**about, "stage": stage.name}, indent=1))
+
+
+def write_cost(folder: Path, recipe: AnyRecipe, model: Model, process: Process, progress: Progress) -> None:
     """`cost.json`: what all stages cost together, and what the runs cost that this one builds on."""
     cost = {
         "samples_seen": progress.samples,

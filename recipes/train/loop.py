@@ -1,6 +1,6 @@
-"""The training loop: `python -m recipes.train clip tiny --out .runs/clip-tiny-s0 [--optim.lr 1e-3 ...]` (= `make train-clip`).
+"""The training loop, the only one: what it asks of a model is in models/contract.py.
 
-Run it again to resume. Ctrl-C or SIGTERM saves first. Under torchrun every process takes a share of each batch.
+Called again it resumes. Ctrl-C or SIGTERM saves first. Under torchrun every process takes a share of each batch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,11 +24,12 @@ import models.shared.text
 from data.loader import Loader, in_order
 from data.shards import Split, find, splits
 from data.texts import texts
+from models.contract import Batch, Model
 from models.published import published
 from models.shared.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes.train import checkpoint
 from recipes.train.distributed import Process, hardware
-from recipes.train.folder import CHECKPOINT, alone, claim, finished, name_of, write_cost
+from recipes.train.folder import CHECKPOINT, exclusive_lock, finished, keep_stage, open_run, write_cost
 from recipes.train.log import Reporter
 from recipes.train.optimiser import optimiser
 from recipes.train.progress import Progress
@@ -39,19 +39,22 @@ from recipes.train.step import average_gradients, backward
 from recipes.train.watch import Signals, Watch
 
 
-def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path | None = None) -> int:
+def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path | None = None, *, page: str = "") -> int:
     """Train into a run folder, from where it was left; before that, whatever it builds on, into folders under `shared` (beside
-    `folder` unless given). Returns a process exit status: 0, or 128 + the signal that stopped it."""
+    `folder` unless given). The run says that it is of this page (the model's name unless given) and preset.
+
+    Returns a process exit status: 0, or 128 + the signal that stopped it.
+    """
     process = Process.find(recipe.device)
-    status = _train(recipe, folder, preset, shared or folder.parent, process)
+    status = _train(recipe, folder, page or models.model_of(recipe.model).name, preset, shared or folder.parent, process)
     process.close()
     return status
 
 
-def _train(recipe: AnyRecipe, folder: Path, preset: str, shared: Path, process: Process) -> int:
+def _train(recipe: AnyRecipe, folder: Path, page: str, preset: str, shared: Path, process: Process) -> int:
     split = find(recipe.data, "train").first(recipe.shards)
-    with alone(folder, process):
-        begun = claim(folder, recipe, preset, process)
+    with exclusive_lock(folder, process):
+        begun = open_run(folder, recipe, page, preset, process)
         if finished(folder):
             if process.rank == 0:
                 print(f"{folder} is trained ({recipe.samples:,} samples). Another: SEED=, OUT=, or remove the folder", file=sys.stderr)
@@ -61,8 +64,8 @@ def _train(recipe: AnyRecipe, folder: Path, preset: str, shared: Path, process: 
             if process.rank == 0:
                 print(f"{folder} needs {each.folder} as its {each.role}: {each.state}", file=sys.stderr)
             if finished(each.folder):
-                claim(each.folder, each.recipe, each.preset, process)
-            elif status := _train(each.recipe, each.folder, each.preset, shared, process):
+                open_run(each.folder, each.recipe, each.page, each.preset, process)
+            elif status := _train(each.recipe, each.folder, each.page, each.preset, shared, process):
                 return status
         return _learn(recipe, split, folder, process, needed, begun=begun)
 
@@ -77,15 +80,14 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
         raise ValueError(f"{folder} was begun by {len(left.loader)} processes, now there are {process.world}: resume with as many")
     progress = left or Progress()
     model = build(recipe, split, folder, process, needed, progress, begun=begun)
-    if not begun and hasattr(model, "remember"):  # documents to retrieve from; they become part of its state
-        model.remember(in_order(split, batch_size=256, needs=("captions",)))
+    if not begun:
+        model.remember(in_order(split, batch_size=256, needs=model.needs))
         if process.rank == 0:
             models.describe(model, folder)  # what it remembers may be part of its configuration
     report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=process.rank == 0)
     report.event("resume" if progress.step else "start", _headline(recipe, model, split, process, progress), step=progress.step)
-    fitted = hasattr(model, "fit")  # instead of being trained it takes samples in
-    if recipe.compile and not fitted:
-        model.encode = torch.compile(model.encode)
+    if recipe.compile:
+        model.encode = torch.compile(model.encode)  # type: ignore[method-assign]
     autocast = process.autocast(recipe.precision)
     stopped = Signals()
 
@@ -97,7 +99,7 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
             checkpoint.load(state_path, model, optimizer)
         loader = _loader(recipe, stage, split, model, process, progress)
         report.event("stage", describe(model, recipe, stage, progress), step=progress.step, stage=stage.name)
-        validation = [] if fitted else _validation_batch(recipe, stage, model, process)
+        validation = _validation_batches(recipe, stage, model, process)
         watch = Watch(recipe, stage, report, progress, process)
         set_training(model)
         batches = iter(loader)
@@ -108,17 +110,14 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
                 group["lr"] = stage.optim.lr_at(progress.in_stage, stage.budget)
             seed = (recipe.seed * 1_000_003 + progress.step) * process.world + process.rank
             with _flop_counter() if not progress.flops else contextlib.nullcontext() as flops:
-                if fitted:
-                    losses = model.fit(batch)  # None: nothing is learned
-                else:
-                    losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
+                losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
                 average_gradients(model.parameters())
                 norm = float(nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm))
                 if math.isfinite(norm):
                     optimizer.step()
             if flops is not None:
                 progress.flops = flops.get_total_flops() * process.world / stage.batch
-            if math.isfinite(norm) and hasattr(model, "after_step") and (complaint := model.after_step()):
+            if math.isfinite(norm) and (complaint := model.after_step()):
                 report.event("warning", complaint, step=progress.step)
             optimizer.zero_grad()
             progress.step += 1
@@ -131,6 +130,8 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
         _save(state_path, model, optimizer, progress, loader, watch, report, process)
         if progress.in_stage < stage.budget:
             break
+        if stage.name in model.asked_after and process.rank == 0:
+            keep_stage(folder, recipe, stage, model, process, progress)
 
     stopped.release()
     done = progress.complete(recipe)
@@ -149,26 +150,24 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
 
 def build(
     recipe: AnyRecipe, split: Split, folder: Path, process: Process, needed: Sequence[Needed], progress: Progress, *, begun: bool
-) -> Any:
+) -> Model:
     """The model with its tokenizer and all that it takes over, the same on every rank; as the run folder describes it when
     training there has begun."""
     if begun:
         return models.load(folder, str(process.device), weights=False)
     adopted = {each.role: models.load(each.folder) for each in needed}
-    model_class, _ = models.classes(name_of(recipe))
+    kind = models.model_of(recipe.model)
     torch.manual_seed(recipe.seed)
     if recipe.weights:
         model = published(recipe.weights)
-        if not isinstance(model, model_class):
-            raise ValueError(f"{recipe.weights} is a {type(model).__name__}, and the recipe trains a {model_class.__name__}")
+        if not isinstance(model, kind):
+            raise ValueError(f"{recipe.weights} is a {type(model).__name__}, and the recipe trains a {kind.__name__}")
         progress.sources |= {name: recipe.weights for name, _ in model.named_children()}
     else:
-        tokenizer = _tokenizer(recipe, split, adopted)
-        words = {"vocab_size": tokenizer.vocab_size} if hasattr(recipe.model, "vocab_size") else {}  # an image tokenizer has none
-        model = model_class(replace(recipe.model, **words), tokenizer)
+        tokenizer = _tokenizer(recipe, split, adopted) if kind.reads_text() else None
+        model = kind(kind.configured(recipe.model, tokenizer=tokenizer, split=split), tokenizer)
     adopt(model, needed, adopted, progress)
-    if fetch := getattr(model, "fetch", None):  # weights of backbones that its configuration names
-        progress.sources |= fetch()
+    progress.sources |= model.fetch()
     if process.rank == 0:
         models.describe(model, folder)
     process.wait()
@@ -186,7 +185,7 @@ def _tokenizer(recipe: AnyRecipe, split: Split, adopted: Mapping[str, Any]) -> T
 # ---------------------------------------------------------------------------------------------------- on the side
 
 
-def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Any, process: Process, progress: Progress) -> Loader:
+def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Model, process: Process, progress: Progress) -> Loader:
     return Loader(
         split,
         batch_size=stage.batch // process.world,
@@ -195,6 +194,7 @@ def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Any, process: 
         rank=process.rank,
         world=process.world,
         workers=recipe.workers,
+        needs=model.needs,
         memory_budget=int(recipe.memory_gb * 2**30),
         state=progress.loader[process.rank] if progress.loader else None,
     )
@@ -202,7 +202,7 @@ def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Any, process: 
 
 def _save(
     path: Path,
-    model: nn.Module,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     loader: Loader,
@@ -217,12 +217,14 @@ def _save(
         report.event("save", str(path), step=progress.step)
 
 
-def _validation_batch(recipe: AnyRecipe, stage: Stage, model: Any, process: Process) -> list[dict[str, torch.Tensor]]:
-    """The first samples of the val split as batches of the training's size, so that losses compare; empty without such a split."""
-    batches: list[dict[str, torch.Tensor]] = []
-    if not recipe.log.validate or process.world > 1 or "val" not in splits(recipe.data):
+def _validation_batches(recipe: AnyRecipe, stage: Stage, model: Model, process: Process) -> list[Batch]:
+    """The first samples of the val split as batches of the training's size, so that losses compare; empty without such a split,
+    and where nothing is learned."""
+    batches: list[Batch] = []
+    learning = any(parameter.requires_grad for parameter in model.parameters())
+    if not learning or not recipe.log.validate or process.world > 1 or "val" not in splits(recipe.data):
         return batches
-    for samples in in_order(find(recipe.data, "val"), batch_size=stage.batch, needs=("captions",)):
+    for samples in in_order(find(recipe.data, "val"), batch_size=stage.batch, needs=model.needs):
         if len(samples) < stage.batch or len(batches) * stage.batch >= recipe.log.validate:
             break
         batches.append(model.collate(samples))
@@ -230,7 +232,7 @@ def _validation_batch(recipe: AnyRecipe, stage: Stage, model: Any, process: Proc
 
 
 @torch.no_grad()
-def _validate(model: Any, batches: list[dict[str, torch.Tensor]], autocast: Any, report: Reporter, progress: Progress) -> None:
+def _validate(model: Model, batches: list[Batch], autocast: Any, report: Reporter, progress: Progress) -> None:
     model.eval()
     device = next(model.parameters()).device
     total = 0.0
@@ -243,7 +245,7 @@ def _validate(model: Any, batches: list[dict[str, torch.Tensor]], autocast: Any,
     report.event("validate", f"validation loss {loss:.4f}", step=progress.step, samples=progress.samples, loss=loss)
 
 
-def _headline(recipe: AnyRecipe, model: nn.Module, split: Split, process: Process, progress: Progress) -> str:
+def _headline(recipe: AnyRecipe, model: Model, split: Split, process: Process, progress: Progress) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     action = f"resumes at {progress.samples:,} of" if progress.step else "will see"
     size = f"{split.samples:,} samples" if split.samples else "samples not counted yet"

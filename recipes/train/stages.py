@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from models.contract import Model
 from recipes.train.folder import CHECKPOINT, finished
+from recipes.train.pages import preset
 from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Stage
 
@@ -24,7 +24,7 @@ class Needed:
     """A prerequisite as a run: `recipe` trained into `folder`."""
 
     role: str
-    name: str
+    page: str
     recipe: AnyRecipe
     preset: str
     folder: Path
@@ -37,19 +37,18 @@ class Needed:
         return f"begun, will be finished first ({seen})" if (self.folder / CHECKPOINT).exists() else f"will be trained first ({seen})"
 
 
-def prerequisites(recipe: AnyRecipe, preset: str, shared: Path) -> list[Needed]:
+def prerequisites(recipe: AnyRecipe, preset_named: str, shared: Path) -> list[Needed]:
     """The runs under `shared` that a recipe builds on: with its data and its seed, and where and how it runs itself.
 
     Raises ValueError where a recipe has no such preset.
     """
     found = []
     for prerequisite in recipe.prerequisites:
-        presets: dict[str, AnyRecipe] = importlib.import_module(f"recipes.{prerequisite.recipe}").PRESETS
-        chosen = prerequisite.preset or preset
-        if chosen not in presets:
-            known = ", ".join(presets)
-            raise ValueError(f"prerequisite {prerequisite.role}: recipes/{prerequisite.recipe}.py has no preset {chosen!r}, only {known}")
-        standard = presets[chosen]
+        chosen = prerequisite.preset or preset_named
+        try:
+            standard = preset(prerequisite.recipe, chosen)
+        except ValueError as error:
+            raise ValueError(f"prerequisite {prerequisite.role}: {error}") from error
         where = {name: getattr(recipe, name) for name in ("data", "seed", "device", "workers", "memory_gb", "save_minutes", "log")}
         folder = shared / run_name(prerequisite.recipe, chosen, recipe, standard.data)
         found.append(Needed(prerequisite.role, prerequisite.recipe, replace(standard, **where), chosen, folder))
@@ -62,7 +61,7 @@ def run_name(name: str, preset: str, recipe: AnyRecipe, standard_data: str) -> s
     return f"{name}-{preset}{'' if recipe.data == standard_data else f'-{place.name}'}-s{recipe.seed}"
 
 
-def adopt(model: Any, needed: Sequence[Needed], adopted: Mapping[str, nn.Module], progress: Progress) -> None:
+def adopt(model: Model, needed: Sequence[Needed], adopted: Mapping[str, Model], progress: Progress) -> None:
     """Hand the trained prerequisites over, and note what they cost and which of the model's modules they became."""
     if not adopted:
         return
@@ -87,7 +86,7 @@ def _sources(model: nn.Module, adopted: dict[str, nn.Module]) -> dict[str, str]:
 # -------------------------------------------------------------------------------------------------------- stages
 
 
-def enter(model: Any, recipe: AnyRecipe, number: int, progress: Progress) -> Stage:
+def enter(model: Model, recipe: AnyRecipe, number: int, progress: Progress) -> Stage:
     """Begin stage `number`, or return to it."""
     stage = recipe.schedule[number]
     if number > progress.stage:
@@ -95,9 +94,8 @@ def enter(model: Any, recipe: AnyRecipe, number: int, progress: Progress) -> Sta
     for name, parameter in model.named_parameters():
         if name in progress.frozen:  # by `adopt`, in a process that is no more
             parameter.requires_grad_(False)
-    if hasattr(model, "enter_stage"):
-        torch.manual_seed(recipe.seed + number)
-        model.enter_stage(stage.name)
+    torch.manual_seed(recipe.seed + number)
+    model.enter_stage(stage.name)
     progress.frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     progress.trained = list(dict.fromkeys([*progress.trained, *trained]))

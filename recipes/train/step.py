@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from models.contract import Losses
-
-Batch = dict[str, Tensor]
+from models.contract import Batch, Losses, Model
 
 
-class Trainable(Protocol):
-    """What the loop needs of a model: the costly half per sample, and the half that couples the batch."""
-
-    def encode(self, batch: Batch) -> dict[str, Tensor]: ...
-    def objective(self, features: dict[str, Tensor]) -> Losses: ...
-
-
-def backward(model: Trainable, batch: Batch, *, micro_batch: int | None, autocast: Any, seed: int = 0) -> Losses:
+def backward(model: Model, batch: Batch, *, micro_batch: int | None, autocast: Any, seed: int = 0) -> Losses:
     """Accumulate the gradients of the batch's loss into the parameters.
 
     A contrastive loss compares every pair of the batch, so the mean over micro-batches of their losses is a different
@@ -35,7 +26,8 @@ def backward(model: Trainable, batch: Batch, *, micro_batch: int | None, autocas
         with autocast:
             features = model.encode(batch)
         losses = model.objective(features)
-        losses.total.backward()
+        if losses.total.requires_grad:  # of a training-free model it does not
+            losses.total.backward()
         return losses
 
     parts = [{name: rows[start : start + micro_batch] for name, rows in batch.items()} for start in range(0, size, micro_batch)]
@@ -44,6 +36,8 @@ def backward(model: Trainable, batch: Batch, *, micro_batch: int | None, autocas
     leaves = {name: torch.cat([features[name] for features in cached]) for name in cached[0]}
     leaves = {name: leaf.requires_grad_(leaf.is_floating_point()) for name, leaf in leaves.items()}  # labels have no gradient
     losses = model.objective(leaves)
+    if not losses.total.requires_grad:
+        return losses
     losses.total.backward()
     for index, part in enumerate(parts):
         features = _encode(model, part, autocast, seed + index)
@@ -54,7 +48,7 @@ def backward(model: Trainable, batch: Batch, *, micro_batch: int | None, autocas
     return losses
 
 
-def _encode(model: Trainable, part: Batch, autocast: Any, seed: int) -> dict[str, Tensor]:
+def _encode(model: Model, part: Batch, autocast: Any, seed: int) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     with autocast:
         return model.encode(part)

@@ -45,14 +45,13 @@ class Watch:
         yield
         self.waited += time.monotonic() - start
 
-    def step(self, losses: Losses | None, norm: float, lr: float, loader: Loader) -> None:
-        """`losses` is None of a model that takes samples in and learns nothing from them."""
-        if losses is not None:
+    def step(self, losses: Losses, norm: float, lr: float, loader: Loader) -> None:
+        if losses.terms:
             self._guard_numbers(losses, norm, lr)
         if self.progress.step % self.recipe.log.every and self.progress.in_stage < self.stage.budget:
             return
         learned: dict[str, Any] = {}
-        if losses is not None:
+        if losses.terms:
             values = self.process.mean({"total": losses.total, **losses.terms})
             learned = {"loss": values["total"], "terms": values, "chance": losses.chance, "lr": lr, "grad_norm": norm}
         drops = sum(map(Counter, self.process.gather(dict(loader.drops))), Counter[str]())
@@ -73,7 +72,7 @@ class Watch:
             }
         )
         self.logged, self.waited, self.samples_logged = now, 0.0, self.progress.samples
-        if losses is not None:
+        if losses.terms:
             self._guard_chance(values, losses.chance)
 
     def _guard_chance(self, values: dict[str, float], chance: dict[str, float]) -> None:

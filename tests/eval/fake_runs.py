@@ -16,7 +16,20 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from eval.report.results import SHOWCASE_SCHEMA
-from models import PARADIGMS
+
+PARADIGMS = {
+    "clip": "contrastive",
+    "siglip": "contrastive",
+    "flava": "masking",
+    "maskvlm": "masking",
+    "coca": "generative",
+    "cm3leon": "generative",
+    "frozen": "pretrained backbones",
+    "minigpt4": "pretrained backbones",
+    "blip2": "pretrained backbones",
+    "magic": "training-free",
+    "asif": "training-free",
+}
 
 SKILL = {"clip": 0.72, "siglip": 0.70, "flava": 0.55, "maskvlm": 0.6, "coca": 0.78, "cm3leon": 0.45, "frozen": 0.35, "minigpt4": 0.5}
 SKILL |= {"blip2": 0.66, "magic": 0.4, "asif": 0.30}

@@ -22,8 +22,7 @@ from eval.report.paired import differences
 from eval.report.report import Report, build
 from eval.report.results import Key, read_runs
 from eval.report.rows import combine, keys
-from models import PARADIGMS
-from tests.eval.fake_runs import claim, write, write_lines, write_run
+from tests.eval.fake_runs import PARADIGMS, claim, write, write_lines, write_run
 
 COLOUR = Key("zeroshot", "test", "colour")
 

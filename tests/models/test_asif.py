@@ -179,12 +179,12 @@ def test_deleted_anchors_were_never_there() -> None:
 def test_fitting_batches_is_adding_pairs() -> None:
     fitted, added = build(), filled(20)
     for start in (0, 10):
-        fitted.fit(fitted.collate(SAMPLES[start : start + 10]))  # without a generator: the first captions
+        fitted(fitted.collate(SAMPLES[start : start + 10]))  # without a generator: the first captions
     assert torch.equal(fitted.anchors.ids, added.anchors.ids)
     assert torch.allclose(fitted.anchors.text, added.anchors.text, atol=1e-6)
     assert torch.allclose(fitted.anchors.image, added.anchors.image, atol=1e-6)
     control = build(permuted=True)
-    control.fit(control.collate(SAMPLES[:10]))
+    control(control.collate(SAMPLES[:10]))
     assert torch.equal(control.anchors.ids, fitted.anchors.ids[:10].roll(1, 0))
     assert torch.equal(control.anchors.pictures, fitted.anchors.pictures[:10])
 
@@ -217,7 +217,7 @@ def test_captions_are_the_anchors_text_that_fits_best(monkeypatch: pytest.Monkey
     scores = model.compare(IMAGES, TEXTS[:30])
     assert model.caption(IMAGES) == [TEXTS[i] for i in scores.argmax(dim=1).tolist()]
     monkeypatch.setattr("models.asif.model.ROWS", 7)
-    model._told = None
+    model._caption_anchors = None
     assert model.caption(IMAGES) == [TEXTS[i] for i in scores.argmax(dim=1).tolist()]
 
 

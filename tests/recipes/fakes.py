@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import models
 from data.sample import Sample
-from models.contract import Losses
+from models.contract import Losses, Model
 from models.shared.text import Tokenizer
 from recipes.train.recipe import AnyRecipe, Log, Optim, Prerequisite, Recipe, Stage
 
@@ -37,8 +36,11 @@ class TowerConfig:
     vocab_size: int = 300
 
 
-class Tower(nn.Module):
+class Tower(Model):
     """Guesses how long the first caption is. Its statistics and its dropout show whether it was really frozen."""
+
+    paradigm = "prerequisite"
+    Config = TowerConfig
 
     def __init__(self, config: TowerConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -63,8 +65,11 @@ class BridgeConfig:
     vocab_size: int = 300
 
 
-class Bridge(nn.Module):
+class Bridge(Model):
     """Guesses the length of another caption with a frozen Tower: first (align) by its own head, then (tune) by the tower's too."""
+
+    paradigm = "contrastive"
+    Config = BridgeConfig
 
     def __init__(self, config: BridgeConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -74,8 +79,8 @@ class Bridge(nn.Module):
         self.text = 1
         self.adoptions = 0
 
-    def adopt(self, prerequisites: dict[str, Any]) -> None:
-        self.tower.load_state_dict(prerequisites["tower"].state_dict())
+    def adopt(self, modules: Mapping[str, Any]) -> None:
+        self.tower.load_state_dict(modules["tower"].state_dict())
         self.tower.requires_grad_(False)
         self.adoptions += 1
 
@@ -106,6 +111,5 @@ def install(patch: pytest.MonkeyPatch, data: str) -> AnyRecipe:
         **where,
     )
     for name, recipe in (("tower", tower), ("bridge", bridge)):
-        patch.setitem(models.TABLE, name, (__name__, name.title(), f"{name.title()}Config"))
         patch.setitem(sys.modules, f"recipes.{name}", SimpleNamespace(PRESETS={"tiny": recipe}))
     return bridge

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import models
 from data.sample import Sample
+from models.contract import Losses, Model
 from models.shared.text import Tokenizer
 from recipes.train.loop import train
 from recipes.train.recipe import AnyRecipe, Log, Recipe
@@ -32,8 +33,11 @@ class CollectorConfig:
     vocab_size: int = 300
 
 
-class Collector(nn.Module):
+class Collector(Model):
     """Counts how bright pictures are; a projection that is never trained says what "bright" is."""
+
+    paradigm = "training-free"
+    Config = CollectorConfig
 
     def __init__(self, config: CollectorConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -44,14 +48,16 @@ class Collector(nn.Module):
     def collate(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         return {"pixels": torch.from_numpy(np.stack([sample.image.mean(axis=(0, 1)) for sample in samples])).float() / 255}
 
-    def fit(self, batch: dict[str, Tensor]) -> None:
-        bins = (self.eye(batch["pixels"]).sigmoid() * self.config.bins).long()[:, 0]
-        self.counts += torch.bincount(bins, minlength=self.config.bins)
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"bins": (self.eye(batch["pixels"]).sigmoid() * self.config.bins).long()[:, 0]}
+
+    def objective(self, features: dict[str, Tensor]) -> Losses:
+        self.counts += torch.bincount(features["bins"], minlength=self.config.bins)
+        return Losses.none(self.counts)
 
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch, scenes: Path) -> AnyRecipe:
-    monkeypatch.setitem(models.TABLE, "collector", (__name__, "Collector", "CollectorConfig"))
     recipe = Recipe(model=CollectorConfig(), budget=96, batch=8, data=str(scenes), device="cpu", vocab_size=300, log=Log(every=4))
     monkeypatch.setitem(sys.modules, "recipes.collector", SimpleNamespace(PRESETS={"tiny": recipe}))
     return recipe
@@ -95,6 +101,12 @@ def test_stopped_by_a_signal_it_is_not_finished(collector: AnyRecipe, tmp_path: 
     assert train(collector, tmp_path / "run", "tiny") == 128 + signal.SIGTERM
     cost = json.loads((tmp_path / "run" / "cost.json").read_text())
     assert (cost["finished"], cost["samples_seen"]) == (False, 24)
+
+
+def test_micro_batches_take_in_the_same(collector: AnyRecipe, tmp_path: Path) -> None:
+    train(collector, tmp_path / "whole", "tiny")
+    train(replace(collector, micro_batch=3), tmp_path / "parts", "tiny")
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_another_seed_takes_in_other_samples(collector: AnyRecipe, tmp_path: Path) -> None:

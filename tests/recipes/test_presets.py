@@ -15,6 +15,7 @@ from data.shards import find
 from data.texts import texts
 from models.shared.text import BPETokenizer
 from recipes.train.loop import train
+from recipes.train.pages import names
 from recipes.train.recipe import AnyRecipe, Log
 from tests.hub import connect
 from tests.recipes.test_train import steps
@@ -40,7 +41,7 @@ def presets(name: str) -> dict[str, AnyRecipe]:
     return importlib.import_module(f"recipes.{name}").PRESETS
 
 
-TRAINED = [name for name in models.TABLE if not hasattr(models.classes(name)[0], "fit")]
+TRAINED = [name for name in names() if models.model_of(presets(name)["tiny"].model).paradigm != "training-free"]
 
 
 @pytest.mark.parametrize(("name", "preset"), [(name, preset) for name in TRAINED for preset in presets(name)])
@@ -53,8 +54,8 @@ def test_schedules_warm_up_and_end_at_zero(name: str, preset: str) -> None:
 
 
 def test_what_is_not_trained_has_no_learning_rate() -> None:
-    free = [name for name in models.TABLE if name not in TRAINED]
-    assert {name for name, paradigm in models.PARADIGMS.items() if paradigm == "training-free"} >= set(free) >= {"asif"}
+    free = [name for name in names() if name not in TRAINED]
+    assert {"asif", "magic"} <= set(free)
     assert all(stage.optim.lr == 0 for name in free for recipe in presets(name).values() for stage in recipe.schedule)
 
 

@@ -1,0 +1,20 @@
+"""Configurations that `make params` counts, with the published figures."""
+
+from __future__ import annotations
+
+from open_clip import get_model_config
+
+from models.coca.convert import config_from_open_clip
+from models.coca.model import CoCaConfig
+from models.contract import Size
+
+TABLE = "arXiv 2205.01917, table 1: encoder and decoder, without what pools between them"
+RELEASED = "open_clip's released weights"
+
+SIZES = (
+    Size("Base", CoCaConfig.base(), 383_000_000, TABLE, ("visual", "text"), 0.001),
+    Size("Large", CoCaConfig.large(), 787_000_000, TABLE, ("visual", "text"), 0.001),
+    Size("paper: 2.1 B", CoCaConfig.paper(), None, "the layer sizes of table 1, which says 2.1 B"),
+    Size("open_clip ViT-B/32", config_from_open_clip(get_model_config("coca_ViT-B-32")), 253_560_065, RELEASED),
+    Size("open_clip ViT-L/14", config_from_open_clip(get_model_config("coca_ViT-L-14")), 638_450_177, RELEASED),
+)
