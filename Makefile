@@ -1,6 +1,6 @@
 # Paragone. `make help` lists the targets; every target sets up what it needs.
 #
-# Variables: PRESET=tiny|small|paper  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
+# Variables: PRESET=tiny|small|paper|any other of the page's  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
 #            WEIGHTS=<published weights to start from, or to evaluate as they are>  OUT=<run folder>
 #            ARGS="--optim.lr 1e-3" (training)  TASKS=zeroshot,retrieval  EVAL_ARGS="--limit 500"  SEEDS=0,1,2 (claims)
 #            PLANTED=0.9 (a correlation in the embedded data set)  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
@@ -10,7 +10,7 @@ PYTHON ?= python3
 PRESET ?= tiny
 SEED ?= 0
 DEVICE ?= auto
-SIZE := $(if $(filter small,$(PRESET)),small,tiny)
+SIZE := $(if $(findstring small,$(PRESET)),small,tiny)
 SCENES := .data/scenes-$(SIZE)$(if $(PLANTED),-planted$(PLANTED))
 DATA ?= $(SCENES)
 TEST ?= $(DATA)
@@ -19,7 +19,9 @@ PLACE = $(if $(findstring .tar,$(DATA)),$(dir $(DATA)),$(DATA))
 ON = $(if $(filter .data/scenes-$(SIZE),$(DATA)),,-$(notdir $(PLACE:%/=%)))
 RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
 
-MODELS := clip siglip flava maskvlm coca cm3leon frozen minigpt4 blip2 magic asif
+# Every page of recipes/ that declares PRESETS can be trained; COMPARED leaves out what is trained only for others to build on.
+PAGES := $(basename $(notdir $(shell grep -l '^PRESETS' recipes/*.py)))
+COMPARED := $(filter-out $(basename $(notdir $(shell grep -l '^COMPARED = False' recipes/*.py))),$(PAGES))
 PY := $(VENV)/bin/python
 READY := $(VENV)/.paragone
 # glibc keeps what is freed for what comes next, and does not hand it back to ask for it anew, page by page: on a CPU training and
@@ -30,11 +32,11 @@ export MALLOC_TRIM_THRESHOLD_ ?= 536870912
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/<model>/' | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo "  <model>: $(MODELS); what some of them build on is trained by itself: vq, lm, classifier"
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/<page>/' | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@echo "  <page>: $(COMPARED); what some of them build on is trained by itself: $(filter-out $(COMPARED),$(PAGES))"
 	@echo "  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS PLANTED TASKS EVAL_ARGS SEEDS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
 
-train-%: $(READY) data ## train a model, or resume it
+train-%: $(READY) data ## train the model of a page, or resume it
 	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data "$(DATA)" --seed $(SEED) --device $(DEVICE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(ARGS)
 
 # `make eval-clip WEIGHTS=...` evaluates the weights themselves, `make train-clip eval-clip WEIGHTS=...` what training made of them.
@@ -56,9 +58,9 @@ time-%: $(READY) data ## how long a training takes on this machine, from some st
 	$(PY) -m recipes.tools.timing $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) --seed $(SEED) $(ARGS)
 
 compare: $(READY) ## put all evaluated runs side by side: terminal, Markdown, CSV, HTML
-	$(PY) -m eval.compare $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
+	$(PY) -m eval.compare --pages "$(COMPARED)" $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
 
-all: $(foreach model,$(MODELS),train-$(model) eval-$(model)) compare ## train, evaluate and compare every model
+all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, evaluate and compare every model
 
 data: $(READY) ## write the embedded data set of the preset
 ifeq ($(DATA),$(SCENES))

@@ -19,6 +19,8 @@ from __future__ import annotations
 from models.classifier import ClassifierConfig
 from recipes.train.recipe import Optim, Recipe
 
+COMPARED = False  # trained for others to build on
+
 PRESETS = {
     "tiny": Recipe(
         model=ClassifierConfig.tiny(),

@@ -24,6 +24,8 @@ from models.lm import LMConfig
 from models.shared.backbones import LanguageConfig
 from recipes.train.recipe import Optim, Recipe
 
+COMPARED = False  # trained for others to build on
+
 PRESETS = {
     "tiny": Recipe(
         model=LMConfig.tiny(),

@@ -22,6 +22,8 @@ from __future__ import annotations
 from models.vq import VQConfig
 from recipes.train.recipe import Optim, Recipe
 
+COMPARED = False  # trained for others to build on
+
 PRESETS = {
     "tiny": Recipe(
         model=VQConfig.tiny(),

@@ -7,7 +7,8 @@ yes-or-no question of its own: is there something that is all of this?
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +17,19 @@ from torch import Tensor, nn
 
 from data.sample import Sample
 from data.scenes.world import COLOURS, FILLS, SHAPES, SIZES
+from data.shards import Split
 from models.contract import Losses, Model
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.shared.text import Tokenizer
 from models.shared.vision import VisionConfig, vision_transformer
 
+SCENES = (*SHAPES, *COLOURS, *SIZES, *FILLS)  # what one object of the embedded data is called
+
 
 @dataclass(frozen=True)
 class ClassifierConfig:
     vision: VisionConfig = field(default_factory=lambda: VisionConfig(width=768, depth=12, heads=12, pool="avg"))
-    classes: tuple[str, ...] = (*SHAPES, *COLOURS, *SIZES, *FILLS)  # labels, or words that one object has together: "star", "red star"
+    classes: tuple[str, ...] = SCENES  # labels, or words that one object has together: "star", "red star"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
@@ -70,13 +74,18 @@ class Classifier(Model):
     Config = ClassifierConfig
     needs = ()
 
-    def __init__(self, config: ClassifierConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: ClassifierConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer = tokenizer  # every run folder has one; nothing here reads text
+        self.tokenizer = None  # nothing here reads text
         self.collate = LabelCollate(ImageTransform(config.vision.image_size), config.classes)
         self.visual = vision_transformer(config.vision)
         self.head = nn.Linear(config.vision.width, len(config.classes))
+
+    @classmethod
+    def configured(cls, config: Any, *, tokenizer: Tokenizer | None, split: Split) -> Any:
+        """With the data set's own classes, where it declares any and the recipe names none."""
+        return replace(config, classes=split.classes) if split.classes and config.classes == SCENES else config
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits and truth of every class, `[B, C]`."""

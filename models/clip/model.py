@@ -7,16 +7,19 @@ instead of a class token, uses ReLU, and learns its own small vocabulary. `paper
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.sample import Sample
 from models.clip.objective import clip_loss
 from models.contract import Losses, Model
+from models.shared.backbones import named_tower
 from models.shared.collate import PairCollate
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.shared.text import Tokenizer
@@ -38,6 +41,13 @@ class CLIPConfig:
     random_crop: float = 1.0  # smallest share of the side kept by the random square crop, CLIP's only augmentation
     mean: tuple[float, float, float] = OPENAI_MEAN  # of the pixels; some published weights were trained with another
     std: tuple[float, float, float] = OPENAI_STD
+    image_head: bool = True  # a projection on the image side; LiT (arXiv 2111.07991) has none, so embed_dim is the tower's width
+    frozen: bool = False  # the image tower stays as it came: LiT's locked tower
+    image_weights: str = ""  # a timm model whose weights the image tower begins with
+
+    def __post_init__(self) -> None:
+        if not self.image_head and self.embed_dim != self.vision.width:
+            raise ValueError(f"without an image head embed_dim is the tower's width: got {self.embed_dim} and {self.vision.width}")
 
     @classmethod
     def tiny(cls) -> CLIPConfig:
@@ -65,6 +75,19 @@ class CLIPConfig:
     def vit_l14(cls) -> CLIPConfig:
         vision = VisionConfig(width=1024, depth=24, heads=16, image_size=224, patch_size=14, pre_norm=True)
         return cls(vision=vision, text=TransformerConfig(width=768, depth=12, heads=12), embed_dim=768)
+
+
+TOWER = "tower"  # the key in Sample.extra of what a frozen image tower made of the picture
+
+
+@dataclass(frozen=True)
+class TowerCollate(PairCollate):
+    """In the place of pixels what `CLIP.precompute` found, float32 "tower" `[B, D]`, where the samples carry it."""
+
+    def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        if TOWER not in samples[0].extra:
+            return super().__call__(samples, rng)
+        return {"tower": torch.from_numpy(np.stack([sample.extra[TOWER] for sample in samples])), "ids": self.captions(samples, rng)}
 
 
 class TextTower(nn.Module):
@@ -106,13 +129,14 @@ class CLIP(Model):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
-        self.collate = PairCollate(ImageTransform(config.vision.image_size, config.random_crop), tokenizer, config.context)
-        self.visual = vision_transformer(config.vision)
+        self.collate = TowerCollate(ImageTransform(config.vision.image_size, config.random_crop), tokenizer, config.context)
+        self.visual = vision_transformer(config.vision).requires_grad_(not config.frozen)
         self.text = TextTower(config.text, vocab_size=config.vocab_size, context=config.context, end=tokenizer.end)
-        self.visual_projection = nn.Linear(config.vision.width, config.embed_dim, bias=False)
+        self.visual_projection = nn.Linear(config.vision.width, config.embed_dim, bias=False) if config.image_head else nn.Identity()
         self.text_projection = nn.Linear(config.text.width, config.embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
-        nn.init.normal_(self.visual_projection.weight, std=config.vision.width**-0.5)
+        if isinstance(self.visual_projection, nn.Linear):
+            nn.init.normal_(self.visual_projection.weight, std=config.vision.width**-0.5)
         nn.init.normal_(self.text_projection.weight, std=config.text.width**-0.5)
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
@@ -121,7 +145,8 @@ class CLIP(Model):
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per-pair features, L2-normalised `[B, embed_dim]`."""
-        return {"image": self._image_features(batch["pixels"]), "text": self._text_features(batch["ids"])}
+        states = batch["tower"] if "tower" in batch else self._tower(batch["pixels"])
+        return {"image": self._project(states), "text": self._text_features(batch["ids"])}
 
     def objective(self, features: dict[str, Tensor]) -> Losses:
         return clip_loss(features["image"], features["text"], self.logit_scale.exp())
@@ -129,6 +154,34 @@ class CLIP(Model):
     def after_step(self) -> None:
         with torch.no_grad():
             self.logit_scale.clamp_(max=math.log(self.config.max_scale))
+
+    # ------------------------------------------------------------------------------- the image tower of another model
+
+    def adopt(self, modules: Mapping[str, Any]) -> None:
+        """ "image_tower": a trained model whose `visual` is such a tower, a `Classifier` or a `CLIP`."""
+        self.visual.load_state_dict(modules["image_tower"].visual.state_dict())
+
+    def fetch(self) -> dict[str, str]:
+        if not self.config.image_weights:
+            return {}
+        self.visual.load_state_dict(named_tower(self.config.image_weights, weights=True).state_dict())
+        return {"visual": self.config.image_weights}
+
+    @torch.no_grad()
+    def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """A frozen tower sees a picture once, if it would see the same pixels each time (LiT, appendix G)."""
+        if not self.config.frozen or self.config.random_crop < 1 or self.config.vision.patch_dropout:
+            return samples
+        self.visual.eval()
+        found: list[Sample] = []
+        for first in range(0, len(samples), 256):
+            some = samples[first : first + 256]
+            pixels = self.collate.images([sample.image for sample in some]).to(self.logit_scale.device)
+            states = self._tower(pixels).float().cpu().numpy()
+            found += [replace(sample, extra=sample.extra | {TOWER: row}) for sample, row in zip(some, states, strict=True)]
+        return found
+
+    # ------------------------------------------------------------------------------------------------ capabilities
 
     @torch.no_grad()
     def encode_image(self, images: Sequence[np.ndarray]) -> Tensor:
@@ -141,7 +194,14 @@ class CLIP(Model):
         return self._text_features(self.collate.texts(texts).to(self.logit_scale.device))
 
     def _image_features(self, pixels: Tensor) -> Tensor:
-        return F.normalize(self.visual_projection(self.visual(normalise(pixels, self.config.mean, self.config.std))).float(), dim=-1)
+        return self._project(self._tower(pixels))
+
+    def _tower(self, pixels: Tensor) -> Tensor:
+        """uint8 `[B, 3, S, S]` -> `[B, vision.width]`."""
+        return self.visual(normalise(pixels, self.config.mean, self.config.std))
+
+    def _project(self, states: Tensor) -> Tensor:
+        return F.normalize(self.visual_projection(states).float(), dim=-1)
 
     def _text_features(self, ids: Tensor) -> Tensor:
         return F.normalize(self.text_projection(self.text(ids)).float(), dim=-1)

@@ -24,8 +24,11 @@ class PairCollate:
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """With a generator: one caption at random and a random crop. Without: the first caption and the centre."""
-        captions = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
-        return {"pixels": self.images([sample.image for sample in samples], rng), "ids": self.texts(captions)}
+        ids = self.captions(samples, rng)  # the generator draws captions first, then crops
+        return {"pixels": self.images([sample.image for sample in samples], rng), "ids": ids}
+
+    def captions(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Tensor:
+        return self.texts([sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples])
 
     def images(self, images: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> Tensor:
         return self.transform(images, rng)

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 import models.shared.text
 from data.loader import Loader, in_order
+from data.sample import Sample
 from data.shards import Split, find, splits
 from data.texts import texts
 from models.contract import Batch, Model
@@ -186,6 +187,17 @@ def _tokenizer(recipe: AnyRecipe, split: Split, adopted: Mapping[str, Any]) -> T
 
 
 def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Model, process: Process, progress: Progress) -> Loader:
+    def precompute(samples: Sequence[Sample]) -> Sequence[Sample]:
+        """What it takes is part of the training's cost; only the first time, because a resumed run is to cost what an uninterrupted one
+        does."""
+        start = time.monotonic()
+        with _flop_counter() as flops:
+            found = model.precompute(samples)
+        if not progress.in_stage:
+            progress.spent += flops.get_total_flops() * process.world
+            progress.seconds += time.monotonic() - start
+        return found
+
     return Loader(
         split,
         batch_size=stage.batch // process.world,
@@ -195,6 +207,7 @@ def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Model, process
         world=process.world,
         workers=recipe.workers,
         needs=model.needs,
+        precompute=precompute,
         memory_budget=int(recipe.memory_gb * 2**30),
         state=progress.loader[process.rank] if progress.loader else None,
     )

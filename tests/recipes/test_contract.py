@@ -1,0 +1,210 @@
+"""What every page's model must keep, whatever it is: one test over all of them, found and not listed.
+
+Each `tiny` is trained for two steps a stage, on what it builds on, which is trained as briefly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from data.loader import in_order
+from data.sample import Sample
+from data.shards import find
+from models.contract import Model
+from recipes.train.loop import train
+from recipes.train.pages import names, page
+from recipes.train.recipe import AnyRecipe, Log
+from recipes.train.stages import enter, set_training
+from recipes.train.step import backward
+from recipes.train.watch import Watch
+from tests.recipes.test_train import Killed, same_weights
+
+PAGES = [name for name in names() if "tiny" in page(name).PRESETS]
+BATCH = 4
+
+
+def short(recipe: AnyRecipe, data: str, *, batch: int = BATCH, steps: int = 2) -> AnyRecipe:
+    some: dict[str, Any] = {"budget": batch * steps, "batch": batch}
+    stages = tuple(replace(stage, optim=replace(stage.optim, warmup=0), **some) for stage in recipe.stages)
+    how: dict[str, Any] = {"data": data, "device": "cpu", "precision": "fp32", "vocab_size": 400, "log": Log(every=1, validate=0)}
+    return replace(recipe, **({"stages": stages} if stages else {"optim": replace(recipe.optim, warmup=0), **some}), **how)
+
+
+@pytest.fixture(scope="module")
+def runs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for runs, while every preset of every page is short."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names():
+            patch.setattr(page(name), "PRESETS", {key: short(recipe, str(scenes)) for key, recipe in page(name).PRESETS.items()})
+        yield tmp_path_factory.mktemp("runs")
+
+
+def trained(name: str, runs: Path) -> Path:
+    """The run folder of a page, as prerequisites name theirs."""
+    folder = runs / f"{name}-tiny-s0"
+    assert train(page(name).PRESETS["tiny"], folder, "tiny", page=name) == 0
+    return folder
+
+
+def in_last_stage(name: str, folder: Path) -> tuple[Any, AnyRecipe]:
+    """The trained model as the loop has it in its last stage."""
+    recipe = page(name).PRESETS["tiny"]
+    model: Any = models.load(folder)
+    progress = _progress(folder)
+    enter(model, recipe, len(recipe.schedule) - 1, progress)
+    set_training(model)
+    return model, recipe
+
+
+def _progress(folder: Path) -> Any:
+    from recipes.train import checkpoint
+    from recipes.train.folder import CHECKPOINT
+
+    return checkpoint.read_progress(folder / CHECKPOINT)
+
+
+def some_samples(scenes: Path, count: int) -> list[Sample]:
+    return next(iter(in_order(find(str(scenes), "train"), batch_size=count)))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_run_names_its_page_and_its_model_and_gives_the_model_back(name: str, runs: Path) -> None:
+    folder = trained(name, runs)
+    recipe, model = json.loads((folder / "recipe.json").read_text()), models.load(folder)
+    assert (recipe["page"], recipe["name"]) == (name, model.name)
+    assert type(model) is models.model_of(page(name).PRESETS["tiny"].model)
+    models.save(model, folder / "again")
+    assert same_weights(folder, folder / "again")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values() if tensor.is_floating_point())
+    for stage in model.asked_after:  # kept at the end of that stage
+        assert models.load(folder / "stages" / stage).name == model.name
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_killed_and_resumed_equals_uninterrupted(name: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained(name, runs)
+
+    def due(self: Watch) -> bool:
+        if self.progress.step == 2:
+            raise Killed
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "due_to_save", due)
+        with pytest.raises(Killed):
+            train(page(name).PRESETS["tiny"], tmp_path / "run", "tiny", runs, page=name)
+    assert train(page(name).PRESETS["tiny"], tmp_path / "run", "tiny", runs, page=name) == 0
+    assert same_weights(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_collate_depends_on_its_generator_alone_and_goes_to_workers(name: str, runs: Path, scenes: Path) -> None:
+    model, _ = in_last_stage(name, trained(name, runs))
+    samples = some_samples(scenes, BATCH)
+    copy = pickle.loads(pickle.dumps(model.collate))  # noqa: S301 (our own bytes)
+    one, other = (collate(samples, np.random.default_rng(3)) for collate in (model.collate, copy))
+    assert one.keys() == other.keys() != set()
+    assert all(torch.equal(one[field], other[field]) for field in one)
+    assert {len(rows) for rows in one.values()} == {BATCH}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_micro_batches_give_the_gradients_of_the_batch(name: str, runs: Path, scenes: Path) -> None:
+    model, _ = in_last_stage(name, trained(name, runs))
+    batch = model.collate(some_samples(scenes, BATCH), np.random.default_rng(0))
+    found = []
+    for size in (None, 1):
+        model.zero_grad()
+        losses = backward(model, batch, micro_batch=size, autocast=torch.autocast("cpu", enabled=False))
+        found.append((float(losses.total), {key: each.grad.clone() for key, each in model.named_parameters() if each.grad is not None}))
+    (loss, whole), (same, parts) = found
+    assert same == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    assert whole.keys() == parts.keys()
+    assert bool(whole) == (model.paradigm != "training-free")
+    scale = max((float(gradient.abs().max()) for gradient in whole.values()), default=1.0)
+    for key, gradient in whole.items():
+        assert torch.allclose(gradient, parts[key], atol=1e-4 * scale, rtol=1e-3), key
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_a_stage_trains_has_a_gradient_and_nothing_else(name: str, runs: Path, scenes: Path) -> None:
+    model, _ = in_last_stage(name, trained(name, runs))
+    batch = model.collate(some_samples(scenes, 2 * BATCH), np.random.default_rng(0))
+    backward(model, batch, micro_batch=None, autocast=torch.autocast("cpu", enabled=False))
+    for key, parameter in model.named_parameters():
+        assert parameter.requires_grad or parameter.grad is None, f"{key} is frozen"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", PAGES)
+def test_two_ranks_learn_what_one_does(name: str, runs: Path, tmp_path: Path) -> None:
+    """Through torchrun, on what one process has trained before."""
+    one = trained(name, runs)
+    program = tmp_path / "ranks.py"
+    program.write_text(RANKS.format(name=name, data=page(name).PRESETS["tiny"].data, run=tmp_path / "run", runs=runs))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", str(program)]
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(command, cwd=root, env=_environment(root), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs, ours = models.load(tmp_path / "run").state_dict(), models.load(one).state_dict()
+    for key, tensor in ours.items():
+        assert torch.allclose(tensor.float(), theirs[key].float(), atol=2e-4), key
+
+
+RANKS = """
+import sys
+from pathlib import Path
+
+from recipes.train.loop import train
+from recipes.train.pages import names, page
+from tests.recipes.test_contract import short
+
+for each in names():
+    page(each).PRESETS = {{key: short(recipe, {data!r}) for key, recipe in page(each).PRESETS.items()}}
+sys.exit(train(page({name!r}).PRESETS["tiny"], Path("{run}"), "tiny", Path("{runs}"), page={name!r}))
+"""
+
+
+def _environment(root: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [name for name in PAGES if models.model_of(page(name).PRESETS["tiny"].model).paradigm != "training-free"])
+def test_it_overfits_eight_samples(name: str, runs: Path, scenes: Path) -> None:
+    model, recipe = in_last_stage(name, trained(name, runs))
+    batch = model.collate(some_samples(scenes, 8), np.random.default_rng(0))
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=recipe.schedule[-1].optim.lr)
+    losses = []
+    for step in range(60):
+        losses.append(float(backward(model, batch, micro_batch=None, autocast=torch.autocast("cpu", enabled=False), seed=step).total))
+        optimizer.step()
+        optimizer.zero_grad()
+        model.after_step()
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:2]), losses[::10]
+
+
+def test_every_package_says_what_it_is() -> None:
+    found = models.all_models()
+    assert set(models.packages()) <= {kind.__module__.split(".")[1] for kind in found.values()}
+    for name, kind in found.items():
+        assert kind.paradigm, name
+        assert kind.Config.tiny(), name
+        assert set(kind.needs) <= {"captions", "label", "questions", "foils", "objects"}, name
+        assert issubclass(kind, Model)
