@@ -87,6 +87,9 @@ params: $(READY) ## parameter counts of the paper-size models, beside the papers
 bench: $(READY) data ## speed against the reference libraries, as ratios
 	$(PY) -m recipes.bench --data "$(DATA)" --device $(DEVICE) $(ARGS)
 
+results: $(READY) ## write recipes/RESULTS.md and the README's table from recipes/results/; ARGS="collect --runs .runs" fills that first
+	$(PY) -m recipes.tools.results $(ARGS)
+
 test: $(READY) ## the tests (minutes, two cores)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
@@ -110,4 +113,4 @@ $(READY): pyproject.toml
 	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove $(VENV) and choose their index with TORCH_INDEX="; exit 1; }
 	touch $@
 
-.PHONY: help compare all data import check-data calibrate tune-magic params bench test test-slow lint clean
+.PHONY: help compare all data import check-data calibrate tune-magic params bench results test test-slow lint clean

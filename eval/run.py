@@ -30,6 +30,7 @@ import models
 from data.shards import DataError, find
 from eval import EvalError
 from eval.base.capabilities import Draws, WeighsAnswers
+from eval.base.provenance import provenance
 from eval.base.task import Task
 from eval.harness.ask import Json, cells_of, chance_cells, hashed, title, variants
 from eval.harness.controls import untrained
@@ -186,7 +187,7 @@ def evaluate(
     # Where a task gave no number, what it would have asked with (which judge, say) cannot set two runs apart.
     answered = {cell["task"] for cell in result["cells"] if cell["variant"] == "model" and cell["value"] is not None}
     result["prompts"] = {title(task): result["prompts"][title(task)] for task in planned if task.name in answered}
-    result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(model)}
+    result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(model), **provenance()}
     result["seconds"] = round(time.perf_counter() - start, 1)
     _write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
     if trained := everyone[0].subject:

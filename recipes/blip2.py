@@ -101,8 +101,8 @@ CLAIMS = (
         base=_captions_only,
         arms=(Arm("both stages"), Arm("second stage alone", _stages(generate=24_000))),
         metric=Cell("captioning", "shape F1"),
-        note="trained on captions alone, after which it describes and does not answer: of the questions, which the paper asks, "
-        "it has .000 right with and without the first stage",
+        note="trained on captions alone, after which it describes and does not answer: questions, which the paper asks, "
+        "cannot tell the arms apart",
     ),
     Claim(
         name="generation-helps-retrieval",

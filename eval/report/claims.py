@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eval import EvalError
 from eval.report import words
@@ -73,8 +74,12 @@ def read_claims(folder: Path, order: Sequence[str]) -> list[Claim]:
 
 
 def read_claim(path: Path) -> Claim:
-    raw = read_json(path)
-    again = f"Test it again: make claims-{path.parent.name}"
+    return claim_of(read_json(path), path)
+
+
+def claim_of(raw: dict[str, Any], path: Path) -> Claim:
+    """What the file of a claim says, read from `path`. Raises EvalError where it is none, or of another schema."""
+    again = f"Test it again: make claims-{raw.get('model', '<page>')}"
     if raw.get("schema") != SCHEMA:
         raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}. {again}")
     try:

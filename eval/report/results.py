@@ -130,15 +130,18 @@ def read_results(runs: list[Run]) -> list[Result]:
 
 
 def read_result(run: Run, folder: Path) -> Result:
-    path = folder / "eval.json"
-    raw = read_json(path)
+    return result_of(read_json(folder / "eval.json"), run, folder / "eval.json")
+
+
+def result_of(raw: dict[str, Any], run: Run, path: Path) -> Result:
+    """What `eval.json` says, read from `path`; records lie beside it. Raises EvalError where it is none, or of another schema."""
     if raw.get("schema") != SCHEMA:
         raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}. Evaluate again: make eval-{raw.get('model', '<model>')}")
     try:
-        cells = tuple(read_cell(cell, folder) for cell in raw["cells"])
+        cells = tuple(read_cell(cell, path.parent) for cell in raw["cells"])
         return Result(
             run=run,
-            folder=folder,
+            folder=path.parent,
             model=str(raw["model"]),
             paradigm=str(raw["paradigm"]),
             preset=str(raw["preset"]),

@@ -46,6 +46,7 @@ from torch import Tensor, nn
 
 from data.loader import Loader
 from data.shards import DataError, Split, find
+from eval.base.provenance import provenance
 from models.clip import CLIP
 from models.clip.convert import config_from_open_clip, from_open_clip
 from models.shared.collate import PairCollate
@@ -123,8 +124,9 @@ def main() -> None:
     _print(rows, process)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"hardware": hardware(process.device), "setting": asdict(setting), "repeats": repeats, "data": split.name}
-    versions = {name: version(name) for name in ("torch", "open_clip_torch", "transformers", "timm", "webdataset")}
-    args.out.write_text(json.dumps(about | {"versions": versions, "rows": [asdict(row) for row in rows]}, indent=1))
+    known = provenance()
+    known["versions"] |= {"webdataset": version("webdataset")}
+    args.out.write_text(json.dumps(about | known | {"rows": [asdict(row) for row in rows]}, indent=1))
 
 
 # --------------------------------------------------------------------------------------------------- train step
@@ -166,7 +168,7 @@ def clip_step(setting: Setting, split: Split, process: Process, repeats: int) ->
         "open_clip amp_bf16": theirs("bf16"),
     }
     our_fp32, our_bf16, default, fp32, bf16 = steps
-    pairs = [(our_fp32, fp32), (our_bf16, bf16), (default, fp32), (default, bf16)]
+    pairs = [(our_fp32, fp32, "fp32"), (our_bf16, bf16, "bf16"), (default, fp32, ""), (default, bf16, "")]
     return _step_rows("clip step", steps, pairs, setting, repeats)
 
 
@@ -200,7 +202,7 @@ def siglip_step(setting: Setting, split: Split, process: Process, repeats: int) 
         "transformers bf16 autocast": theirs("bf16"),
     }
     our_fp32, our_bf16, fp32, bf16 = steps
-    return _step_rows("siglip step", steps, [(our_fp32, fp32), (our_bf16, bf16)], setting, repeats)
+    return _step_rows("siglip step", steps, [(our_fp32, fp32, "fp32"), (our_bf16, bf16, "bf16")], setting, repeats)
 
 
 def _our_step(model: CLIP | SigLIP, batch: dict[str, Tensor], process: Process, precision: str) -> Callable[[], float]:
@@ -235,7 +237,9 @@ def _optimised(model: nn.Module, run: Callable[[], Tensor], process: Process) ->
     return step
 
 
-def _step_rows(what: str, steps: dict[str, Callable[[], float]], pairs: list[tuple[str, str]], setting: Setting, repeats: int) -> list[Row]:
+def _step_rows(
+    what: str, steps: dict[str, Callable[[], float]], pairs: list[tuple[str, str, str]], setting: Setting, repeats: int
+) -> list[Row]:
     losses = {name: step() for name, step in steps.items()}
     if max(losses.values()) - min(losses.values()) > 0.05:
         raise RuntimeError(
@@ -244,7 +248,7 @@ def _step_rows(what: str, steps: dict[str, Callable[[], float]], pairs: list[tup
     seconds = interleaved(steps, repeats)
     towers = f"{setting.width} x {setting.depth}"
     shapes = f"ViT {towers}, {setting.image} px / 8; text {towers}; batch {setting.batch}"
-    return [row_of(what, ours, theirs, shapes, seconds, setting.batch) for ours, theirs in pairs]
+    return [row_of(what, ours, theirs, shapes, seconds, setting.batch, alike) for ours, theirs, alike in pairs]
 
 
 def _default(process: Process) -> str:
@@ -286,7 +290,7 @@ def loader(setting: Setting, split: Split, workers: int, repeats: int) -> list[R
     seconds = interleaved({name: take(source) for name, source in batches.items()}, repeats)
     samples = setting.loader_batch * setting.loader_batches
     shapes = f"{split.name}, {setting.image} px, random crops, batch {setting.loader_batch}"
-    return [row_of("loader", mine, reference, shapes, seconds, samples) for mine in (memory, streaming)]
+    return [row_of("loader", mine, reference, shapes, seconds, samples, alike) for mine, alike in ((memory, ""), (streaming, "fp32"))]
 
 
 def _open_clip_batches(setting: Setting, split: Split, workers: int) -> Iterator[Any]:

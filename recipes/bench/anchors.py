@@ -40,7 +40,7 @@ def _row(count: int, images: int, process: Process, repeats: int) -> Row:
     if not torch.allclose(mine, other, atol=1e-4):
         raise RuntimeError(f"the same anchors should give the same scores, but differ by {(mine - other).abs().max():.2g}")
     shapes = f"{images} images x {TEXTS} texts, k = {CONFIG.k}, p = {CONFIG.p:g}"
-    return row_of("anchors", ours, theirs, shapes, interleaved(contestants, repeats), images)
+    return row_of("anchors", ours, theirs, shapes, interleaved(contestants, repeats), images, "fp32")
 
 
 def _ours(images: Tensor, image_anchors: Tensor, texts: Tensor, text_anchors: Tensor) -> Tensor:

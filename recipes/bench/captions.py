@@ -54,7 +54,7 @@ def captioning(split: Split, batch: int, process: Process, repeats: int) -> list
         lengths = [len(ids) for ids in mine]
         written = f"captions of {sum(lengths) / len(lengths):.0f} tokens, {max(lengths)} at most"
         shapes = f"decoder {CONFIG.text.width} x {layers}, {CONFIG.queries} image tokens, {written}, batch {len(captions)}, fp32"
-        rows.append(row_of("captioning", ours, reference, shapes, seconds, len(captions)))
+        rows.append(row_of("captioning", ours, reference, shapes, seconds, len(captions), "fp32"))
     return rows
 
 

@@ -38,10 +38,10 @@ def drawing(depth: int, batch: int, process: Process, repeats: int) -> list[Row]
         ours, reference = f"draw, {how}", f"transformers {transformers.__version__} OPT generate, {how}"
         contestants[ours] = _in(process, precision, _ours(model, texts, guidance))
         contestants[reference] = _in(process, precision, _theirs(theirs, model, texts, guidance))
-        pairs.append((ours, reference))
+        pairs.append((ours, reference, precision))
     seconds = interleaved(contestants, repeats)
     shapes = f"decoder {WIDTH} x {depth}, {model.cells} image tokens, batch {batch}"
-    return [row_of("drawing", ours, reference, shapes, seconds, batch) for ours, reference in pairs]
+    return [row_of("drawing", ours, reference, shapes, seconds, batch, precision) for ours, reference, precision in pairs]
 
 
 def _model(depth: int) -> CM3leon:

@@ -51,7 +51,7 @@ def guidance(split: Split, process: Process, repeats: int) -> list[Row]:
         raise RuntimeError(f"both sides should write {LENGTH} tokens")
     seconds = interleaved(contestants, repeats)
     shapes = f"CLIP and language model of tiny, captions of {LENGTH} tokens, one at a time, fp32"
-    return [row_of("guidance", ours, theirs, shapes, seconds, len(images))]
+    return [row_of("guidance", ours, theirs, shapes, seconds, len(images), "")]
 
 
 def gradient_guided(model: MAGIC, images: Sequence[np.ndarray], prompt: Sequence[int], limit: int) -> list[list[int]]:

@@ -75,7 +75,7 @@ def masked_step(width: int, depth: int, batch: int, process: Process, repeats: i
         )
     seconds = interleaved(contestants, repeats)
     shapes = f"three encoders {width} x {depth}, {SIZE} px / {PATCH}, {TOKENS} tokens, batch {batch}"
-    return [row_of("flava step", mine, other, shapes, seconds, batch) for mine, other in pairs]
+    return [row_of("flava step", mine, other, shapes, seconds, batch, alike=mine) for mine, other in pairs]
 
 
 def _step(model: nn.Module, loss: Callable[[Any], Tensor], process: Process, precision: str) -> Callable[[], float]:

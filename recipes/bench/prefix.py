@@ -189,7 +189,7 @@ def _row(
     contestants: Mapping[str, Callable[[], object]] = {name: ours, reference: theirs}
     lengths = [len(tokens) for tokens in mine]
     shapes = f"{sizes}, captions of {sum(lengths) / len(lengths):.0f} tokens, {max(lengths)} at most, batch {count}, fp32"
-    return row_of("prefix captions", name, reference, shapes, interleaved(contestants, repeats), count)
+    return row_of("prefix captions", name, reference, shapes, interleaved(contestants, repeats), count, "fp32")
 
 
 def _learn(loss: Callable[[], Tensor], learner: nn.Module, process: Process) -> None:

@@ -13,6 +13,7 @@ class Row:
     ours: str
     theirs: str
     shapes: str
+    alike: str  # "fp32" or "bf16": both sides do the same work in it; "" where each does what it does by default
     ratios: tuple[float, ...]  # theirs' seconds / ours, one per repetition
     our_rates: tuple[float, ...]  # samples per second
     their_rates: tuple[float, ...]
@@ -30,13 +31,14 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], repeats: int) -
     return seconds
 
 
-def row_of(what: str, ours: str, theirs: str, shapes: str, seconds: dict[str, list[float]], samples: int) -> Row:
+def row_of(what: str, ours: str, theirs: str, shapes: str, seconds: dict[str, list[float]], samples: int, alike: str) -> Row:
     mine, other = seconds[ours], seconds[theirs]
     return Row(
         what=what,
         ours=ours,
         theirs=theirs,
         shapes=shapes,
+        alike=alike,
         ratios=tuple(b / a for a, b in zip(mine, other, strict=True)),
         our_rates=tuple(samples / s for s in mine),
         their_rates=tuple(samples / s for s in other),

@@ -20,6 +20,7 @@ every process computes on one thread, so that results do not depend on how many 
     verdict               "reproduced", "not reproduced at this scale" or "reversed"
     cost                  of the runs, each counted once, without what they build on: runs, samples_seen, train_seconds, train_flops,
                           hardware; and shared: how many of them are also a `make train-<model>`
+    date, commit, versions  of the runs: the last day, the code and the libraries that trained them; null where a run does not say
     commands              what does it again
 """
 
@@ -207,7 +208,19 @@ def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str
             **{name: sum(each["cost"][name] for each in runs.values()) for name in ("samples_seen", "train_seconds", "train_flops")},
             "hardware": ", ".join(dict.fromkeys(each["cost"]["hardware"] for each in runs.values())),
         },
+        **origin([each["cost"] for each in runs.values()]),
         "commands": [make(f"claims-{page}", **chosen, ARGS=f"--only {claim.name}")],
+    }
+
+
+def origin(costs: Sequence[Json]) -> Json:
+    """Date, commit and versions of the runs that a claim rests on: the last date, every commit; what an older run does not say is
+    missing."""
+    known = [cost for cost in costs if cost.get("commit")]
+    return {
+        "date": max((cost["date"] for cost in known), default=None),
+        "commit": ", ".join(dict.fromkeys(cost["commit"] for cost in known)) if len(known) == len(costs) else None,
+        "versions": known[-1]["versions"] if known else {},
     }
 
 

@@ -2,8 +2,8 @@
 
 The detector (`eval.scenes.recogniser`) sees the training pictures as the models of this suite do, but is told where each object is and
 what it looks like. Questions are then answered by rule from the objects it finds. Whatever it gets right can be learned from these
-pictures: a model that stays at chance there lacks supervision or budget, not data. The table that it prints stands in
-data/scenes/README.md.
+pictures: a model that stays at chance there lacks supervision or budget, not data. The table that it prints is published in
+recipes/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,9 @@ from data.scenes.language import answer
 from data.scenes.world import RELATIONS, direction
 from data.shards import find
 from eval.base.metrics import estimate
+from eval.base.provenance import provenance
 from eval.scenes.recogniser import ATTRIBUTES, BACKGROUND, looks, train
+from recipes.train.distributed import hardware
 
 
 def measure(
@@ -113,7 +116,8 @@ def main() -> None:
     rows = measure(test, model.recognise([sample.image for sample in test]), training)
     _show(rows, f"{args.budget:,} pictures in {time.monotonic() - started:.0f} s, seed {args.seed}, {args.data}/test")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"budget": args.budget, "seed": args.seed, "rows": rows}, indent=1))
+    about = {"data": find(args.data, "test").name, "budget": args.budget, "seed": args.seed, "hardware": hardware(torch.device("cpu"))}
+    args.out.write_text(json.dumps(about | provenance() | {"rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ What the model builds on is timed, too, and has to be trained already: a stage t
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from eval.base.provenance import provenance
 from recipes.claims.estimate import measured_rates
+from recipes.train.distributed import Process, hardware
 from recipes.train.folder import finished
 from recipes.train.pages import preset
 from recipes.train.recipe import AnyRecipe
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path(".runs"))
+    parser.add_argument("--out", type=Path, help="file that gathers the times of all runs; timing.json among the runs unless given")
     args = parser.parse_args()
     try:
         recipe = preset(args.page, args.preset)
@@ -73,6 +77,11 @@ def main() -> None:
     own = sum(each for (run, *_), each in zip(rows, minutes, strict=True) if run == rows[-1][0])
     table.add_row("together", "", "", "", f"{sum(minutes):.1f}, of which {own:.1f} its own")
     Console().print(table)
+    path = args.out or args.runs / "timing.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    entry = {"minutes": own, "together": sum(minutes), "steps": STEPS, "hardware": hardware(Process.find(args.device).device)}
+    path.write_text(json.dumps(known | {rows[-1][0]: entry | provenance()}, indent=1))
 
 
 if __name__ == "__main__":

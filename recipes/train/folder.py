@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import models
+from eval.base.provenance import provenance
 from models.contract import Model
 from recipes.train.distributed import Process, hardware, peak_memory_mb
 from recipes.train.progress import Progress
@@ -100,8 +101,9 @@ def keep_stage(folder: Path, recipe: AnyRecipe, stage: Stage, model: Model, proc
 
 
 def write_cost(folder: Path, recipe: AnyRecipe, model: Model, process: Process, progress: Progress) -> None:
-    """`cost.json`: what all stages cost together, and what the runs cost that this one builds on."""
+    """`cost.json`: what all stages cost together, what the runs cost that this one builds on, and which code and libraries trained it."""
     cost = {
+        **provenance(),
         "samples_seen": progress.samples,
         "trainable_parameters": sum(parameter.numel() for name, parameter in model.named_parameters() if name in progress.trained),
         "total_parameters": sum(p.numel() for p in model.parameters()),

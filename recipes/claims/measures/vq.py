@@ -1,12 +1,14 @@
 """What an image tokenizer keeps of objects: `python -m recipes.claims.measures.vq .runs/vq-tiny-s0 [--data .data/scenes-tiny]`.
 
 Pictures of the single-object prompts that drawings are judged by go through the tokens and back, and a recogniser reads colour, shape,
-size and fill off the reconstructions. What is lost here no model that draws in these tokens can draw.
+size and fill off the reconstructions. What is lost here no model that draws in these tokens can draw. Results go to kept.json in the
+run folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -42,6 +44,7 @@ def main() -> None:
     prompts = [prompt for prompt in seen_prompts() if prompt.count(" a ") + prompt.count(" an ") == 0]
     samples = [told(compose(prompt, preset, Random(prompt)), number) for number, prompt in enumerate(prompts)]
     shares = kept(models.load(args.run, str(Process.find(args.device).device)), recogniser_of(source), samples)
+    (args.run / "kept.json").write_text(json.dumps({"data": args.data, "pictures": len(samples), "shares": shares}, indent=1))
     print(f"{args.run.name}, {len(samples)} pictures: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
 
 

@@ -1,0 +1,209 @@
+"""From runs to small files that are committed: `python -m recipes.tools.results collect [RUN ...] [--runs .runs] [--commit HASH]`.
+
+    recipes/results/runs/<run>.json              a finished run: where it comes from, its recipe and costs; of every data set that it was
+                                                 evaluated on the headline cells, controls included; measures of its own
+    recipes/results/claims/<page>.<claim>.json   a concluded claim
+    recipes/results/bench.json timing.json calibrate.json
+
+A file keeps what its published numbers need and nothing else. Whatever was collected before stays until it is measured again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from eval import EvalError
+from eval.base.provenance import provenance
+from eval.report.claims import read_claim
+from eval.report.headline import headline
+from eval.report.results import Key, Run, read_json, read_result, read_runs
+from eval.report.rows import CIRCUMSTANCES, keys
+
+Json = dict[str, Any]
+SCHEMA = 1
+WIDTH = 140  # of the written files: what fits in a line stays in one, so that a cell of a table is a line of the difference
+MEASURES = {"masked.json": "measures", "form.json": "shares", "kept.json": "shares"}  # a measure's file in a run folder -> its numbers
+PAID = ("samples_seen", "train_seconds", "train_flops")
+COSTS = ("trainable_parameters", "total_parameters", "peak_memory_mb", "finished")
+CELL = ("task", "split", "metric", "variant", "value", "low", "high", "n", "unit", "status", "note", "adapter", "better")
+
+
+def collect(runs: Path, results: Path, names: Sequence[str] = (), commit: str = "") -> list[str]:
+    """Write the files; of all runs under `runs`, or of the named ones and of nothing else. `commit` stands for what an older run does not
+    say itself: it was trained with that, and with the libraries that are installed now.
+
+    Returns a line about each file written and each run left out. Raises EvalError where something cannot be read, or says no commit.
+    """
+    found = {run.name: run for whole in read_runs(runs) for run in (whole, *_stages(whole))}
+    if unknown := [name for name in names if name not in found]:
+        raise EvalError(f"{runs}: no run {unknown[0]!r}; there are {', '.join(found) or 'none'}")
+    said = []
+    for run in found.values():
+        if run.name not in (names or found):
+            continue
+        if why := _unfit(run):
+            said.append(f"left out: {run.name}, {why}")
+        else:
+            said.append(_write(results / "runs" / f"{run.name}.json", run_file(run, commit)))
+    if names:
+        return said
+    for path in sorted((runs / "claims").glob("*/*.json")):
+        claim = claim_file(path, commit)
+        said.append(_write(results / "claims" / f"{claim['model']}.{claim['claim']}.json", claim))
+    for name, merged in (("bench.json", benched), ("timing.json", timed), ("calibrate.json", calibrated)):
+        if (runs / name).exists():
+            before = read_json(results / name) if (results / name).exists() else {}
+            said.append(_write(results / name, merged(before, _originated(read_json(runs / name), runs / name, commit))))
+    return said
+
+
+def _stages(run: Run) -> list[Run]:
+    """The model as it was at the end of single stages: what its paper asks then."""
+    return [Run(f"{run.name}-{path.parent.name}", path.parent) for path in sorted(run.folder.glob("stages/*/recipe.json"))]
+
+
+def _unfit(run: Run) -> str:
+    """Why a run is not published, "" where it is."""
+    if run.recipe.get("published"):
+        return "published weights, not trained here"
+    if not run.cost.get("finished") and "stage" not in run.recipe:
+        return "its training is not finished"
+    if not _evaluations(run) and not any((run.folder / name).exists() for name in MEASURES):
+        return f"not evaluated on whole splits yet; make eval-{run.recipe.get('page', run.recipe.get('name', '<page>'))}"
+    return ""
+
+
+def run_file(run: Run, commit: str = "") -> Json:
+    cost, recipe = run.cost, run.recipe
+    described = read_json(run.folder / "model.json")
+    origin = _origin(cost, run.folder / "cost.json", commit)
+    about: Json = {"schema": SCHEMA, "run": run.name, "page": recipe.get("page", recipe["name"]), "model": described["model"]}
+    about |= {"paradigm": described["paradigm"], "preset": recipe["preset"], "seed": recipe["seed"]}
+    about |= origin | {"hardware": cost["hardware"], "threads": cost["threads"]}
+    about["recipe"] = {name: value for name, value in recipe.items() if name not in CIRCUMSTANCES}
+    about["cost"] = {name: cost.get(name) for name in COSTS} | _paid(cost)
+    about["evaluations"] = [evaluation(run, path, origin) for path in _evaluations(run)]
+    about["measures"] = {
+        name.removesuffix(".json"): read_json(run.folder / name)[field] for name, field in MEASURES.items() if (run.folder / name).exists()
+    }
+    return about
+
+
+def evaluation(run: Run, path: Path, origin: Json) -> Json:
+    """The headline cells of an eval.json, their controls included, and what tells whether two of them may share a table."""
+    raw, result = read_json(path), read_result(run, path.parent)
+    shown = headline(keys([result]))
+    order = {key: place for place, key in enumerate(shown)}
+    cells = [cell for cell in raw["cells"] if _key(cell) in order]
+    cells.sort(key=lambda cell: order[_key(cell)])
+    tasks = {key.task for key in shown}
+    return {
+        "dataset": result.dataset,
+        "trained_on": result.trained_on,
+        **{name: raw.get(name) or origin[name] for name in ("date", "commit", "versions")},
+        "hardware": result.hardware,
+        "seconds": raw["seconds"],
+        "inference_flops_per_image": raw["inference_flops_per_image"],
+        "data_hashes": {split: result.data_hashes.get(split) for split in sorted({key.split for key in shown})},
+        "prompts": {name: value[:12] for name, value in result.prompts.items() if name.split("-")[0] in tasks},
+        "cells": [{name: cell[name] for name in CELL if cell.get(name) not in (None, "")} for cell in cells],
+    }
+
+
+def _key(cell: Json) -> Key:
+    return Key(cell["task"], cell["split"], cell["metric"])
+
+
+def _evaluations(run: Run) -> list[Path]:
+    """Of whole splits: what was asked of the first few samples is a look, no result."""
+    return [path for path in sorted(run.folder.glob("eval/*/eval.json")) if read_json(path).get("limit") is None]
+
+
+def _paid(cost: Json) -> Json:
+    """What a training cost, and what the runs cost that it builds on."""
+    own = {name: cost.get(name) for name in PAID}
+    return own | {"prerequisites": {role: {"run": each["run"]} | _paid(each) for role, each in (cost.get("prerequisites") or {}).items()}}
+
+
+def claim_file(path: Path, commit: str = "") -> Json:
+    read_claim(path)  # which says what is wrong with it
+    raw = _originated(read_json(path), path, commit)
+    kept = ("name", "values", "mean", "low", "high", "differs")
+    return raw | {"arms": [{name: arm[name] for name in kept} for arm in raw["arms"]]}
+
+
+def benched(before: Json, new: Json) -> Json:
+    """Blocks of rows, each with where they come from: a benchmark that was run again leaves its older block."""
+    rows = [
+        {name: row[name] for name in ("what", "ours", "theirs", "alike", "shapes")}
+        | {"times_faster": median(row["ratios"]), "low": min(row["ratios"]), "high": max(row["ratios"]), "repetitions": len(row["ratios"])}
+        for row in new["rows"]
+    ]
+    again = {row["what"] for row in rows}
+    blocks = [block | {"rows": [row for row in block["rows"] if row["what"] not in again]} for block in before.get("blocks", ())]
+    about = {name: new[name] for name in ("date", "commit", "hardware", "versions")}
+    return {"schema": SCHEMA, "blocks": [about | {"rows": rows}, *(block for block in blocks if block["rows"])]}
+
+
+def timed(before: Json, new: Json) -> Json:
+    """Run -> its minutes, each entry with where it comes from."""
+    return {"schema": SCHEMA, "runs": before.get("runs", {}) | new}
+
+
+def calibrated(before: Json, new: Json) -> Json:
+    return {"schema": SCHEMA} | new
+
+
+# ------------------------------------------------------------------------------------------------------ where from
+
+
+def _originated(raw: Json, path: Path, commit: str) -> Json:
+    """With date, commit and versions; of timings, which have them run by run, each."""
+    if path.name == "timing.json":
+        return {name: each | _origin(each, path, commit) for name, each in raw.items()}
+    return raw | _origin(raw, path, commit)
+
+
+def _origin(raw: Json, path: Path, commit: str) -> Json:
+    if raw.get("commit"):
+        return {name: raw[name] for name in ("date", "commit", "versions")}
+    if not commit:
+        raise EvalError(f"{path}: does not say which commit it comes from. If you know: recipes.tools.results collect --commit HASH")
+    day = datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat()
+    return {"date": day, "commit": commit, "versions": provenance()["versions"]}
+
+
+def _write(path: Path, value: Json) -> str:
+    text = pretty(_rounded(value)) + "\n"
+    same = path.exists() and path.read_text(encoding="utf-8") == text
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return f"{'as it was' if same else 'written'}: {path}"
+
+
+def _rounded(value: Any) -> Any:
+    """Six digits: twice as many as are shown."""
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def pretty(value: Any, depth: int = 0) -> str:
+    """JSON in which whatever fits in a line stands in one."""
+    flat = json.dumps(value, ensure_ascii=False)
+    if not value or not isinstance(value, dict | list) or (depth and depth + len(flat) <= WIDTH):
+        return flat
+    if isinstance(value, dict):
+        inner = [f"{json.dumps(name, ensure_ascii=False)}: {pretty(each, depth + 1)}" for name, each in value.items()]
+    else:
+        inner = [pretty(each, depth + 1) for each in value]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    space = "\n" + " " * depth
+    return opening + ",".join(f"{space} {each}" for each in inner) + space + closing
