@@ -4,6 +4,9 @@ or published weights: `python -m eval.run open_clip:ViT-B-32/laion2b_s34b_b79k -
 Every task that the data allows and the model is capable of, beside its controls, on the test split and on both shifts where
 the data set has them. Answers stream to `RUN/eval/<data set>/<task>.<split>.<variant>.jsonl`; when all are there, `eval.json`
 (one cell per number), `prompts.json` and `showcase.json` are written next to them. An interrupted evaluation goes on.
+
+A model may say that some tasks are asked after an earlier stage of its training (`Model.asked_after`). Where the run folder keeps the
+model of that stage, in `RUN/stages/<stage>`, they are asked of it, into `RUN/stages/<stage>/eval/`.
 """
 
 from __future__ import annotations
@@ -16,30 +19,30 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from data.shards import DataError, find
 from eval import EvalError
 from eval.base.capabilities import Draws, WeighsAnswers
+from eval.base.heartbeat import heartbeat
 from eval.base.provenance import provenance
 from eval.base.task import Task
 from eval.harness.ask import Json, cells_of, chance_cells, hashed, title, variants
 from eval.harness.controls import untrained
+from eval.harness.outlook import Outlook, unit
 from eval.harness.showcase import showcase
 from eval.harness.source import Source, from_shards
 from eval.judges.clipscore import PUBLISHED, clip_beside, named_clip
 from eval.judges.vqascore import named_judge, seed_zero
 from eval.report.sheet import write_sheet
-from eval.report.show import print_tables
+from eval.report.show import WIDTH, print_screen, print_tables
 from eval.tasks import plan
 
 SCHEMA = 1
@@ -55,6 +58,7 @@ def main(
     batch_size: int = 256,
     clip: str | None = None,
     judge: str | None = None,
+    all: bool = False,
 ) -> None:
     """Evaluate a trained model.
 
@@ -67,11 +71,13 @@ def main(
         batch_size: images or texts encoded at once; changes results in their last bits at most.
         clip: judge of CLIPScore, a run folder or open_clip:MODEL/TAG; the finished CLIP run beside this one (seed 0) unless given.
         judge: judge of VQAScore, the run folder of a model that answers; the model itself (its seed 0) unless given, if it does.
+        all: print every number, a table for each task and split, before the screen with the headline measures.
     """
     try:
         chosen = tuple(tasks.split(",")) if tasks else None
         folder = stored(run) if run.startswith(PUBLISHED) else Path(run)
-        evaluate_run(folder, data=data, tasks=chosen, device=device, limit=limit, batch_size=batch_size, clip=clip, judge=judge)
+        options: Json = {"data": data, "device": device, "limit": limit, "batch_size": batch_size, "clip": clip, "judge": judge}
+        evaluate_run(folder, tasks=chosen, everything=all, **options)
     except (EvalError, DataError, FileNotFoundError, ValueError, ConnectionError) as error:
         sys.exit(f"eval: {error}")
 
@@ -86,8 +92,39 @@ def evaluate_run(
     batch_size: int = 256,
     clip: str | None = None,
     judge: str | None = None,
+    everything: bool = False,
 ) -> Json:
-    """Evaluate the model in a run folder, print the table, and return what is in `eval.json`."""
+    """Evaluate the model in a run folder, print a screen (with `everything` all tables, too), and return what is in `eval.json`.
+
+    Tasks that its class asks after an earlier stage are asked of what `folder/stages` keeps of that stage, and of the finished model
+    only where `tasks` names them.
+    """
+    options: Json = {"data": data, "device": device, "limit": limit, "batch_size": batch_size, "clip": clip, "judge": judge}
+    with heartbeat(lambda: f"{folder.name}: loading"):
+        elsewhere = _asked_after(folder)
+    for stage, asked in elsewhere.items():
+        if chosen := [name for name in asked if tasks is None or name in tasks]:
+            _evaluate_folder(folder / "stages" / stage, tasks=chosen, lenient=True, everything=everything, elsewhere={}, **options)
+    skipped = {task: stage for stage, asked in elsewhere.items() for task in asked} if tasks is None else {}
+    return _evaluate_folder(folder, tasks=tasks, everything=everything, elsewhere=skipped, **options)
+
+
+def _evaluate_folder(
+    folder: Path,
+    *,
+    data: str | None,
+    tasks: Sequence[str] | None,
+    device: str,
+    limit: int | None,
+    batch_size: int,
+    clip: str | None,
+    judge: str | None,
+    everything: bool,
+    elsewhere: dict[str, str],
+    lenient: bool = False,
+) -> Json:
+    """One model; `elsewhere`: tasks that are asked after an earlier stage, which has a model of its own. `lenient`: tasks that the data
+    do not allow are left out."""
     for name in ("model.json", "model.safetensors"):
         if not (folder / name).exists():
             raise EvalError(f"{folder / name} is missing: expected a finished run, as `make train-clip` leaves it under .runs/")
@@ -95,35 +132,62 @@ def evaluate_run(
     spec = data or recipe.get("data")
     if not spec:
         raise EvalError(f"{folder}/recipe.json names no data set; name one with --data")
-    model: Any = models.load(folder, _device(device)).requires_grad_(False)  # the FLOP counter would look for gradients
+    with heartbeat(lambda: f"{folder.name}: loading the model and the data"):
+        model: Any = models.load(folder, _device(device)).requires_grad_(False)  # the FLOP counter would look for gradients
+        source = from_shards(spec, limit)
+        home = folder.parent.parent if recipe.get("stage") else folder  # the run folder, which has others beside it
+        fits: str | Path | None = clip or clip_beside(home)
+        shows: str | Path | None = judge
+        if not judge and isinstance(model, Draws) and isinstance(model, WeighsAnswers):
+            shows = seed_zero(home)
+        source.clip = named_clip(str(fits), _device(device), batch_size) if fits else None
+        source.judge = named_judge(str(shows), _device(device), batch_size) if shows else None
+        if lenient:
+            allowed = {task.name for task in plan(source)}
+            tasks = [name for name in tasks or () if name in allowed]
+        return evaluate(
+            model,
+            untrained(folder, _device(device)),
+            source,
+            folder / "eval",
+            about=_about(folder, home, recipe, spec, model),
+            weights=_sha256((folder / "model.safetensors").read_bytes() + (folder / "model.json").read_bytes()),
+            tasks=tasks,
+            batch_size=batch_size,
+            everything=everything,
+            elsewhere=elsewhere,
+        )
+
+
+def _about(folder: Path, home: Path, recipe: Json, spec: str, model: Any) -> Json:
+    """What eval.json says of the run."""
     description = json.loads((folder / "model.json").read_text())
-    about = {
-        "run": folder.resolve().name,
+    run = home.resolve().name
+    stage = recipe.get("stage", "")
+    later = {task: after for after, asked in getattr(model, "asked_after", {}).items() if after != stage for task in asked}
+    notes = {task: f"The paper asks it after the stage {after}; this is a later model." for task, after in later.items()}
+    return {
+        "run": f"{run}/stages/{stage}" if stage else run,
+        "page": recipe.get("page") or recipe.get("name") or description["model"],
+        "stage": stage,
         "model": description["model"],
         "paradigm": description["paradigm"],
-        "preset": recipe.get("preset") or next((part for part in folder.resolve().name.split("-") if part in PRESETS), "custom"),
+        "preset": recipe.get("preset") or next((part for part in run.split("-") if part in PRESETS), "custom"),
         "seed": recipe.get("seed", 0),
         "data": spec,
         "trained_on": recipe.get("published") or _trained_on(str(recipe.get("data", "unknown"))),
         "published": recipe.get("published", ""),
+        "notes": notes | dict(getattr(model, "notes", {})),
     }
-    source = from_shards(spec, limit)
-    fits: str | Path | None = clip or clip_beside(folder)
-    shows: str | Path | None = judge
-    if not judge and isinstance(model, Draws) and isinstance(model, WeighsAnswers):
-        shows = seed_zero(folder)
-    source.clip = named_clip(str(fits), _device(device), batch_size) if fits else None
-    source.judge = named_judge(str(shows), _device(device), batch_size) if shows else None
-    return evaluate(
-        model,
-        untrained(folder, _device(device)),
-        source,
-        folder / "eval",
-        about=about,
-        weights=_sha256((folder / "model.safetensors").read_bytes() + (folder / "model.json").read_bytes()),
-        tasks=tasks,
-        batch_size=batch_size,
-    )
+
+
+def _asked_after(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Stage -> the tasks that are asked after it, of the stages that the run folder keeps a model of."""
+    kept = sorted(path.parent.name for path in folder.glob("stages/*/model.safetensors"))
+    if not kept or not (folder / "model.json").exists():
+        return {}
+    asked = getattr(models.load(folder, weights=False), "asked_after", {})
+    return {stage: tuple(tasks) for stage, tasks in asked.items() if stage in kept}
 
 
 def stored(spec: str, runs: Path = Path(".runs")) -> Path:
@@ -149,14 +213,18 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     batch_size: int = 256,
     console: Console | None = None,
+    everything: bool = False,
+    elsewhere: dict[str, str] | None = None,
 ) -> Json:
     """Evaluate `model` on `source`, with the untrained model `fresh` as a control, into `out/<data set>/`.
 
     `weights` identifies the model: records made with other weights, data or prompts are not reused. `tasks` None means all;
-    with a selection the cells of other tasks are kept from an earlier evaluation of the same weights and data.
+    with a selection the cells of other tasks are kept from an earlier evaluation of the same weights and data. `elsewhere`: tasks not
+    to be asked, and the stage of the training after which they are. With `everything` all tables are printed before the screen.
     Raises EvalError when there is nothing to evaluate.
     """
-    start, console, out = time.perf_counter(), console or Console(), out / source.name
+    start, elsewhere, out = time.perf_counter(), elsewhere or {}, out / source.name
+    console = console or Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH)
     planned = plan(source)
     names = list(dict.fromkeys(task.name for task in planned))
     if unknown := [name for name in tasks or () if name not in names]:
@@ -167,16 +235,19 @@ def evaluate(
     fingerprints = {split: source.fingerprint(split) for split in dict.fromkeys([*source.evaluated, *(task.split for task in planned)])}
     everyone = variants(model, fresh, source, fingerprints, weights, batch_size)
 
-    cells: list[Json] = []
-    with Progress(console=console, transient=True) as progress:
+    cells = [cell for task in chosen if task.name in elsewhere for cell in _later(task, elsewhere[task.name], about)]
+    chosen = [task for task in chosen if task.name not in elsewhere]
+    units = [unit(task, variant, source.shifts) for task in chosen for variant in everyone]
+    outlook = Outlook(about["run"], units, Console(stderr=True, quiet=console.quiet))
+    with outlook.shown():
         for task in chosen:
             for variant in everyone:
-                label = f"{task.name} {task.part} {task.split}: {variant.name}".replace("  ", " ")
-                bar = progress.add_task(label, total=len(task.samples))
-                advance = partial(progress.advance, bar)
-                cells += cells_of(task, variant, source, out, fingerprints[task.split], batch_size, advance)
-                progress.remove_task(bar)
+                outlook.next()
+                cells += cells_of(task, variant, source, out, fingerprints[task.split], batch_size, outlook.advance)
             cells += chance_cells(task)
+        outlook.finish("pictures for the report")
+        showing = everyone[0].subject
+        shown = showcase(showing, [task for task in planned if task.name not in elsewhere], source) if showing else None
 
     settings = {title(task): task.settings() for task in planned}
     result: Json = {"schema": SCHEMA, **about}
@@ -190,14 +261,22 @@ def evaluate(
     result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(model), **provenance()}
     result["seconds"] = round(time.perf_counter() - start, 1)
     _write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
-    if trained := everyone[0].subject:
-        _write_json(out / "showcase.json", showcase(trained, planned, source))
+    if shown:
+        _write_json(out / "showcase.json", shown)
     _write_json(out / "eval.json", result)
     drawn = {cell["records"] for cell in cells if cell["task"] == "drawing" and cell["variant"] == "model" and "records" in cell}
     if (name := f"drawing.{source.primary}.model.jsonl") in drawn:
         write_sheet(out / name)
-    print_tables(console, result)
+    if everything:
+        print_tables(console, result)
+    print_screen(console, result, out.parent.parent)
     return result
+
+
+def _later(task: Task, stage: str, about: Json) -> list[Json]:
+    note = f"asked after the stage {stage}, as in the paper: see the row {about.get('page', about['model'])} after {stage}"
+    common = {"task": task.name, "split": task.split, "variant": "model", "value": None, "status": "not run", "note": note}
+    return [common | {"metric": each.name, "unit": each.unit, "better": each.better} for each in task.measures]
 
 
 def _kept_cells(path: Path, result: Json, chosen: Sequence[Task]) -> list[Json]:

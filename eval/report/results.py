@@ -186,6 +186,13 @@ def read_cell(raw: dict[str, Any], folder: Path) -> Cell:
     )
 
 
+def is_below(low: float | None, high: float | None, chance: float | None, better: str) -> bool:
+    """Whether the whole interval is on chance's worse side."""
+    if chance is None or low is None or high is None:
+        return False
+    return (better == "higher" and high < chance) or (better == "lower" and low > chance)
+
+
 def refuse_unlike(results: list[Result]) -> None:
     """Raise EvalError when runs judged on one data set saw different data or were asked with different prompts."""
     complaints = []

@@ -1,17 +1,119 @@
-"""What people look at: the table on the terminal."""
+"""An evaluation on the terminal: one screen, or all of its tables."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from eval.report import words
+from eval.report.headline import headline
+from eval.report.results import Key, is_below
 
 VARIANTS = ("model", "chance", "untrained", "shuffled images", "oracle")
+CONTROLS = ("chance", "untrained", "shuffled images", "blank images", "oracle")  # beside the model, as many as the screen is wide
+WIDTH = 100
+LINES = 40
+REMARKS = 10  # lines below the table that say what is missing, and what is below chance
+
+Result = dict[str, Any]
+Cells = dict[tuple[Key, str], dict[str, Any]]
 
 
-def print_tables(console: Console, result: dict[str, Any]) -> None:
+def print_screen(console: Console, result: Result, folder: Path) -> None:
+    """What the model can do, beside its controls; what it cannot, and why; where everything else is. At most 40 lines, 100 columns."""
+    cells = {(Key(cell["task"], cell["split"], cell["metric"]), cell["variant"]): cell for cell in result["cells"]}
+    keys = list(dict.fromkeys(key for key, _ in cells))
+    shown = [key for key in headline(keys) if cells.get((key, "model"), {}).get("value") is not None]
+    width = min(WIDTH, console.width)
+    page = result.get("page", result["model"])
+    named = " after ".join(filter(None, [page, result.get("stage")]))
+    console.print(Text(f"{result['run']}: {named} on {result['dataset']}", style="bold"))
+    if shown:
+        console.print(_headlines(shown, cells, width))
+    below = [_below(key, cells, result.get("notes", {})) for key in shown if is_below(*_beside_chance(key, cells))]
+    missing = _missing(keys, cells)
+    room = REMARKS - 2 * len(missing)
+    lines = [*missing, *below[:room]] + ([f"Below chance too: {len(below) - room} more headline measures."] if len(below) > room else [])
+    for line in lines:
+        for part in Text(line).wrap(console, width)[:2]:
+            console.print(part)
+    for line in _where(result, folder, cells, shown):
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _headlines(shown: Sequence[Key], cells: Cells, width: int) -> Table:
+    controls = [each for each in CONTROLS if any(cells.get((key, each), {}).get("value") is not None for key in shown)]
+    names = max(len(_task(key)) for key in shown) + max(len(key.metric) for key in shown)
+    while controls and names + 2 * (3 + len(controls)) + 17 + sum(max(6, len(each.split()[0])) for each in controls) > width:
+        controls.pop()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in ("task", "measure"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("model", "95 %", *(each.split()[0] for each in controls)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for key in shown:
+        cell = cells[key, "model"]
+        mark = "\N{DOWNWARDS ARROW}" if is_below(*_beside_chance(key, cells)) else ""
+        interval = "" if cell["low"] is None else f"{_number(cell, 'low')}-{_number(cell, 'high')}"
+        beside = [_number(cells.get((key, each), {})) for each in controls]
+        table.add_row(_task(key), key.metric, f"[bold]{mark}{_number(cell)}[/]", interval, *beside)
+    return table
+
+
+def _task(key: Key) -> str:
+    return key.task if key.split == "test" else f"{key.task} ({key.split})"
+
+
+def _beside_chance(key: Key, cells: Cells) -> tuple[float | None, float | None, float | None, str]:
+    cell = cells[key, "model"]
+    return cell.get("low"), cell.get("high"), cells.get((key, "chance"), {}).get("value"), cell.get("better", "higher")
+
+
+def _below(key: Key, cells: Cells, notes: dict[str, str]) -> str:
+    cell, chance = cells[key, "model"], cells[key, "chance"]
+    found = f"{key.task} {key.metric}: {_number(cell)} ({_number(cell, 'low')}-{_number(cell, 'high')}), chance {_number(chance)}"
+    return f"\N{DOWNWARDS ARROW} Below chance: {found}, by {cell.get('adapter', '?')}. {notes.get(key.task, '')}".strip()
+
+
+def _missing(keys: Sequence[Key], cells: Cells) -> list[str]:
+    """A line for each kind: what the model cannot do, and what was not asked, with the tasks of one reason together."""
+    lines = []
+    answered = {key.task for key in keys if cells.get((key, "model"), {}).get("value") is not None}
+    for status, heading in (("n/a", "It cannot"), ("not run", "Not run")):
+        reasons: dict[str, dict[str, None]] = {}
+        for key in keys:
+            cell = cells.get((key, "model"), {})
+            if key.task not in answered and cell.get("status") == status:
+                reasons.setdefault(cell["note"], {})[key.task] = None
+        if reasons:
+            lines.append(f"{heading}: " + "; ".join(f"{', '.join(tasks)} ({reason})" for reason, tasks in reasons.items()) + ".")
+    return lines
+
+
+def _where(result: Result, folder: Path, cells: Cells, shown: Sequence[Key]) -> list[str]:
+    """How long it took, and where everything else is."""
+    answered = [key for (key, variant), cell in cells.items() if variant == "model" and cell["value"] is not None]
+    others = [task for task in dict.fromkeys(key.task for key in answered) if task not in {key.task for key in shown}]
+    others += [f"split {split}" for split in dict.fromkeys(key.split for key in answered) if split not in {key.split for key in shown}]
+    also = f" (also {words.short(', '.join(others), 50)})" if others else ""
+    page, home = result.get("page", result["model"]), folder.parent.parent if result.get("stage") else folder
+    which = {"WEIGHTS": result["published"]} if result.get("published") else {"OUT": home}
+    return [
+        f"Took {words.duration(result['seconds'])} on {result['hardware']}.",
+        f"All {len(cells):,} numbers{also}, without asking again:",
+        "  " + words.make(f"eval-{page}", **which, TEST=result.get("data"), EVAL_ARGS="--all"),
+        f"Every answer, and eval.json: {folder / 'eval' / result['dataset']}/",
+        "Beside other models: make compare",
+    ]
+
+
+def print_tables(console: Console, result: Result) -> None:
     """One table per task and split, 80 columns wide; a row per metric, a column per variant."""
     cells = {(cell["task"], cell["split"], cell["metric"], cell["variant"]): cell for cell in result["cells"]}
     for task, split in dict.fromkeys((cell["task"], cell["split"]) for cell in result["cells"]):
@@ -21,20 +123,14 @@ def print_tables(console: Console, result: dict[str, Any]) -> None:
             table.add_column(heading, justify="right", no_wrap=True)
         for metric in dict.fromkeys(cell["metric"] for cell in result["cells"] if (cell["task"], cell["split"]) == (task, split)):
             model, *others = (cells.get((task, split, metric, variant), {}) for variant in VARIANTS)
-            interval = f"{_share(model['low'])}-{_share(model['high'])}" if model.get("value") is not None else ""
+            interval = f"{_number(model, 'low')}-{_number(model, 'high')}" if model.get("value") is not None else ""
             table.add_row(metric, f"[bold]{_number(model)}[/]", interval, *map(_number, others), str(model.get("n", "")))
         console.print(table)
     reasons = {(cell["variant"], cell["task"], cell["status"]): cell["note"] for cell in result["cells"] if "status" in cell}
     for (variant, task, status), note in reasons.items():
         console.print(f"{variant}, {task}: {status}, {note}", style="dim", markup=False, highlight=False)
-    summary = f"{result['run']} on {result['dataset']}: {result['seconds']:.0f} s on {result['hardware']}"
-    console.print(summary, markup=False, highlight=False)
 
 
-def _number(cell: dict[str, Any]) -> str:
-    value = cell.get("value")
-    return cell.get("status", "") if value is None else _share(value)
-
-
-def _share(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0")
+def _number(cell: dict[str, Any], name: str = "value") -> str:
+    value = cell.get(name)
+    return cell.get("status", "") if value is None else words.quantity(value, cell.get("unit", "share"))

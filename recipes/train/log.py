@@ -1,11 +1,11 @@
-"""Where a training reports: train.jsonl always, a progress bar or plain lines on the terminal, wandb when asked."""
+"""Where a training reports: train.jsonl always, a progress bar on a terminal or else a plain line now and then, wandb when asked."""
 
 from __future__ import annotations
 
 import atexit
 import json
 import os
-import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from eval.base.heartbeat import Pace, heartbeat, news, remaining
 from recipes.train.recipe import AnyRecipe
 
 
@@ -27,6 +28,7 @@ class Reporter:
         _cut_after(self.path, step)
         self.file = self.path.open("a")
         console = Console(stderr=True)
+        self.name, self.samples, self.total, self.status, self.pace = folder.name, samples, recipe.samples, "", Pace(recipe.samples)
         self.plain = not console.is_terminal
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -37,8 +39,10 @@ class Reporter:
             console=console,
             disable=self.plain,
         )
-        self.task = self.bar.add_task(folder.name, total=recipe.samples, completed=samples, status="")
+        self.task = self.bar.add_task(folder.name, total=recipe.samples, completed=samples, status="getting ready")
         self.bar.start()
+        self.heart = ExitStack()  # speaks where steps are slow, and while there are none yet
+        self.heart.enter_context(heartbeat(lambda: self.plain_line() if self.plain else ""))
         atexit.register(self.bar.stop)  # or a training that ends in an error would leave the terminal without its cursor
         self.wandb = _wandb(folder, recipe) if recipe.log.wandb != "off" else None
 
@@ -51,12 +55,26 @@ class Reporter:
         status = f"loss {record['loss']:.3f}  {speed}" if "loss" in record else speed
         if record["drops"]:
             status += f"  dropped {sum(record['drops'].values())}"
+        self.status = status
         self.bar.update(self.task, completed=record["samples"], status=status)
         if self.plain:
-            print(f"step {record['step']:>6}  samples {record['samples']:>9,}  {status}", file=sys.stderr, flush=True)
+            news(self.plain_line())
         if self.wandb is not None:
             flat = {f"{group}/{name}": value for group in ("terms", "drops") for name, value in record.get(group, {}).items()}
             self.wandb.log({**{k: v for k, v in record.items() if isinstance(v, (int, float))}, **flat}, step=record["step"])
+
+    def at(self, samples: int) -> None:
+        """How far it is, after every step: what the time left is estimated from."""
+        if self.active:
+            self.samples = samples
+            self.pace.at(samples)
+
+    def plain_line(self) -> str:
+        """clip-tiny-s0   12 %  23,040 of 192,000 samples  loss 1.212  62 samples/s ...  about 45 min left"""
+        if not self.pace.seen:
+            return f"{self.name}: getting ready, no step yet"
+        share = f"{100 * self.samples // max(1, self.total):>3} %  {self.samples:,} of {self.total:,} samples"
+        return "  ".join(filter(None, [self.name, share, self.status, remaining(self.pace.left)]))
 
     def event(self, kind: str, message: str, **fields: Any) -> None:
         """Something that happened once: start, resume, save, validate, warning, end."""
@@ -69,6 +87,7 @@ class Reporter:
 
     def close(self) -> None:
         if self.active:
+            self.heart.close()
             self.bar.stop()
             self.file.close()
             if self.wandb is not None:

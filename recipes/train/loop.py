@@ -25,6 +25,7 @@ from data.loader import Loader, in_order
 from data.sample import Sample
 from data.shards import Split, find, splits
 from data.texts import texts
+from eval.base.heartbeat import heartbeat
 from models.contract import Batch, Model
 from models.published import published
 from models.shared.text import BPETokenizer, Tokenizer, named_tokenizer
@@ -54,7 +55,7 @@ def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path 
 
 def _train(recipe: AnyRecipe, folder: Path, page: str, preset: str, shared: Path, process: Process) -> int:
     split = find(recipe.data, "train").first(recipe.shards)
-    with exclusive_lock(folder, process):
+    with heartbeat(lambda: "" if process.rank else f"{folder}: getting ready"), exclusive_lock(folder, process):
         begun = open_run(folder, recipe, page, preset, process)
         if finished(folder):
             if process.rank == 0:
@@ -80,12 +81,12 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
     if left and left.loader and len(left.loader) != process.world:
         raise ValueError(f"{folder} was begun by {len(left.loader)} processes, now there are {process.world}: resume with as many")
     progress = left or Progress()
+    report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=process.rank == 0)
     model = build(recipe, split, folder, process, needed, progress, begun=begun)
     if not begun:
         model.remember(in_order(split, batch_size=256, needs=model.needs))
         if process.rank == 0:
             models.describe(model, folder)  # what it remembers may be part of its configuration
-    report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=process.rank == 0)
     report.event("resume" if progress.step else "start", _headline(recipe, model, split, process, progress), step=progress.step)
     if recipe.compile:
         model.encode = torch.compile(model.encode)  # type: ignore[method-assign]

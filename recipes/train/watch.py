@@ -46,6 +46,7 @@ class Watch:
         self.waited += time.monotonic() - start
 
     def step(self, losses: Losses, norm: float, lr: float, loader: Loader) -> None:
+        self.report.at(self.progress.samples)
         if losses.terms:
             self._guard_numbers(losses, norm, lr)
         if self.progress.step % self.recipe.log.every and self.progress.in_stage < self.stage.budget:

@@ -54,10 +54,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command_writes_what_the_report_reads(folder: Path) -> None:
     run = folder / "runs" / "clip-tiny-s3"
-    done = subprocess.run([sys.executable, "-m", "eval.run", str(run), "--device", "cpu"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "eval.run", str(run), "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "zeroshot, test" in done.stdout
-    assert "colour+shape" in done.stdout
+    assert "zeroshot" in done.stdout
+    assert len(done.stdout.splitlines()) <= 40
+    assert all(len(line) <= 100 for line in done.stdout.splitlines() if str(folder) not in line)  # a path is as long as it is
+    everything = subprocess.run([*command, "--all"], capture_output=True, text=True, check=True).stdout
+    assert "zeroshot, test" in everything
+    assert "colour+shape" in everything
     results = read_results(read_runs(folder / "runs"))
     refuse_unlike(results)
     (result,) = results

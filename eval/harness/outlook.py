@@ -1,0 +1,120 @@
+"""How far an evaluation is, and when it will end: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from eval.base.heartbeat import heartbeat, news, remaining
+from eval.base.task import Task
+from eval.harness.ask import Variant
+
+TICKS = 1000  # of the bar
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A task asked of one variant."""
+
+    label: str
+    kind: tuple[str, bool]  # units of one kind take about equally long per sample: those of a task, the oracle apart
+    samples: int  # 0 where nothing will be asked
+
+
+def unit(task: Task, variant: Variant, shifts: Sequence[str]) -> Unit:
+    able = variant.subject.able(task.needs, gallery=task.gallery) if variant.subject else []
+    asked = len(able) > variant.other_adapter and not (variant.primary_only and task.split in shifts)
+    label = " ".join(filter(None, [task.name, task.part, f"{task.split}:", variant.name]))
+    return Unit(label, (task.name, variant.name == "oracle"), min(len(task.samples), variant.most or len(task.samples)) if asked else 0)
+
+
+class Outlook:
+    """Time left: of every kind of unit the seconds per sample so far, times its samples still to come; of kinds not met yet the
+    mean of the others."""
+
+    def __init__(self, name: str, units: Sequence[Unit], console: Console) -> None:
+        self.name, self.units, self.console = name, list(units), console
+        self.number, self.doing, self.done, self.fresh = -1, "", 0.0, 0.0
+        self.seconds: dict[tuple[str, bool], float] = {}
+        self.samples: dict[tuple[str, bool], float] = {}
+        self.began = self.since = time.monotonic()
+        self.bar: Progress | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        with heartbeat(self.line if self.plain else lambda: ""):
+            if self.plain:
+                yield
+                return
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %  {task.fields[left]}"))
+            with Progress(*columns, console=self.console, transient=True) as self.bar:
+                self.bar.add_task(self.name, total=TICKS, left="")
+                yield
+
+    @property
+    def plain(self) -> bool:
+        return not self.console.is_terminal
+
+    def next(self) -> None:
+        """The next unit begins."""
+        self._settle()
+        self.number += 1
+        self.doing, self.done, self.fresh, self.since = self.units[self.number].label, 0.0, -1.0, time.monotonic()
+        self._show()
+
+    def advance(self, samples: float) -> None:
+        """Samples of this unit are answered; the first call counts those that an earlier evaluation has left, which took no time."""
+        self.done += samples
+        self.fresh = 0.0 if self.fresh < 0 else self.fresh + samples
+        self._show()
+
+    def finish(self, doing: str) -> None:
+        """All units are done, and this remains."""
+        self._settle()
+        self.number, self.doing, self.done = len(self.units), doing, 0.0
+        self._show()
+
+    @property
+    def left(self) -> float | None:
+        """Seconds; None before anything was answered."""
+        seconds, samples = dict(self.seconds), dict(self.samples)
+        now = self.units[self.number] if 0 <= self.number < len(self.units) else None
+        if now and self.fresh > 0:
+            seconds[now.kind] = seconds.get(now.kind, 0.0) + time.monotonic() - self.since
+            samples[now.kind] = samples.get(now.kind, 0.0) + self.fresh
+        if not any(samples.values()):
+            return None if self.number < len(self.units) else 0.0
+        mean = sum(seconds.values()) / sum(samples.values())
+        ahead = [(each.kind, float(each.samples)) for each in self.units[self.number + 1 :]]
+        ahead += [(now.kind, max(0.0, now.samples - self.done))] if now else []
+        return sum(count * (seconds[kind] / samples[kind] if samples.get(kind) else mean) for kind, count in ahead)
+
+    @property
+    def share(self) -> float:
+        spent, left = time.monotonic() - self.began, self.left
+        return 0.0 if left is None else spent / max(1e-9, spent + left)
+
+    def line(self) -> str:
+        """clip-tiny-s0   34 %  vqa test: shuffled images, 120 of 300  about 2 min left"""
+        parts = [self.name, f"{int(100 * self.share):>3} %", self.doing]
+        if 0 <= self.number < len(self.units) and self.done:
+            parts[-1] += f", {self.done:,.0f} samples"
+        return "  ".join([*parts, remaining(self.left)])
+
+    def _settle(self) -> None:
+        if 0 <= self.number < len(self.units) and self.fresh > 0:
+            kind = self.units[self.number].kind
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + time.monotonic() - self.since
+            self.samples[kind] = self.samples.get(kind, 0.0) + self.fresh
+        self.fresh = 0.0
+
+    def _show(self) -> None:
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], completed=TICKS * self.share, description=self.doing, left=remaining(self.left))
+        elif self.plain and not self.console.quiet:
+            news(self.line())

@@ -1,0 +1,85 @@
+"""What an evaluation prints, and how it says how far it is."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from eval.harness.outlook import Outlook, Unit
+from eval.report.show import print_screen
+from tests.eval.fake_runs import cell
+
+BASE: dict[str, Any] = {"run": "toy-tiny-s0", "page": "toy", "model": "clip", "dataset": "scenes", "seconds": 61.0, "hardware": "2 CPUs"}
+
+
+def printed(cells: list[dict[str, Any]], width: int = 100, **fields: Any) -> list[str]:
+    file = io.StringIO()
+    print_screen(Console(file=file, width=width), BASE | {"cells": cells} | fields, Path(".runs/toy-tiny-s0"))
+    return file.getvalue().splitlines()
+
+
+def number(task: str, metric: str, value: float, chance: float, **fields: Any) -> list[dict[str, Any]]:
+    about = {"low": value - 0.05, "high": value + 0.05, "n": 100, "adapter": "embedding similarity"} | fields
+    controls = {"chance": chance, "untrained": chance, "shuffled images": chance, "blank images": chance, "oracle": 1.0}
+    return [cell(task, "test", metric, value, **about)] + [cell(task, "test", metric, v, variant=name) for name, v in controls.items()]
+
+
+def test_the_screen_has_the_headline_beside_its_controls_and_a_line_for_what_is_missing() -> None:
+    cells = number("zeroshot", "colour", 0.9, 0.1) + number("zeroshot", "shape", 0.8, 0.125) + number("probe", "size", 0.7, 0.5)
+    for task in ("captioning", "chair"):
+        cells.append(cell(task, "test", "CHAIR-i", None, status="n/a", note="needs caption"))
+    cells.append(cell("vqa", "test", "accuracy", None, status="not run", note="too many to score pair by pair"))
+    lines = printed(cells)
+    row = next(line for line in lines if line.startswith("zeroshot")).split()
+    assert row == ["zeroshot", "shape", ".800", ".750-.850", ".125", ".125", ".125", ".125", "1.000"]
+    assert not any("colour" in line for line in lines)  # no headline: it is in the tables of --all
+    assert "It cannot: captioning, chair (needs caption)." in lines
+    assert "Not run: vqa (too many to score pair by pair)." in lines
+    assert any("probe" in line and "also" in line for line in lines)
+    assert any("make eval-toy OUT=.runs/toy-tiny-s0 EVAL_ARGS=--all" in line for line in lines)
+    assert not any("Below chance" in line for line in lines)
+
+
+def test_below_chance_is_marked_with_its_interval_and_the_declared_reason() -> None:
+    cells = number("zeroshot", "shape", 0.05, 0.125, adapter="likelihood")
+    text = " ".join(" ".join(printed(cells, notes={"zeroshot": "Short texts are likelier."})).split())
+    assert "\N{DOWNWARDS ARROW}.050" in text
+    assert "zeroshot shape: .050 (.000-.100), chance .125, by likelihood. Short texts are likelier." in text
+    assert "Below chance" not in " ".join(printed(number("zeroshot", "shape", 0.1, 0.125)))  # its interval holds chance
+    assert "Below chance" in " ".join(printed(number("chair", "CHAIR-i", 0.9, 0.5, better="lower")))
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_the_screen_stays_a_screen_whatever_goes_wrong(width: int) -> None:
+    """Everything below chance, every task missing for a long reason of its own."""
+    tasks = ("zeroshot", "retrieval", "foils", "vqa", "pope", "chair", "winoground", "binding", "captioning", "drawing", "association")
+    cells = [each for task in tasks for each in number(task, "a metric of its own", 0.1, 0.5)]
+    cells += [cell(f"missing {i}", "test", "x", None, status="n/a", note=f"reason {i} " * 30) for i in range(20)]
+    cells += [cell(f"not run {i}", "test", "x", None, status="not run", note=f"reason {i} " * 30) for i in range(20)]
+    lines = printed(cells, width)
+    assert len(lines) <= 40
+    assert all(len(line) <= 100 for line in lines)
+
+
+def test_time_left_follows_the_seconds_per_sample_of_each_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    kinds = [("quick", False), ("slow", False), ("slow", False), ("quick", False), ("unknown", False)]
+    outlook = Outlook("toy", [Unit("", kind, 10) for kind in kinds], Console(quiet=True, file=io.StringIO()))
+    assert outlook.left is None
+    for seconds in (1.0, 9.0):  # .1 and .9 seconds per sample
+        outlook.next()
+        outlook.advance(0)
+        now[0] += seconds
+        outlook.advance(10)
+    assert outlook.left == pytest.approx(9 + 1 + 5)  # the unknown at the mean of all, .5
+    outlook.next()
+    outlook.advance(5)  # left by an earlier evaluation: took no time, and says nothing about the pace
+    assert outlook.left == pytest.approx(4.5 + 1 + 5)
+    assert outlook.share == pytest.approx(10 / 20.5)
+    assert "about 10 s left" in outlook.line()
