@@ -167,13 +167,16 @@ def evaluate(
     everyone = variants(model, fresh, source, fingerprints, weights, batch_size)
 
     cells: list[Json] = []
+    spent: list[Json] = []
     with Progress(console=console, transient=True) as progress:
         for task in chosen:
             for variant in everyone:
                 label = f"{task.name} {task.part} {task.split}: {variant.name}".replace("  ", " ")
                 bar = progress.add_task(label, total=len(task.samples))
                 advance = partial(progress.advance, bar)
+                asked = time.perf_counter()
                 cells += cells_of(task, variant, source, out, fingerprints[task.split], batch_size, advance)
+                spent.append({"task": title(task), "split": task.split, "variant": variant.name, "seconds": _since(asked)})
                 progress.remove_task(bar)
             cells += chance_cells(task)
 
@@ -187,7 +190,7 @@ def evaluate(
     answered = {cell["task"] for cell in result["cells"] if cell["variant"] == "model" and cell["value"] is not None}
     result["prompts"] = {title(task): result["prompts"][title(task)] for task in planned if task.name in answered}
     result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(model)}
-    result["seconds"] = round(time.perf_counter() - start, 1)
+    result |= {"seconds": _since(start), "seconds_of": [each for each in spent if each["seconds"]]}
     _write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
     if trained := everyone[0].subject:
         _write_json(out / "showcase.json", showcase(trained, planned, source))
@@ -247,6 +250,10 @@ def _device(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EvalError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
     return name
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 1)
 
 
 def _sha256(content: bytes) -> str:
