@@ -239,11 +239,14 @@ def evaluate(
     chosen = [task for task in chosen if task.name not in elsewhere]
     units = [unit(task, variant, source.shifts) for task in chosen for variant in everyone]
     outlook = Outlook(about["run"], units, Console(stderr=True, quiet=console.quiet))
+    spent: list[Json] = []
     with outlook.shown():
         for task in chosen:
             for variant in everyone:
                 outlook.next()
+                asked = time.perf_counter()
                 cells += cells_of(task, variant, source, out, fingerprints[task.split], batch_size, outlook.advance)
+                spent.append({"task": title(task), "split": task.split, "variant": variant.name, "seconds": _since(asked)})
             cells += chance_cells(task)
         outlook.finish("pictures for the report")
         showing = everyone[0].subject
@@ -259,7 +262,7 @@ def evaluate(
     answered = {cell["task"] for cell in result["cells"] if cell["variant"] == "model" and cell["value"] is not None}
     result["prompts"] = {title(task): result["prompts"][title(task)] for task in planned if task.name in answered}
     result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(model), **provenance()}
-    result["seconds"] = round(time.perf_counter() - start, 1)
+    result |= {"seconds": _since(start), "seconds_of": [each for each in spent if each["seconds"]]}
     _write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
     if shown:
         _write_json(out / "showcase.json", shown)
@@ -327,6 +330,10 @@ def _device(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EvalError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
     return name
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 1)
 
 
 def _sha256(content: bytes) -> str:

@@ -37,7 +37,7 @@ TWO_OBJECTS = 60
 TWO_OBJECTS_HELD_OUT = 24
 PAIRS = list(product(COLOURS, SHAPES))
 SEEN = [pair for pair in PAIRS if pair not in HELD_OUT]
-IGNORE_INDEX = [pair for pair in PAIRS if pair in HELD_OUT]
+UNSEEN = [pair for pair in PAIRS if pair in HELD_OUT]
 
 
 def plan(source: Source) -> list[Drawing]:
@@ -63,8 +63,8 @@ def seen_prompts() -> list[str]:
 
 
 def held_out_prompts() -> list[str]:
-    singles = [f"a {size} {fill} {colour} {shape}" for colour, shape in IGNORE_INDEX for size, fill in product(SIZES, FILLS)]
-    return singles + _two_objects(IGNORE_INDEX, SEEN, TWO_OBJECTS_HELD_OUT, Random("drawing/heldout"))
+    singles = [f"a {size} {fill} {colour} {shape}" for colour, shape in UNSEEN for size, fill in product(SIZES, FILLS)]
+    return singles + _two_objects(UNSEEN, SEEN, TWO_OBJECTS_HELD_OUT, Random("drawing/heldout"))
 
 
 def _two_objects(some: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]], count: int, rng: Random) -> list[str]:
