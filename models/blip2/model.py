@@ -120,6 +120,8 @@ class WordHead(nn.Module):
 class BLIP2(Model):
     paradigm = "pretrained backbones"
     Config = BLIP2Config
+    # The first stage learns to compare (section 3.1), the second to write (section 3.2), and no loss keeps the embeddings in place then.
+    asked_after = {"represent": ("zeroshot", "retrieval", "foils", "winoground")}
     score_kind = "matching head"
 
     def __init__(self, config: BLIP2Config, tokenizer: Tokenizer) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.asif import ASIFConfig
 from models.asif.relative import products, relative
-from recipes.bench.ratios import Row, interleaved, row_of
+from recipes.bench.ratios import Bench, Row, interleaved, row_of
 from recipes.train.distributed import Process
 
 CONFIG = ASIFConfig.tiny()
@@ -18,12 +18,13 @@ WIDTHS = 160, 192  # of image and text vectors
 TEXTS = 432
 
 
-def anchored(anchors: int, images: int, process: Process, repeats: int) -> list[Row]:
+def anchored(bench: Bench) -> list[Row]:
     """From vectors to the score of every image with every text, with few anchors and with ten times as many.
 
     The dense side holds all n similarities of everything at once, in float32, and leaves ties to chance; ours compares anchors in
     chunks, in float64. Both must come to the same scores.
     """
+    anchors, images, process, repeats = bench.setting.anchors, bench.setting.batch, bench.process, bench.setting.repeats
     return [_row(count, images, process, repeats) for count in (anchors, 10 * anchors)]
 
 
@@ -56,3 +57,6 @@ def _described(x: Tensor, anchors: Tensor) -> Tensor:
     similarity = x @ anchors.T
     top = similarity.topk(min(CONFIG.k, len(anchors)))
     return F.normalize(torch.zeros_like(similarity).scatter(1, top.indices, top.values.clamp(min=0) ** CONFIG.p), dim=1)
+
+
+BENCHES = {"anchors": anchored}

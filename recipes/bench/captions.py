@@ -13,14 +13,13 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from data.loader import in_order
-from data.shards import Split
 from models.coca import CoCa, CoCaConfig
 from models.coca.decoder import Writer
 from models.coca.gpt2 import decoder_to_gpt2
 from models.coca.objective import caption_nll
 from models.shared.generate import Decoding, generate, not_text
 from models.shared.text import BPETokenizer
-from recipes.bench.ratios import Row, interleaved, row_of
+from recipes.bench.ratios import Bench, Row, interleaved, row_of
 from recipes.train.distributed import Process
 from recipes.train.optimiser import optimiser
 from recipes.train.recipe import Optim
@@ -29,13 +28,14 @@ CONFIG = CoCaConfig.tiny()
 LESSONS = 100  # steps in which the decoder learns the batch's captions by heart
 
 
-def captioning(split: Split, batch: int, process: Process, repeats: int) -> list[Row]:
+def captioning(bench: Bench) -> list[Row]:
     """From image tokens to token ids: the towers, which the two sides do not share, are left out.
 
     The decoder is that of CoCa's `tiny`; GPT-2 with cross-attention computes the same. With random weights captions would not
     end where real ones do: the decoder first learns captions of the data set, one for each of a batch of random images. Both
     sides must then write the same.
     """
+    split, batch, process, repeats = bench.split, bench.setting.draw_batch, bench.process, bench.setting.repeats
     samples = next(in_order(split, batch_size=batch, needs=("captions",)))
     captions = [sample.captions[0] for sample in samples]
     model = _model(captions).to(process.device)
@@ -124,3 +124,6 @@ def _theirs(theirs: GPT2LMHeadModel, tokenizer: Any, image: Tensor, beams: int) 
         return [row[: row.index(tokenizer.end)] for row in rows]
 
     return run
+
+
+BENCHES = {"captioning": captioning}

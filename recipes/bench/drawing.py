@@ -19,15 +19,16 @@ from models.shared.text import BPETokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
 from models.vq import VQConfig
-from recipes.bench.ratios import Row, interleaved, row_of
+from recipes.bench.ratios import Bench, Row, interleaved, row_of
 from recipes.train.distributed import Process
 
 WIDTH = 192
 TEXTS = ("a red star", "a large solid blue circle", "a small hollow pink moon above a striped green arrow", "two objects")
 
 
-def drawing(depth: int, batch: int, process: Process, repeats: int) -> list[Row]:
+def drawing(bench: Bench) -> list[Row]:
     """Image tokens only: turning them into pixels is left out on both sides, which transformers has no part for."""
+    depth, batch, process, repeats = bench.setting.draw_depth, bench.setting.draw_batch, bench.process, bench.setting.repeats
     model = _model(depth).to(process.device).eval()
     theirs = _opt(model).to(process.device).eval()
     texts = [TEXTS[index % len(TEXTS)] for index in range(batch)]
@@ -134,3 +135,6 @@ def _padded(rows: list[list[Token]]) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.tensor([[0] * (longest - len(row)) + [token.id for token in row] for row in rows])
     seen = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     return ids, seen
+
+
+BENCHES = {"drawing": drawing}

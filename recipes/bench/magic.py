@@ -18,20 +18,19 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from data.loader import in_order
-from data.shards import Split
 from data.texts import texts
 from models.magic import MAGIC, MAGICConfig
 from models.magic.search import Eyes, magic_search
 from models.shared.text import BPETokenizer
-from recipes.bench.ratios import Row, interleaved, row_of
-from recipes.train.distributed import Process
+from recipes.bench.ratios import Bench, Row, interleaved, row_of
 
 LENGTH = 12  # tokens of every caption, on both sides
 STEP, FLUENCY = 0.3, 0.2  # step size and weight of the divergence, as ZeroCap's
 
 
-def guidance(split: Split, process: Process, repeats: int) -> list[Row]:
+def guidance(bench: Bench) -> list[Row]:
     """One picture at a time, as the papers measure: nothing is shared between captions."""
+    split, process, repeats = bench.split, bench.process, bench.setting.repeats
     tokenizer = BPETokenizer.train(texts(split, limit=5_000), 436)
     torch.manual_seed(0)
     config = MAGICConfig.tiny()
@@ -85,3 +84,6 @@ def _after(language: Any, context: Sequence[tuple[Tensor, Tensor]], shifts: Sequ
     for layer, (keys, values) in enumerate(context):
         cache.update(keys + shifts[2 * layer], values + shifts[2 * layer + 1], layer)
     return language(last, past_key_values=cache, use_cache=True).logits[:, -1].softmax(dim=-1)
+
+
+BENCHES = {"guidance": guidance}

@@ -20,7 +20,7 @@ from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
 from models.vq import VQConfig
 from models.vq.network import NetworkConfig
-from recipes.bench.ratios import Row, interleaved, row_of
+from recipes.bench.ratios import Bench, Row, interleaved, row_of
 from recipes.train.distributed import Process
 from recipes.train.optimiser import optimiser
 from recipes.train.recipe import Optim
@@ -30,9 +30,11 @@ TOKENS, SIZE, PATCH = 32, 64, 8
 WORDS, CODES = 30_522, (8, 5, 5, 5)
 
 
-def masked_step(width: int, depth: int, batch: int, process: Process, repeats: int) -> list[Row]:
+def masked_step(bench: Bench) -> list[Row]:
     """Pairs, of which a quarter do not match: contrast, matching, and both masked predictions. Codes of the pictures are given to
     both; pixels come normalised to theirs and raw to ours."""
+    setting, process = bench.setting, bench.process
+    width, depth, batch, repeats = setting.width, setting.depth, setting.batch, setting.repeats
     theirs = _theirs(width, depth)
     ours = _ours(width, depth)
     frozen = {name: value for name, value in ours.state_dict().items() if name.startswith("codebook.")}
@@ -138,3 +140,6 @@ def _batch(size: int) -> dict[str, Tensor]:
         "kind": torch.full((size,), PAIR),
         "match": torch.arange(size) % 4 > 0,
     }
+
+
+BENCHES = {"masked": masked_step}

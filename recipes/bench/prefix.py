@@ -17,7 +17,6 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, LlamaConfig
 
 from data.loader import in_order
 from data.sample import Sample
-from data.shards import Split
 from models.blip2 import BLIP2, BLIP2Config
 from models.blip2.convert import to_conditional_generation
 from models.frozen import FrozenConfig
@@ -31,7 +30,7 @@ from models.shared.prefix import SOFT, PrefixCollate, continued, embed, nll
 from models.shared.text import BPETokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
-from recipes.bench.ratios import Row, interleaved, row_of
+from recipes.bench.ratios import Bench, Row, interleaved, row_of
 from recipes.train.distributed import Process
 from recipes.train.optimiser import optimiser
 from recipes.train.recipe import Optim
@@ -45,9 +44,10 @@ LIMIT = 40  # tokens
 BEAMS = 5  # BLIP-2's, section 4.2
 
 
-def prefixed(split: Split, batch: int, process: Process, repeats: int) -> list[Row]:
+def prefixed(bench: Bench) -> list[Row]:
     """Frozen from its vectors on, for its image encoder is anybody's; BLIP-2 from pixels on, greedy and by beam search;
     MiniGPT-4 from pixels on, asked to describe them."""
+    split, batch, process, repeats = bench.split, bench.setting.draw_batch, bench.process, bench.setting.repeats
     samples = next(in_order(split, batch_size=batch, needs=("captions",)))
     tokenizer = BPETokenizer.train([sample.captions[0] for sample in samples], 436)
     return [
@@ -215,3 +215,6 @@ def _options(tokenizer: BPETokenizer, beams: int, end: int) -> dict[str, Any]:
 def _cut(ids: Tensor, end: int) -> list[list[int]]:
     rows = [[*row, end] for row in ids.tolist()]
     return [row[: row.index(end)] for row in rows]
+
+
+BENCHES = {"prefix": prefixed}

@@ -6,6 +6,40 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from data.shards import Split
+from recipes.train.distributed import Process
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes of one benchmark: image and text towers of `width` and `depth`, 64 px in patches of 8."""
+
+    width: int = 256
+    depth: int = 6
+    batch: int = 32
+    draw_batch: int = 64
+    draw_depth: int = 4  # the tiny CM3leon's
+    anchors: int = 5_000
+    loader_batch: int = 128
+    loader_batches: int = 30
+    image: int = 64
+    repeats: int = 7
+
+
+QUICK = Setting(width=128, depth=2, batch=16, draw_depth=2, loader_batches=8, repeats=3)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a benchmark is given: `function(bench)` returns rows. Each file here lists its own as `BENCHES`, name -> function."""
+
+    setting: Setting
+    split: Split
+    """the training split of a data set"""
+    process: Process
+    workers: int = 2
+    """of the streaming loaders, theirs and ours"""
+
 
 @dataclass(frozen=True)
 class Row:

@@ -24,15 +24,15 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "times faster" in capsys.readouterr().out
     rows = json.loads(out.read_text())["rows"]
     expected = {
+        "anchors": 2,
+        "captioning": 2,
         "clip step": 4,
         "siglip step": 2,
-        "captioning": 2,
+        "drawing": 4,
+        "loader": 2,
+        "guidance": 1,
         "flava step": 2,
         "prefix captions": 4,
-        "drawing": 4,
-        "guidance": 1,
-        "anchors": 2,
-        "loader": 2,
     }
     assert [row["what"] for row in rows] == [what for what, count in expected.items() for _ in range(count)]
     for row in rows:

@@ -18,6 +18,7 @@ from models.shared.backbones import LanguageConfig
 from models.shared.transformer import TransformerConfig
 from recipes import clip, lm, magic
 from recipes.bench import magic as bench_magic
+from recipes.bench.ratios import Bench, Setting
 from recipes.tools import tune_magic
 from recipes.train.distributed import Process
 from recipes.train.loop import train
@@ -71,6 +72,6 @@ def test_the_baseline_moves_where_clip_wants_it(scenes: Path, monkeypatch: pytes
     small = replace(small, clip=replace(small.clip, vision=VISION, text=TransformerConfig(32, 1, 2), embed_dim=16))
     monkeypatch.setattr(MAGICConfig, "tiny", classmethod(lambda cls: small))
     monkeypatch.setattr(bench_magic, "LENGTH", 3)
-    (row,) = bench_magic.guidance(find(str(scenes), "train"), Process.find("cpu"), 2)
+    (row,) = bench_magic.guidance(Bench(Setting(repeats=2), find(str(scenes), "train"), Process.find("cpu")))
     assert len(row.ratios) == 2
     assert row.what == "guidance"
