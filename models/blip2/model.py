@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ class BLIP2(Model):
     paradigm = "pretrained backbones"
     Config = BLIP2Config
     # The first stage learns to compare (section 3.1), the second to write (section 3.2), and no loss keeps the embeddings in place then.
-    asked_after = {"represent": ("zeroshot", "retrieval", "foils", "winoground")}
+    asked_after: ClassVar = {"represent": ("zeroshot", "retrieval", "foils", "winoground")}
     score_kind = "matching head"
 
     def __init__(self, config: BLIP2Config, tokenizer: Tokenizer) -> None:
