@@ -119,6 +119,7 @@ def test_help_lists_the_page_and_make_knows_its_targets(copy: Path) -> None:
     assert "recipes.train toy tiny" in run(copy, "make", "-n", "all", f"VENV={copy}/venv")
 
 
+@pytest.mark.timeout(900)
 def test_it_trains_evaluates_and_is_compared_and_counted(copy: Path) -> None:
     python(copy, "recipes.train", "toy", "tiny", "--out", ".runs/toy-tiny-s0", "--device", "cpu")
     assert json.loads((copy / ".runs" / "toy-tiny-s0" / "recipe.json").read_text())["page"] == "toy"
@@ -130,6 +131,7 @@ def test_it_trains_evaluates_and_is_compared_and_counted(copy: Path) -> None:
     assert "toy" in python(copy, "recipes.tools.params")
 
 
+@pytest.mark.timeout(900)
 def test_it_keeps_the_contract_and_the_architecture(copy: Path) -> None:
     quiet = ("pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
     said = python(copy, *quiet, "tests/recipes/test_contract.py", "-k", "toy or package")

@@ -8,28 +8,35 @@ HEADLINE       the metrics that stand for it where there is room for few, as pat
 
 from __future__ import annotations
 
+import ast
 import importlib
 import math
-import pkgutil
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from eval.base.task import Task
+if TYPE_CHECKING:  # torch would come with it
+    from eval.base.task import Task
 
 
 @cache
-def modules() -> dict[str, Any]:
-    """Task -> the module that plans it, in their order."""
-    found = {each.name: importlib.import_module(f"{__name__}.{each.name}") for each in pkgutil.iter_modules(__path__)}
-    found = {name: module for name, module in found.items() if hasattr(module, "plan")}
-    return dict(sorted(found.items(), key=lambda item: getattr(item[1], "ORDER", math.inf)))
-
-
 def headlines() -> dict[str, tuple[str, ...] | None]:
-    """Task -> its HEADLINE, None where it declares none, in their order."""
-    return {name: getattr(module, "HEADLINE", None) for name, module in modules().items()}
+    """Task -> its HEADLINE, None where it declares none, in their order. Read from the files and not imported, because a report is made
+    without torch."""
+    found: dict[str, tuple[float, tuple[str, ...] | None]] = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8")).body
+        if any(isinstance(node, ast.FunctionDef) and node.name == "plan" for node in tree) and path.stem != "__init__":
+            said = {ast.unparse(_target(node)): node.value for node in tree if isinstance(node, ast.Assign | ast.AnnAssign)}
+            order, headline = (ast.literal_eval(value) if (value := said.get(name)) else None for name in ("ORDER", "HEADLINE"))
+            found[path.stem] = math.inf if order is None else order, headline
+    return {name: headline for name, (_, headline) in sorted(found.items(), key=lambda item: item[1][0])}
+
+
+def _target(node: ast.Assign | ast.AnnAssign) -> ast.expr:
+    return node.targets[0] if isinstance(node, ast.Assign) else node.target
 
 
 def plan(source: Any) -> list[Task]:
     """Every task that the data of a `Source` allows."""
-    return [task for module in modules().values() for task in module.plan(source)]
+    return [task for name in headlines() for task in importlib.import_module(f"{__name__}.{name}").plan(source)]
