@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 RESAMPLES = 1000
 WHOLE_RESAMPLES = 200
@@ -45,6 +44,8 @@ def estimate(
     if not resample:
         return Estimate(value, value, value, n)
     if not right.any() or np.array_equal(right, weight):
+        from scipy.stats import binomtest  # seconds of import that reports do without
+
         exact = binomtest(n if right.any() else 0, n).proportion_ci()
         return Estimate(value, float(exact.low), float(exact.high), n)
     draws = _draws(n)
