@@ -26,7 +26,7 @@ from eval.report.rows import CIRCUMSTANCES, keys
 
 Json = dict[str, Any]
 SCHEMA = 1
-WIDTH = 140  # of the written files: what fits in a line stays in one, so that a cell of a table is a line of the difference
+WIDTH = 140  # of the written files
 MEASURES = {"masked.json": "measures", "form.json": "shares", "kept.json": "shares"}  # a measure's file in a run folder -> its numbers
 PAID = ("samples_seen", "train_seconds", "train_flops")
 COSTS = ("trainable_parameters", "total_parameters", "peak_memory_mb", "finished")
@@ -196,14 +196,18 @@ def _rounded(value: Any) -> Any:
 
 
 def pretty(value: Any, depth: int = 0) -> str:
-    """JSON in which whatever fits in a line stands in one."""
+    """JSON in which a cell of a table stands in a line of its own, and so does whatever fits in one."""
     flat = json.dumps(value, ensure_ascii=False)
-    if not value or not isinstance(value, dict | list) or (depth and depth + len(flat) <= WIDTH):
+    if not value or not isinstance(value, dict | list):
+        return flat
+    inside = value.values() if isinstance(value, dict) else value
+    innermost = not any(isinstance(each, dict | list) for each in inside)
+    if depth and (innermost or depth + len(flat) <= WIDTH):
         return flat
     if isinstance(value, dict):
-        inner = [f"{json.dumps(name, ensure_ascii=False)}: {pretty(each, depth + 1)}" for name, each in value.items()]
+        parts = [f"{json.dumps(name, ensure_ascii=False)}: {pretty(each, depth + 1)}" for name, each in value.items()]
     else:
-        inner = [pretty(each, depth + 1) for each in value]
+        parts = [pretty(each, depth + 1) for each in value]
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     space = "\n" + " " * depth
-    return opening + ",".join(f"{space} {each}" for each in inner) + space + closing
+    return opening + ",".join(f"{space} {each}" for each in parts) + space + closing
