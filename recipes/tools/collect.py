@@ -26,7 +26,7 @@ from eval.report.rows import CIRCUMSTANCES, keys
 
 Json = dict[str, Any]
 SCHEMA = 1
-WIDTH = 140  # of the written files: what fits in a line stays in one, so that a cell of a table is a line of the difference
+WIDTH = 140  # of the written files
 MEASURES = {"masked.json": "measures", "form.json": "shares", "kept.json": "shares"}  # a measure's file in a run folder -> its numbers
 PAID = ("samples_seen", "train_seconds", "train_flops")
 COSTS = ("trainable_parameters", "total_parameters", "peak_memory_mb", "finished")
@@ -85,7 +85,7 @@ def run_file(run: Run, commit: str = "") -> Json:
     about: Json = {"schema": SCHEMA, "run": run.name, "page": recipe.get("page", recipe["name"]), "model": described["model"]}
     about |= {"paradigm": described["paradigm"], "preset": recipe["preset"], "seed": recipe["seed"]}
     about |= origin | {"hardware": cost["hardware"], "threads": cost["threads"]}
-    about["recipe"] = {name: value for name, value in recipe.items() if name not in CIRCUMSTANCES}
+    about["recipe"] = {name: value for name, value in recipe.items() if name not in CIRCUMSTANCES | {"page"}}
     about["cost"] = {name: cost.get(name) for name in COSTS} | _paid(cost)
     about["evaluations"] = [evaluation(run, path, origin) for path in _evaluations(run)]
     about["measures"] = {
@@ -196,14 +196,18 @@ def _rounded(value: Any) -> Any:
 
 
 def pretty(value: Any, depth: int = 0) -> str:
-    """JSON in which whatever fits in a line stands in one."""
+    """JSON in which a cell of a table stands in a line of its own, and so does whatever fits in one."""
     flat = json.dumps(value, ensure_ascii=False)
-    if not value or not isinstance(value, dict | list) or (depth and depth + len(flat) <= WIDTH):
+    if not value or not isinstance(value, dict | list):
+        return flat
+    inside = value.values() if isinstance(value, dict) else value
+    innermost = not any(isinstance(each, dict | list) for each in inside)
+    if depth and (innermost or depth + len(flat) <= WIDTH):
         return flat
     if isinstance(value, dict):
-        inner = [f"{json.dumps(name, ensure_ascii=False)}: {pretty(each, depth + 1)}" for name, each in value.items()]
+        parts = [f"{json.dumps(name, ensure_ascii=False)}: {pretty(each, depth + 1)}" for name, each in value.items()]
     else:
-        inner = [pretty(each, depth + 1) for each in value]
+        parts = [pretty(each, depth + 1) for each in value]
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     space = "\n" + " " * depth
-    return opening + ",".join(f"{space} {each}" for each in inner) + space + closing
+    return opening + ",".join(f"{space} {each}" for each in parts) + space + closing

@@ -144,10 +144,13 @@ class Published:
 
     @cached_property
     def results(self) -> dict[str, list[Result]]:
-        """Data set -> its results, the data set with most of them first. The model's name is the page's: a page need not be a model."""
+        """Data set -> its results, the data set with most of them first. A row is named after the page, which need not be a model, and
+        after the stage where it is the model of an earlier one."""
         found: dict[str, list[Result]] = {}
         for run in self.runs:
-            about: Json = {name: run.record[name] for name in ("paradigm", "preset", "seed")} | {"model": run.record["page"]}
+            stage = run.recipe.get("stage")
+            about: Json = {name: run.record[name] for name in ("paradigm", "preset", "seed")}
+            about["model"] = f"{run.record['page']} after {stage}" if stage else run.record["page"]
             for evaluation in run.record["evaluations"]:
                 result = result_of({"schema": EVAL_SCHEMA} | about | evaluation, run, run.folder)
                 found.setdefault(result.dataset, []).append(result)

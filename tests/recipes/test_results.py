@@ -152,6 +152,19 @@ def test_a_row_has_the_name_of_its_page(project: Path, runs: Path) -> None:
     assert cells((project / "README.md").read_text(), "lit")["seeds"] == "2"
 
 
+def test_the_model_of_an_earlier_stage_has_a_row_of_its_own(project: Path, runs: Path) -> None:
+    run = runs / "coca-tiny-s0"
+    shutil.copytree(run, kept := run / "stages" / "contrast")
+    change(kept / "recipe.json", stage="contrast")
+    change(kept / "cost.json", finished=False, samples_seen=1000)
+    collect(runs, project / "recipes" / "results", commit=COMMIT)
+    write(project)
+    page = (project / "recipes" / "RESULTS.md").read_text()
+    assert cells(page, "coca after contrast")["zeroshot: shape"] == cells(page, "coca")["zeroshot: shape"]
+    costs = page[page.index("What it cost") :]
+    assert [cells(costs, row)["samples"] for row in ("coca after contrast", "coca")] == ["1.00 k", "640 k"]
+
+
 def test_a_tested_claim_replaces_its_older_row(project: Path, runs: Path) -> None:
     folder = runs / "claims" / "siglip"
     folder.mkdir(parents=True)
