@@ -33,7 +33,7 @@ from models.shared.matching import hard_negatives
 from models.shared.prefix import SOFT, PrefixCollate
 from models.shared.text import Tokenizer, layout, until_end
 from models.shared.transformer import TransformerConfig, as_autocast
-from models.shared.vision import VisionConfig, image_states, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, image_states, vision_transformer
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,8 @@ class BLIP2Config:
 
     @classmethod
     def tiny(cls) -> BLIP2Config:
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         qformer = TransformerConfig(width=160, depth=4, heads=5, activation="relu")
-        return cls(vision=vision, qformer=qformer, queries=16, embed_dim=128, context=40, questions=0.5)
+        return cls(vision=TINY_TOWER, qformer=qformer, queries=16, embed_dim=128, context=40, questions=0.5)
 
     @classmethod
     def small(cls) -> BLIP2Config:

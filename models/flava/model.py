@@ -31,7 +31,7 @@ from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normal
 from models.shared.masking import TokenMasking, block_mask
 from models.shared.text import Tokenizer, layout, until_end
 from models.shared.transformer import TransformerConfig
-from models.shared.vision import VisionConfig, image_states, patches_to_pixels, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, image_states, patches_to_pixels, vision_transformer
 from models.vq import VQ, VQConfig
 from models.vq.network import NetworkConfig
 
@@ -82,10 +82,9 @@ class FLAVAConfig:
 
     @classmethod
     def tiny(cls) -> FLAVAConfig:
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
         return cls(
-            vision=vision,
+            vision=TINY_TOWER,
             text=text,
             fusion=TransformerConfig(width=160, depth=2, heads=5, activation="relu"),
             codebook=VQConfig.coarse(),

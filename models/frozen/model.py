@@ -24,7 +24,7 @@ from models.shared.generate import GREEDY, Decoding
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.shared.prefix import ASK, SOFT, PrefixCollate, nll, write
 from models.shared.text import Tokenizer
-from models.shared.vision import VisionConfig, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
 LLAMA_7B = json.dumps(
     {
@@ -56,8 +56,7 @@ class FrozenConfig:
 
     @classmethod
     def tiny(cls) -> FrozenConfig:
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
-        return cls(vision=vision, questions=0.5)
+        return cls(vision=TINY_TOWER, questions=0.5)
 
     @classmethod
     def small(cls) -> FrozenConfig:

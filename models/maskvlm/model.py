@@ -30,7 +30,7 @@ from models.shared.matching import CHANCE as MATCHING_CHANCE
 from models.shared.matching import draw_foil, hard_negatives
 from models.shared.text import Tokenizer, layout, until_end
 from models.shared.transformer import TransformerConfig, as_autocast
-from models.shared.vision import VisionConfig, image_states, patches_to_pixels, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, image_states, patches_to_pixels, vision_transformer
 
 BASE = TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-5)
 SWAPS = 0.9  # share of the foils that exchange words, where a picture has both kinds
@@ -73,9 +73,8 @@ class MaskVLMConfig:
 
     @classmethod
     def tiny(cls) -> MaskVLMConfig:
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         return cls(
-            vision=vision,
+            vision=TINY_TOWER,
             text=TransformerConfig(width=128, depth=2, heads=4, activation="relu"),
             cross=TransformerConfig(width=128, depth=2, heads=4, activation="relu"),
             decoder_depth=1,
