@@ -27,7 +27,7 @@ from models.shared import prefix
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
 from models.shared.distributed import gather, mean_of_all
 from models.shared.generate import GREEDY, Decoding
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.matching import CHANCE as MATCHING_CHANCE
 from models.shared.matching import hard_negatives
 from models.shared.prefix import SOFT, PrefixCollate
@@ -312,7 +312,6 @@ class BLIP2(Model):
 
     def _look(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """States `[I, S, M]` of the distinct pictures, and which of them each image is, `[N]`."""
-        distinct = {id(image): image for image in images}
-        order = {name: place for place, name in enumerate(distinct)}
-        states = self._see(self.transform(list(distinct.values())).to(self.temperature.device))
-        return states, torch.tensor([order[id(image)] for image in images], device=states.device)
+        pictures, rows = distinct(images)
+        states = self._see(self.transform(pictures).to(self.temperature.device))
+        return states, torch.tensor(rows, device=states.device)

@@ -22,7 +22,7 @@ from models.coca.pooling import ImagePooling, Pooling
 from models.contract import Losses, Model
 from models.shared.collate import PairCollate
 from models.shared.generate import GREEDY, Decoding, generate, not_text
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.text import Tokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
@@ -176,9 +176,8 @@ class CoCa(Model):
         the difference ranks by p(image | text). Texts are cut to the context.
         """
         ids = self._ids(texts)
-        distinct = {id(image): image for image in images}  # the same picture with many texts is looked at once
-        order = {name: place for place, name in enumerate(distinct)}
-        tokens = self._look(self._pixels(list(distinct.values())))[1][[order[id(image)] for image in images]]
+        pictures, rows = distinct(images)
+        tokens = self._look(self._pixels(pictures))[1][rows]
         nll, _ = caption_nll(self.text.look(self.text.read(ids)[0][:, :-1], tokens), ids, self.text.real(ids))
         return -nll
 

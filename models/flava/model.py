@@ -27,7 +27,7 @@ from models.flava.blocks import Fusion, MatchingHead, PredictionHead, TextEncode
 from models.flava.collate import IMAGE, PAIR, QUESTION, TEXT, MaskedCollate, Mixture
 from models.flava.objective import flava_loss
 from models.shared.backbones import freeze
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.masking import TokenMasking, block_mask
 from models.shared.text import Tokenizer, layout, until_end
 from models.shared.transformer import TransformerConfig
@@ -358,9 +358,8 @@ class FLAVA(Model):
 
     def _fused(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
         """The fusion's class token `[B, D]` of clear pairs; a picture that comes with many texts is looked at once."""
-        distinct = {id(image): image for image in images}
-        order = {name: place for place, name in enumerate(distinct)}
-        states = self._image_states(self._pixels(list(distinct.values())))[[order[id(image)] for image in images]]
+        pictures, rows = distinct(images)
+        states = self._image_states(self._pixels(pictures))[rows]
         ids = self._ids(texts)
         real = self._real(ids)
         return self.fusion(states, self.text(ids, real), real)[:, 0]

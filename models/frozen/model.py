@@ -21,7 +21,7 @@ from models.contract import Losses, Model
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, language_model
 from models.shared.distributed import mean_of_all
 from models.shared.generate import GREEDY, Decoding
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.prefix import ASK, SOFT, PrefixCollate, nll, write
 from models.shared.text import Tokenizer
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
@@ -157,10 +157,8 @@ class Frozen(Model):
 
     def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
         """`[N, prefix, D]`; the same picture is looked at once."""
-        distinct = {id(image): image for image in images}
-        order = {name: place for place, name in enumerate(distinct)}
-        seen = self._see(self.collate.transform(list(distinct.values())).to(self.to_prefix.weight.device))
-        return seen[[order[id(image)] for image in images]]
+        pictures, rows = distinct(images)
+        return self._see(self.collate.transform(pictures).to(self.to_prefix.weight.device))[rows]
 
     def _write(self, prompts: Sequence[Sequence[str | np.ndarray]], how: Decoding = GREEDY) -> list[str]:
         images = [part for prompt in prompts for part in prompt if not isinstance(part, str)]

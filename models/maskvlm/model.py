@@ -24,7 +24,7 @@ from models.contract import Losses, Model
 from models.maskvlm.blocks import CrossEncoder, TextEncoder
 from models.maskvlm.objective import combine, contrastive, masked_pixels, masked_words, visible_median
 from models.shared.distributed import gather
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, inside_boxes, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, inside_boxes, normalise
 from models.shared.masking import TokenMasking, random_mask
 from models.shared.matching import CHANCE as MATCHING_CHANCE
 from models.shared.matching import draw_foil, hard_negatives
@@ -324,9 +324,8 @@ class MaskVLM(Model):
     @torch.no_grad()
     def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
         """Logit of "this text belongs to this image" by the matching head, float32 `[N]`; nothing is masked."""
-        distinct = {id(image): image for image in images}  # the same picture with many texts is looked at once
-        order = {name: place for place, name in enumerate(distinct)}
-        states = self.image_in(self._see(self._pixels(list(distinct.values()))))[[order[id(image)] for image in images]]
+        pictures, rows = distinct(images)
+        states = self.image_in(self._see(self._pixels(pictures)))[rows]
         ids = self._ids(texts)
         real = until_end(ids, self.tokenizer.end)
         words = self.text_in(self.text(ids, real))

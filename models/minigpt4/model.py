@@ -26,7 +26,7 @@ from models.minigpt4.template import END_OF_CAPTION, END_OF_TURN, Row, Template,
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
 from models.shared.distributed import mean_of_all
 from models.shared.generate import GREEDY, Decoding
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.prefix import continued, nll
 from models.shared.text import Tokenizer
 from models.shared.transformer import TransformerConfig
@@ -194,10 +194,8 @@ class MiniGPT4(Model):
         device = self.norm_image.weight.device
         if not len(images):
             return torch.zeros(0, self.template.places, self.language_width, device=device)
-        distinct = {id(image): image for image in images}
-        order = {name: place for place, name in enumerate(distinct)}
-        seen = self._see(self.transform(list(distinct.values())).to(device))
-        return seen[[order[id(image)] for image in images]]
+        pictures, rows = distinct(images)
+        return self._see(self.transform(pictures).to(device))[rows]
 
     def _likelihood(self, images: Sequence[np.ndarray], rows: Sequence[Row]) -> Tensor:
         soft = self.look(images)
