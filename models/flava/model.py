@@ -351,10 +351,10 @@ class FLAVA(Model):
         skip, ids = self.visual.num_prefix_tokens, self._ids(texts)
         real = self._real(ids)
         fused = self.fusion(states, self.text(ids, real), real)[:, 1 + skip : 1 + skip + self.side**2]
-        alone = self.mim_head(self._normed(states)[:, skip:]).unflatten(-1, (-1, self.codebook.size)).argmax(dim=-1)
-        helped = self.mmm_image_head(fused).unflatten(-1, (-1, self.codebook.size)).argmax(dim=-1)
-        silent = torch.tensor([not text for text in texts], device=pixels.device)
-        return torch.where(silent[:, None, None], alone, helped)
+        from_image = self.mim_head(self._normed(states)[:, skip:]).unflatten(-1, (-1, self.codebook.size)).argmax(dim=-1)
+        from_both = self.mmm_image_head(fused).unflatten(-1, (-1, self.codebook.size)).argmax(dim=-1)
+        no_text = torch.tensor([not text for text in texts], device=pixels.device)
+        return torch.where(no_text[:, None, None], from_image, from_both)
 
     def _fused(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
         """The fusion's class token `[B, D]` of clear pairs; a picture that comes with many texts is looked at once."""

@@ -22,7 +22,8 @@ from models.shared.backbones import LanguageConfig, fetch_language, freeze, know
 from models.shared.distributed import mean_of_all
 from models.shared.generate import GREEDY, Decoding
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
-from models.shared.prefix import ASK, SOFT, PrefixCollate, nll, write
+from models.shared.prefix import SOFT, PrefixCollate, nll, write
+from models.shared.prompts import ask
 from models.shared.text import Tokenizer
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
@@ -109,7 +110,7 @@ class Frozen(Model):
         return {"language": source} if source else {}
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of each sequence the negative log-likelihood "nll" in nats of what is to be said, and how many "tokens" that is, `[B]`."""
+        """Of each sequence the negative log-likelihood "nll" in nats of its target, and how many "tokens" that is, `[B]`."""
         total, count = nll(self.language, batch["ids"], batch["labels"], self._see(batch["pixels"]))
         return {"nll": total, "tokens": count}
 
@@ -133,7 +134,7 @@ class Frozen(Model):
 
     @torch.no_grad()
     def answer(self, images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
-        return self._write([[image, ASK.format(question)] for image, question in zip(images, questions, strict=True)])
+        return self._write([[image, "\n" + ask(question)] for image, question in zip(images, questions, strict=True)])
 
     @torch.no_grad()
     def complete(self, prompts: Sequence[Sequence[str | np.ndarray]]) -> list[str]:
@@ -150,9 +151,9 @@ class Frozen(Model):
         """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
         return self._likelihood(images, [self.collate.question(question) for question in questions], answers)
 
-    def _likelihood(self, images: Sequence[np.ndarray], read: Sequence[list[int]], said: Sequence[str]) -> Tensor:
+    def _likelihood(self, images: Sequence[np.ndarray], prompts: Sequence[list[int]], targets: Sequence[str]) -> Tensor:
         soft = self._prefixes(images)
-        ids, labels = self.collate.laid_out(read, said)
+        ids, labels = self.collate.laid_out(prompts, targets)
         return -nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
 
     def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:

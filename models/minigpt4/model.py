@@ -126,7 +126,7 @@ class MiniGPT4(Model):
         self.collate = kind(self.transform, self.template)
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of each sequence the negative log-likelihood "nll" in nats of what is to be said, and how many "tokens" that is, `[B]`."""
+        """Of each sequence the negative log-likelihood "nll" in nats of its target, and how many "tokens" that is, `[B]`."""
         total, count = nll(self.language, batch["ids"], batch["labels"], self._see(batch["pixels"]))
         return {"nll": total, "tokens": count}
 
@@ -211,8 +211,8 @@ class MiniGPT4(Model):
         end, limit = self.template.end_of(sign)[0], self.config.context
         found = []
         for tokens in continued(self.language, self.tokenizer, rows, soft, limit=limit, end=end, how=how):
-            said = tokens[: tokens.index(self.tokenizer.end)] if self.tokenizer.end in tokens else tokens
-            found.append(Reply(self.tokenizer.decode(said), ended=len(said) < limit))
+            reply = tokens[: tokens.index(self.tokenizer.end)] if self.tokenizer.end in tokens else tokens
+            found.append(Reply(self.tokenizer.decode(reply), ended=len(reply) < limit))
         return found
 
 
