@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from data.files import replacing
 from data.sample import Object, Sample
 from data.scenes.build import make_sample
 from data.scenes.language import VOCABULARY
@@ -208,10 +208,8 @@ def recogniser_of(source: Source, folder: Path = Path(".runs")) -> Recogniser:
         preset = preset_of(samples[0].image)
         model = train([*samples, *(make_sample(preset, "heldout", index, seed=-1) for index in range(HELD_OUT_SAMPLES))])
         accuracy = json.dumps(real_accuracy(model, source.samples(source.primary)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial, about | {"accuracy": accuracy})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial, about | {"accuracy": accuracy})
     for what, shares in json.loads(accuracy).items():
         print(f"recogniser of {source.name}, {what}: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
     return model
