@@ -11,7 +11,6 @@ A name costs the network twice: for the architecture when a model is first made,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -143,7 +142,7 @@ def freeze(module: Module) -> Module:
 
 
 class Continuation:
-    """Texts being continued by a language model: the `Decoder` of models/generate.py over its cache.
+    """Texts being continued by a language model: the `Decoder` of models/shared/generate.py over its cache.
 
     Prompts are embeddings `[N, T, D]`, padded on the left, where `real` `[N, T]` is False. Construct it with `begin`.
     """
@@ -178,15 +177,3 @@ class Continuation:
             logits_to_keep=1,
         )
         return out.logits[:, -1]
-
-
-def pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Embeddings `[T_i, D]` of several prompts -> `[N, T, D]` with zeros on the left, and where they are real `[N, T]`."""
-    longest = max(len(row) for row in rows)
-    padded = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
-    real = torch.zeros(len(rows), longest, dtype=torch.bool, device=padded.device)
-    for place, row in enumerate(rows):
-        if len(row):
-            padded[place, -len(row) :] = row
-            real[place, -len(row) :] = True
-    return padded, real
