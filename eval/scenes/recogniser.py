@@ -30,6 +30,7 @@ from eval import EvalError
 from eval.base.capabilities import Images
 from eval.harness.source import Source
 from eval.scenes.oracle import preset_of
+from models.shared.device import resolve_device
 
 VERSION = 2
 CELL = 8  # pixels; no two centres fall into one cell
@@ -128,7 +129,7 @@ def train(
     sizes = {sample.image.shape for sample in samples}
     if len(sizes) != 1 or len({*next(iter(sizes))[:2]}) != 1:
         raise EvalError(f"a recogniser needs square pictures of one size to learn from, found {sorted(sizes)[:5]}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = resolve_device("auto")
     pixels = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)  # [N, 3, S, S]
     targets = _targets(samples)
     with torch.random.fork_rng(devices=[]):

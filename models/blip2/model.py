@@ -161,12 +161,11 @@ class BLIP2(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the weights of the backbones that the configuration names. Returns module -> where they came from."""
-        tower, source = self.config.timm_name, self.config.language.source
+        tower = self.config.timm_name
         if tower:
             self.visual.load_state_dict(image_tower(tower, weights=True).state_dict())
-        if source:
-            fetch_language(self.language, source, self.tokenizer)
-        return {module: name for module, name in (("visual", tower), ("language", source)) if name}
+        sources = {"visual": tower} if tower else {}
+        return sources | fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def enter_stage(self, name: str) -> None:
         """ "represent": the Q-Former and its heads learn; "generate": the queries' side of it and the bridge to the language model."""

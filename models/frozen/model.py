@@ -104,10 +104,7 @@ class Frozen(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the weights of the backbones that the configuration names. Returns module -> where they came from."""
-        source = self.config.language.source
-        if source:
-            fetch_language(self.language, source, self.tokenizer)
-        return {"language": source} if source else {}
+        return fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of each sequence the negative log-likelihood "nll" in nats of its target, and how many "tokens" that is, `[B]`."""

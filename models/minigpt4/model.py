@@ -113,10 +113,7 @@ class MiniGPT4(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the weights of the language model that the configuration names. Returns module -> where they came from."""
-        source = self.config.language.source
-        if source:
-            fetch_language(self.language, source, self.tokenizer)
-        return {"language": source} if source else {}
+        return fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def enter_stage(self, name: str) -> None:
         """ "captions" or "instructions": the same is trained on other texts."""

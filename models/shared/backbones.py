@@ -82,16 +82,20 @@ def language_backbone(source: str) -> tuple[nn.Module, Tokenizer]:
     return freeze(language_model(LanguageConfig(source=source), weights=True)), named_tokenizer(source)
 
 
-def fetch_language(language: nn.Module, source: str, tokenizer: Tokenizer) -> None:
-    """Load the named language model's weights into `language`, which has its architecture.
+def fetch_language(language: nn.Module, source: str, tokenizer: Tokenizer) -> dict[str, str]:
+    """Load the named language model's weights into `language`, which has its architecture; nothing for the name "".
 
-    Raises ValueError where texts are read with another tokenizer than its own.
+    Returns its part of what a model's `fetch` returns: {"language": source}, or {}. Raises ValueError where texts are read with
+    another tokenizer than its own.
     """
+    if not source:
+        return {}
     theirs, own = language_backbone(source)
     text = "question: which of the 3 shapes, the largest, is blue? answer: the large one"
     if own.encode(text) != tokenizer.encode(text) or own.end != tokenizer.end:
         raise ValueError(f"language model {source!r} does not know the tokens of tokenizer {tokenizer.name!r}: add --tokenizer {source}")
     language.load_state_dict(theirs.state_dict())
+    return {"language": source}
 
 
 def image_tower(name: str, *, weights: bool = False) -> Any:
