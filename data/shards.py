@@ -14,15 +14,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import braceexpand
 
+from data.files import replacing, write_text
 from data.sample import Sample, to_record
 
 SCHEMA = 1
@@ -114,7 +114,8 @@ def write_shard(path: Path, samples: Iterable[tuple[Sample, str, bytes]]) -> dic
                 count += 1
                 decoded += sample.image.nbytes
 
-    _write_atomically(path, fill)
+    with replacing(path) as partial, partial.open("wb") as file:
+        fill(file)
     return {"file": path.name, "samples": count, "decoded_bytes": decoded} | fingerprint(path)
 
 
@@ -146,7 +147,7 @@ def write_index(
         "dropped": dict(dropped or {}),
     }
     path = folder / "index.json"
-    _write_atomically(path, lambda file: file.write((json.dumps(index, indent=1) + "\n").encode()))
+    write_text(path, json.dumps(index, indent=1) + "\n")
     return path
 
 
@@ -293,17 +294,6 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)  # its defaults carry no time, no user and a fixed mode
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
-
-
-def _write_atomically(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            fill(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _sha256(text: str) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import sys
 import time
@@ -28,8 +27,10 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
+from data.files import write_json
 from data.shards import DataError, find
 from eval import EvalError
+from eval.base import schemas
 from eval.base.capabilities import Draws, WeighsAnswers
 from eval.base.heartbeat import heartbeat
 from eval.base.provenance import provenance
@@ -44,8 +45,8 @@ from eval.judges.vqascore import named_judge, seed_zero
 from eval.report.sheet import write_sheet
 from eval.report.show import WIDTH, print_screen, print_tables
 from eval.tasks import plan
+from models.shared.device import hardware, resolve_device
 
-SCHEMA = 1
 PRESETS = ("tiny", "small", "paper")
 
 
@@ -133,21 +134,22 @@ def _evaluate_folder(
     if not spec:
         raise EvalError(f"{folder}/recipe.json names no data set; name one with --data")
     with heartbeat(lambda: f"{folder.name}: loading the model and the data"):
-        model: Any = models.load(folder, _device(device)).requires_grad_(False)  # the FLOP counter would look for gradients
+        device = str(resolve_device(device))
+        model: Any = models.load(folder, device).requires_grad_(False)  # the FLOP counter would look for gradients
         source = from_shards(spec, limit)
         home = folder.parent.parent if recipe.get("stage") else folder  # the run folder, which has others beside it
         fits: str | Path | None = clip or clip_beside(home)
         shows: str | Path | None = judge
         if not judge and isinstance(model, Draws) and isinstance(model, WeighsAnswers):
             shows = seed_zero(home)
-        source.clip = named_clip(str(fits), _device(device), batch_size) if fits else None
-        source.judge = named_judge(str(shows), _device(device), batch_size) if shows else None
+        source.clip = named_clip(str(fits), device, batch_size) if fits else None
+        source.judge = named_judge(str(shows), device, batch_size) if shows else None
         if lenient:
             allowed = {task.name for task in plan(source)}
             tasks = [name for name in tasks or () if name in allowed]
         return evaluate(
             model,
-            untrained(folder, _device(device)),
+            untrained(folder, device),
             source,
             folder / "eval",
             about=_about(folder, home, recipe, spec, model),
@@ -197,8 +199,8 @@ def stored(spec: str, runs: Path = Path(".runs")) -> Path:
         model: Any = models.load(spec)
         models.save(model, folder)
         name = json.loads((folder / "model.json").read_text())["model"]
-        _write_json(folder / "cost.json", {"total_parameters": sum(parameter.numel() for parameter in model.parameters())})
-        _write_json(folder / "recipe.json", {"name": name, "preset": "published", "published": spec})  # the last: now it is whole
+        write_json(folder / "cost.json", {"total_parameters": sum(parameter.numel() for parameter in model.parameters())})
+        write_json(folder / "recipe.json", {"name": name, "preset": "published", "published": spec})  # the last: now it is whole
     return folder
 
 
@@ -253,7 +255,7 @@ def evaluate(
         shown = showcase(showing, [task for task in planned if task.name not in elsewhere], source) if showing else None
 
     settings = {title(task): task.settings() for task in planned}
-    result: Json = {"schema": SCHEMA, **about}
+    result: Json = {"schema": schemas.EVALUATION, **about}
     result |= {"dataset": source.name, "weights": weights, "limit": source.limit, "data_hashes": fingerprints}
     result |= {"prompts": {name: hashed(value) for name, value in settings.items()}, "cells": cells}
     if tasks is not None:
@@ -261,12 +263,12 @@ def evaluate(
     # Where a task gave no number, what it would have asked with (which judge, say) cannot set two runs apart.
     answered = {cell["task"] for cell in result["cells"] if cell["variant"] == "model" and cell["value"] is not None}
     result["prompts"] = {title(task): result["prompts"][title(task)] for task in planned if task.name in answered}
-    result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(model), **provenance()}
+    result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(_device_of(model)), **provenance()}
     result |= {"seconds": _since(start), "seconds_of": [each for each in spent if each["seconds"]]}
-    _write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
+    write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
     if shown:
-        _write_json(out / "showcase.json", shown)
-    _write_json(out / "eval.json", result)
+        write_json(out / "showcase.json", shown)
+    write_json(out / "eval.json", result)
     drawn = {cell["records"] for cell in cells if cell["task"] == "drawing" and cell["variant"] == "model" and "records" in cell}
     if (name := f"drawing.{source.primary}.model.jsonl") in drawn:
         write_sheet(out / name)
@@ -309,11 +311,9 @@ def inference_flops(model: Any, source: Source) -> int | None:
     return counter.get_total_flops() or None
 
 
-def hardware(model: Any) -> str:
-    place = next((parameter.device for parameter in getattr(model, "parameters", lambda: iter(()))()), torch.device("cpu"))
-    if place.type == "cuda":
-        return torch.cuda.get_device_name(place)
-    return f"{platform.machine()} {place.type}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+def _device_of(model: Any) -> torch.device:
+    """The CPU for a model without parameters."""
+    return next((parameter.device for parameter in getattr(model, "parameters", tuple)()), torch.device("cpu"))
 
 
 def _trained_on(spec: str) -> str:
@@ -324,27 +324,12 @@ def _trained_on(spec: str) -> str:
         return Path(spec).name
 
 
-def _device(name: str) -> str:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise EvalError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
-    return name
-
-
 def _since(start: float) -> float:
     return round(time.perf_counter() - start, 1)
 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

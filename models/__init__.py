@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import pkgutil
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
+
+from data.files import replacing, write_json
 
 if TYPE_CHECKING:
     from models.contract import Model
@@ -104,17 +105,16 @@ def save(model: Model, folder: str | Path) -> None:
     describe(model, folder)
     # Copies, because tied weights (a language model's embedding is also its last layer) share memory, which the format refuses.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors.part")
-    os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
+    with replacing(folder / "model.safetensors") as partial:
+        save_file(state, partial)
 
 
 def describe(model: Model, folder: Path) -> None:
     """Write what `load` reads except the weights: `model.json` and the tokenizer."""
     from models.shared.text import save_tokenizer
 
-    folder.mkdir(parents=True, exist_ok=True)
     description = {"model": model.name, "paradigm": model.paradigm, "config": asdict(model.config)}
-    (folder / "model.json").write_text(json.dumps(description, indent=1))
+    write_json(folder / "model.json", description)
     if model.tokenizer is not None:
         save_tokenizer(model.tokenizer, folder)
 

@@ -34,6 +34,12 @@ class Losses(NamedTuple):
     chance: dict[str, float]
 
     @classmethod
+    def weighted(cls, terms: dict[str, Tensor], weights: Mapping[str, float], chance: Mapping[str, float]) -> Self:
+        """The sum of the terms by their weights. `weights` and `chance` may name terms that were not computed."""
+        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        return cls(total, terms, {name: chance[name] for name in terms})
+
+    @classmethod
     def none(cls, like: Tensor) -> Self:
         """Of a model that learns nothing from a batch; on the device of `like`."""
         return cls(torch.zeros((), device=like.device), {}, {})

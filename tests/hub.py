@@ -50,7 +50,7 @@ def connect(patch: pytest.MonkeyPatch, folder: Path, configs: dict[str, Any], to
     patch.setattr(AutoModelForCausalLM, "from_pretrained", model_of)
     patch.setattr(AutoModelForSeq2SeqLM, "from_pretrained", model_of)
     patch.setattr(AutoTokenizer, "from_pretrained", tokenizer_of)
-    patch.setattr(models.backbones, "cached_file", file_of)
+    patch.setattr(models.shared.backbones, "cached_file", file_of)
     return asked
 
 
@@ -62,4 +62,4 @@ def disconnect(patch: pytest.MonkeyPatch) -> None:
 
     for kind in (AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer):
         patch.setattr(kind, "from_pretrained", nobody)
-    patch.setattr(models.backbones, "cached_file", nobody)
+    patch.setattr(models.shared.backbones, "cached_file", nobody)

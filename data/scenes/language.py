@@ -14,6 +14,7 @@ from itertools import pairwise, permutations
 from random import Random
 from typing import Any
 
+from data.english import with_article
 from data.sample import Foil, Object, Question, Sample
 from data.scenes.world import (
     COLOURS,
@@ -64,7 +65,7 @@ def captions(scene: Scene, rng: Random) -> list[str]:
 
 def noun_phrase(thing: Thing, detail: Sequence[str]) -> str:
     words = " ".join(getattr(thing, attribute) for attribute in ATTRIBUTES if attribute in detail)
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return with_article(words)
 
 
 def listed(things: Sequence[Thing], detail: Sequence[str]) -> str:
@@ -185,10 +186,6 @@ def _referent(thing: Thing, things: Sequence[Thing]) -> str:
 
 def _is_unique(thing: Thing, things: Sequence[Thing], attributes: Sequence[str]) -> bool:
     return sum(all(getattr(other, name) == getattr(thing, name) for name in attributes) for other in things) == 1
-
-
-def with_article(word: str) -> str:
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
 def _plural(shape: str) -> str:

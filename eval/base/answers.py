@@ -1,4 +1,4 @@
-"""Questions in a prompt, and answers in free words: VQA's normalisation and soft accuracy, and what is said to a yes-no question."""
+"""Answers in free words: VQA's normalisation and soft accuracy, and what is said to a yes-no question."""
 
 from __future__ import annotations
 
@@ -30,16 +30,6 @@ _UNDECIDED = re.compile(
 )
 _DENIAL = re.compile(r"\b(?:no|not|none|never|nothing|neither|cannot|without)\b|n't\b")
 _AFFIRMATION = re.compile(r"\b(?:there (?:is|are)|there's|it (?:is|does)|i (?:can )?see|visible|present)\b")
-
-
-def query(question: str) -> str:
-    """A question as the end of a prompt that a language model completes."""
-    return f"\nquestion: {question} answer:"
-
-
-def queried(prompt: str) -> str:
-    """The question that `query` put there; a text that it did not make is itself the question."""
-    return prompt.removeprefix("\nquestion: ").removesuffix(" answer:")
 
 
 @lru_cache(maxsize=100_000)

@@ -12,13 +12,14 @@ boundary, so that the batches asked again are the very ones an uninterrupted run
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from data.files import write_text
 
 Record = dict[str, Any]
 END: Record = {"header": "end"}
@@ -54,9 +55,7 @@ class RecordFile:
             self._write([END])
         else:
             self.done = list(graded)
-            partial = self.path.with_suffix(".jsonl.partial")
-            partial.write_text(_as_lines([{"header": self.header}, *self.done, END]), encoding="utf-8")
-            os.replace(partial, self.path)
+            write_text(self.path, _as_lines([{"header": self.header}, *self.done, END]))
         self.finished = True
 
     def _without_pictures(self, record: Record) -> Record:

@@ -40,7 +40,7 @@ class Task(Protocol):
     split: str
     samples: Sequence[Sample]  # those there is something to ask about, in key order
     measures: Sequence[Measure]
-    needs: ClassVar[type]  # one of the second half of eval.capabilities
+    needs: ClassVar[type]  # one of the second half of eval.base.capabilities
     needed_method: ClassVar[str]  # how a user would call what is missing
     gallery: ClassVar[bool]  # whether every image meets every text, so that embeddings are preferred to pairwise scores
 

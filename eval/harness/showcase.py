@@ -25,13 +25,13 @@ from PIL import Image
 
 from data.sample import Sample
 from eval.adapters.scorers import Subject
+from eval.base import schemas
 from eval.base.capabilities import Answerer, Captioner, Drawer, Explains, Scorer, Unmasks
 from eval.base.task import Task
 from eval.harness.source import Source, spread
 from eval.scenes.mistakes import marked
 from eval.scenes.oracle import has_truth
 
-SCHEMA = 3
 PICTURES = 24
 ASKING = ("captioning", "vqa", "retrieval")  # tasks that decide which pictures are shown
 QUESTIONS = 4
@@ -48,7 +48,7 @@ def showcase(subject: Subject, tasks: Sequence[Task], source: Source) -> Json:
     by_name = {task.name: task for task in reversed(tasks) if task.split == source.primary}
     samples = pictured(list(by_name.values()), source)
     items: list[Json] = [{"key": s.key, "image": data_uri(s.image), "truth": list(s.captions) or [str(s.label or "")]} for s in samples]
-    found: Json = {"schema": SCHEMA, "split": source.primary, "adapters": {}, "items": items}
+    found: Json = {"schema": schemas.SHOWCASE, "split": source.primary, "adapters": {}, "items": items}
     if able := subject.able(Captioner):
         found["adapters"]["caption"] = able[0].adapter
         _add(items, "caption", captions(able[0], samples))

@@ -1,4 +1,4 @@
-"""Papers' claims as they came out (`make claims-<model>`): `claims/<page>/<claim>.json` beside the runs, written by recipes/claims.py."""
+"""Papers' claims as they came out (`make claims-<model>`): `claims/<page>/<claim>.json` beside the runs (recipes/claims/examine.py)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from eval import EvalError
+from eval.base import schemas
 from eval.report import words
 from eval.report.plots import HUES, INK, panel, svg
 from eval.report.results import number, read_json
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +79,8 @@ def read_claim(path: Path) -> Claim:
 def claim_of(raw: dict[str, Any], path: Path) -> Claim:
     """What the file of a claim says, read from `path`. Raises EvalError where it is none, or of another schema."""
     again = f"Test it again: make claims-{raw.get('model', '<page>')}"
-    if raw.get("schema") != SCHEMA:
-        raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}. {again}")
+    if raw.get("schema") != schemas.CLAIM:
+        raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {schemas.CLAIM}. {again}")
     try:
         about = {name: str(raw[name]) for name in ("preset", "dataset", "sentence", "paper", "note", "metric", "better", "verdict")}
         cost = raw["cost"]

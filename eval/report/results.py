@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval import EvalError
+from eval.base import schemas
 from eval.report import words
 
-SCHEMA = 1
-SHOWCASE_SCHEMA = 3
 CONTROL_ORDER = ("chance", "oracle", "untrained", "shuffled images", "blank images")  # other variants follow, in the order they are met
 
 
@@ -116,7 +115,7 @@ class Result:
         """{} where there is none, or one of another schema: the table is worth having without pictures."""
         path = self.folder / "showcase.json"
         found = read_json(path) if path.exists() else {}
-        return found if found.get("schema") == SHOWCASE_SCHEMA else {}
+        return found if found.get("schema") == schemas.SHOWCASE else {}
 
 
 def read_runs(root: Path) -> list[Run]:
@@ -135,8 +134,9 @@ def read_result(run: Run, folder: Path) -> Result:
 
 def result_of(raw: dict[str, Any], run: Run, path: Path) -> Result:
     """What `eval.json` says, read from `path`; records lie beside it. Raises EvalError where it is none, or of another schema."""
-    if raw.get("schema") != SCHEMA:
-        raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}. Evaluate again: make eval-{raw.get('model', '<model>')}")
+    if raw.get("schema") != schemas.EVALUATION:
+        again = f"Evaluate again: make eval-{raw.get('model', '<model>')}"
+        raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {schemas.EVALUATION}. {again}")
     try:
         cells = tuple(read_cell(cell, path.parent) for cell in raw["cells"])
         return Result(

@@ -15,8 +15,8 @@ from data.scenes.language import agreement, parse
 from data.scenes.language import answer as true_answer
 from data.scenes.world import PRESETS, Preset
 from eval.adapters.naming import ASKED
-from eval.base.answers import queried
 from eval.base.capabilities import Images, Prompt, Texts
+from models.shared.prompts import question_of
 
 
 class Oracle:
@@ -53,7 +53,7 @@ class Oracle:
 
     def _answer_in(self, prompt: Prompt) -> str:
         image = [part for part in prompt if isinstance(part, np.ndarray)][-1]
-        return self.answer([image], [queried(str(prompt[-1]))])[0]
+        return self.answer([image], [question_of(str(prompt[-1]))])[0]
 
     def _word(self, prompt: Prompt) -> str:
         """What is said of the pictures that have most in common with the last one."""

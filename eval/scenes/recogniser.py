@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from data.files import replacing
 from data.sample import Object, Sample
 from data.scenes.build import make_sample
 from data.scenes.language import VOCABULARY
@@ -30,6 +30,7 @@ from eval import EvalError
 from eval.base.capabilities import Images
 from eval.harness.source import Source
 from eval.scenes.oracle import preset_of
+from models.shared.device import resolve_device
 
 VERSION = 2
 CELL = 8  # pixels; no two centres fall into one cell
@@ -128,7 +129,7 @@ def train(
     sizes = {sample.image.shape for sample in samples}
     if len(sizes) != 1 or len({*next(iter(sizes))[:2]}) != 1:
         raise EvalError(f"a recogniser needs square pictures of one size to learn from, found {sorted(sizes)[:5]}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = resolve_device("auto")
     pixels = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)  # [N, 3, S, S]
     targets = _targets(samples)
     with torch.random.fork_rng(devices=[]):
@@ -208,10 +209,8 @@ def recogniser_of(source: Source, folder: Path = Path(".runs")) -> Recogniser:
         preset = preset_of(samples[0].image)
         model = train([*samples, *(make_sample(preset, "heldout", index, seed=-1) for index in range(HELD_OUT_SAMPLES))])
         accuracy = json.dumps(real_accuracy(model, source.samples(source.primary)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial, about | {"accuracy": accuracy})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial, about | {"accuracy": accuracy})
     for what, shares in json.loads(accuracy).items():
         print(f"recogniser of {source.name}, {what}: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
     return model

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from data.english import with_article
 from data.sample import Sample
-from data.scenes.language import with_article
 from data.scenes.planted import COLOURS_OF
 from eval.base.capabilities import Images, Scorer
 from eval.base.records import Record

@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from data.english import with_article
 from data.sample import Sample
-from data.scenes.language import with_article
 from data.scenes.planted import TONE_OF, group_of
 from data.scenes.world import COLOURS, TONES
 from eval.base.capabilities import Images, Scorer

@@ -16,6 +16,7 @@ from math import comb
 from random import Random
 from typing import Any, ClassVar
 
+from data.english import with_article
 from data.sample import Object, Sample
 from data.scenes.build import told
 from data.scenes.compose import compose
@@ -76,7 +77,7 @@ def _two_objects(some: Sequence[tuple[str, str]], others: Sequence[tuple[str, st
         (colour, shape), (other_colour, other_shape) = pairs
         if colour == other_colour or shape == other_shape:
             continue
-        first, second = (f"{'an' if word[0] in 'aeiou' else 'a'} {word}" for word in (colour, other_colour))
+        first, second = map(with_article, (colour, other_colour))
         phrase = RELATION_PHRASE[RELATIONS[len(prompts) % len(RELATIONS)]]
         prompts[f"{first} {shape} {phrase} {second} {other_shape}"] = None
     return list(prompts)

@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data.sample import Question, Sample
-from eval.base.answers import query
 from eval.base.capabilities import Completer, Images, Prompt
 from eval.base.records import Record
 from eval.base.task import Measure
 from eval.harness.source import Source
 from eval.tasks.vqa import TRAIN_SAMPLES, Prior, accuracy, chance_note, learned, open_questions, opening, questioned
+from models.shared.prompts import answered, ask
 
 ORDER = 100
 HEADLINE: tuple[str, ...] = ()
@@ -83,8 +83,8 @@ class FewShotVQA:
 
     def _prompt(self, row: int, image: np.ndarray, k: int) -> Prompt:
         examples = self.examples[row][:k]
-        shown = [part for picture, each in examples for part in (picture, f"{query(each.question)} {each.answer}\n")]
-        return [*shown, image, query(self.questions[row].question)]
+        shown = [part for picture, each in examples for part in (picture, f"\n{answered(each.question, each.answer)}\n")]
+        return [*shown, image, "\n" + ask(self.questions[row].question)]
 
     def _record(self, row: int, said: Sequence[str]) -> Record:
         question = self.questions[row]

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.stats import rankdata
 
+from data.english import with_article
 from data.sample import Sample
 from eval.base.answers import yes_or_no
 from eval.base.capabilities import Decider, Example, Images, Verdict
@@ -228,5 +229,4 @@ def _statement(question: str) -> str:
 
 
 def _thing(name: Name) -> str:
-    words = " ".join(name)
-    return f"{'an' if words[0].lower() in 'aeiou' else 'a'} {words}"
+    return with_article(" ".join(name))

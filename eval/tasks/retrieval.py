@@ -4,7 +4,7 @@ A candidate text is listed once, however many images it belongs to, and is right
 one query. Tied candidates count with the probability that a random order would show a right one, so a model that gives
 everything one score gets exactly chance. Recall depends on the gallery, so its size is part of the metric's name: the first
 500 images with captions, in key order, and all of them where there are more. A model that has embeddings and a score of its own
-has two rows: by its embeddings, and with the best of these re-ranked by its score (eval/rerank.py).
+has two rows: by its embeddings, and with the best of these re-ranked by its score (eval/adapters/rerank.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Visual question answering: accuracy by VQA's rules (eval/answers.py), over all questions and per kind of question.
+"""Visual question answering: accuracy by VQA's rules (eval/base/answers.py), over all questions and per kind of question.
 
 A model that answers does so in its own words. One that can only rank chooses among the answers that the training questions
 of the same opening words got ("how many", "what colour"), at most 50, the most frequent first; the literature ranks 1,000 to
@@ -7,7 +7,7 @@ training answer to the very question, else to those with its opening, else of al
 there is no prior, and the candidates are the answers of the split itself.
 
 Up to 500 pictures of the main split and 200 of each shift, with all their questions: 95% intervals of about 0.02. Who has to
-look at every candidate is asked about 100 (eval/ask.py).
+look at every candidate is asked about 100 (eval/harness/ask.py).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from models.shared.collate import PairCollate
 from models.shared.distributed import gather
 from models.shared.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.shared.text import Tokenizer, until_end
-from models.shared.vision import VisionConfig, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
 ROWS = 1024  # anchors' texts compared with pictures at a time, in captioning
 
@@ -54,8 +54,7 @@ class ASIFConfig:
     @classmethod
     def tiny(cls) -> ASIFConfig:
         """The towers of `make train-classifier` and `make train-lm`."""
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
-        return cls(vision=vision)
+        return cls(vision=TINY_TOWER)
 
     @classmethod
     def small(cls) -> ASIFConfig:

@@ -51,11 +51,11 @@ def surprising_words(language: Any, ids: Tensor, *, end: int) -> Tensor:
 
     ids `[B, T]` begin with a start token; neither it nor the end counts. `[B, D]`, 0 for a text of no tokens.
     """
-    read, said = ids[:, :-1], ids[:, 1:]
-    logits = language(input_ids=read, attention_mask=torch.ones_like(read), use_cache=False).logits
-    surprise = F.cross_entropy(logits.float().transpose(1, 2), said, reduction="none")  # [B, T - 1]
-    counts = until_end(said, end) & (said != end)
-    return _mean(language.get_input_embeddings()(said).float(), surprise * counts)
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    logits = language(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits
+    surprise = F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")  # [B, T - 1]
+    counts = until_end(targets, end) & (targets != end)
+    return _mean(language.get_input_embeddings()(targets).float(), surprise * counts)
 
 
 def _mean(vectors: Tensor, weights: Tensor) -> Tensor:  # [B, T, D], [B, T]

@@ -1,7 +1,7 @@
 """A language model with an encoder of its own (T5) behind the queries: prefix language modelling (section 3.3).
 
-The encoder reads the image's vectors and what comes first of a text, the decoder says the rest. The same names as in
-models/splice.py, which does this for language models that are decoders only.
+The encoder reads the image's vectors and the beginning of a text, the decoder writes the rest. `nll` and `write` are for such a model
+what those of models/shared/prefix.py are for a decoder alone.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from models.shared.text import Tokenizer
 
 @dataclass(frozen=True)
 class SplitCollate(PrefixCollate):
-    """As `PrefixCollate`, but "ids" `[B, T]` are what the encoder reads, "labels" `[B, L]` what the decoder says: an answer after its
-    question, or a caption from a place on that is drawn at random (without a generator: the whole caption)."""
+    """As `PrefixCollate`, but "ids" `[B, T]` are the encoder's input, "labels" `[B, L]` the decoder's target: an answer to the question
+    in the input, or the rest of a caption that is cut at a random place (without a generator: the whole caption)."""
 
-    def laid_out(self, read: Sequence[list[int]], said: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Of each text the tokens that are read after its image, and the words to be said: ids and labels."""
-        ids = right_padded([[*[SOFT] * self.prefix, *before] for before in read])
-        return ids, right_padded([[*self.tokens(text), self.tokenizer.end] for text in said], IGNORE_INDEX)
+    def laid_out(self, prompts: Sequence[list[int]], targets: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids of image and prompt, and labels."""
+        ids = right_padded([[*[SOFT] * self.prefix, *prompt] for prompt in prompts])
+        return ids, right_padded([[*self.tokens(target), self.tokenizer.end] for target in targets], IGNORE_INDEX)
 
     def _text(self, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], str]:
-        read, said = super()._text(sample, rng)
-        if rng is None or read:
-            return read, said
-        words = said.split()
+        prompt, target = super()._text(sample, rng)
+        if rng is None or prompt:
+            return prompt, target
+        words = target.split()
         cut = int(rng.integers(max(1, len(words))))
         return self.tokens(" ".join(words[:cut])), " ".join(words[cut:])
 
@@ -74,7 +74,7 @@ def write(
 
 
 class Reply:
-    """What a decoder is saying about embeddings `[N, T, D]` that its encoder has read: the `Decoder` of models/generate.py."""
+    """What a decoder is saying about embeddings `[N, T, D]` that its encoder has read: the `Decoder` of models/shared/generate.py."""
 
     def __init__(self, language: Any, embeddings: Tensor, real: Tensor) -> None:
         self.language, self.real = language, real.long()

@@ -20,20 +20,20 @@ from torch import Tensor, nn
 
 from data.sample import Sample
 from models.blip2 import encoder_decoder
-from models.blip2.objective import contrastive, generation, generation_nll, matching, similarities
+from models.blip2.objective import contrastive, generation, generation_nll, similarities
 from models.blip2.qformer import QFormer
 from models.contract import Losses, Model
 from models.shared import prefix
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
 from models.shared.distributed import gather, mean_of_all
 from models.shared.generate import GREEDY, Decoding
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.matching import CHANCE as MATCHING_CHANCE
-from models.shared.matching import hard_negatives
+from models.shared.matching import hard_negatives, matching_loss
 from models.shared.prefix import SOFT, PrefixCollate
 from models.shared.text import Tokenizer, layout, until_end
-from models.shared.transformer import TransformerConfig, as_autocast
-from models.shared.vision import VisionConfig, image_states, vision_transformer
+from models.shared.transformer import TransformerConfig, as_autocast, autocast_like
+from models.shared.vision import TINY_TOWER, VisionConfig, image_states, vision_transformer
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,8 @@ class BLIP2Config:
 
     @classmethod
     def tiny(cls) -> BLIP2Config:
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         qformer = TransformerConfig(width=160, depth=4, heads=5, activation="relu")
-        return cls(vision=vision, qformer=qformer, queries=16, embed_dim=128, context=40, questions=0.5)
+        return cls(vision=TINY_TOWER, qformer=qformer, queries=16, embed_dim=128, context=40, questions=0.5)
 
     @classmethod
     def small(cls) -> BLIP2Config:
@@ -134,7 +133,7 @@ class BLIP2(Model):
         self.language = freeze(language)
         width, image_width = config.qformer.width, self.visual.num_features
         self.norm_image = nn.LayerNorm(image_width, eps=config.vision.norm_eps)
-        self.decode = config.vocab_size  # [DEC], the first token of a text that is to be told: one more row
+        self.decode = config.vocab_size  # [DEC], the first token of a text to generate: one more row
         self.qformer = QFormer(
             config.qformer,
             queries=config.queries,
@@ -162,12 +161,11 @@ class BLIP2(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the weights of the backbones that the configuration names. Returns module -> where they came from."""
-        tower, source = self.config.timm_name, self.config.language.source
+        tower = self.config.timm_name
         if tower:
             self.visual.load_state_dict(image_tower(tower, weights=True).state_dict())
-        if source:
-            fetch_language(self.language, source, self.tokenizer)
-        return {module: name for module, name in (("visual", tower), ("language", source)) if name}
+        sources = {"visual": tower} if tower else {}
+        return sources | fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def enter_stage(self, name: str) -> None:
         """ "represent": the Q-Former and its heads learn; "generate": the queries' side of it and the bridge to the language model."""
@@ -184,16 +182,16 @@ class BLIP2(Model):
         self.to_language.requires_grad_(generating)
 
     @property
-    def speech(self) -> Any:
-        """How the language model is spoken to, `nll` and `write`: with an encoder of its own, or as a decoder alone."""
+    def decoding(self) -> Any:
+        """The page whose `nll` and `write` fit the language model: one with an encoder of its own (T5), or a decoder alone."""
         return encoder_decoder if self.language.config.is_encoder_decoder else prefix
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Stage 1: image states `[B, S, M]`, L2-normalised queries `[B, Q, D]` and texts `[B, D]`, and each caption's "nll" and "tokens".
-        Stage 2: "nll" and "tokens" of what is to be said."""
+        Stage 2: "nll" and "tokens" of each target."""
         image = self._see(batch["pixels"])
         if "labels" in batch:
-            total, count = self.speech.nll(self.language, batch["ids"], batch["labels"], self.to_language(self.qformer.look(image)))
+            total, count = self.decoding.nll(self.language, batch["ids"], batch["labels"], self.to_language(self.qformer.look(image)))
             return {"nll": total, "tokens": count}
         config, ids = self.config, batch["ids"]
         real = self.pairs.real(ids)
@@ -205,9 +203,9 @@ class BLIP2(Model):
             "text": self._text_feature(ids, real),
         }
         if config.generation:
-            told = torch.cat([torch.full_like(ids[:, :1], self.decode), ids[:, 1:]], dim=1)
-            logits = self.word_head(self.qformer.tell(image, told, real), self.qformer.tokens)
-            features["nll"], features["tokens"] = generation_nll(logits, told, real)
+            generated = torch.cat([torch.full_like(ids[:, :1], self.decode), ids[:, 1:]], dim=1)  # [DEC] in the place of the start
+            logits = self.word_head(self.qformer.tell(image, generated, real), self.qformer.tokens)
+            features["nll"], features["tokens"] = generation_nll(logits, generated, real)
         return features
 
     def objective(self, features: dict[str, Tensor]) -> Losses:
@@ -219,23 +217,20 @@ class BLIP2(Model):
         if config.contrast:
             terms["itc"] = contrastive(features["queries"], features["text"], scale)
         if config.matching:
-            with torch.autocast(features["states"].device.type, torch.bfloat16, enabled=features["states"].dtype == torch.bfloat16):
+            with autocast_like(features["states"]):
                 terms["itm"] = self._matching(features, scale)
         if config.generation:
             terms["itg"] = generation(features["nll"], features["tokens"])
         weights = {"itc": config.contrast, "itm": config.matching, "itg": config.generation}
-        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         chance = {"itc": math.log(max(2, len(gather(features["text"])))), "itm": MATCHING_CHANCE, "itg": math.log(config.vocab_size + 1)}
-        return Losses(total, terms, {name: chance[name] for name in terms})
+        return Losses.weighted(terms, weights, chance)
 
     def _matching(self, features: dict[str, Tensor], scale: Tensor) -> Tensor:
         image, ids, real = features["states"], features["ids"], features["real"]
-        generator = torch.Generator().manual_seed(int(ids.sum()))  # the same in a resumed run
-        similarity = scale * similarities(features["queries"], features["text"])  # [image, text]
-        hard_text, hard_image = hard_negatives(similarity, similarity.T, ids, generator)
+        hard_text, hard_image = hard_negatives(scale * similarities(features["queries"], features["text"]), ids)
         own = torch.arange(len(ids), device=ids.device)
         texts, images = torch.cat([own, hard_text, own]), torch.cat([own, own, hard_image])
-        return matching(*self._match(image, ids[texts], real[texts], images).chunk(3))
+        return matching_loss(self._match(image, ids[texts], real[texts], images), positives=len(ids))
 
     def _match(self, image: Tensor, ids: Tensor, real: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits `[B, 2]`: the mean over queries of the head's."""
@@ -298,13 +293,13 @@ class BLIP2(Model):
         """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
         soft = self._prefixes(images)
         ids, labels = self.sequences.laid_out([self.sequences.question(question) for question in questions], answers)
-        return -self.speech.nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
+        return -self.decoding.nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
 
-    def _write(self, images: Sequence[np.ndarray], read: Sequence[list[int]], how: Decoding = GREEDY) -> list[str]:
+    def _write(self, images: Sequence[np.ndarray], prompts: Sequence[list[int]], how: Decoding = GREEDY) -> list[str]:
         if not len(images):
             return []
-        rows = [[*[SOFT] * self.config.queries, *tokens] for tokens in read]
-        return self.speech.write(self.language, self.tokenizer, rows, self._prefixes(images), limit=self.config.context, how=how)
+        rows = [[*[SOFT] * self.config.queries, *prompt] for prompt in prompts]
+        return self.decoding.write(self.language, self.tokenizer, rows, self._prefixes(images), limit=self.config.context, how=how)
 
     def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
         """What the language model gets to see of each image, `[N, Q, D]`."""
@@ -313,7 +308,6 @@ class BLIP2(Model):
 
     def _look(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """States `[I, S, M]` of the distinct pictures, and which of them each image is, `[N]`."""
-        distinct = {id(image): image for image in images}
-        order = {name: place for place, name in enumerate(distinct)}
-        states = self._see(self.transform(list(distinct.values())).to(self.temperature.device))
-        return states, torch.tensor([order[id(image)] for image in images], device=states.device)
+        pictures, rows = distinct(images)
+        states = self._see(self.transform(pictures).to(self.temperature.device))
+        return states, torch.tensor(rows, device=states.device)

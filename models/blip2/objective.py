@@ -1,4 +1,4 @@
-"""BLIP-2's first stage (section 3.2): contrast, matching and generation, all of weight 1; and the features they need."""
+"""BLIP-2's first stage (section 3.2): contrast and generation; its matching is that of models/shared/matching.py."""
 
 from __future__ import annotations
 
@@ -24,13 +24,6 @@ def contrastive(queries: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     return (
         F.cross_entropy(image_logits, right, label_smoothing=SMOOTHING) + F.cross_entropy(text_logits, right, label_smoothing=SMOOTHING)
     ) / 2
-
-
-def matching(positive: Tensor, wrong_text: Tensor, wrong_image: Tensor) -> Tensor:
-    """Logits `[B, 2]` of the pairs, of images with hard texts, of texts with hard images; class 1 is "they match"."""
-    logits = torch.cat([positive, wrong_text, wrong_image]).float()
-    right = torch.cat([torch.ones(len(positive)), torch.zeros(len(logits) - len(positive))]).long().to(logits.device)
-    return F.cross_entropy(logits, right)
 
 
 def generation_nll(logits: Tensor, ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:

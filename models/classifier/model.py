@@ -21,7 +21,7 @@ from data.shards import Split
 from models.contract import Losses, Model
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.shared.text import Tokenizer
-from models.shared.vision import VisionConfig, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
 SCENES = (*SHAPES, *COLOURS, *SIZES, *FILLS)  # what one object of the embedded data is called
 
@@ -36,7 +36,7 @@ class ClassifierConfig:
     @classmethod
     def tiny(cls) -> ClassifierConfig:
         """1.5 M parameters, the tower of the tiny CLIP."""
-        return cls(VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg"))
+        return cls(TINY_TOWER)
 
     @classmethod
     def small(cls) -> ClassifierConfig:

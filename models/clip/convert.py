@@ -15,13 +15,15 @@ from models.shared.convert import (
     Row,
     State,
     activation_from_transformers,
+    open_clip_activation,
     open_clip_blocks,
+    open_clip_vision,
     to_ours,
     to_theirs,
     transformers_blocks,
 )
 from models.shared.text import OpenCLIPTokenizer
-from models.shared.transformer import Activation, TransformerConfig
+from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
 
 OPEN_CLIP = [
@@ -106,24 +108,14 @@ def config_from_open_clip(cfg: dict[str, Any]) -> CLIPConfig:
         raise ValueError(f"not CLIP's own towers: open_clip's configuration has {', '.join(sorted(foreign))}")
     if not isinstance(vision["layers"], int):
         raise ValueError("not CLIP's own towers: a ResNet; only vision transformers are built here")
-    activation: Activation = "quick_gelu" if cfg.get("quick_gelu") else "gelu"
     return CLIPConfig(
-        vision=VisionConfig(
-            width=vision["width"],
-            depth=vision["layers"],
-            heads=vision["width"] // vision.get("head_width", 64),
-            mlp_ratio=vision.get("mlp_ratio", 4.0),
-            activation=activation,
-            image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
-            pre_norm=True,
-        ),
+        vision=open_clip_vision(cfg),
         text=TransformerConfig(
             width=text["width"],
             depth=text["layers"],
             heads=text["heads"],
             mlp_ratio=text.get("mlp_ratio", 4.0),
-            activation=activation,
+            activation=open_clip_activation(cfg),
         ),
         embed_dim=cfg["embed_dim"],
         context=text["context_length"],

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.english import with_article
 from data.sample import Object, Sample
 from models.cm3leon.retrieval import key_of
 from models.cm3leon.sequence import Builder, Kind, Token, random_spans, stack
@@ -156,7 +157,7 @@ def edit(sample: Sample, rng: np.random.Generator) -> tuple[str, Sample, Sample]
     index = int(rng.integers(len(sample.objects)))
     rest = without(sample, [index], rng)
     name = named(sample.objects[index])
-    return (f"remove the {name}", sample, rest) if rng.random() < 0.5 else (f"add {_article(name)} {name}", rest, sample)
+    return (f"remove the {name}", sample, rest) if rng.random() < 0.5 else (f"add {with_article(name)}", rest, sample)
 
 
 def named(thing: Object) -> str:
@@ -173,7 +174,7 @@ def alone(sample: Sample, index: int, rng: np.random.Generator) -> Sample | None
         if x0 < right and left < x1 and y0 < bottom and top < y1:
             return None
     name = named(sample.objects[index])
-    return replace(without(sample, others, rng), captions=(f"{_article(name)} {name}",))
+    return replace(without(sample, others, rng), captions=(with_article(name),))
 
 
 def without(sample: Sample, removed: Sequence[int], rng: np.random.Generator) -> Sample:
@@ -208,10 +209,6 @@ def _plane(height: int, width: int) -> np.ndarray:
 def _inside(thing: Object) -> tuple[slice, slice]:
     left, top, right, bottom = thing.box
     return slice(max(0, math.floor(top)), math.ceil(bottom)), slice(max(0, math.floor(left)), math.ceil(right))
-
-
-def _article(name: str) -> str:
-    return "an" if name[0] in "aeiou" else "a"
 
 
 def aligned(sample: Sample, side: int) -> Sample:

@@ -124,8 +124,8 @@ class DecoderAttention(nn.Module):
             q, k, v = qkv
             qkv = torch.stack([_rotate(self.q_norm(q), rotation), _rotate(self.k_norm(k), rotation), v])
         q, k, v = qkv if cache is None else (qkv[0], *cache.append(qkv[1:]))
-        alone = cache if q.shape[2] == 1 else None
-        mixed = alone.attend(q, bias=bias) if alone else attend(q, k, v, causal=bias is None, mask=bias)
+        cached = cache if q.shape[2] == 1 else None
+        mixed = cached.attend(q, bias=bias) if cached else attend(q, k, v, causal=bias is None, mask=bias)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -9,10 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 from models.coca.model import CoCaConfig
-from models.shared.convert import ADD_ONE, ADD_TWO, TRANSPOSED, Row, State, open_clip_blocks, to_ours, to_theirs
+from models.shared.convert import (
+    ADD_ONE,
+    ADD_TWO,
+    TRANSPOSED,
+    Row,
+    State,
+    open_clip_activation,
+    open_clip_blocks,
+    open_clip_vision,
+    to_ours,
+    to_theirs,
+)
 from models.shared.text import OpenCLIPTokenizer
-from models.shared.transformer import Activation, TransformerConfig
-from models.shared.vision import VisionConfig
+from models.shared.transformer import TransformerConfig
 
 HALVES = (1, 2)  # of a fused projection: queries; keys and values
 
@@ -125,23 +135,13 @@ def config_from_open_clip(cfg: dict[str, Any]) -> CoCaConfig:
     differs = [name for name in ("context_length", "vocab_size", "width", "heads") if text[name] != multimodal[name]]
     if differs or cfg["embed_dim"] != text["width"]:
         raise ValueError(f"both halves of the decoder and the embedding must agree: they differ in {', '.join(differs or ['embed_dim'])}")
-    activation: Activation = "quick_gelu" if cfg.get("quick_gelu") else "gelu"
     return CoCaConfig(
-        vision=VisionConfig(
-            width=vision["width"],
-            depth=vision["layers"],
-            heads=vision["width"] // vision.get("head_width", 64),
-            mlp_ratio=vision.get("mlp_ratio", 4.0),
-            activation=activation,
-            image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
-            pre_norm=True,
-        ),
+        vision=open_clip_vision(cfg),
         text=TransformerConfig(
             width=text["width"],
             depth=text["layers"],
             heads=text["heads"],
-            activation=activation,
+            activation=open_clip_activation(cfg),
         ),
         multimodal_depth=multimodal["layers"],
         queries=vision.get("attn_pooler_queries", 256),

@@ -119,7 +119,7 @@ class MLP(nn.Module):
 
 
 class Writer:
-    """Captions of images being written: the `Decoder` of models/generate.py, with room for `length` tokens a row."""
+    """Captions of images being written: the `Decoder` of models/shared/generate.py, with room for `length` tokens a row."""
 
     def __init__(self, text: TextDecoder, image: Tensor, length: int) -> None:
         self.text, self.length = text, 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ from models.coca.pooling import ImagePooling, Pooling
 from models.contract import Losses, Model
 from models.shared.collate import PairCollate
 from models.shared.generate import GREEDY, Decoding, generate, not_text
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.text import Tokenizer
 from models.shared.transformer import TransformerConfig
-from models.shared.vision import VisionConfig, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
 
 def _vit(*, width: int, depth: int, heads: int, mlp_ratio: float = 4.0, image_size: int = 288, patch_size: int = 18) -> VisionConfig:
@@ -56,7 +56,7 @@ class CoCaConfig:
     @classmethod
     def tiny(cls) -> CoCaConfig:
         """2.7 M parameters; minutes on two CPU cores."""
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="none")
+        vision = replace(TINY_TOWER, pool="none")
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
         return cls(vision=vision, text=text, multimodal_depth=2, queries=16, pooling="parallel", pooler_heads=4, embed_dim=128, context=32)
 
@@ -176,9 +176,8 @@ class CoCa(Model):
         the difference ranks by p(image | text). Texts are cut to the context.
         """
         ids = self._ids(texts)
-        distinct = {id(image): image for image in images}  # the same picture with many texts is looked at once
-        order = {name: place for place, name in enumerate(distinct)}
-        tokens = self._look(self._pixels(list(distinct.values())))[1][[order[id(image)] for image in images]]
+        pictures, rows = distinct(images)
+        tokens = self._look(self._pixels(pictures))[1][rows]
         nll, _ = caption_nll(self.text.look(self.text.read(ids)[0][:, :-1], tokens), ids, self.text.real(ids))
         return -nll
 

@@ -27,11 +27,11 @@ from models.flava.blocks import Fusion, MatchingHead, PredictionHead, TextEncode
 from models.flava.collate import IMAGE, PAIR, QUESTION, TEXT, MaskedCollate, Mixture
 from models.flava.objective import flava_loss
 from models.shared.backbones import freeze
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.masking import TokenMasking, block_mask
 from models.shared.text import Tokenizer, layout, until_end
 from models.shared.transformer import TransformerConfig
-from models.shared.vision import VisionConfig, image_states, patches_to_pixels, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, image_states, patches_to_pixels, vision_transformer
 from models.vq import VQ, VQConfig
 from models.vq.network import NetworkConfig
 
@@ -82,10 +82,9 @@ class FLAVAConfig:
 
     @classmethod
     def tiny(cls) -> FLAVAConfig:
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
         return cls(
-            vision=vision,
+            vision=TINY_TOWER,
             text=text,
             fusion=TransformerConfig(width=160, depth=2, heads=5, activation="relu"),
             codebook=VQConfig.coarse(),
@@ -352,16 +351,15 @@ class FLAVA(Model):
         skip, ids = self.visual.num_prefix_tokens, self._ids(texts)
         real = self._real(ids)
         fused = self.fusion(states, self.text(ids, real), real)[:, 1 + skip : 1 + skip + self.side**2]
-        alone = self.mim_head(self._normed(states)[:, skip:]).unflatten(-1, (-1, self.codebook.size)).argmax(dim=-1)
-        helped = self.mmm_image_head(fused).unflatten(-1, (-1, self.codebook.size)).argmax(dim=-1)
-        silent = torch.tensor([not text for text in texts], device=pixels.device)
-        return torch.where(silent[:, None, None], alone, helped)
+        from_image = self.mim_head(self._normed(states)[:, skip:]).unflatten(-1, (-1, self.codebook.size)).argmax(dim=-1)
+        from_both = self.mmm_image_head(fused).unflatten(-1, (-1, self.codebook.size)).argmax(dim=-1)
+        no_text = torch.tensor([not text for text in texts], device=pixels.device)
+        return torch.where(no_text[:, None, None], from_image, from_both)
 
     def _fused(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
         """The fusion's class token `[B, D]` of clear pairs; a picture that comes with many texts is looked at once."""
-        distinct = {id(image): image for image in images}
-        order = {name: place for place, name in enumerate(distinct)}
-        states = self._image_states(self._pixels(list(distinct.values())))[[order[id(image)] for image in images]]
+        pictures, rows = distinct(images)
+        states = self._image_states(self._pixels(pictures))[rows]
         ids = self._ids(texts)
         real = self._real(ids)
         return self.fusion(states, self.text(ids, real), real)[:, 0]

@@ -45,8 +45,7 @@ def flava_loss(
         "mmm_text": math.log(words),
         "vqa": math.log(max(1, answers)),
     }
-    total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-    return Losses(total, terms, {name: chance[name] for name in terms})
+    return Losses.weighted(terms, weights, chance)
 
 
 def contrastive(image: Tensor, text: Tensor, scale: Tensor, pair: Tensor, positive: Tensor) -> Tensor:

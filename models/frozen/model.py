@@ -21,10 +21,11 @@ from models.contract import Losses, Model
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, language_model
 from models.shared.distributed import mean_of_all
 from models.shared.generate import GREEDY, Decoding
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.shared.prefix import ASK, SOFT, PrefixCollate, nll, write
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
+from models.shared.prefix import SOFT, PrefixCollate, nll, write
+from models.shared.prompts import ask
 from models.shared.text import Tokenizer
-from models.shared.vision import VisionConfig, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
 LLAMA_7B = json.dumps(
     {
@@ -56,8 +57,7 @@ class FrozenConfig:
 
     @classmethod
     def tiny(cls) -> FrozenConfig:
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
-        return cls(vision=vision, questions=0.5)
+        return cls(vision=TINY_TOWER, questions=0.5)
 
     @classmethod
     def small(cls) -> FrozenConfig:
@@ -104,13 +104,10 @@ class Frozen(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the weights of the backbones that the configuration names. Returns module -> where they came from."""
-        source = self.config.language.source
-        if source:
-            fetch_language(self.language, source, self.tokenizer)
-        return {"language": source} if source else {}
+        return fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of each sequence the negative log-likelihood "nll" in nats of what is to be said, and how many "tokens" that is, `[B]`."""
+        """Of each sequence the negative log-likelihood "nll" in nats of its target, and how many "tokens" that is, `[B]`."""
         total, count = nll(self.language, batch["ids"], batch["labels"], self._see(batch["pixels"]))
         return {"nll": total, "tokens": count}
 
@@ -134,7 +131,7 @@ class Frozen(Model):
 
     @torch.no_grad()
     def answer(self, images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
-        return self._write([[image, ASK.format(question)] for image, question in zip(images, questions, strict=True)])
+        return self._write([[image, "\n" + ask(question)] for image, question in zip(images, questions, strict=True)])
 
     @torch.no_grad()
     def complete(self, prompts: Sequence[Sequence[str | np.ndarray]]) -> list[str]:
@@ -151,17 +148,15 @@ class Frozen(Model):
         """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
         return self._likelihood(images, [self.collate.question(question) for question in questions], answers)
 
-    def _likelihood(self, images: Sequence[np.ndarray], read: Sequence[list[int]], said: Sequence[str]) -> Tensor:
+    def _likelihood(self, images: Sequence[np.ndarray], prompts: Sequence[list[int]], targets: Sequence[str]) -> Tensor:
         soft = self._prefixes(images)
-        ids, labels = self.collate.laid_out(read, said)
+        ids, labels = self.collate.laid_out(prompts, targets)
         return -nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
 
     def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
         """`[N, prefix, D]`; the same picture is looked at once."""
-        distinct = {id(image): image for image in images}
-        order = {name: place for place, name in enumerate(distinct)}
-        seen = self._see(self.collate.transform(list(distinct.values())).to(self.to_prefix.weight.device))
-        return seen[[order[id(image)] for image in images]]
+        pictures, rows = distinct(images)
+        return self._see(self.collate.transform(pictures).to(self.to_prefix.weight.device))[rows]
 
     def _write(self, prompts: Sequence[Sequence[str | np.ndarray]], how: Decoding = GREEDY) -> list[str]:
         images = [part for prompt in prompts for part in prompt if not isinstance(part, str)]

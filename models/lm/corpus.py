@@ -14,10 +14,10 @@ from typing import TypeVar
 import numpy as np
 
 from data.sample import Sample
+from models.shared.prompts import answered
 
 Item = TypeVar("Item")
 
-QUESTION = "question: {question} answer: {answer}"  # the prompt of BLIP-2's and Frozen's evaluations, up to its answer
 HUMAN, ASSISTANT, END_OF_TURN = "###human: ", " ###assistant: ", "###"  # MiniGPT-4's conversation template, section 3.2
 DESCRIBE = (
     "describe this picture.",
@@ -47,7 +47,7 @@ def _captions(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> st
 
 def _questions(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> str:
     """A description, and questions that it may or may not answer."""
-    asked = [QUESTION.format(question=q.question, answer=q.answer) for q in samples[i].questions]
+    asked = [answered(q.question, q.answer) for q in samples[i].questions]
     return "\n".join([*_some(samples[i].captions, 1, rng), *_some(asked, 3, rng)])
 
 
@@ -56,14 +56,14 @@ def _instruction(samples: Sequence[Sample], i: int, rng: np.random.Generator) ->
     sample = samples[i]
     if not sample.captions:
         return ""
-    told = _some(sample.captions, 1, rng)[0]
+    description = _some(sample.captions, 1, rng)[0]
     turns = [(_some(DESCRIBE, 1, rng)[0], sample.captions[0])]
     turns += [(q.question, q.answer) for q in _some(sample.questions, 2, rng)]
     if sample.objects and rng.random() < 0.3:
         turns.append((_some(COUNT, 1, rng)[0], str(len(sample.objects))))
     chosen = _some(turns, 1 + int(rng.integers(2)), rng)
     first, *rest = [f"{HUMAN}{{}}{ask}{ASSISTANT}{reply}{END_OF_TURN}" for ask, reply in chosen]
-    return first.replace("{}", f"<img>{told}</img> ", 1) + "".join(turn.replace("{}", "", 1) for turn in rest)
+    return first.replace("{}", f"<img>{description}</img> ", 1) + "".join(turn.replace("{}", "", 1) for turn in rest)
 
 
 def _in_context(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> str:
@@ -77,7 +77,7 @@ def _in_context(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> 
     lines = []
     for sample in chosen:
         question = _some([q for q in sample.questions if q.kind == kind], 1, rng)[0]
-        lines += [*_some(sample.captions, 1, rng), QUESTION.format(question=question.question, answer=question.answer)]
+        lines += [*_some(sample.captions, 1, rng), answered(question.question, question.answer)]
     return "\n".join(lines)
 
 
@@ -89,11 +89,11 @@ def _binding(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> str
     names = _some(NEW_WORDS, 2, rng)
     pairs = [(samples[i], names[0]), (other, names[1])]
     shown = [pairs[int(j)] for j in rng.permutation(2)] * (1 + int(rng.integers(2)))
-    told = {name: sample.captions[int(rng.integers(len(sample.captions)))] for sample, name in pairs}
+    descriptions = {name: sample.captions[int(rng.integers(len(sample.captions)))] for sample, name in pairs}
     asked, name = pairs[int(rng.integers(2))]
-    lines = [f"{told[word]}\nthis is a {word}." for _, word in shown]
-    again = told[name] if rng.random() < 0.5 else _some(asked.captions, 1, rng)[0]
-    return "\n".join([*lines, again, QUESTION.format(question="what is this?", answer=f"this is a {name}.")])
+    lines = [f"{descriptions[word]}\nthis is a {word}." for _, word in shown]
+    again = descriptions[name] if rng.random() < 0.5 else _some(asked.captions, 1, rng)[0]
+    return "\n".join([*lines, again, answered("what is this?", f"this is a {name}.")])
 
 
 def _some(items: Sequence[Item], most: int, rng: np.random.Generator) -> list[Item]:

@@ -80,10 +80,7 @@ class LM(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the weights of the language model that the configuration names, to go on from. Returns module -> where they came from."""
-        source = self.config.language.source
-        if source:
-            fetch_language(self.language, source, self.tokenizer)
-        return {"language": source} if source else {}
+        return fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of each document its negative log-likelihood "nll" in nats and how many "tokens" that is, `[B]`; with a margin, also

@@ -74,7 +74,7 @@ def magic_search(
     if logits.isnan().any():
         raise ValueError("the logits of the first token are NaN: the weights may have diverged, look at train.jsonl")
 
-    said = reader.states  # [P, T, D] of all that was read; the rows below are the distinct texts written so far
+    context = reader.states  # [P, T, D] of all that was read; the rows below are the distinct texts written so far
     texts: list[list[int]] = [[] for _ in distinct]
     text_of = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts], device=device)  # [n] of each open image
     images = torch.arange(len(prompts), device=device)  # [n]
@@ -84,7 +84,7 @@ def magic_search(
         reader.select(torch.arange(len(texts), device=device).repeat_interleave(how.k))
         logits = reader.step(candidates.flatten())  # [P k, V]
         states = reader.states.view(len(texts), how.k, -1)
-        penalty = degeneration(states, said, reader.real[:: how.k, :-1])
+        penalty = degeneration(states, context, reader.real[:: how.k, :-1])
         longer = [[*text, token] for text, row in zip(texts, candidates.tolist(), strict=True) for token in row]
         known = ((1 - how.alpha) * confidence - how.alpha * penalty)[text_of]  # [n, k]
         chosen = text_of * how.k + (known + _magic(eyes, images, text_of, longer, how)).argmax(dim=-1)  # [n] of the P k texts
@@ -95,15 +95,15 @@ def magic_search(
             break
         images = images[open_]
         going_on, text_of = chosen[open_].unique(return_inverse=True)
-        said = torch.cat([said[going_on // how.k], reader.states[going_on]], dim=1)
+        context = torch.cat([context[going_on // how.k], reader.states[going_on]], dim=1)
         texts, logits = [longer[row] for row in going_on.tolist()], logits[going_on]
         reader.select(going_on)
     return [tokens[:-1] if tokens[-1] == end else tokens for tokens in written]
 
 
-def degeneration(states: Tensor, said: Tensor, real: Tensor) -> Tensor:
-    """max_j cos(h_v, h_j) `[P, k]`: normalised states of candidates `[P, k, D]`, of what was said `[P, T, D]` where `real` `[P, T]`."""
-    similarity = states @ said.transpose(1, 2)  # [P, k, T]
+def degeneration(states: Tensor, context: Tensor, real: Tensor) -> Tensor:
+    """max_j cos(h_v, h_j) `[P, k]`: normalised states of candidates `[P, k, D]`, of the context `[P, T, D]` where `real` `[P, T]`."""
+    similarity = states @ context.transpose(1, 2)  # [P, k, T]
     return similarity.masked_fill(~real[:, None], float("-inf")).amax(dim=-1)
 
 

@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from data.sample import Sample
 from models.contract import Losses, Model
 from models.maskvlm.blocks import CrossEncoder, TextEncoder
-from models.maskvlm.objective import combine, contrastive, masked_pixels, masked_words, visible_median
+from models.maskvlm.objective import contrastive, masked_pixels, masked_words, visible_median
 from models.shared.distributed import gather
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, inside_boxes, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, inside_boxes, normalise
 from models.shared.masking import TokenMasking, random_mask
 from models.shared.matching import CHANCE as MATCHING_CHANCE
-from models.shared.matching import draw_foil, hard_negatives
+from models.shared.matching import draw_foil, hard_negatives, matching_loss
 from models.shared.text import Tokenizer, layout, until_end
-from models.shared.transformer import TransformerConfig, as_autocast
-from models.shared.vision import VisionConfig, image_states, patches_to_pixels, vision_transformer
+from models.shared.transformer import TransformerConfig, as_autocast, autocast_like
+from models.shared.vision import TINY_TOWER, VisionConfig, image_states, patches_to_pixels, vision_transformer
 
 BASE = TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-5)
 SWAPS = 0.9  # share of the foils that exchange words, where a picture has both kinds
@@ -73,9 +73,8 @@ class MaskVLMConfig:
 
     @classmethod
     def tiny(cls) -> MaskVLMConfig:
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         return cls(
-            vision=vision,
+            vision=TINY_TOWER,
             text=TransformerConfig(width=128, depth=2, heads=4, activation="relu"),
             cross=TransformerConfig(width=128, depth=2, heads=4, activation="relu"),
             decoder_depth=1,
@@ -228,9 +227,9 @@ class MaskVLM(Model):
 
     def objective(self, features: dict[str, Tensor]) -> Losses:
         """What couples pairs (contrast, hard negatives), and the cross encoders, which need the pairs that those chose."""
-        config, states = self.config, features["image_states"]
+        config = self.config
         fill = visible_median(features["pixels"], features["patches"])
-        with torch.autocast(states.device.type, torch.bfloat16, enabled=states.dtype == torch.bfloat16):
+        with autocast_like(features["image_states"]):
             terms = self._terms(features, fill)
         chance = {
             "itc": math.log(max(2, len(gather(features["has_foil"])))),
@@ -238,7 +237,7 @@ class MaskVLM(Model):
             "mlm": math.log(config.vocab_size),
             "mim": self._pixel_loss(fill, features).item(),
         }
-        return combine(terms, vars(self.weights), chance)
+        return Losses.weighted(terms, vars(self.weights), chance)
 
     def _terms(self, features: dict[str, Tensor], fill: Tensor) -> dict[str, Tensor]:
         weights, terms = self.weights, dict[str, Tensor]()
@@ -264,9 +263,8 @@ class MaskVLM(Model):
     def _matching(self, features: dict[str, Tensor], images: Sides, texts: Sides, positive: Tensor) -> Tensor:
         """Positives, each image with a false text (a foil, or a hard one of another pair), each text with a hard image: cross-entropy
         over 3 B pairs."""
-        generator = torch.Generator().manual_seed(int(features["ids"].sum()))  # the same in a resumed run
         similarity = self.logit_scale.exp() * features["image"] @ features["text"].T
-        hard_text, hard_image = hard_negatives(similarity, similarity.T, features["ids"], generator)
+        hard_text, hard_image = hard_negatives(similarity, features["ids"])
         false, real = Sides(*(side[hard_text] for side in texts)), features["real"][hard_text]
         if "foil_states" in features:
             own = features["has_foil"][:, None]
@@ -278,10 +276,7 @@ class MaskVLM(Model):
             self._product(*self._cross(images, false, real)),
             self._product(*self._cross(Sides(*(side[hard_image] for side in images)), texts, features["real"])),
         ]
-        logits = self.match_head(torch.cat([positive, *others])).float()
-        right = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-        right[: len(positive)] = 1
-        return F.cross_entropy(logits, right)
+        return matching_loss(self.match_head(torch.cat([positive, *others])), positives=len(positive))
 
     def _product(self, image_out: Tensor, text_out: Tensor) -> Tensor:
         """What the matching head sees of a pair: the product of what stands for either side."""
@@ -325,9 +320,8 @@ class MaskVLM(Model):
     @torch.no_grad()
     def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
         """Logit of "this text belongs to this image" by the matching head, float32 `[N]`; nothing is masked."""
-        distinct = {id(image): image for image in images}  # the same picture with many texts is looked at once
-        order = {name: place for place, name in enumerate(distinct)}
-        states = self.image_in(self._see(self._pixels(list(distinct.values()))))[[order[id(image)] for image in images]]
+        pictures, rows = distinct(images)
+        states = self.image_in(self._see(self._pixels(pictures)))[rows]
         ids = self._ids(texts)
         real = until_end(ids, self.tokenizer.end)
         words = self.text_in(self.text(ids, real))

@@ -1,13 +1,12 @@
-"""MaskVLM's losses (section 3.2 of the paper): contrast, matching with hard negatives, masked words, masked pixels."""
+"""MaskVLM's losses (section 3.2 of the paper): contrast, masked words, masked pixels; its matching is that of models/shared/matching.py."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.clip.objective import clip_loss
-from models.contract import IGNORE_INDEX, Losses
+from models.contract import IGNORE_INDEX
 from models.shared.vision import patches_to_pixels
 
 
@@ -39,8 +38,3 @@ def masked_words(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the masked tokens, 0 without any; logits `[B, T, V]`, labels `[B, T]` (`IGNORE_INDEX`: not masked)."""
     asked = labels != IGNORE_INDEX
     return F.cross_entropy(logits[asked].float(), labels[asked], reduction="sum") / asked.sum().clamp(min=1)
-
-
-def combine(terms: dict[str, Tensor], weights: dict[str, float], chance: dict[str, float]) -> Losses:
-    total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-    return Losses(total, terms, {name: value for name, value in chance.items() if name in terms})

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import torch
 
 import models
 from data.decode import MAX_BYTES, MAX_PIXELS, Unusable, decode_image
 from models.minigpt4.model import MiniGPT4, Reply
 from models.minigpt4.template import Turn
+from models.shared.device import resolve_device
 from models.shared.generate import GREEDY, Decoding
 
 SAMPLED = Decoding(temperature=0.7, top_p=0.9)  # greedy replies repeat themselves: "a pink star, a pink star and a pink star"
@@ -75,17 +75,16 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=SAMPLED.temperature, help="of the replies; 0 takes the likeliest word always")
     parser.add_argument("--seed", type=int, default=0, help="of the replies; the same seed replies the same")
     args = parser.parse_args()
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    asked_by_hand = sys.stdin.isatty()
+    interactive = sys.stdin.isatty()
     try:
         image = read_image(args.image)
-        model = models.load(args.run, device)
+        model = models.load(args.run, str(resolve_device(args.device)))
         if not isinstance(model, MiniGPT4):
             raise ValueError(f"{args.run} holds a {type(model).__name__}; to talk takes a MiniGPT4: `make train-minigpt4`")
-        if asked_by_hand:
+        if interactive:
             print(f"{args.image}, {image.shape[1]} x {image.shape[0]} pixels. Ask; an empty line ends.")
         how = Decoding(temperature=args.temperature, top_p=SAMPLED.top_p, seed=args.seed) if args.temperature else GREEDY
-        talk(Conversation(model, image), sys.stdin, sys.stdout, lambda: print("> ", end="", flush=True) if asked_by_hand else None, how)
+        talk(Conversation(model, image), sys.stdin, sys.stdout, lambda: print("> ", end="", flush=True) if interactive else None, how)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from data.english import with_article
 from data.sample import Sample
 from models.lm.corpus import COUNT, DESCRIBE
 from models.minigpt4.template import Template, Turn, laid_out
@@ -37,7 +38,7 @@ def requests(sample: Sample) -> list[Request]:
     """All that can be asked about a picture, truly answered; descriptions first."""
     found = [Request(text, sample.captions[0], "description") for text in DESCRIBE if sample.captions]
     if sample.objects:
-        listed = ", ".join(_with_article(f"{each.attributes.get('colour', '')} {each.name}".strip()) for each in sample.objects)
+        listed = ", ".join(with_article(f"{each.attributes.get('colour', '')} {each.name}".strip()) for each in sample.objects)
         found += [Request(text, listed, "list") for text in LIST]
         found += [Request(text, str(len(sample.objects)), "number") for text in COUNT]
     for each in sample.questions:
@@ -105,10 +106,6 @@ class InstructionCollate:
         draw = rng or np.random.default_rng(0)
         rows = [self.template.conversation(converse(sample, draw)) for sample in samples]
         return {"pixels": self.transform([sample.image for sample in samples], rng), **laid_out(rows)}
-
-
-def _with_article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _words(text: str) -> list[str]:

@@ -26,7 +26,7 @@ from models.minigpt4.template import END_OF_CAPTION, END_OF_TURN, Row, Template,
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
 from models.shared.distributed import mean_of_all
 from models.shared.generate import GREEDY, Decoding
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.prefix import continued, nll
 from models.shared.text import Tokenizer
 from models.shared.transformer import TransformerConfig
@@ -113,10 +113,7 @@ class MiniGPT4(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the weights of the language model that the configuration names. Returns module -> where they came from."""
-        source = self.config.language.source
-        if source:
-            fetch_language(self.language, source, self.tokenizer)
-        return {"language": source} if source else {}
+        return fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def enter_stage(self, name: str) -> None:
         """ "captions" or "instructions": the same is trained on other texts."""
@@ -126,7 +123,7 @@ class MiniGPT4(Model):
         self.collate = kind(self.transform, self.template)
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of each sequence the negative log-likelihood "nll" in nats of what is to be said, and how many "tokens" that is, `[B]`."""
+        """Of each sequence the negative log-likelihood "nll" in nats of its target, and how many "tokens" that is, `[B]`."""
         total, count = nll(self.language, batch["ids"], batch["labels"], self._see(batch["pixels"]))
         return {"nll": total, "tokens": count}
 
@@ -194,10 +191,8 @@ class MiniGPT4(Model):
         device = self.norm_image.weight.device
         if not len(images):
             return torch.zeros(0, self.template.places, self.language_width, device=device)
-        distinct = {id(image): image for image in images}
-        order = {name: place for place, name in enumerate(distinct)}
-        seen = self._see(self.transform(list(distinct.values())).to(device))
-        return seen[[order[id(image)] for image in images]]
+        pictures, rows = distinct(images)
+        return self._see(self.transform(pictures).to(device))[rows]
 
     def _likelihood(self, images: Sequence[np.ndarray], rows: Sequence[Row]) -> Tensor:
         soft = self.look(images)
@@ -213,8 +208,8 @@ class MiniGPT4(Model):
         end, limit = self.template.end_of(sign)[0], self.config.context
         found = []
         for tokens in continued(self.language, self.tokenizer, rows, soft, limit=limit, end=end, how=how):
-            said = tokens[: tokens.index(self.tokenizer.end)] if self.tokenizer.end in tokens else tokens
-            found.append(Reply(self.tokenizer.decode(said), ended=len(said) < limit))
+            reply = tokens[: tokens.index(self.tokenizer.end)] if self.tokenizer.end in tokens else tokens
+            found.append(Reply(self.tokenizer.decode(reply), ended=len(reply) < limit))
         return found
 
 

@@ -40,17 +40,17 @@ class Row(NamedTuple):
 class Template:
     tokenizer: Tokenizer
     places: int  # vectors that an image becomes
-    context: int  # most tokens of a request, and of a text that is said; the end sign comes on top
+    context: int  # most tokens of a request, and of a target; the end sign comes on top
 
     def caption(self, text: str) -> Row:
-        return _row([self.before_caption()], [self._said(text, END_OF_CAPTION)])
+        return _row([self.before_caption()], [self._target(text, END_OF_CAPTION)])
 
     def before_caption(self) -> list[int]:
         return [*self._start(), *self._part(None)]
 
     def conversation(self, turns: Sequence[Turn]) -> Row:
         asked = [self._asked(turn.request, first=number == 0) for number, turn in enumerate(turns)]
-        return _row(asked, [self._said(turn.reply, END_OF_TURN) for turn in turns])
+        return _row(asked, [self._target(turn.reply, END_OF_TURN) for turn in turns])
 
     def before_reply(self, turns: Sequence[Turn], request: str) -> list[int]:
         """A conversation so far and one more request: what is read before the assistant replies."""
@@ -71,7 +71,7 @@ class Template:
             return self._after(f"{HUMAN}{words}{ASSISTANT}")
         return [*self._start(), *self.tokenizer.encode(HUMAN + OPEN), *self._part(None), *self._after(f"{CLOSE}{words}{ASSISTANT}")]
 
-    def _said(self, text: str, sign: str) -> list[int]:
+    def _target(self, text: str, sign: str) -> list[int]:
         return [*self._text(text), *self._after(sign)]
 
     def _part(self, part: object) -> list[int]:
@@ -94,10 +94,10 @@ def laid_out(rows: Sequence[Row]) -> dict[str, Tensor]:
     return {"ids": right_padded([row.ids for row in rows]), "labels": right_padded([row.labels for row in rows], IGNORE_INDEX)}
 
 
-def _row(read: Sequence[list[int]], said: Sequence[list[int]]) -> Row:
-    """Parts that are read and parts that are said, in turn."""
+def _row(prompts: Sequence[list[int]], targets: Sequence[list[int]]) -> Row:
+    """Parts that are only read, each with the target that follows it."""
     ids, labels = [], []
-    for before, after in zip(read, said, strict=True):
+    for before, after in zip(prompts, targets, strict=True):
         ids += [*before, *after]
         labels += [*[IGNORE_INDEX] * len(before), *after]
     return Row(ids, labels)

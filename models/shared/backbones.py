@@ -11,7 +11,6 @@ A name costs the network twice: for the architecture when a model is first made,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -83,16 +82,20 @@ def language_backbone(source: str) -> tuple[nn.Module, Tokenizer]:
     return freeze(language_model(LanguageConfig(source=source), weights=True)), named_tokenizer(source)
 
 
-def fetch_language(language: nn.Module, source: str, tokenizer: Tokenizer) -> None:
-    """Load the named language model's weights into `language`, which has its architecture.
+def fetch_language(language: nn.Module, source: str, tokenizer: Tokenizer) -> dict[str, str]:
+    """Load the named language model's weights into `language`, which has its architecture; nothing for the name "".
 
-    Raises ValueError where texts are read with another tokenizer than its own.
+    Returns its part of what a model's `fetch` returns: {"language": source}, or {}. Raises ValueError where texts are read with
+    another tokenizer than its own.
     """
+    if not source:
+        return {}
     theirs, own = language_backbone(source)
     text = "question: which of the 3 shapes, the largest, is blue? answer: the large one"
     if own.encode(text) != tokenizer.encode(text) or own.end != tokenizer.end:
         raise ValueError(f"language model {source!r} does not know the tokens of tokenizer {tokenizer.name!r}: add --tokenizer {source}")
     language.load_state_dict(theirs.state_dict())
+    return {"language": source}
 
 
 def image_tower(name: str, *, weights: bool = False) -> Any:
@@ -143,7 +146,7 @@ def freeze(module: Module) -> Module:
 
 
 class Continuation:
-    """Texts being continued by a language model: the `Decoder` of models/generate.py over its cache.
+    """Texts being continued by a language model: the `Decoder` of models/shared/generate.py over its cache.
 
     Prompts are embeddings `[N, T, D]`, padded on the left, where `real` `[N, T]` is False. Construct it with `begin`.
     """
@@ -178,15 +181,3 @@ class Continuation:
             logits_to_keep=1,
         )
         return out.logits[:, -1]
-
-
-def pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Embeddings `[T_i, D]` of several prompts -> `[N, T, D]` with zeros on the left, and where they are real `[N, T]`."""
-    longest = max(len(row) for row in rows)
-    padded = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
-    real = torch.zeros(len(rows), longest, dtype=torch.bool, device=padded.device)
-    for place, row in enumerate(rows):
-        if len(row):
-            padded[place, -len(row) :] = row
-            real[place, -len(row) :] = True
-    return padded, real

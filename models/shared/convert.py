@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from models.shared.transformer import Activation
+from models.shared.vision import VisionConfig
 
 State = dict[str, Tensor]
 Names = str | tuple[str, ...]
@@ -77,6 +78,25 @@ def transformers_blocks(ours: str, theirs: str, *, mlp: str = "") -> list[Row]:
         Row(f"{ours}.*.{mlp}fc1.*", f"{theirs}.*.mlp.fc1.*"),
         Row(f"{ours}.*.{mlp}fc2.*", f"{theirs}.*.mlp.fc2.*"),
     ]
+
+
+def open_clip_vision(cfg: dict[str, Any]) -> VisionConfig:
+    """The image tower of open_clip's description of a CLIP or CoCa of its own (not timm's)."""
+    vision = cfg["vision_cfg"]
+    return VisionConfig(
+        width=vision["width"],
+        depth=vision["layers"],
+        heads=vision["width"] // vision.get("head_width", 64),
+        mlp_ratio=vision.get("mlp_ratio", 4.0),
+        activation=open_clip_activation(cfg),
+        image_size=vision["image_size"],
+        patch_size=vision["patch_size"],
+        pre_norm=True,
+    )
+
+
+def open_clip_activation(cfg: dict[str, Any]) -> Activation:
+    return "quick_gelu" if cfg.get("quick_gelu") else "gelu"
 
 
 def activation_from_transformers(name: str) -> Activation:

@@ -1,4 +1,8 @@
-"""Hard negatives for image-text matching: the pairs that the contrast takes for right (ALBEF, arXiv 2107.07651, section 3.2), and foils."""
+"""Image-text matching with hard negatives: the pairs that the contrast takes for right (ALBEF, arXiv 2107.07651, section 3.2), and foils.
+
+BLIP-2 and MaskVLM match this way; how a pair becomes a logit is theirs. FLAVA matches too, but against foils and captions of other samples
+that its `collate` draws before anything is encoded: a hard negative is chosen by the features of the step.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.sample import Foil, Sample
@@ -13,12 +18,20 @@ from data.sample import Foil, Sample
 CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3  # loss of saying "one in three matches", which is true
 
 
-def hard_negatives(image_to_text: Tensor, text_to_image: Tensor, captions: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def matching_loss(logits: Tensor, positives: int) -> Tensor:
+    """Mean cross-entropy of logits `[N, 2]`, of which class 1 is "they match"; true for the first `positives` pairs alone."""
+    right = (torch.arange(len(logits), device=logits.device) < positives).long()
+    return F.cross_entropy(logits.float(), right)
+
+
+def hard_negatives(similarity: Tensor, captions: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """For each image another pair's text, and for each text another pair's image: indices `[B]` each.
 
-    image_to_text, text_to_image: scaled similarities `[B, B]` among this rank's pairs; the draw is proportional to their softmax.
-    captions: token ids `[B, T]`; a text with the same words is no negative, unless there is no other.
+    similarity: scaled, `[image, text]`, among this rank's pairs; the draw is proportional to its softmax.
+    captions: token ids `[B, T]`; a text with the same words is no negative, unless there is no other. They also seed the draw unless
+    a generator is given: a resumed run draws the same.
     """
+    generator = generator or torch.Generator().manual_seed(int(captions.sum()))
     with torch.no_grad():
         same = (captions[:, None] == captions[None]).all(dim=-1)
         itself = torch.eye(len(same), dtype=torch.bool, device=same.device)
@@ -26,8 +39,8 @@ def hard_negatives(image_to_text: Tensor, text_to_image: Tensor, captions: Tenso
         if len(same) == 1:
             allowed = torch.ones_like(allowed)  # a pair alone has no negative but itself
         draws = []
-        for similarity in (image_to_text, text_to_image):
-            weights = similarity.float().masked_fill(~allowed, float("-inf")).softmax(dim=1)
+        for logits in (similarity, similarity.T):
+            weights = logits.float().masked_fill(~allowed, float("-inf")).softmax(dim=1)
             draws.append(torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0].to(captions.device))
     return draws[0], draws[1]
 

@@ -20,11 +20,11 @@ from models.contract import IGNORE_INDEX
 from models.shared.backbones import Continuation
 from models.shared.generate import GREEDY, Decoding, generate, not_text
 from models.shared.images import ImageTransform
+from models.shared.prompts import ask
 from models.shared.text import LONGEST, Tokenizer
 from models.shared.transformer import as_autocast
 
 SOFT, PADDING = -1, -2
-ASK = "\nquestion: {} answer:"  # after an image, as after a description in the texts that `models.lm` reads
 
 
 def right_padded(rows: Sequence[Sequence[int]], padding: int = PADDING) -> Tensor:
@@ -99,7 +99,7 @@ def continued(
 
 @dataclass(frozen=True)
 class PrefixCollate:
-    """Pictures and the sequences that begin with them: a caption, or a question of which only the answer is to be said."""
+    """Pictures and the sequences that begin with them: a caption, or a question with its answer, which alone is the target."""
 
     transform: ImageTransform
     tokenizer: Tokenizer
@@ -109,28 +109,29 @@ class PrefixCollate:
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """ "pixels" uint8 `[B, 3, S, S]`; "ids" `[B, T]` and "labels" `[B, T]`. Without a generator: the first caption of each."""
-        read, said = zip(*(self._text(sample, rng) for sample in samples), strict=True)
-        ids, labels = self.laid_out(read, said)
+        prompts, targets = zip(*(self._text(sample, rng) for sample in samples), strict=True)
+        ids, labels = self.laid_out(prompts, targets)
         return {"pixels": self.transform([sample.image for sample in samples], rng), "ids": ids, "labels": labels}
 
-    def laid_out(self, read: Sequence[list[int]], said: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Of each sequence the tokens read after its image, and the text to be said then: ids and labels `[N, T]`."""
+    def laid_out(self, prompts: Sequence[list[int]], targets: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Image, prompt, target: ids and labels `[N, T]`. The labels are the target's tokens; image and prompt are only read."""
         rows, labels = [], []
-        for before, text in zip(read, said, strict=True):
-            tokens = [*self.tokens(text), self.tokenizer.end]
-            rows.append([*[SOFT] * self.prefix, *before, *tokens])
-            labels.append([*[IGNORE_INDEX] * (self.prefix + len(before)), *tokens])
+        for prompt, target in zip(prompts, targets, strict=True):
+            tokens = [*self.tokens(target), self.tokenizer.end]
+            rows.append([*[SOFT] * self.prefix, *prompt, *tokens])
+            labels.append([*[IGNORE_INDEX] * (self.prefix + len(prompt)), *tokens])
         return right_padded(rows), right_padded(labels, IGNORE_INDEX)
 
     def _text(self, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], str]:
-        """What is read after the image, and what is to be said."""
+        """Prompt and target: a question and its answer, or nothing and a caption."""
         if rng is not None and sample.questions and rng.random() < self.questions:
             asked = sample.questions[int(rng.integers(len(sample.questions)))]
             return self.question(asked.question), asked.answer
         return [], sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] if sample.captions else ""
 
     def question(self, question: str) -> list[int]:
-        return self.tokens(ASK.format(question))
+        """On a line of its own after the image, as after a description in the texts that `models.lm` reads."""
+        return self.tokens("\n" + ask(question))
 
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer.encode(text[:LONGEST])[: self.context]

@@ -7,7 +7,6 @@ A tokenizer is a picklable object with `vocab_size`, `pad`, `start`, `end` (ids;
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from data.files import write_text
 from models.shared.sources import fetched, run_folder
 
 
@@ -159,9 +159,7 @@ class HubTokenizer:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """`tokenizer.json`, see `as_text`."""
-    part = folder / "tokenizer.json.part"
-    part.write_text(as_text(tokenizer), encoding="utf-8")
-    os.replace(part, folder / "tokenizer.json")  # another process may be waiting for it
+    write_text(folder / "tokenizer.json", as_text(tokenizer))
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -149,6 +149,11 @@ def as_autocast(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
+def autocast_like(x: Tensor) -> torch.autocast:
+    """For an `objective` that runs layers, which is called outside of autocast: in bfloat16 where `encode` left x in it."""
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention of q `[B, H, T, D]` to k and v `[B, H, S, D]`.
 

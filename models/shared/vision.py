@@ -31,6 +31,12 @@ class VisionConfig(TransformerConfig):
     patch_dropout: float = 0.0
 
 
+# The tower of every `tiny` preset. It is one constant because models take each other's towers over: LiT, FLAVA and ASIF the
+# classifier's, MaskVLM and BLIP-2 CLIP's, and a state dict loads only into a tower of the same shape. `pool` may differ where no
+# tower is taken over (CoCa pools by itself).
+TINY_TOWER = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
+
+
 def vision_transformer(config: VisionConfig) -> VisionTransformer:
     """Tower from normalised pixels `[B, 3, image_size, image_size]` to a pooled feature `[B, width]`.
 

@@ -22,7 +22,7 @@ from models.shared.collate import PairCollate
 from models.shared.images import HALF, ImageTransform, normalise
 from models.shared.text import Tokenizer
 from models.shared.transformer import Block, TransformerConfig
-from models.shared.vision import VisionConfig, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 from models.siglip.objective import siglip_loss
 
 
@@ -50,9 +50,8 @@ class SigLIPConfig:
     @classmethod
     def tiny(cls) -> SigLIPConfig:
         """2.0 M parameters; minutes on two CPU cores."""
-        vision = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
-        return cls(vision=vision, text=text, context=32)
+        return cls(vision=TINY_TOWER, text=text, context=32)
 
     @classmethod
     def small(cls) -> SigLIPConfig:

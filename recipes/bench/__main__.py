@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import pkgutil
 import statistics
 import sys
@@ -20,10 +19,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from data.files import write_json
 from data.shards import DataError, find
 from eval.base.provenance import provenance
+from models.shared.device import hardware
 from recipes.bench.ratios import QUICK, Bench, Row, Setting
-from recipes.train.distributed import Process, hardware
+from recipes.train.distributed import Process
 
 
 def main() -> None:
@@ -39,20 +40,18 @@ def main() -> None:
     setting = QUICK if args.quick else Setting()
     setting = replace(setting, repeats=args.repeats or setting.repeats)
     try:
-        split = find(args.data, "train")
-    except (DataError, FileNotFoundError) as error:
+        split, process, benches = find(args.data, "train"), Process.find(args.device), found()
+    except (DataError, FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    process, benches = Process.find(args.device), found()
     chosen = args.only.split(",") if args.only else list(benches)
     if unknown := [name for name in chosen if name not in benches]:
         sys.exit(f"error: --only {unknown[0]}: no such benchmark; there are {', '.join(benches)}")
     rows = [row for name in chosen for row in benches[name](Bench(setting, split, process, args.workers))]
     _print(rows, process)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"hardware": hardware(process.device), "setting": asdict(setting), "repeats": setting.repeats, "data": split.name}
     known = provenance()
     known["versions"] |= {"webdataset": version("webdataset")}
-    args.out.write_text(json.dumps(about | known | {"rows": [asdict(row) for row in rows]}, indent=1))
+    write_json(args.out, about | known | {"rows": [asdict(row) for row in rows]})
 
 
 def found() -> dict[str, Callable[[Bench], list[Row]]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from data.shards import DataError
 from eval import EvalError
+from models.shared.device import resolve_device
 from recipes.claims.claim import ClaimError
 from recipes.claims.examine import answer, examine
 from recipes.claims.experiment import plan
-from recipes.train.distributed import Process
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def usual_jobs(device: str) -> int:
-    return 1 if Process.find(device).device.type == "cuda" else min(2, os.cpu_count() or 1)
+    return 1 if resolve_device(device).type == "cuda" else min(2, os.cpu_count() or 1)
 
 
 if __name__ == "__main__":

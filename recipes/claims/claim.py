@@ -107,30 +107,6 @@ class Minus:
 
 
 @dataclass(frozen=True)
-class Logged:
-    """A number of the training log, such as "loss", "terms.positive" or "validation": the mean of the last `last` of its lines."""
-
-    name: str
-    last: int = 10
-
-    @property
-    def about(self) -> str:
-        return f"{self.name} in the training log, mean of the last {self.last}"
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return ()
-
-    def measure(self, folder: Path, recipe: AnyRecipe, dataset: str) -> Measurement:
-        run = Run(folder.name, folder)
-        found = [loss for _, loss in run.validation] if self.name == "validation" else [_at(line, self.name) for line in run.log]
-        values = [value for value in found if isinstance(value, int | float)][-self.last :]
-        if len(values) < self.last:
-            raise ClaimError(f"{folder}/train.jsonl: {len(values)} lines with {self.name!r}, expected at least {self.last}")
-        return Measurement(sum(values) / len(values))
-
-
-@dataclass(frozen=True)
 class Measured:
     """Any number of a finished run: `function(folder, recipe)` returns a value for every sample, by its key, or one for all."""
 
@@ -210,9 +186,3 @@ def flat(recipe: dict[str, Any], path: str = "") -> dict[str, Any]:
             value = {str(number): item for number, item in enumerate(value)}
         found |= flat(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
     return found
-
-
-def _at(line: Any, path: str) -> Any:
-    for name in path.split("."):
-        line = line.get(name) if isinstance(line, dict) else None
-    return line

@@ -37,7 +37,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from data.files import write_json
 from data.shards import find
+from eval.base import schemas
 from eval.base.metrics import t_interval
 from eval.report.words import make
 from eval.run import evaluate_run
@@ -48,8 +50,6 @@ from recipes.claims.verdict import compare, overall
 from recipes.train.folder import finished
 from recipes.train.loop import train
 from recipes.train.watch import Signals
-
-SCHEMA = 1
 
 
 def examine(
@@ -99,7 +99,7 @@ def examine(
             console.print(f"{claim.name}: not tested, for there is {error}", markup=False)
             status = 1
             continue
-        _write(runs / "claims" / page / f"{claim.name}.json", result)
+        write_json(runs / "claims" / page / f"{claim.name}.json", result)
         console.print("\n".join(summary(result)), markup=False)
     return status
 
@@ -122,7 +122,7 @@ def answer(key: str, questions: Sequence[Question], runs: Path) -> int:
     for question in open_questions:
         found = question.metric.measure(run.folder, run.recipe, find(run.recipe.data, "train").name)
         about = {"identity": question.identity, "run": str(run.folder), "shared": run.folder.parent == runs, "cost": cost}
-        _write(question.path, about | asdict(found))
+        write_json(question.path, about | asdict(found))
     return 0
 
 
@@ -177,7 +177,7 @@ def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str
     seeds = list(dict.fromkeys(question.run.recipe.seed for question in questions))
     chosen = {"PRESET": preset if preset != "tiny" else "", "DATA": data, "SEEDS": ",".join(map(str, seeds))}
     return {
-        "schema": SCHEMA,
+        "schema": schemas.CLAIM,
         "model": page,
         "claim": claim.name,
         "preset": preset,
@@ -192,7 +192,7 @@ def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str
             {
                 "name": arm.name,
                 "page": arm.page or page,
-                "metric": (arm.metric or claim.metric).about,
+                "metric": claim.metric_of(arm).about,
                 **_spread([each.value for each in found[arm.name]]),
                 "differs": differing.get(arm.name, {}),
                 "runs": [each["run"] for each in by_arm[arm.name]],
@@ -240,10 +240,3 @@ def summary(result: Json) -> list[str]:
 def _spread(values: list[float]) -> Json:
     low, high = t_interval(values) if len(values) > 1 else (None, None)
     return {"values": values, "mean": sum(values) / len(values), "low": low, "high": high}
-
-
-def _write(path: Path, value: Json) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False))
-    os.replace(part, path)

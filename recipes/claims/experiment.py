@@ -41,7 +41,7 @@ class Question:
 
     @property
     def metric(self) -> Metric:
-        return self.arm.metric or self.claim.metric
+        return self.claim.metric_of(self.arm)
 
     @property
     def identity(self) -> Json:
@@ -116,7 +116,7 @@ def apart(claim: Claim, questions: Sequence[Question]) -> dict[str, dict[str, tu
         }
         if runs[first].page != runs[arm].page:
             pairs = {"page": (runs[first].page, runs[arm].page)}
-        pairs["metric"] = (first.metric or claim.metric).about, (arm.metric or claim.metric).about
+        pairs["metric"] = claim.metric_of(first).about, claim.metric_of(arm).about
         differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
         if bool(differing) == claim.same:
             expected = "nothing, but they are declared to be the same" if claim.same else "one thing"

@@ -9,7 +9,6 @@ recipes/RESULTS.md.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from data.files import write_json
 from data.loader import in_order
 from data.sample import Object, Sample
 from data.scenes.language import answer
@@ -27,7 +27,7 @@ from data.shards import find
 from eval.base.metrics import estimate
 from eval.base.provenance import provenance
 from eval.scenes.recogniser import ATTRIBUTES, BACKGROUND, looks, train
-from recipes.train.distributed import hardware
+from models.shared.device import hardware
 
 
 def measure(
@@ -117,7 +117,7 @@ def main() -> None:
     _show(rows, f"{args.budget:,} pictures in {time.monotonic() - started:.0f} s, seed {args.seed}, {args.data}/test")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"data": find(args.data, "test").name, "budget": args.budget, "seed": args.seed, "hardware": hardware(torch.device("cpu"))}
-    args.out.write_text(json.dumps(about | provenance() | {"rows": rows}, indent=1))
+    write_json(args.out, about | provenance() | {"rows": rows})
 
 
 if __name__ == "__main__":

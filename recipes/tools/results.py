@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from eval import EvalError
+from eval.base import schemas
 from eval.report import words
 from eval.report.claims import claim_of
 from eval.report.columns import COSTS, spoken
 from eval.report.plain import cell
-from eval.report.results import SCHEMA as EVAL_SCHEMA
 from eval.report.results import Key, Result, Run, number, read_json, refuse_unlike, result_of
 from eval.report.rows import Row, Value, control, control_variants, keys, to_rows
 from recipes.tools.collect import SCHEMA, Json, collect
@@ -152,7 +152,7 @@ class Published:
             about: Json = {name: run.record[name] for name in ("paradigm", "preset", "seed")}
             about["model"] = f"{run.record['page']} after {stage}" if stage else run.record["page"]
             for evaluation in run.record["evaluations"]:
-                result = result_of({"schema": EVAL_SCHEMA} | about | evaluation, run, run.folder)
+                result = result_of({"schema": schemas.EVALUATION} | about | evaluation, run, run.folder)
                 found.setdefault(result.dataset, []).append(result)
         refuse_unlike([result for results in found.values() for result in results])
         return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))

@@ -16,9 +16,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from data.files import write_json
 from eval.base.provenance import provenance
+from models.shared.device import hardware, resolve_device
 from recipes.claims.estimate import measured_rates
-from recipes.train.distributed import Process, hardware
 from recipes.train.folder import finished
 from recipes.train.pages import preset
 from recipes.train.recipe import AnyRecipe
@@ -80,8 +81,8 @@ def main() -> None:
     path = args.out or args.runs / "timing.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(path.read_text()) if path.exists() else {}
-    entry = {"minutes": own, "together": sum(minutes), "steps": STEPS, "hardware": hardware(Process.find(args.device).device)}
-    path.write_text(json.dumps(known | {rows[-1][0]: entry | provenance()}, indent=1))
+    entry = {"minutes": own, "together": sum(minutes), "steps": STEPS, "hardware": hardware(resolve_device(args.device))}
+    write_json(path, known | {rows[-1][0]: entry | provenance()})
 
 
 if __name__ == "__main__":

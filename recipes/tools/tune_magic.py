@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 import models
+from data.files import write_json
 from data.shards import DataError
 from eval import EvalError
 from eval.base.metrics import estimate
 from models.magic import Search
+from models.shared.device import hardware, resolve_device
 from recipes.claims.claim import ClaimError
 from recipes.claims.measures.magic import What, judge_of, pictures, scores, write
-from recipes.train.distributed import Process, hardware
 
 COLUMNS: tuple[What, ...] = ("object F1", "CLIPScore", "repeated words")
 Row = dict[str, Any]
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     try:
-        device = Process.find(args.device).device
+        device = resolve_device(args.device)
         own: Search = models.from_dict(Search, json.loads((args.run / "model.json").read_text())["config"]["search"])
         sizes = [int(k) for k in args.k] or [own.k]
         weights = [replace(own, k=k, alpha=alpha, beta=beta) for k in sizes for alpha in args.alpha for beta in args.beta]
@@ -79,9 +80,7 @@ def main() -> None:
     except (ClaimError, DataError, EvalError, KeyError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     show(rows, f"{args.most} pictures of {args.data}/val, {args.run}")
-    (args.run / "tune.json").write_text(
-        json.dumps({"data": args.data, "pictures": args.most, "hardware": hardware(device), "rows": rows}, indent=1)
-    )
+    write_json(args.run / "tune.json", {"data": args.data, "pictures": args.most, "hardware": hardware(device), "rows": rows})
 
 
 def _numbers(text: str) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from data.files import replacing
 from recipes.train.progress import Progress
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's, Muon's
@@ -23,13 +23,10 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progres
     names = _names(model, optimizer)
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optim.{key}.{names[index]}": value for key, value in moments.items()}
-    part = path.with_suffix(".part")
     about = {"progress": json.dumps(asdict(progress))}
     # Copies, because tied weights share memory, which the format refuses.
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, part, about)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with replacing(path) as partial:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial, about)
 
 
 def read_progress(path: Path) -> Progress:

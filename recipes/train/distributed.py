@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import resource
 import sys
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from models.shared.device import resolve_device
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,16 @@ class Process:
 
     @classmethod
     def find(cls, device: str) -> Process:
-        """From torchrun's environment; alone without it. `auto` is CUDA where there is one."""
-        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        """From torchrun's environment; alone without it. `device` as `resolve_device` takes it; under torchrun every process has its own
+        GPU."""
+        found = resolve_device(device)
         if "WORLD_SIZE" not in os.environ:
-            return cls(0, 1, torch.device(kind))
-        if kind.startswith("cuda"):
-            kind = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(kind)
-        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size(), torch.device(kind))
+            return cls(0, 1, found)
+        if found.type == "cuda":
+            found = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(found)
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+        return cls(dist.get_rank(), dist.get_world_size(), found)
 
     def autocast(self, precision: str) -> Any:
         if precision == "auto":
@@ -74,12 +76,6 @@ def multiplies_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capable = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
-
-
-def hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def peak_memory_mb() -> float:

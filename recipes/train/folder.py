@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,11 @@ from typing import Any
 import torch
 
 import models
+from data.files import write_json
 from eval.base.provenance import provenance
 from models.contract import Model
-from recipes.train.distributed import Process, hardware, peak_memory_mb
+from models.shared.device import hardware
+from recipes.train.distributed import Process, peak_memory_mb
 from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Optim, Recipe, Stage
 
@@ -51,7 +52,7 @@ def open_run(folder: Path, recipe: AnyRecipe, page: str, preset: str, process: P
             changes = "; ".join(f"{name}: {there} there, {now} now" for name, (there, now) in differs.items())
             raise ValueError(f"{folder} was trained with another recipe ({changes}). Choose another OUT=, or remove it")
     elif process.rank == 0:
-        path.write_text(json.dumps(wanted, indent=1))
+        write_json(path, wanted)
     process.wait()
     return begun
 
@@ -97,7 +98,7 @@ def keep_stage(folder: Path, recipe: AnyRecipe, stage: Stage, model: Model, proc
     models.save(model, kept)
     write_cost(kept, recipe, model, process, progress)
     about = json.loads((folder / "recipe.json").read_text())
-    (kept / "recipe.json").write_text(json.dumps({**about, "stage": stage.name}, indent=1))
+    write_json(kept / "recipe.json", {**about, "stage": stage.name})
 
 
 def write_cost(folder: Path, recipe: AnyRecipe, model: Model, process: Process, progress: Progress) -> None:
@@ -115,6 +116,4 @@ def write_cost(folder: Path, recipe: AnyRecipe, model: Model, process: Process, 
         "prerequisites": progress.prerequisites,
         "finished": progress.complete(recipe),
     }
-    part = folder / "cost.json.part"
-    part.write_text(json.dumps(cost, indent=1))
-    os.replace(part, folder / "cost.json")
+    write_json(folder / "cost.json", cost)

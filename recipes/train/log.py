@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from data.files import write_text
 from eval.base.heartbeat import Pace, heartbeat, news, remaining
 from recipes.train.recipe import AnyRecipe
 
@@ -109,9 +109,7 @@ def _cut_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             continue  # the line being written when the process died
-    part = path.with_suffix(".part")
-    part.write_text("".join(kept))
-    os.replace(part, path)
+    write_text(path, "".join(kept))
 
 
 def _wandb(folder: Path, recipe: AnyRecipe) -> Any:

@@ -28,9 +28,10 @@ from data.texts import texts
 from eval.base.heartbeat import heartbeat
 from models.contract import Batch, Model
 from models.published import published
+from models.shared.device import hardware
 from models.shared.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes.train import checkpoint
-from recipes.train.distributed import Process, hardware
+from recipes.train.distributed import Process
 from recipes.train.folder import CHECKPOINT, exclusive_lock, finished, keep_stage, open_run, write_cost
 from recipes.train.log import Reporter
 from recipes.train.optimiser import optimiser

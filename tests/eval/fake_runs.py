@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from eval.report.results import SHOWCASE_SCHEMA
+from eval.base import schemas
 
 PARADIGMS = {
     "clip": "contrastive",
@@ -193,7 +193,7 @@ def showcase(model: str, rng: np.random.Generator, level: float) -> dict[str, An
             item["drawing"] = picture(COLOURS[a if right else b], COLOURS[b])
         items.append(item)
     return {
-        "schema": SHOWCASE_SCHEMA,
+        "schema": schemas.SHOWCASE,
         "split": "test",
         "items": items,
         "adapters": {"ranked": "embedding similarity", "answers": "generated answer"},
@@ -201,7 +201,7 @@ def showcase(model: str, rng: np.random.Generator, level: float) -> dict[str, An
 
 
 def claim(**fields: Any) -> dict[str, Any]:
-    """What came of one claim, as recipes/claims.py writes it."""
+    """What came of one claim, as recipes/claims/examine.py writes it."""
     about = {"schema": 1, "model": "siglip", "claim": "bias", "preset": "tiny", "dataset": "scenes-tiny", "seeds": [0, 1]}
     about |= {"sentence": "A low bias learns better.", "paper": "table 4", "note": "", "metric": "retrieval i2t R@1", "better": "higher"}
     arm = {"model": "siglip", "metric": "m", "runs": [], "samples_seen": 9, "low": 0.4, "high": 0.6}

@@ -15,9 +15,9 @@ import torch
 
 from data.sample import Object, Question, Sample
 from eval.adapters.scorers import Subject
-from eval.harness.showcase import LARGEST, PICTURES, SCHEMA, data_uri, showcase
+from eval.harness.showcase import LARGEST, PICTURES, data_uri, showcase
 from eval.harness.source import in_memory
-from eval.report.results import SHOWCASE_SCHEMA
+from eval.report.results import Run, read_result
 from eval.scenes.mistakes import marked
 from eval.tasks import retrieval, vqa
 from tests.eval import fakes
@@ -39,9 +39,15 @@ def wrong(caption: str, sample: Sample = SCENE) -> list[str]:
     return [text for text, ok in pieces if ok is False]
 
 
-def test_the_report_reads_what_an_evaluation_writes() -> None:
-    """They share no code: the report runs without torch. A report that knows an older schema shows no pictures, and says nothing."""
-    assert SCHEMA == SHOWCASE_SCHEMA
+def test_the_report_reads_what_an_evaluation_writes(tmp_path: Path) -> None:
+    """And shows no pictures, without a word, where another version wrote them."""
+    fakes.run(fakes.noisy(), {"test": asked(5)}, tmp_path, tasks=["retrieval"])
+    folder = tmp_path / "fakes"
+    read = read_result(Run("a", tmp_path), folder).showcase
+    assert [item["key"] for item in read["items"]] == [sample.key for sample in asked(5)]
+    assert all(item["ranked"] for item in read["items"])
+    (folder / "showcase.json").write_text(json.dumps(read | {"schema": read["schema"] - 1}))
+    assert read_result(Run("a", tmp_path), folder).showcase == {}
 
 
 @pytest.mark.parametrize(

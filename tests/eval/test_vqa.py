@@ -15,9 +15,10 @@ import torch
 from data.sample import Question, Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from eval.base.answers import normalised, queried, query, soft_accuracy, yes_or_no
+from eval.base.answers import normalised, soft_accuracy, yes_or_no
 from eval.harness.source import in_memory
 from eval.tasks import fewshot_vqa, vqa
+from models.shared.prompts import answered, ask, question_of
 from tests.eval import fakes
 
 COLOURS = ("red", "blue", "green")
@@ -122,8 +123,9 @@ def test_fewer_annotators_must_all_agree() -> None:
 
 
 def test_a_question_is_read_back_from_its_prompt() -> None:
-    assert query("what is it?") == "\nquestion: what is it? answer:"
-    assert queried(query("what is it?")) == queried("what is it?") == "what is it?"
+    assert ask("what is it?") == "question: what is it? answer:"
+    assert question_of("\n" + ask("what is it?")) == question_of("what is it?") == "what is it?"
+    assert answered("what is it?", "a star") == "question: what is it? answer: a star"
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_examples_come_first_and_are_training_questions_of_the_same_opening(tmp_
 
     def follow(prompt: Sequence[Any]) -> str:
         seen.append(prompt)
-        return f" {truth(fakes.number_of(prompt[-2]), queried(prompt[-1]))}\nquestion: what colour is it? answer: grey"
+        return f" {truth(fakes.number_of(prompt[-2]), question_of(prompt[-1]))}\nquestion: what colour is it? answer: grey"
 
     result = fakes.run(Completes(follow), splits, tmp_path, fresh=Completes(lambda prompt: "grey"))
     assert [fakes.value(result, "fewshot_vqa", f"k = {k}") for k in (0, 1, 4)] == [1, 1, 1]
@@ -272,7 +274,7 @@ def test_examples_come_first_and_are_training_questions_of_the_same_opening(tmp_
         for picture, text in zip(shots[::2], shots[1::2], strict=True):
             number = fakes.number_of(picture)
             assert number >= 100
-            assert text == f"{question} {truth(number, queried(question))}\n"
+            assert text == f"{question} {truth(number, question_of(question))}\n"
             assert text.startswith("\nquestion: ")
     one, four = (next(prompt for prompt in seen if len(prompt) == size) for size in (4, 10))
     assert one[0] is four[0]  # the examples of fewer shots are the first of those of more

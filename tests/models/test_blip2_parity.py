@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -309,6 +310,7 @@ def test_the_first_stage_equals_a_slow_derivation(retrieval: Blip2ForImageTextRe
         parameter.data += 0.1 * torch.randn_like(parameter)
     model.enter_stage("represent")
     data = batch()
+    data["ids"][3] = data["ids"][1]  # two pictures of which the same is said: neither text is wrong for the other
     losses = model(data)
     ids, image, size = data["ids"], model._see(data["pixels"]), 5
     lengths = [int((row == 95).int().argmax()) + 1 for row in ids]
@@ -335,14 +337,13 @@ def test_the_first_stage_equals_a_slow_derivation(retrieval: Blip2ForImageTextRe
             count += 1
     assert_close(losses.terms["itg"], nll / count, "generation")
 
-    from models.shared.matching import hard_negatives
-
     generator = torch.Generator().manual_seed(int(ids.sum()))
-    hard_text, hard_image = hard_negatives(similar, similar.T, ids, generator)
+    hard_text = drawn([[similar[i, j] for j in range(size)] for i in range(size)], ids, generator)
+    hard_image = drawn([[similar[i, j] for i in range(size)] for j in range(size)], ids, generator)
     pairs = (
         [(i, i, 1) for i in range(size)]
-        + [(i, int(hard_text[i]), 0) for i in range(size)]
-        + [(int(hard_image[i]), i, 0) for i in range(size)]
+        + [(i, hard_text[i], 0) for i in range(size)]  # each image with a wrong text
+        + [(hard_image[j], j, 0) for j in range(size)]  # each text with a wrong image
     )
     wrong = []
     for i, j, right in pairs:
@@ -362,6 +363,16 @@ def test_the_first_stage_equals_a_slow_derivation(retrieval: Blip2ForImageTextRe
     assert fast.keys() == slow.keys()
     for name, gradient in fast.items():
         assert_close(gradient, slow[name], f"gradient of {name}")
+
+
+def drawn(scores: list[list[Tensor]], ids: Tensor, generator: torch.Generator) -> list[int]:
+    """One wrong partner for each row, in proportion to exp(score) (ALBEF, section 3.2); texts with the same words are not wrong."""
+    weights = torch.zeros(len(scores), len(scores))
+    for i, row in enumerate(scores):
+        for j, score in enumerate(row):
+            if ids[i].tolist() != ids[j].tolist():
+                weights[i, j] = math.exp(score.item())
+    return torch.multinomial(weights, 1, generator=generator)[:, 0].tolist()
 
 
 def test_masks_keep_apart_what_must_not_meet(retrieval: Blip2ForImageTextRetrieval) -> None:

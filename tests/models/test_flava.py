@@ -140,9 +140,13 @@ def test_patches_and_codes_have_to_agree(model: FLAVA) -> None:
         FLAVA(replace(model.config, vision=replace(model.config.vision, patch_size=4, stem="patch")), model.tokenizer)
 
 
-def test_kinds_are_those_of_the_configuration() -> None:
-    kinds = Mixture().kinds(100)
-    assert [int((kinds == kind).sum()) for kind in (PAIR, IMAGE, TEXT)] == [70, 15, 15]
+@pytest.mark.parametrize(("stage", "expected"), [("unimodal", [IMAGE] * 2 + [TEXT] * 6), ("joint", [PAIR] * 5 + [IMAGE] + [TEXT] * 2)])
+def test_every_stage_has_its_own_mixture(model: FLAVA, samples: list[Sample], stage: str, expected: list[int]) -> None:
+    """Pairs come first: what their captions are exchanged with are the first ones."""
+    mixtures = {"unimodal": Mixture(pictures=0.25, texts=0.75), "mixture": Mixture(pictures=0.125, texts=0.25)}
+    other = FLAVA(replace(model.config, **mixtures), model.tokenizer)
+    other.enter_stage(stage)
+    assert other.collate(samples[:8], np.random.default_rng(0))["kind"].tolist() == expected
 
 
 def test_a_patch_has_the_codes_of_its_own_square(model: FLAVA) -> None:

@@ -11,7 +11,7 @@ from torchvision.transforms import functional as vision
 
 from data.sample import Sample
 from models.shared.collate import PairCollate
-from models.shared.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.text import BPETokenizer
 
 
@@ -27,6 +27,14 @@ def test_any_size_becomes_a_square(size: tuple[int, int], random_crop: float) ->
         batch = transform([picture(*size), picture(8, 9)], rng)
         assert batch.shape == (2, 3, 64, 64)
         assert batch.dtype == torch.uint8
+
+
+def test_distinct_pictures_are_told_apart_by_identity() -> None:
+    a, b, twin = picture(4, 4), picture(5, 5), picture(4, 4)
+    pictures, rows = distinct([b, a, b, twin, a])
+    assert [id(each) for each in pictures] == [id(b), id(a), id(twin)]
+    assert rows == [0, 1, 0, 2, 1]
+    assert distinct([]) == ([], [])
 
 
 def test_a_picture_of_the_right_size_is_not_touched() -> None:

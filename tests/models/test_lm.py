@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from data.scenes.world import PRESETS
 from models.lm import LM, LMConfig
 from models.lm.corpus import documents
 from models.lm.objective import contrast
-from models.shared.backbones import Continuation, LanguageConfig, freeze, language_model, pad_left
+from models.shared.backbones import Continuation, LanguageConfig, freeze, language_model
 from models.shared.generate import generate
 from models.shared.text import BPETokenizer
 from recipes.train import checkpoint
@@ -178,7 +179,7 @@ def test_any_language_model_goes_on_from_embeddings_as_without_a_cache(config: s
     freeze(model)
     embed = model.get_input_embeddings()
     prompts = [torch.randn(length, 32) for length in (1, 5, 9)]
-    decoder, logits = Continuation.begin(model, *pad_left(prompts))
+    decoder, logits = Continuation.begin(model, *left_padded(prompts))
     written = generate(decoder, logits, end=2, limit=8)
     for prompt, tokens in zip(prompts, written, strict=True):
         text = prompt
@@ -229,3 +230,15 @@ def test_it_overfits_16_documents(tokenizer: BPETokenizer, samples: list[Sample]
         optimizer.step()
     assert loss.item() < 0.3
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def left_padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings `[T_i, D]` of several prompts -> `[N, T, D]` with zeros on the left, and where they are real `[N, T]`."""
+    longest = max(len(row) for row in rows)
+    padded = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
+    real = torch.zeros(len(rows), longest, dtype=torch.bool, device=padded.device)
+    for place, row in enumerate(rows):
+        if len(row):
+            padded[place, -len(row) :] = row
+            real[place, -len(row) :] = True
+    return padded, real

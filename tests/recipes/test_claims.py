@@ -20,13 +20,14 @@ import pytest
 import torch
 from rich.console import Console
 
+from eval.report.results import Run
 from recipes.claims import examine
-from recipes.claims.claim import Arm, Cell, Change, Claim, ClaimError, Logged, Measured, Measurement, Metric
+from recipes.claims.claim import Arm, Cell, Change, Claim, ClaimError, Measured, Measurement, Metric
 from recipes.claims.estimate import estimate
 from recipes.claims.experiment import apart, plan
 from recipes.claims.verdict import NOT_REPRODUCED, REPRODUCED, REVERSED, compare, overall
 from recipes.train.distributed import Process
-from recipes.train.folder import alone
+from recipes.train.folder import exclusive_lock
 from recipes.train.recipe import AnyRecipe
 from recipes.train.watch import Watch
 from tests.eval.fake_runs import write_run
@@ -50,6 +51,18 @@ def planted(effect: float, noise: float = 0.01) -> Measured:
         return {f"{i:02d}": 0.5 + effect * raised + luck[50] + luck[i] for i in range(50)}
 
     return Measured(f"planted {effect}", measure)
+
+
+def last_losses(count: int) -> Measured:
+    """One number of a run, not of its samples: the mean loss of the last lines of its log."""
+
+    def measure(folder: Path, recipe: AnyRecipe) -> float:
+        losses = [line["loss"] for line in Run(folder.name, folder).log if "loss" in line][-count:]
+        if len(losses) < count:
+            raise ClaimError(f"{folder}: {len(losses)} losses, expected at least {count}")
+        return sum(losses) / count
+
+    return Measured(f"mean of the last {count} losses", measure)
 
 
 def claim(name: str, metric: Metric, change: Change = faster, **more: Any) -> Claim:
@@ -152,7 +165,7 @@ def test_the_usual_run_is_used_when_it_is_the_very_recipe(page: Examine, tmp_pat
 
 
 def test_killed_and_run_again_comes_to_the_same(page: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loss = claim("loss", Logged("loss", last=3), seeds=(0, 1))
+    loss = claim("loss", last_losses(3), seeds=(0, 1))
     page(loss)
     whole = result(tmp_path, "loss")
     shutil.rmtree(tmp_path / "claims")
@@ -177,7 +190,7 @@ def test_killed_and_run_again_comes_to_the_same(page: Examine, tmp_path: Path, m
 
 
 def test_what_arms_build_on_is_trained_once(page: Examine, tmp_path: Path) -> None:
-    louder = claim("louder", Logged("loss", last=3), lambda recipe: replace(recipe, model=replace(recipe.model, gain=2.0)))
+    louder = claim("louder", last_losses(3), lambda recipe: replace(recipe, model=replace(recipe.model, gain=2.0)))
     page(louder, page="bridge", seeds=[0, 1])
     found = result(tmp_path, "louder", "bridge")
     assert found["arms"][1]["differs"] == {"model.gain": [2.0, 1.0]}
@@ -187,8 +200,8 @@ def test_what_arms_build_on_is_trained_once(page: Examine, tmp_path: Path) -> No
 
 
 def test_arms_of_other_models_and_other_questions_about_one_run(page: Examine, tmp_path: Path) -> None:
-    arms = (Arm("bridge", model="bridge"), Arm("tower", model="tower"))
-    across = claim("across", Logged("loss", last=3), arms=arms)
+    arms = (Arm("bridge", page="bridge"), Arm("tower", page="tower"))
+    across = claim("across", last_losses(3), arms=arms)
     asked = claim("asked", planted(0.0), arms=(Arm("so", metric=planted(0.2, noise=0.0)), Arm("otherwise", metric=planted(0.0, noise=0.0))))
     assert page(across, page="tower") == 0
     assert result(tmp_path, "across")["arms"][1]["differs"] == {"model": ["bridge", "tower"]}
@@ -211,10 +224,10 @@ def test_claims_that_cannot_be_tested_are_refused(page: Examine, tmp_path: Path,
         claim("A claim", planted(0.1))
     with pytest.raises(ClaimError, match="two or more arms with names of their own"):
         claim("a", planted(0.1), arms=(Arm("x"), Arm("x")))
-    with pytest.raises(ClaimError, match=r"6 lines with 'loss', expected at least 99"):
-        page(claim("a", Logged("loss", last=99)), seeds=[0])
+    with pytest.raises(ClaimError, match="6 losses, expected at least 99"):
+        page(claim("a", last_losses(99)), seeds=[0])
     capsys.readouterr()
-    assert page(claim("a", Logged("loss", last=2)), claim("b", planted(0.3)), seeds=[0]) == 1
+    assert page(claim("a", last_losses(2)), claim("b", planted(0.3)), seeds=[0]) == 1
     assert "a: not tested, for there is no interval: one seed, and a metric that is no mean over samples" in capsys.readouterr().out
     assert result(tmp_path, "b")["verdict"] == REPRODUCED
 
@@ -276,7 +289,7 @@ def test_time_is_estimated_from_finished_runs_or_from_steps(page: Examine, tmp_p
     assert "2 runs of 192 samples together to train" in first
     assert "in 5 steps" in first
     declared = sys.modules["recipes.bridge"]
-    declared.CLAIMS = (claim("a", Logged("loss"), lambda recipe: replace(recipe, model=replace(recipe.model, gain=2.0))),)  # type: ignore[attr-defined]
+    declared.CLAIMS = (claim("a", last_losses(10), lambda recipe: replace(recipe, model=replace(recipe.model, gain=2.0))),)  # type: ignore[attr-defined]
     untrained = {question.run.key: question.run for question in plan("bridge", preset="tiny", runs=tmp_path)}
     assert "for an unknown time" in estimate(list(untrained.values()), 6, 2, tmp_path)  # the tower first
     for cost in (tmp_path / "claims" / "runs").glob("*/cost.json"):
@@ -334,13 +347,13 @@ def test_two_trainings_of_one_folder_wait_for_each_other(tmp_path: Path, capsys:
     inside, leave = threading.Event(), threading.Event()
 
     def first() -> None:
-        with alone(tmp_path, Process(0, 1, torch.device("cpu"))):
+        with exclusive_lock(tmp_path, Process(0, 1, torch.device("cpu"))):
             inside.set()
             leave.wait(20)
             order.append("first")
 
     def second() -> None:
-        with alone(tmp_path, Process(0, 1, torch.device("cpu"))):
+        with exclusive_lock(tmp_path, Process(0, 1, torch.device("cpu"))):
             order.append("second")
 
     threads = [threading.Thread(target=work) for work in (first, second)]

@@ -8,9 +8,9 @@ from typing import Any
 
 import models
 from eval.harness.source import from_shards
+from models.shared.device import resolve_device
 from recipes.claims.claim import Measured
 from recipes.claims.measures.zero_shot import recognised
-from recipes.train.distributed import Process
 from recipes.train.recipe import AnyRecipe
 
 TARGET, TEMPLATES = "colour+shape", ("a {size} {fill} {colour} {shape}",)
@@ -22,7 +22,7 @@ def recognises(split: str = "test", *, k: int = 0, p: float = 0.0, added: int = 
     how = [f"k = {k}"] * (k > 0) + [f"p = {p:g}"] * (p > 0) + [f"{added} pairs of it added"] * (added > 0)
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
-        model: Any = models.load(folder, str(Process.find(recipe.device).device))
+        model: Any = models.load(folder, str(resolve_device(recipe.device)))
         samples = from_shards(recipe.data).samples(split)
         if split != "test":
             spare, samples = samples[: len(samples) // 2], samples[len(samples) // 2 :]

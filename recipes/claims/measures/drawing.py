@@ -16,8 +16,8 @@ from eval.scenes.recogniser import looks, recogniser_of
 from eval.tasks.drawing import seen_prompts
 from models.cm3leon.drawing import Sampling
 from models.cm3leon.sequence import Kind, Token
+from models.shared.device import resolve_device
 from recipes.claims.claim import Measured
-from recipes.train.distributed import Process
 from recipes.train.recipe import AnyRecipe
 
 BATCH = 64
@@ -70,7 +70,7 @@ def drawn_right(guidance: float, samples: int = 1) -> Measured:
     that the retriever chooses."""
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
-        model: Any = models.load(folder, str(Process.find(recipe.device).device))
+        model: Any = models.load(folder, str(resolve_device(recipe.device)))
         source = from_shards(recipe.data)
         recogniser = recogniser_of(source)
         prompts = [prompt for prompt in seen_prompts() if prompt.count(" a ") + prompt.count(" an ") == 0]
@@ -93,7 +93,7 @@ Rows = Callable[[Any, Sequence[Sample], torch.Generator], tuple[list[list[Token]
 
 def _nats_per_token(rows: Rows) -> Callable[[Path, AnyRecipe], dict[str, float]]:
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
-        model: Any = models.load(folder, str(Process.find(recipe.device).device))
+        model: Any = models.load(folder, str(resolve_device(recipe.device)))
         samples = from_shards(recipe.data).samples("test")[:PICTURES]
         generator = torch.Generator().manual_seed(0)
         found: dict[str, float] = {}

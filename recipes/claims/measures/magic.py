@@ -15,8 +15,8 @@ from eval.harness.source import from_shards, spread
 from eval.judges.clipscore import NO_CLIP, NamedCLIP, clip_beside, named_clip
 from eval.scenes.content import content
 from eval.scenes.oracle import has_truth
+from models.shared.device import resolve_device
 from recipes.claims.claim import ClaimError, Measurement
-from recipes.train.distributed import Process
 from recipes.train.recipe import AnyRecipe
 
 What = Literal["object F1", "CLIPScore", "repeated words"]
@@ -43,7 +43,7 @@ class Captioned:
         return ()
 
     def measure(self, folder: Path, recipe: AnyRecipe, dataset: str) -> Measurement:
-        device = str(Process.find(recipe.device).device)
+        device = str(resolve_device(recipe.device))
         model: Any = models.load(folder, device)
         samples = pictures(recipe.data, "test", PICTURES)
         judge = judge_of(folder, device) if self.what == "CLIPScore" else None

@@ -22,13 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 import models
+from data.files import write_json
 from data.sample import Sample
 from eval.harness.controls import exchanged
 from eval.harness.source import from_shards
 from models.contract import IGNORE_INDEX
+from models.shared.device import resolve_device
 from models.shared.images import ImageTransform, inside_boxes
 from recipes.claims.claim import Measured
-from recipes.train.distributed import Process
 from recipes.train.recipe import AnyRecipe
 
 PICTURES = 500
@@ -97,7 +98,7 @@ def filled_in(where: Where = "objects", help: Help = "own caption") -> Measured:
 
 def _measured(name: str, function: Callable[[Any, Sequence[Sample]], dict[str, float]]) -> Measured:
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
-        model: Any = models.load(folder, str(Process.find(recipe.device).device))
+        model: Any = models.load(folder, str(resolve_device(recipe.device)))
         return function(model, pictures(recipe.data))
 
     return Measured(f"{name}, test", measure)
@@ -122,7 +123,7 @@ def main() -> None:
     places: tuple[Where, ...] = ("objects", "everywhere")
     measures = [words_found(each) for each in shown] + [filled_in(where, each) for where in places for each in helps]
     found = {each.about: float(np.mean(list(_values(each, args.run, asked).values()))) for each in measures}
-    (args.run / "masked.json").write_text(json.dumps({"data": asked.data, "pictures": PICTURES, "measures": found}, indent=1))
+    write_json(args.run / "masked.json", {"data": asked.data, "pictures": PICTURES, "measures": found})
     table = Table("measure", "value", title=f"{args.run.name} on {asked.data}")
     for name, value in found.items():
         table.add_row(name, f"{value:.3f}")

@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 import models
+from data.files import write_json
 from eval.harness.source import from_shards
 from models.minigpt4.chat import SAMPLED
 from models.minigpt4.instructions import Form, Request, has_form, repeats, requests
 from models.minigpt4.model import Reply
+from models.shared.device import resolve_device
 from models.shared.generate import GREEDY, Decoding
 from recipes.claims.claim import ClaimError, Measured
-from recipes.train.distributed import Process
 from recipes.train.recipe import AnyRecipe
 
 BATCH = 64
@@ -38,7 +39,7 @@ def in_the_form_asked_for(*forms: Form, how: Decoding = GREEDY, quality: Quality
     decoding = "greedy" if how == GREEDY else "sampled"
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
-        model: Any = models.load(folder, str(Process.find(recipe.device).device))
+        model: Any = models.load(folder, str(resolve_device(recipe.device)))
         found = replies(model, recipe.data, forms or ASKED, how)
         return {key: float(holds(request, reply, quality)) for key, request, reply in found}
 
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     data = args.data or json.loads((args.run / "recipe.json").read_text())["data"]
-    model: Any = models.load(args.run, str(Process.find(args.device).device))
+    model: Any = models.load(args.run, str(resolve_device(args.device)))
     found: dict[str, dict[str, float]] = {}
     for decoding, how in (("greedy", GREEDY), ("sampled", SAMPLED)):
         said = {form: replies(model, data, (form,), how) for form in ASKED}
@@ -85,7 +86,7 @@ def main() -> None:
             found[f"{quality}, {decoding}"] = {
                 form: float(np.mean([holds(request, reply, quality) for _, request, reply in said[form]])) for form in ASKED
             }
-    (args.run / "form.json").write_text(json.dumps({"data": data, "pictures": PICTURES, "shares": found}, indent=1))
+    write_json(args.run / "form.json", {"data": data, "pictures": PICTURES, "shares": found})
     table = Table("replies", *ASKED, "mean", title=f"{args.run.name} on {data}")
     for way, shares in found.items():
         table.add_row(way, *(f"{share:.3f}" for share in shares.values()), f"{np.mean(list(shares.values())):.3f}")

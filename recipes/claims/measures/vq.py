@@ -8,12 +8,12 @@ run folder.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import models
+from data.files import write_json
 from data.sample import Sample
 from data.scenes.build import told
 from data.scenes.compose import compose
@@ -21,7 +21,7 @@ from eval.harness.source import from_shards
 from eval.scenes.oracle import preset_of
 from eval.scenes.recogniser import looks, recogniser_of
 from eval.tasks.drawing import seen_prompts
-from recipes.train.distributed import Process
+from models.shared.device import resolve_device
 
 
 def kept(tokenizer: Any, recogniser: Any, samples: list[Sample]) -> dict[str, float]:
@@ -43,8 +43,8 @@ def main() -> None:
     preset = preset_of(source.samples(source.primary)[0].image)
     prompts = [prompt for prompt in seen_prompts() if prompt.count(" a ") + prompt.count(" an ") == 0]
     samples = [told(compose(prompt, preset, Random(prompt)), number) for number, prompt in enumerate(prompts)]
-    shares = kept(models.load(args.run, str(Process.find(args.device).device)), recogniser_of(source), samples)
-    (args.run / "kept.json").write_text(json.dumps({"data": args.data, "pictures": len(samples), "shares": shares}, indent=1))
+    shares = kept(models.load(args.run, str(resolve_device(args.device))), recogniser_of(source), samples)
+    write_json(args.run / "kept.json", {"data": args.data, "pictures": len(samples), "shares": shares})
     print(f"{args.run.name}, {len(samples)} pictures: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
 
 

@@ -11,8 +11,8 @@ from data.sample import Sample
 from eval.adapters.scorers import Subject
 from eval.harness.source import from_shards
 from eval.tasks.zeroshot import SCENE_AXES, Target, ZeroShot, scene_attributes
+from models.shared.device import resolve_device
 from recipes.claims.claim import ClaimError, Measured
-from recipes.train.distributed import Process
 from recipes.train.recipe import AnyRecipe
 
 
@@ -23,7 +23,7 @@ def zero_shot(target: str, templates: Sequence[str], split: str = "test") -> Mea
     """
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
-        model = models.load(folder, str(Process.find(recipe.device).device))
+        model = models.load(folder, str(resolve_device(recipe.device)))
         return recognised(model, from_shards(recipe.data).samples(split), target, templates)
 
     return Measured(f"zero-shot {target}, {split}, prompts {'; '.join(templates)}", measure)
