@@ -27,7 +27,7 @@ from models.shared import prefix
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, image_tower, known, language_model
 from models.shared.distributed import gather, mean_of_all
 from models.shared.generate import GREEDY, Decoding
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.matching import CHANCE as MATCHING_CHANCE
 from models.shared.matching import hard_negatives
 from models.shared.prefix import SOFT, PrefixCollate
@@ -185,7 +185,7 @@ class BLIP2(Model):
 
     @property
     def speech(self) -> Any:
-        """How the language model is spoken to, `nll` and `write`: with an encoder of its own, or as a decoder alone."""
+        """How the language model is spoken to, `nll`, `log_likelihood` and `write`: with an encoder of its own, or as a decoder alone."""
         return encoder_decoder if self.language.config.is_encoder_decoder else prefix
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -296,24 +296,24 @@ class BLIP2(Model):
     @torch.no_grad()
     def answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
         """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
-        soft = self._prefixes(images)
+        soft, pictures = self._prefixes(images)
         ids, labels = self.sequences.laid_out([self.sequences.question(question) for question in questions], answers)
-        return -self.speech.nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
+        return self.speech.log_likelihood(self.language, ids.to(soft.device), labels.to(soft.device), soft, pictures.tolist())
 
     def _write(self, images: Sequence[np.ndarray], read: Sequence[list[int]], how: Decoding = GREEDY) -> list[str]:
         if not len(images):
             return []
         rows = [[*[SOFT] * self.config.queries, *tokens] for tokens in read]
-        return self.speech.write(self.language, self.tokenizer, rows, self._prefixes(images), limit=self.config.context, how=how)
+        soft, pictures = self._prefixes(images)
+        return self.speech.write(self.language, self.tokenizer, rows, soft[pictures], limit=self.config.context, how=how)
 
-    def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
-        """What the language model gets to see of each image, `[N, Q, D]`."""
+    def _prefixes(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """What the language model gets to see of the distinct pictures, `[I, Q, D]`, and which of them each image is, `[N]`."""
         states, rows = self._look(images)
-        return self.to_language(self.qformer.look(states))[rows]
+        return self.to_language(self.qformer.look(states)), rows
 
     def _look(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """States `[I, S, M]` of the distinct pictures, and which of them each image is, `[N]`."""
-        distinct = {id(image): image for image in images}
-        order = {name: place for place, name in enumerate(distinct)}
-        states = self._see(self.transform(list(distinct.values())).to(self.temperature.device))
-        return states, torch.tensor([order[id(image)] for image in images], device=states.device)
+        pictures, places = distinct(images)
+        states = self._see(self.transform(pictures).to(self.temperature.device))
+        return states, torch.tensor(places, device=states.device)

@@ -52,6 +52,16 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return (pixels.float() - 255.0 * torch.tensor(mean, device=pixels.device).view(3, 1, 1)) / scale
 
 
+def distinct(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
+    """The pictures that occur, each once, and which of them each image is: what comes with many texts is looked at once.
+
+    Pictures are told apart by their arrays' identity.
+    """
+    pictures = {id(image): image for image in images}
+    places = {name: place for place, name in enumerate(pictures)}
+    return list(pictures.values()), [places[id(image)] for image in images]
+
+
 def inside_boxes(samples: Sequence[Sample]) -> list[np.ndarray]:
     """uint8 `[height, width, 3]` for each sample: 255 inside of the boxes of its objects, 0 elsewhere; transformed as its picture is."""
     masks = [np.zeros(sample.image.shape, np.uint8) for sample in samples]
