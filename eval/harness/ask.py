@@ -26,7 +26,10 @@ from eval.scenes.oracle import Oracle, has_truth
 
 Json = dict[str, Any]
 CONTROL_SAMPLES = 100  # a share of .3 has an interval of +-.09, narrower where a picture has several questions: it tells chance from sight
-PAIRED_SAMPLES, PAIRED_SHIFTED_SAMPLES = 1000, 500  # by a score of pairs, which looks at every text with every picture: +-.03, +-.04 at most
+PAIRED_SAMPLES, PAIRED_SHIFTED_SAMPLES = (
+    1000,
+    500,
+)  # by a score of pairs, which looks at every text with every picture: +-.03, +-.04 at most
 CONTROL_PAIRS = 14_000
 ORACLE_SAMPLES = 100  # reads captions in Python
 RERANKED_PAIRS = 25_000  # of shortlists: some 260 pictures as queries, and all of their captions

@@ -81,13 +81,7 @@ def log_likelihood(language: Any, ids: Tensor, labels: Tensor, soft: Tensor, pic
         embedded = embed(language, padded, vectors)
         mask = forest.bias(embedded.dtype).to(soft.device)
         out = language(inputs_embeds=embedded, attention_mask=mask, position_ids=forest.depths.to(soft.device), use_cache=False)
-        log_p = out.logits.float().log_softmax(dim=-1).flatten(0, 1)  # [G * T, V]
-        read = right_padded(forest.nodes).to(soft.device)  # each predicts the token after it
-        asked = labels[forest.sequences, 1 : read.shape[1] + 1]
-        wanted = asked != IGNORE_INDEX
-        each = torch.zeros(asked.shape, device=soft.device)
-        each[wanted] = log_p[read[wanted], asked[wanted]]
-        found[forest.sequences] = each.sum(dim=1)
+        found[forest.sequences] = forest.log_likelihoods(out.logits, labels[forest.sequences, 1:])
     return found
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.contract import IGNORE_INDEX
+
 PLACES = 2048  # most nodes, padding included, that are read at once; a larger tree is read alone
 
 
@@ -38,6 +40,19 @@ class Forest:
     def bias(self, dtype: torch.dtype) -> Tensor:
         """What is added to attention's logits `[G, 1, T, T]`: 0 where a node looks, else the smallest number."""
         return torch.zeros(self.sees.shape, dtype=dtype).masked_fill_(~self.sees, torch.finfo(dtype).min)[:, None]
+
+    def log_likelihoods(self, logits: Tensor, following: Tensor) -> Tensor:
+        """Logits `[G, T, V]` of what follows each node -> log p in nats, summed over each sequence's tokens `[n]`. `following`
+        int64 `[n, L]` is what comes after each of a sequence's tokens; `IGNORE_INDEX` is not counted."""
+        device = logits.device
+        read = torch.zeros(following.shape, dtype=torch.long, device=device)
+        for row, path in zip(read, self.nodes, strict=True):
+            row[: len(path)] = torch.tensor(path, device=device)
+        asked = following != IGNORE_INDEX
+        log_p = logits.float().log_softmax(dim=-1).flatten(0, 1)
+        each = torch.zeros(following.shape, device=device)
+        each[asked] = log_p[read[asked], following[asked]]
+        return each.sum(dim=1)
 
 
 def forests(sequences: Sequence[Sequence[Hashable]], groups: Sequence[int]) -> Iterator[Forest]:

@@ -23,10 +23,10 @@ def test_a_tree_holds_each_beginning_once() -> None:
 def test_groups_share_nothing_and_come_together_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree, "PLACES", 6)
     first, second = tree.forests(["ab", "abcd", "abd", "z"], [7, 5, 7, 9])
-    assert first.groups == [5] and first.sequences == [1]
-    assert second.groups == [7, 9] and second.sequences == [0, 2, 3]
+    assert (first.groups, first.sequences) == ([5], [1])
+    assert (second.groups, second.sequences) == ([7, 9], [0, 2, 3])
     assert second.nodes == [[0, 1], [0, 1, 2], [3]]  # the second tree begins after three places
-    assert second.sees[1].tolist() == torch.eye(3, dtype=torch.bool)[:].tolist()  # padding looks at itself
+    assert second.sees[1].tolist() == torch.eye(3, dtype=torch.bool).tolist()  # padding looks at itself
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
