@@ -212,12 +212,19 @@ class PairScorer:
 
     def __init__(self, score: Callable[[Images, Texts], Any], adapter: str, batch_size: int = 256) -> None:
         self.score, self.adapter, self.batch_size = score, adapter, batch_size
-        self.prepare((), ())
+        self._images: list[np.ndarray] = []
+        self._rows: dict[int, int] = {}
+        self._columns: dict[str, int] = {}
+        self._known = np.empty((0, 0), np.float32)
 
     def prepare(self, images: Images, texts: Texts) -> None:
+        """What is known is kept where the same is asked about again, as by the control with exchanged pictures."""
+        rows = {id(image): row for row, image in enumerate({id(image): image for image in images}.values())}
+        columns = {text: column for column, text in enumerate(dict.fromkeys(texts))}
+        if (rows, columns) == (self._rows, self._columns):
+            return
         self._images = list({id(image): image for image in images}.values())  # held, so that their ids stay unique
-        self._rows = {id(image): row for row, image in enumerate(self._images)}
-        self._columns = {text: column for column, text in enumerate(dict.fromkeys(texts))}
+        self._rows, self._columns = rows, columns
         self._known = np.empty((0, 0), np.float32)
 
     def matrix(self, images: Images, texts: Texts) -> np.ndarray:
@@ -358,8 +365,8 @@ class Drawings:
         self._known: dict[str, np.ndarray] = {}
 
     def prepare(self, images: Images, texts: Texts = ()) -> None:
-        """Draw them all now: what a sampled drawing looks like depends on its place in the batch."""
-        self.drawings(texts)
+        """Nothing: a drawing costs too much to be made before it is asked for. What a sampled drawing looks like depends on its place in
+        the batch, and batches are the harness's own, which an interruption does not change."""
 
     def drawings(self, texts: Texts) -> list[np.ndarray]:
         missing = list(dict.fromkeys(text for text in texts if text not in self._known))

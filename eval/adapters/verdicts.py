@@ -20,8 +20,10 @@ class LikelierVerdicts:
         self.scorer.prepare(images, ())
 
     def verdicts(self, images: Images, questions: Texts, statements: Texts, examples: Examples) -> list[Verdict]:
-        yes = self.scorer.likelihoods(images, questions, ["yes"] * len(questions))
-        no = self.scorer.likelihoods(images, questions, ["no"] * len(questions))
+        # Both answers to a question side by side: many models read picture and question once then.
+        twice = [row for row in range(len(questions)) for _ in range(2)]
+        found = self.scorer.likelihoods([images[row] for row in twice], [questions[row] for row in twice], ["yes", "no"] * len(questions))
+        yes, no = found[0::2], found[1::2]
         return [Verdict(margin > 0 if margin else None, margin) for margin in (yes - no).tolist()]
 
 

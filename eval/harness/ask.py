@@ -25,12 +25,16 @@ from eval.harness.source import Source, spread, together
 from eval.scenes.oracle import Oracle, has_truth
 
 Json = dict[str, Any]
-CONTROL_SAMPLES = 300  # controls need no narrow interval
+CONTROL_SAMPLES = 100  # a share of .3 has an interval of +-.09, narrower where a picture has several questions: it tells chance from sight
+PAIRED_SAMPLES, PAIRED_SHIFTED_SAMPLES = (
+    1000,
+    500,
+)  # by a score of pairs, which looks at every text with every picture: +-.03, +-.04 at most
 CONTROL_PAIRS = 14_000
 ORACLE_SAMPLES = 100  # reads captions in Python
-RERANKED_PAIRS = 50_000  # of shortlists
+RERANKED_PAIRS = 25_000  # of shortlists: some 260 pictures as queries, and all of their captions
 PAIRS = 25_000  # in a gallery, what a scorer that looks at every pair is asked at most
-ORACLE_PAIRS = 250_000
+ORACLE_PAIRS = 125_000
 RANKED_SAMPLES = 100  # by a model that has to look at every candidate answer
 UNKNOWN = "the whole truth is known for the embedded data set only"
 FEWEST = 30  # samples; below, an interval says nothing
@@ -93,7 +97,7 @@ def cells_of(
     adapter: Any = able[variant.other_adapter] if able else None
     name = f"by {adapter.adapter}" if variant.other_adapter else variant.name
     common = {"task": task.name, "split": task.split, "variant": name}
-    rows = _rows(task, variant, adapter)
+    rows = _rows(task, variant, adapter, shifted=task.split in source.shifts)
     status, reason = _obstacle(task, variant, adapter, rows)
     if status:
         blank = {"value": None, "status": status, "note": reason}
@@ -177,9 +181,11 @@ def _summary(measure: Measure, records: Sequence[Record], resample: bool) -> Jso
     return cell | {"weight": measure.weight} if measure.weight else cell
 
 
-def _rows(task: Task, variant: Variant, adapter: Any) -> list[int]:
+def _rows(task: Task, variant: Variant, adapter: Any, *, shifted: bool) -> list[int]:
     """Which samples are asked about: fewer for controls, and for a scorer that has to look at every pair."""
     most = variant.most
+    if isinstance(adapter, PairScorer) and not task.gallery:
+        most = min(most or len(task.samples), PAIRED_SHIFTED_SAMPLES if shifted else PAIRED_SAMPLES)
     if task.gallery and isinstance(adapter, PairScorer):
         texts = getattr(task, "prompts", None) or task.texts()  # of a class it reads one
         most = min(most or len(task.samples), variant.most_pairs // max(1, len(texts)))

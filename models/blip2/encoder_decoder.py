@@ -60,6 +60,13 @@ def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tenso
 
 
 @torch.no_grad()
+def log_likelihood(language: Any, ids: Tensor, labels: Tensor, soft: Tensor, pictures: Sequence[int]) -> Tensor:
+    """As -`nll`'s sum `[N]`, of sequences of which the i-th shows picture `pictures[i]` of `soft` `[P, places, D]`. An encoder sees both
+    sides, so that nothing of what it reads could be shared."""
+    return -nll(language, ids, labels, soft[torch.tensor(pictures, device=soft.device)])[0]
+
+
+@torch.no_grad()
 def write(
     language: Any, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], soft: Tensor, *, limit: int, how: Decoding = GREEDY
 ) -> list[str]:

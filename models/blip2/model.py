@@ -183,7 +183,8 @@ class BLIP2(Model):
 
     @property
     def decoding(self) -> Any:
-        """The page whose `nll` and `write` fit the language model: one with an encoder of its own (T5), or a decoder alone."""
+        """The page whose `nll`, `log_likelihood` and `write` fit the language model: one with an encoder of its own (T5), or a decoder
+        alone."""
         return encoder_decoder if self.language.config.is_encoder_decoder else prefix
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -291,20 +292,21 @@ class BLIP2(Model):
     @torch.no_grad()
     def answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
         """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
-        soft = self._prefixes(images)
+        soft, pictures = self._prefixes(images)
         ids, labels = self.sequences.laid_out([self.sequences.question(question) for question in questions], answers)
-        return -self.decoding.nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
+        return self.decoding.log_likelihood(self.language, ids.to(soft.device), labels.to(soft.device), soft, pictures.tolist())
 
     def _write(self, images: Sequence[np.ndarray], prompts: Sequence[list[int]], how: Decoding = GREEDY) -> list[str]:
         if not len(images):
             return []
         rows = [[*[SOFT] * self.config.queries, *prompt] for prompt in prompts]
-        return self.decoding.write(self.language, self.tokenizer, rows, self._prefixes(images), limit=self.config.context, how=how)
+        soft, pictures = self._prefixes(images)
+        return self.decoding.write(self.language, self.tokenizer, rows, soft[pictures], limit=self.config.context, how=how)
 
-    def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
-        """What the language model gets to see of each image, `[N, Q, D]`."""
+    def _prefixes(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """What the language model gets to see of the distinct pictures, `[I, Q, D]`, and which of them each image is, `[N]`."""
         states, rows = self._look(images)
-        return self.to_language(self.qformer.look(states))[rows]
+        return self.to_language(self.qformer.look(states)), rows
 
     def _look(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """States `[I, S, M]` of the distinct pictures, and which of them each image is, `[N]`."""

@@ -48,7 +48,7 @@ class TokenDecoder(nn.Module):
         self, ids: Tensor, places: Tensor, *, seen: Tensor | None = None, cache: Sequence[KeyValueCache] | None = None
     ) -> Tensor:  # [B, T] -> [B, T, D]
         """`places` `[B or 1, T]` are the tokens' positions. With `seen`, bool `[B, S]`, attention leaves out the S keys that are false;
-        with a cache, ids continue what it has read, and S counts that too."""
+        with a cache, ids continue what it has read, and S counts that too. `seen` `[B, T, S]` says of each token alone where it looks."""
         x = self.tokens(ids)
         rotation = None
         if self.positions is None:
@@ -56,7 +56,7 @@ class TokenDecoder(nn.Module):
         else:
             x = x + F.embedding(places, self.positions)  # its gradient is found faster than that of an index
         x = as_autocast(x)  # the residual stream too: on a CPU that is a fifth of the time
-        bias = None if seen is None else _causal(ids.shape[1], seen, x.dtype)
+        bias = None if seen is None else _causal(ids.shape[1], seen, x.dtype) if seen.ndim == 2 else _bias(seen, x.dtype)
         for index, block in enumerate(self.blocks):
             x = block(x, rotation=rotation, bias=bias, cache=None if cache is None else cache[index])
         return self.norm(x)
@@ -181,6 +181,10 @@ def _causal(new: int, seen: Tensor, dtype: torch.dtype) -> Tensor:
         order = torch.ones(new, seen.shape[1], dtype=torch.bool, device=seen.device).tril(old)
         itself = torch.eye(new, dtype=torch.bool, device=seen.device)
         visible = (order & seen[:, None]) | F.pad(itself, (old, 0))
+    return _bias(visible, dtype)
+
+
+def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(visible, 0.0, float("-inf")).to(dtype)[:, None]
 
 

@@ -117,6 +117,14 @@ class Reader:
         seen = None if self.seen is None else self.seen[:, : self.cache[0].filled + tokens.shape[1]]
         return self.decoder(tokens, places, seen=seen, cache=self.cache)
 
+    def read_tree(self, tokens: Tensor, places: Tensor, sees: Tensor) -> Tensor:
+        """As `read_on`, with `sees`, bool `[N, T, T]`: where each of the tokens looks among them."""
+        if not tokens.shape[1]:
+            return self.state[:, None][:, :0]
+        before = sees.new_ones(len(sees), self.cache[0].filled) if self.seen is None else self.seen[:, : self.cache[0].filled]
+        seen = torch.cat([before[:, None].expand(-1, sees.shape[1], -1), sees], dim=2)
+        return self.decoder(tokens, places, seen=seen, cache=self.cache)
+
     def select(self, rows: Tensor) -> None:
         self.places, self.state = self.places[rows], self.state[rows]
         self.seen = None if self.seen is None else self.seen[rows]

@@ -27,10 +27,11 @@ from models.cm3leon.drawing import UNGUIDED, Painter, Reader, Sampling, Writer, 
 from models.cm3leon.objective import cm3_loss, token_losses
 from models.cm3leon.retrieval import Memory, key_of, texts_of, without_gaps
 from models.cm3leon.sequence import Builder, Frame, Kind, Token, Vocabulary, stack
-from models.contract import Losses, Model
+from models.contract import IGNORE_INDEX, Losses, Model
 from models.shared.generate import GREEDY, Decoding, generate, not_text
 from models.shared.images import ImageTransform
 from models.shared.text import LONGEST, Tokenizer
+from models.shared.tree import forests
 from models.vq import VQ
 
 
@@ -266,10 +267,9 @@ class CM3leon(Model):
     def log_likelihood(self, rows: list[list[Token]], images: Sequence[np.ndarray], *, of: Kind = Kind.WRITTEN) -> Tensor:
         """log p in nats of the tokens of one kind, summed over each sequence, `[N]`. The i-th image fills the i-th sequence's cells.
 
-        What stands before the first of these tokens is read once for all sequences that share it: one picture, many texts.
+        What stands before the first of these tokens is read once for all sequences that share it: one picture, many texts. So is what
+        the texts begin with.
         """
-        if not rows:
-            return torch.zeros(0)
         heads: dict[tuple[Any, ...], int] = {}  # -> its number
         pictures: list[np.ndarray] = []
         beginnings: list[list[Token]] = []
@@ -283,18 +283,19 @@ class CM3leon(Model):
             tails.append(row[begin:])
             numbers.append(number)
         device = self.decoder.tokens.weight.device
-        ids, places, kinds = (x.to(device) for x in stack(tails, pad=self.tokenizer.pad).values())
-        if bool((ids < 0).any()):
-            ids = self._fill(ids, self.image_tokenizer.transform(images).to(device)[:, None])
-        reader = self._read(beginnings, pictures, room=ids.shape[1])
-        reader.select(torch.tensor(numbers, device=device))
-        order = torch.arange(ids.shape[1], device=device)
-        places = places + self._query_frame if self.config.framed else reader.places[:, None] + 1 + order
-        states = torch.cat([reader.state[:, None], reader.read_on(ids[:, :-1], places[:, :-1])], dim=1)  # each predicts the next token
-        counted = kinds == of
-        found = torch.zeros(counted.shape, device=device)
-        found[counted] = -F.cross_entropy(self.decoder.logits(states[counted]).float(), ids[counted], reduction="none")
-        return found.sum(dim=1)
+        found = torch.zeros(len(rows), device=device)
+        # A tree's root stands for all that was read before: the state there predicts the first token.
+        for forest in forests([[None, *tail[:-1]] for tail in tails], numbers):
+            shown = [pictures[number] for number in forest.groups]
+            reader = self._read([beginnings[number] for number in forest.groups], shown, room=forest.depths.shape[1] - 1)
+            ids, places, _ = self._stacked([tokens[1:] for tokens in forest.tokens], shown)
+            depths, sees = forest.depths[:, 1:].to(device), forest.sees[:, 1:, 1:].to(device)
+            places = places + self._query_frame if self.config.framed else reader.places[:, None] + depths
+            states = torch.cat([reader.state[:, None], reader.read_tree(ids, places, sees)], dim=1)
+            following, _, kinds = self._stacked([tails[number] for number in forest.sequences], [images[n] for n in forest.sequences])
+            following = following.masked_fill(kinds != of, IGNORE_INDEX)
+            found[forest.sequences] = forest.log_likelihoods(self.decoder.logits(states), following)
+        return found
 
     def before(self, rows: Tensor) -> list[list[Token]]:
         """Documents `[N, n]` of the memory, as the beginnings of sequences, of whose loss or likelihood they are no part."""
@@ -382,6 +383,14 @@ class CM3leon(Model):
         repeated = (rows[:, :, None] == rows[:, None]).tril(-1).any(dim=2)
         luck = torch.rand(rows.shape, device=rows.device).masked_fill(repeated | (rows < 0), -1)
         return self.memory.documents(rows.gather(1, luck.topk(documents).indices), self.builder)
+
+    def _stacked(self, rows: Sequence[Sequence[Token]], images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+        """ids, places and kinds `[N, T]`, padded at the end; the i-th image fills the i-th row's cells."""
+        device = self.decoder.tokens.weight.device
+        ids, places, kinds = (x.to(device) for x in stack(rows, pad=self.tokenizer.pad).values())
+        if bool((ids < 0).any()):
+            ids = self._fill(ids, self.image_tokenizer.transform(images).to(device)[:, None])
+        return ids, places, kinds
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         rows = torch.full((len(texts), self.frame.text), -1)

@@ -48,10 +48,11 @@ class TextDecoder(nn.Module):
             x = block(x, mask=mask)
         return x[:, :-1], self.norm_cls(x[:, -1])
 
-    def look(self, x: Tensor, image: Tensor) -> Tensor:
-        """States of texts `[B, T, D]` and image tokens `[B, S, D]` -> logits of each next token `[B, T, V]`."""
+    def look(self, x: Tensor, image: Tensor, *, sees: Tensor | None = None) -> Tensor:
+        """States of texts `[B, T, D]` and image tokens `[B, S, D]` -> logits of each next token `[B, T, V]`. A token looks back, or where
+        `sees`, bool `[B, T, T]`, is true."""
         for block in self.multimodal:
-            x = block(x, block.remember(image))  # type: ignore[operator]
+            x = block(x, block.remember(image), mask=None if sees is None else sees[:, None])  # type: ignore[operator]
         return self.head(self.norm(x))
 
     def real(self, ids: Tensor) -> Tensor:
@@ -94,8 +95,8 @@ class MultimodalBlock(nn.Module):
         self.cross = CrossAttention(config.width, config.heads, memory_width=config.width)
         self.mlp2 = MLP(config)
 
-    def forward(self, x: Tensor, memory: Memory, *, cache: KeyValueCache | None = None) -> Tensor:
-        x = x + self.attn(self.norm1(x), causal=True, cache=cache)
+    def forward(self, x: Tensor, memory: Memory, *, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        x = x + self.attn(self.norm1(x), causal=mask is None, mask=mask, cache=cache)
         if self.mlp1 is not None:
             x = x + self.mlp1(x)
         x = x + self.cross(self.norm2(x), memory)

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from models.coca.decoder import TextDecoder, Writer
 from models.coca.objective import caption_nll, coca_loss
 from models.coca.pooling import ImagePooling, Pooling
-from models.contract import Losses, Model
+from models.contract import IGNORE_INDEX, Losses, Model
 from models.shared.collate import PairCollate
 from models.shared.generate import GREEDY, Decoding, generate, not_text
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.text import Tokenizer
 from models.shared.transformer import TransformerConfig
+from models.shared.tree import forests
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
 
@@ -176,10 +177,20 @@ class CoCa(Model):
         the difference ranks by p(image | text). Texts are cut to the context.
         """
         ids = self._ids(texts)
-        pictures, rows = distinct(images)
-        tokens = self._look(self._pixels(pictures))[1][rows]
-        nll, _ = caption_nll(self.text.look(self.text.read(ids)[0][:, :-1], tokens), ids, self.text.real(ids))
-        return -nll
+        pictures, places = distinct(images)
+        tokens = self._look(self._pixels(pictures))[1]  # the same picture with many texts is looked at once
+        states = self.text.read(ids)[0]
+        real = self.text.real(ids)
+        following = ids[:, 1:].masked_fill(~real[:, 1:], IGNORE_INDEX)
+        rows = [row[: count - 1] for row, count in zip(ids.tolist(), real.sum(dim=1).tolist(), strict=True)]  # nothing follows the end
+        found = torch.zeros(len(ids), device=ids.device)
+        for forest in forests(rows, places):
+            x = states.new_zeros(*forest.sees.shape[:2], states.shape[-1])
+            for number, path in zip(forest.sequences, forest.nodes, strict=True):
+                x.flatten(0, 1)[path] = states[number, : len(path)]
+            logits = self.text.look(x, tokens[forest.groups], sees=forest.sees.to(x.device))
+            found[forest.sequences] = forest.log_likelihoods(logits, following[forest.sequences])
+        return found
 
     @torch.no_grad()
     def caption(self, images: Sequence[np.ndarray], *, prompt: str = "", how: Decoding = GREEDY) -> list[str]:

@@ -22,7 +22,7 @@ from models.shared.backbones import LanguageConfig, fetch_language, freeze, know
 from models.shared.distributed import mean_of_all
 from models.shared.generate import GREEDY, Decoding
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
-from models.shared.prefix import SOFT, PrefixCollate, nll, write
+from models.shared.prefix import SOFT, PrefixCollate, log_likelihood, nll, write
 from models.shared.prompts import ask
 from models.shared.text import Tokenizer
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
@@ -149,21 +149,21 @@ class Frozen(Model):
         return self._likelihood(images, [self.collate.question(question) for question in questions], answers)
 
     def _likelihood(self, images: Sequence[np.ndarray], prompts: Sequence[list[int]], targets: Sequence[str]) -> Tensor:
-        soft = self._prefixes(images)
+        soft, pictures = self._looked(images)
         ids, labels = self.collate.laid_out(prompts, targets)
-        return -nll(self.language, ids.to(soft.device), labels.to(soft.device), soft)[0]
+        return log_likelihood(self.language, ids.to(soft.device), labels.to(soft.device), soft, pictures)
 
-    def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
-        """`[N, prefix, D]`; the same picture is looked at once."""
+    def _looked(self, images: Sequence[np.ndarray]) -> tuple[Tensor, list[int]]:
+        """What the distinct pictures become `[P, prefix, D]`, and which of them each image is."""
         pictures, rows = distinct(images)
-        return self._see(self.collate.transform(pictures).to(self.to_prefix.weight.device))[rows]
+        return self._see(self.collate.transform(pictures).to(self.to_prefix.weight.device)), rows
 
     def _write(self, prompts: Sequence[Sequence[str | np.ndarray]], how: Decoding = GREEDY) -> list[str]:
         images = [part for prompt in prompts for part in prompt if not isinstance(part, str)]
         empty = torch.zeros(0, self.config.prefix, self.width, device=self.to_prefix.weight.device)
-        soft = self._prefixes(images) if images else empty
+        soft, pictures = self._looked(images) if images else (empty, [])
         rows = []
         for prompt in prompts:
             parts = [self.collate.tokens(part) if isinstance(part, str) else [SOFT] * self.config.prefix for part in prompt]
             rows.append([token for part in parts for token in part] or [self.tokenizer.end])  # nothing at all: a new document
-        return write(self.language, self.tokenizer, rows, soft, limit=self.config.context, how=how)
+        return write(self.language, self.tokenizer, rows, soft[pictures], limit=self.config.context, how=how)

@@ -27,7 +27,7 @@ from models.shared.backbones import LanguageConfig, fetch_language, freeze, imag
 from models.shared.distributed import mean_of_all
 from models.shared.generate import GREEDY, Decoding
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
-from models.shared.prefix import continued, nll
+from models.shared.prefix import continued, log_likelihood, nll
 from models.shared.text import Tokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig, image_states, vision_transformer
@@ -195,9 +195,10 @@ class MiniGPT4(Model):
         return self._see(self.transform(pictures).to(device))[rows]
 
     def _likelihood(self, images: Sequence[np.ndarray], rows: Sequence[Row]) -> Tensor:
-        soft = self.look(images)
+        pictures, places = distinct(images)
+        soft = self.look(pictures)
         batch = {name: values.to(soft.device) for name, values in laid_out(rows).items()}
-        return -nll(self.language, batch["ids"], batch["labels"], soft)[0]
+        return log_likelihood(self.language, batch["ids"], batch["labels"], soft, places)
 
     @torch.no_grad()
     def go_on(self, rows: Sequence[Sequence[int]], soft: Tensor, *, sign: str = END_OF_TURN, how: Decoding = GREEDY) -> list[Reply]:

@@ -23,6 +23,7 @@ from models.shared.images import ImageTransform
 from models.shared.prompts import ask
 from models.shared.text import LONGEST, Tokenizer
 from models.shared.transformer import as_autocast
+from models.shared.tree import forests
 
 SOFT, PADDING = -1, -2
 
@@ -61,6 +62,27 @@ def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tenso
     each = F.cross_entropy(out.logits[:, :-1][asked].float(), labels[:, 1:][asked], reduction="none")
     total = torch.zeros(len(ids), device=each.device).index_add(0, asked.nonzero()[:, 0], each)
     return total, asked.sum(dim=1)
+
+
+@torch.no_grad()
+def log_likelihood(language: Any, ids: Tensor, labels: Tensor, soft: Tensor, pictures: Sequence[int]) -> Tensor:
+    """As -`nll`'s sum, float32 `[N]`, of sequences of which many show the same picture: what they have in common is read once.
+
+    soft `[P, places, D]` are the vectors of P pictures, of which the i-th sequence shows `pictures[i]`, and no other.
+    """
+    rows = [[token for token in row if token != PADDING][:-1] for row in ids.tolist()]  # nothing is predicted from the last token
+    found = torch.zeros(len(rows), device=soft.device)
+    for forest in forests(rows, pictures):
+        size = forest.depths.shape[1]
+        padded = right_padded([[*tokens, *[PADDING] * (size - len(tokens))] for tokens in forest.tokens]).to(soft.device)
+        before = ((padded == SOFT)[:, None] & forest.sees.to(soft.device)).sum(dim=2) - 1  # of a place: how many of its kind precede it
+        trees, nodes = (padded == SOFT).nonzero(as_tuple=True)
+        vectors = soft[torch.tensor(forest.groups, device=soft.device)[trees], before[trees, nodes]]
+        embedded = embed(language, padded, vectors)
+        mask = forest.bias(embedded.dtype).to(soft.device)
+        out = language(inputs_embeds=embedded, attention_mask=mask, position_ids=forest.depths.to(soft.device), use_cache=False)
+        found[forest.sequences] = forest.log_likelihoods(out.logits, labels[forest.sequences, 1:])
+    return found
 
 
 def write(

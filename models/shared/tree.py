@@ -1,0 +1,105 @@
+"""Sequences that begin alike are read once: many texts about one picture, laid out as a tree.
+
+A causal model's state at a token depends on the tokens before it and on nothing else, so that texts share the states of the words
+they begin with. The distinct beginnings of a group of sequences are the nodes of a tree; they are read as one sequence in which every
+node looks at its ancestors only (tree attention, SpecInfer, Miao et al., 2023, arXiv 2305.09781, section 4). What comes out is what
+reading each sequence by itself gives, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.contract import IGNORE_INDEX
+
+PLACES = 2048  # most nodes, padding included, that are read at once; a larger tree is read alone
+
+
+@dataclass(frozen=True)
+class Forest:
+    """One tree for each group of sequences, a parent before its children, padded on the right to T nodes."""
+
+    groups: list[int]
+    """`[G]`, the group of each tree"""
+    tokens: list[list[Any]]
+    """of each node, not padded"""
+    sees: Tensor
+    """bool `[G, T, T]`, where a node looks: at itself and its ancestors"""
+    depths: Tensor
+    """int64 `[G, T]`, how many ancestors a node has; 0 for padding"""
+    sequences: list[int]
+    """the N sequences that are read here"""
+    nodes: list[list[int]]
+    """`[N]`, of each of their tokens the node among all `G * T`"""
+
+    def bias(self, dtype: torch.dtype) -> Tensor:
+        """What is added to attention's logits `[G, 1, T, T]`: 0 where a node looks, else the smallest number."""
+        return torch.zeros(self.sees.shape, dtype=dtype).masked_fill_(~self.sees, torch.finfo(dtype).min)[:, None]
+
+    def log_likelihoods(self, logits: Tensor, following: Tensor) -> Tensor:
+        """Logits `[G, T, V]` of what follows each node -> log p in nats, summed over each sequence's tokens `[n]`. `following`
+        int64 `[n, L]` is what comes after each of a sequence's tokens; `IGNORE_INDEX` is not counted."""
+        device = logits.device
+        read = torch.zeros(following.shape, dtype=torch.long, device=device)
+        for row, path in zip(read, self.nodes, strict=True):
+            row[: len(path)] = torch.tensor(path, device=device)
+        asked = following != IGNORE_INDEX
+        log_p = logits.float().log_softmax(dim=-1).flatten(0, 1)
+        each = torch.zeros(following.shape, device=device)
+        each[asked] = log_p[read[asked], following[asked]]
+        return each.sum(dim=1)
+
+
+def forests(sequences: Sequence[Sequence[Hashable]], groups: Sequence[int]) -> Iterator[Forest]:
+    """The trees of sequences, the i-th in group `groups[i]`; trees of like size come together, at most `PLACES` nodes at once."""
+    members: dict[int, list[int]] = {}
+    for number, group in enumerate(groups):
+        members.setdefault(group, []).append(number)
+    trees = {group: _Tree([sequences[number] for number in numbers]) for group, numbers in members.items()}
+    order = sorted(trees, key=lambda group: -len(trees[group].tokens))
+    while order:
+        size = max(1, len(trees[order[0]].tokens))
+        together, order = order[: max(1, PLACES // size)], order[max(1, PLACES // size) :]
+        yield _forest(together, [trees[group] for group in together], [members[group] for group in together], size)
+
+
+class _Tree:
+    def __init__(self, sequences: Sequence[Sequence[Hashable]]) -> None:
+        self.tokens: list[Hashable] = []
+        self.parents: list[int] = []
+        self.nodes: list[list[int]] = []
+        known: dict[tuple[int, Hashable], int] = {}
+        for sequence in sequences:
+            at, path = -1, []
+            for token in sequence:
+                node = known.setdefault((at, token), len(self.tokens))
+                if node == len(self.tokens):
+                    self.tokens.append(token)
+                    self.parents.append(at)
+                at = node
+                path.append(at)
+            self.nodes.append(path)
+
+
+def _forest(groups: list[int], trees: list[_Tree], members: list[list[int]], size: int) -> Forest:
+    sees, depths = np.zeros((len(trees), size, size), bool), np.zeros((len(trees), size), np.int64)
+    for own, depth, tree in zip(sees, depths, trees, strict=True):
+        np.fill_diagonal(own, True)  # padding too, or its softmax would have nothing to sum over
+        for node, parent in enumerate(tree.parents):
+            if parent >= 0:
+                own[node] |= own[parent]
+                depth[node] = depth[parent] + 1
+    return Forest(
+        groups,
+        [tree.tokens for tree in trees],
+        torch.from_numpy(sees),
+        torch.from_numpy(depths),
+        [number for numbers in members for number in numbers],
+        [[place * size + node for node in path] for place, tree in enumerate(trees) for path in tree.nodes],
+    )
