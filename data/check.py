@@ -1,4 +1,4 @@
-"""`python -m data.check SPEC` (`make check-data DATA=SPEC`): reads every shard of a data set and says what a training would find.
+"""`python -m data.check SPEC` (`make check-data DATA=SPEC`): reads a data set and reports what a training would use and drop.
 
 Shards without an index.json get one, so that the loader knows their number of samples and their size in memory.
 Exit status 1 if some split cannot be used.
@@ -42,7 +42,7 @@ def main() -> None:
 
 @dataclass
 class Findings:
-    """What was met in the shards of one split."""
+    """The contents of the shards of one split."""
 
     tally: Tally = field(default_factory=Tally)
     shards: list[dict[str, Any]] = field(default_factory=list)  # entries for the index
@@ -53,11 +53,11 @@ class Findings:
     keys: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     fields: Counter[str] = field(default_factory=Counter)  # samples that have questions, foils, objects
-    imageless: Counter[str] = field(default_factory=Counter)  # extensions met in samples without an image
+    imageless: Counter[str] = field(default_factory=Counter)  # extensions in samples without an image
 
 
 def check(spec: str | Path, name: str, *, rewrite: bool = False) -> bool:
-    """Reads one split, prints what was found, writes a missing index. Returns whether one can train on it."""
+    """Read one split, print the findings, write a missing index. Returns whether the split can be used for training."""
     split, stale = _find_even_if_stale(spec, name)
     found = _read(split)
     if split.hash and split.folder and content_hash(found.shards) != split.hash:
@@ -74,7 +74,7 @@ def check(spec: str | Path, name: str, *, rewrite: bool = False) -> bool:
 
 
 def _find_even_if_stale(spec: str | Path, name: str) -> tuple[Split, str]:
-    """The split by its tars alone, and what is wrong with its index, when they do not agree."""
+    """The split, and an error message if its index does not agree with its tars; then the split is that of the tars alone."""
     try:
         return find(spec, name), ""
     except DataError as error:
@@ -149,7 +149,7 @@ def _report(found: Findings) -> list[tuple[str, str]]:
 
 
 def _layout_hints(found: Findings) -> list[str]:
-    """What is probably wrong where members do not form samples as WebDataset expects them."""
+    """Probable causes where members do not form samples as WebDataset expects."""
     hints = []
     dotted = [extension for extension in found.imageless if extension.rpartition(".")[2] in IMAGE_EXTENSIONS]
     if dotted:
@@ -165,7 +165,7 @@ def _layout_hints(found: Findings) -> list[str]:
             "folders included: `0001.jpg`, `0001.txt`, `0001.json`"
         )
     if found.tally.drops["duplicate key"]:
-        hints.append("keys come back after another key: the members of a sample must be neighbours in the tar (`tar --sort=name`)")
+        hints.append("a key occurs again after another key: the members of a sample must be neighbours in the tar (`tar --sort=name`)")
     return hints
 
 
@@ -175,13 +175,13 @@ def _fatal(found: Findings) -> str:
     if found.tally.dropped > MAX_DROP_SHARE * found.tally.seen:
         return f"{found.tally.dropped} of {found.tally.seen} samples are dropped, more than {MAX_DROP_SHARE:.0%}"
     if not found.words and not found.labels and not found.fields:
-        return "no sample has a caption, a label or a question: expected .txt or .json members beside the images"
+        return "no sample has a caption, a label or a question: expected .txt or .json members next to the images"
     return ""
 
 
 def _index(split: Split, found: Findings, rewrite: bool) -> str:
     if split.folder is None:
-        return "none (only folders of tars get one)"
+        return "none (only a folder of tars can have one)"
     path = split.folder / "index.json"
     if path.exists() and not rewrite:
         return f"{path} agrees with the tars"

@@ -1,7 +1,7 @@
-"""From the bytes of a shard to samples. Whatever cannot be used is dropped, counted by reason and named; nothing is executed.
+"""From the bytes of a shard to samples. Unusable samples are dropped, counted by reason and named; nothing is executed.
 
-Only members with the extensions below are looked at: images by PIL's JPEG, PNG and WebP decoders, `.txt` as UTF-8 and
-`.json`. A sample that carries a member from which loading could run code is refused as a whole.
+Only members with known extensions are read: images by PIL's JPEG, PNG and WebP decoders, `.txt` as UTF-8 and
+`.json`. A sample with a member that could run code when loaded is refused as a whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 28  # of an encoded image
 MAX_TEXT_BYTES = 1 << 24
 MAX_CAPTION = 10_000  # characters
-REFUSED = frozenset(("pkl", "pickle", "pyd", "pt", "pth", "ckpt", "joblib", "dill"))  # pickles, whatever they hold
+REFUSED = frozenset(("pkl", "pickle", "pyd", "pt", "pth", "ckpt", "joblib", "dill"))  # pickles
 FORMATS = ("JPEG", "PNG", "WEBP")  # without this list PIL would try every plugin, Ghostscript for EPS among them
 
 # PIL warns from 89 Mpixel on and raises at twice that; `decode_image` has its own limit and counts what exceeds it.
@@ -38,9 +38,9 @@ Members = dict[str, Any]  # one undecoded sample: extension -> bytes, and the st
 
 
 class Tally:
-    """What became of the samples that were read: `drops` by reason, a few examples of them, and how many were `seen`.
+    """Counts of the samples read: `drops` by reason, a few examples of them, and the number `seen`.
 
-    `drops` also holds notes such as "caption cut", of samples that were kept; `dropped` counts only those that were not.
+    `drops` also holds notes such as "caption cut" about samples that were kept; `dropped` counts only samples that were not.
     """
 
     def __init__(self, drops: Counter[str] | None = None) -> None:
@@ -65,7 +65,7 @@ class Tally:
         self.dropped += other.dropped
 
     def check(self, max_drop_share: float, name: str) -> None:
-        """Raises DataError when nothing usable was seen so far, or more than `max_drop_share` was dropped."""
+        """Raise DataError if no usable sample was seen so far, or more than `max_drop_share` of the samples were dropped."""
         advice = "Look at it with `make check-data DATA=...`"
         if self.dropped == self.seen:
             raise DataError(f"no usable sample in {name}: {self.summary()}. {advice}")
@@ -79,9 +79,9 @@ class Tally:
 
 
 def read_shard(url: str, tally: Tally) -> Iterator[Members]:
-    """The undecoded samples of one tar in file order. A damaged tar ends early and is counted; it never raises."""
+    """The undecoded samples of one tar in file order. A damaged tar ends early and is counted, without an exception."""
     try:
-        # The path is opened here and only urls by webdataset: its opener would take a path with a colon for a url.
+        # Paths are opened here, only urls by webdataset: its opener would take a path with a colon for a url.
         with open(url, "rb") if url.startswith("/") else gopen(url) as stream:
             yield from _grouped(url, stream)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
@@ -90,11 +90,11 @@ def read_shard(url: str, tally: Tally) -> Iterator[Members]:
 
 
 class Unusable(Exception):
-    """Why a sample cannot be used, in the few words under which it is counted."""
+    """The reason why a sample cannot be used, in the words under which it is counted."""
 
 
 def decode(members: Members, needs: Collection[str], tally: Tally) -> Sample | None:
-    """One sample, or None after counting why not. `needs` names the fields of Sample that must not be empty."""
+    """One sample, or None after counting the reason. `needs` names the fields of Sample that must not be empty."""
     tally.seen += 1
     where = f"{members['__url__']}:{members['__key__']}"
     try:
@@ -129,7 +129,7 @@ def open_image(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> tuple[Imag
         raise Unusable("image too large") from None
     except Unusable:
         raise
-    except Exception as error:  # damaged files raise almost anything, and none may stop a training
+    except Exception as error:  # damaged files raise almost anything, and none may stop training
         raise Unusable("undecodable image") from error
 
 
@@ -167,7 +167,7 @@ def image_bytes(members: Members) -> tuple[str, bytes]:
 
 
 def describe(members: Members, image: np.ndarray) -> Sample:
-    """The sample that `.txt` and `.json` make of an image. Raises Unusable."""
+    """The sample of an image with its `.txt` and `.json` members. Raises Unusable."""
     text = members["txt"].decode("utf-8", "replace") if "txt" in members else None
     try:
         record = json.loads(members["json"]) if "json" in members else {}
@@ -186,13 +186,13 @@ def _extensions(members: Members) -> str:
 def _grouped(url: str, stream: IO[bytes]) -> Iterator[Members]:
     """Neighbouring members with the same key (name up to the first dot of the file name, as WebDataset defines it) in one dict.
 
-    Stands in for webdataset's own grouping, which after a damaged tar lets half a sample run into the next shard.
+    Replaces webdataset's own grouping, which after a damaged tar lets half a sample run into the next shard.
     """
     seen: set[str] = set()
     sample: Members | None = None
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictHeader) as tar:
         for info in tar:
-            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep a record of every member it has passed
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep a record of every member
             key, extension = base_plus_ext(info.name)
             if key is None or not info.isreg():
                 continue
@@ -212,7 +212,7 @@ def _grouped(url: str, stream: IO[bytes]) -> Iterator[Members]:
                 file = tar.extractfile(info)
                 sample[extension] = file.read() if file else b""
             else:
-                sample[extension] = b""  # its name is enough to refuse or to ignore it
+                sample[extension] = b""  # only its name matters, to refuse or ignore it
                 if limit:
                     sample["__problem__"] = "member too large"
     if sample is not None:

@@ -30,10 +30,10 @@ class Loader:
 
     batch_size: samples per batch and rank.
     collate: a picklable callable; its generator is seeded by (seed, rank, number of the batch), whatever worker runs it.
-    needs: fields of Sample that must not be empty; samples without them are dropped and counted.
-    max_drop_share: above this share of dropped samples the loader raises DataError.
-    precompute: what is done with all samples once, where they are held in memory; streamed ones go to `collate` as they are.
-    state: what `state()` returned; batches then continue right after that one. Data, seed, batch size and world must be the same.
+    needs: fields of Sample that must not be empty; samples without one are dropped and counted.
+    max_drop_share: if a larger share of the samples is dropped, the loader raises DataError.
+    precompute: applied once to all samples held in memory; streamed samples go to `collate` as they are.
+    state: a value returned by `state()`; batches continue right after it. Data, seed, batch size and world must be the same.
 
     Raises DataError for data that cannot be used.
     """
@@ -55,7 +55,8 @@ class Loader:
         precompute: Callable[[Sequence[Sample]], Sequence[Sample]] | None = None,
     ) -> None:
         if batch_size < 1 or workers < 0 or not 0 <= rank < world:
-            raise ValueError(f"batch_size {batch_size}, workers {workers}, rank {rank} of {world}: one of them is impossible")
+            expected = "expected batch_size >= 1, workers >= 0 and 0 <= rank < world"
+            raise ValueError(f"batch_size {batch_size}, workers {workers}, rank {rank} of {world}: {expected}")
         self._setting = {"seed": seed, "batch_size": batch_size, "world": world, "data": split.hash}
         if state:
             _compare(self._setting, state)
@@ -113,7 +114,7 @@ class Loader:
 
     @property
     def drops(self) -> Counter[str]:
-        """Dropped samples by reason, as far as batches were taken, and notes such as "caption cut". Streaming counts every epoch."""
+        """Dropped samples by reason, up to the last batch taken, and notes such as "caption cut". Streaming counts every epoch."""
         return sum((tally.drops for tally in self._tallies.values()), Counter[str]())
 
     @property
@@ -136,7 +137,7 @@ def in_order(
 
     The order is that of the keys if the split fits the memory budget, otherwise that of shards and files (our own writers
     make them the same). It depends neither on `batch_size` nor on `workers` (threads that decode). A key that an earlier
-    shard has already used becomes `key#2`, so that results can be traced by key. `drops` is filled with what was left out.
+    shard has already used becomes `key#2`, so that results can be traced by key. `drops` counts the samples left out.
     """
     tally = Tally(drops)
     if fits(split, memory_budget):
@@ -159,7 +160,7 @@ def in_order(
 def _compare(now: dict[str, Any], saved: dict[str, Any]) -> None:
     for name, value in now.items():
         if value != saved[name] and None not in (value, saved[name]):
-            raise DataError(f"the saved position was made with {name} {saved[name]}, now it is {value}: resume with the same or start anew")
+            raise DataError(f"the saved position has {name} {saved[name]}, now it is {value}: resume with the same, or start a new run")
 
 
 def _leave_interrupts_to_the_parent(_: int) -> None:

@@ -17,14 +17,14 @@ from data.decode import Members, Tally, decode, read_shard
 from data.sample import Sample
 from data.shards import DataError, Split
 
-JPEG_EXPANSION = 10  # decoded bytes per byte of shard, assumed where no index knows
+JPEG_EXPANSION = 10  # decoded bytes per byte of shard, assumed without an index
 
 Collate = Callable[[list[Sample], np.random.Generator], dict[str, torch.Tensor]]
 
 
 class MemoryBatches(IterableDataset[Any]):
-    """Endless batches: the permutations of all epochs one after another, cut into global batches of `batch_size * world`
-    samples of which each rank takes its slice. So every sample comes once per epoch over all ranks; a batch may span two epochs.
+    """Endless batches: the permutations of all epochs, concatenated and cut into global batches of `batch_size * world` samples;
+    each rank takes its slice. So every sample occurs once per epoch over all ranks; a batch may span two epochs.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class MemoryBatches(IterableDataset[Any]):
             )
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], int, dict[int, Tally]]]:
-        """Yields batch, samples seen after it, and no tally: nothing is dropped any more. Several workers make the batches in turn."""
+        """Yields batch, samples seen after it, and an empty tally: drops were counted before. Several workers make the batches in turn."""
         worker, start = get_worker_info(), self.seen
         for index in itertools.count(worker.id if worker else 0, worker.num_workers if worker else 1):
             first = start + index * self.step
@@ -71,7 +71,7 @@ class MemoryBatches(IterableDataset[Any]):
         return self.samples[self.permutation[1][offset]]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Workers that are not forked get the pixels as one shared tensor; pickled arrays would be a copy for each of them."""
+        """Spawned workers get the pixels as one shared tensor; pickled arrays would be a copy for each worker."""
         if self.packed is None:
             shapes = [sample.image.shape for sample in self.samples]
             pixels = torch.from_numpy(np.concatenate([sample.image.reshape(-1) for sample in self.samples])).share_memory_()
@@ -100,14 +100,14 @@ def fits(split: Split, budget: int) -> bool:
 
 
 def load(split: Split, *, needs: Collection[str], tally: Tally, max_drop_share: float, threads: int = 0) -> list[Sample]:
-    """All usable samples of a split in key order. Raises DataError when there are none, or too many were dropped."""
+    """All usable samples of a split in key order. Raises DataError if there are none, or if too many were dropped."""
     samples = list(decoded(split, needs=needs, tally=tally, threads=threads))
     tally.check(max_drop_share, f"{split.name}/{split.split}")
     return sorted(samples, key=lambda sample: sample.key)  # stable: equal keys stay in the order of their shards
 
 
 def decoded(split: Split, *, needs: Collection[str], tally: Tally, threads: int = 0) -> Iterator[Sample]:
-    """Every usable sample by shard, then by place in the shard. Threads help because PIL decodes outside the interpreter lock."""
+    """Every usable sample by shard, then by position in it. Threads help because PIL decodes outside the interpreter lock."""
 
     def decode_one(members: Members) -> tuple[Sample | None, Tally]:
         own = Tally()

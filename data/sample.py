@@ -1,8 +1,8 @@
-"""One sample: an image plus whatever is known about it, and its form inside a WebDataset shard.
+"""One sample: an image with its annotations, and its form inside a WebDataset shard.
 
 On disk a sample is `KEY.jpg|png|webp` (the image), `KEY.txt` (the first caption: img2dataset's convention) and
 `KEY.json` (everything else: the fields below by their names). Shards made by img2dataset have the same three members
-and are read as they are: their json holds the caption under "caption" and columns that we keep in `extra`.
+and are read as they are: their json holds the caption under "caption", and its other columns are kept in `extra`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 class Question:
     """A question about one image with its answer; `kind` groups questions in reports ("count", "relation", ...).
 
-    Where several people were asked, `answers` holds what each of them said, and `answer` what most of them did.
+    With several annotators `answers` holds all their answers, and `answer` the most frequent one.
     """
 
     question: str
@@ -30,7 +30,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Foil:
-    """A true caption and a hard negative of it; `kind` says what was changed ("swap_attribute", "replace_colour", ...)."""
+    """A true caption and a hard negative of it; `kind` names the change ("swap_attribute", "replace_colour", ...)."""
 
     caption: str
     foil: str
@@ -48,7 +48,7 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What every model and every task sees. `image` is uint8 RGB `[height, width, 3]`; all text is plain strings."""
+    """The input of every model and every task. `image` is uint8 RGB `[height, width, 3]`; all text is plain strings."""
 
     key: str
     image: np.ndarray
@@ -73,7 +73,7 @@ def to_record(sample: Sample) -> dict[str, Any]:
 def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str, Any]) -> Sample:
     """Inverse of `to_record`; also accepts img2dataset's json, whose unknown columns are kept in `extra`.
 
-    Blank captions are left out. Raises TypeError, KeyError or ValueError when a known field has the wrong shape: the loader
+    Blank captions are left out. Raises TypeError, KeyError or ValueError when a known field has the wrong type: the loader
     counts such a sample as dropped.
     """
     if not isinstance(record, dict):
@@ -126,5 +126,5 @@ def _texts(fields: Any) -> dict[str, str]:
 
 
 def _sound(caption: str) -> str:
-    """Without lone surrogates, which json can carry and no tokenizer takes."""
+    """Without lone surrogates, which json can hold and no tokenizer accepts."""
     return caption if caption.isascii() else caption.encode("utf-8", "replace").decode()

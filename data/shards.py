@@ -1,12 +1,12 @@
 """Data sets on disk: finding the shards of a split, and writing new ones.
 
-A data set is a folder of splits, a split a folder of tar files with an `index.json` beside them:
+A data set is a folder of splits, and a split is a folder of tar files with an `index.json`:
 
     .data/scenes/train/00000.tar 00001.tar ... index.json
     .data/scenes/val/00000.tar index.json
 
-Shards of other makers (img2dataset's, any WebDataset) have no index. They are read as they are; what only the index
-knows (number of samples, decoded size, content hash) is None until `make check-data` has written one.
+Other WebDataset shards (img2dataset's, for example) have no index. They are read as they are; number of samples, decoded size
+and content hash are None until `make check-data` has written an index.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ USUAL_ORDER = ("train", "val", "test", "heldout", "style", "pairs")
 
 
 class DataError(Exception):
-    """The data cannot be used as asked. The message says what was found, what was expected and what to try next."""
+    """The data cannot be used. The message names the file and the value, the expectation, and the next command to try."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Split:
     classes: tuple[str, ...] | None = None
 
     def first(self, shards: int) -> Split:
-        """The first so many shards, of which no index speaks; all of them for 0. Raises DataError if there are fewer."""
+        """The first `shards` shards, without the figures of the index; all of them for 0. Raises DataError if there are fewer."""
         if shards > len(self.urls):
-            raise DataError(f"{self.name}/{self.split} has {len(self.urls)} shards, and {shards} were asked for")
+            raise DataError(f"{self.name}/{self.split} has {len(self.urls)} shards, fewer than --shards {shards}")
         return replace(self, urls=self.urls[:shards], samples=None, decoded_bytes=None, hash=None) if shards else self
 
 
@@ -64,7 +64,7 @@ def find(spec: str | Path, split: str, *, allow_commands: bool = False) -> Split
     (`/x/{00000..00012}.tar`, also `https://`, `gs://`, `hf://`), or several of these joined by `::`. `pipe:` urls run a
     shell command, so they need `allow_commands`.
 
-    A folder of tars without an index (as img2dataset writes it) has no named splits: it answers to any name.
+    A folder of tars without an index (as img2dataset writes it) has no named splits: it serves as any split.
     Raises FileNotFoundError or DataError.
     """
     parts: list[Split] = []
@@ -80,7 +80,7 @@ def find(spec: str | Path, split: str, *, allow_commands: bool = False) -> Split
 
 
 def splits(spec: str | Path) -> list[str]:
-    """Names of the splits that `find` would find, train first. Tars that are not sorted into splits count as train."""
+    """Names of the splits that `find` would find, train first. Tars outside of split folders count as train."""
     found: list[set[str]] = []
     for place in _expand(spec):
         folder = Path(place)
@@ -95,9 +95,9 @@ def splits(spec: str | Path) -> list[str]:
 
 
 def write_shard(path: Path, samples: Iterable[tuple[Sample, str, bytes]]) -> dict[str, Any]:
-    """Writes one tar from `(sample, extension, encoded image)` and returns its entry for `write_index`.
+    """Write one tar from `(sample, extension, encoded image)` and return its entry for `write_index`.
 
-    The same samples give the same bytes on every machine. `sample.image` (decoded) is only asked for its size.
+    The same samples give the same bytes on every machine. `sample.image` (decoded) gives only its size.
     """
     count = decoded = 0
 
@@ -106,7 +106,7 @@ def write_shard(path: Path, samples: Iterable[tuple[Sample, str, bytes]]) -> dic
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for sample, extension, encoded in samples:
                 if "." in sample.key:
-                    raise ValueError(f"key {sample.key!r}: a reader would end it at the dot")
+                    raise ValueError(f"key {sample.key!r} has a dot, where a reader would end it")
                 _add(tar, f"{sample.key}.{extension}", encoded)
                 if sample.captions:
                     _add(tar, f"{sample.key}.txt", sample.captions[0].encode())
@@ -120,7 +120,7 @@ def write_shard(path: Path, samples: Iterable[tuple[Sample, str, bytes]]) -> dic
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """The part of a shard's index entry that tells whether the file has changed: its size and its SHA-256."""
+    """The part of a shard's index entry that shows whether the file has changed: its size and its SHA-256."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
@@ -134,7 +134,7 @@ def write_index(
     classes: Sequence[str] | None = None,
     dropped: Mapping[str, int] | None = None,
 ) -> Path:
-    """Writes `folder/index.json` from the entries of its shards (`write_shard`), and returns its path."""
+    """Write `folder/index.json` from the entries of its shards (`write_shard`), and return its path."""
     index = {
         "schema": SCHEMA,
         "name": name,
@@ -199,7 +199,7 @@ def _from_split_folder(folder: Path, split: str) -> Split:
         name = folder.parent.name if folder.name == split else folder.name
         return Split(name=name, split=split, folder=folder, urls=tuple(str(tar.absolute()) for tar in tars))
     if index["split"] != split:
-        raise DataError(f"{folder} is the split {index['split']!r}, but {split!r} was asked for. Give its parent folder as DATA")
+        raise DataError(f"{folder} is the split {index['split']!r}, but the command needs {split!r}. Give its parent folder as DATA")
     _compare(folder, index, tars)
     return Split(
         name=index["name"],
@@ -214,7 +214,7 @@ def _from_split_folder(folder: Path, split: str) -> Split:
 
 
 def _compare(folder: Path, index: Mapping[str, Any], tars: Sequence[Path]) -> None:
-    """Holds the index against the files: a stale one would make every count and every hash of a report wrong."""
+    """Compare the index with the files: a stale one would make every count and every hash of a report wrong."""
     listed = {shard["file"]: shard.get("bytes") for shard in index["shards"]}
     if not listed:
         raise DataError(f"{folder / 'index.json'} lists no shards. {_how_to_make(folder)}")
@@ -232,7 +232,7 @@ def _from_tars(tars: Sequence[str], split: str) -> Split:
     remote = (*REMOTE, "pipe:")
     for tar in tars:
         if not tar.startswith(remote) and not Path(tar).exists():
-            raise FileNotFoundError(f"{tar} does not exist ({len(tars)} tars were asked for). {_how_to_make(Path(tar).parent)}")
+            raise FileNotFoundError(f"{tar} does not exist ({len(tars)} tars were named). {_how_to_make(Path(tar).parent)}")
     urls = tuple(tar if tar.startswith(remote) else str(Path(tar).absolute()) for tar in tars)
     folder = Path(tars[0]).parent
     return Split(name=folder.parent.name if folder.name == split else folder.name, split=split, folder=None, urls=urls)
@@ -272,7 +272,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
         return index
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} is not an index of ours: {type(error).__name__} {error}. Delete it; `make check-data DATA={folder}` writes a new one"
+            f"{path} is not a valid index: {type(error).__name__} {error}. Delete it; `make check-data DATA={folder}` writes a new one"
         ) from error
 
 
@@ -283,7 +283,7 @@ def _split_folders(folder: Path) -> list[str]:
 
 
 def _how_to_make(folder: Path) -> str:
-    return f"{WRITE_IT}, or see what is there with `make check-data DATA={folder}`"
+    return f"{WRITE_IT}, or list the contents with `make check-data DATA={folder}`"
 
 
 def _how_to_index(folder: Path) -> str:

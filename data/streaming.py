@@ -1,8 +1,8 @@
-"""Training batches from shards that are streamed: too large for memory, or remote.
+"""Training batches from streamed shards: too large for memory, or remote.
 
-A rank reads several streams, one per worker. In every epoch the shards are permuted, dealt to the ranks, then to the
-streams; each stream shuffles undecoded samples in a buffer and goes on with the next epoch when its shards are through.
-So every sample comes once per epoch over all ranks and streams. Resuming replays a stream's epoch undecoded.
+A rank reads several streams, one per worker. In every epoch the shards are permuted and dealt to the ranks, then to the
+streams; each stream shuffles undecoded samples in a buffer and continues with the next epoch at the end of its shards.
+So every sample occurs once per epoch over all ranks and streams. Resuming replays a stream's epoch undecoded.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from data.sample import Sample
 from data.shards import DataError, Split
 
 SHUFFLE_BUFFER = 2000  # undecoded samples per stream
-CHECK_AFTER = 100  # samples of a stream, before the share of dropped ones means something
-EMPTY_EPOCHS = 8  # a stream without a usable sample for so many epochs ends in an error; one bad shard alone must not
+CHECK_AFTER = 100  # samples of a stream, before the share of dropped ones is meaningful
+EMPTY_EPOCHS = 8  # a stream without a usable sample for this many epochs is an error; one bad shard must not be
 
 Position = tuple[int, int]  # epoch, and undecoded samples already taken from it
 
@@ -75,9 +75,9 @@ class StreamBatches(IterableDataset[Any]):
         self.workers = math.gcd(count, min(count, workers))  # so that each worker serves whole streams; 0 stays 0
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], Position, dict[int, Tally]] | DataError]:
-        """Yields batch, position of its stream after it, what that stream dropped so far; or a DataError to be raised.
+        """Yields batch, position of its stream after it, and the stream's tally so far; or a DataError to be raised.
 
-        (An exception that leaves a worker would reach the user wrapped in a traceback of the worker.)
+        (An exception from a worker would reach the user wrapped in the worker's traceback.)
         """
         worker, count = get_worker_info(), len(self.positions)
         streams = [self._stream(number, *position) for number, position in enumerate(self.positions)]

@@ -1,4 +1,4 @@
-"""The texts of a split without decoding its pictures: what tokenizers are trained on."""
+"""The texts of a split, for training tokenizers, without decoding its pictures."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _NO_IMAGE = np.empty((0, 0, 3), np.uint8)
 
 
 def texts(split: Split, limit: int | None = None, *, questions: bool = False) -> Iterator[str]:
-    """Captions, and on request questions with their answers, in shard order, of at most `limit` samples. Samples that cannot be
-    read are passed over: the loader counts them."""
+    """Captions, and optionally questions with their answers, in shard order, of at most `limit` samples. Samples that cannot be
+    read are skipped here; the loader counts them."""
     seen = 0
     for url in split.urls:
         for members in read_shard(url, Tally()):

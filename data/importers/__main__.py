@@ -1,4 +1,4 @@
-"""`python -m data.importers coco|folder|table|vqa|pope|winoground|... ...` (`make import ARGS="..."`): pictures of others as a data set."""
+"""`python -m data.importers coco|folder|table|vqa|pope|winoground|... ...` (`make import ARGS="..."`): import your own data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ARO (Yuksekgonul et al. 2023), or files in its format: captions against the same words in another order. Asked by the task "foils"."""
+"""ARO (Yuksekgonul et al. 2023), or files in its format: captions against the same words in another order. Used by the task "foils"."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def import_aro(*, cases: tuple[Path, ...], images: Path, out: Path, split: str =
 
 
 def _swap(entry: Entry) -> Row | None:
-    """A swapped relation or attribute. Only the box around its two objects is shown: the rest of a photo may hold others like them."""
+    """A swapped relation or attribute. Only the box around its two objects is shown: the rest of a photo may show similar objects."""
     texts, box = strings(entry, ("image_path", "true_caption", "false_caption")), _box(entry)
     if not texts or not box:
         return None
@@ -49,7 +49,7 @@ def _swap(entry: Entry) -> Row | None:
 
 
 def _order(entry: Entry) -> Row | None:
-    """A caption and its shuffles. One that the shuffle left as it was is no foil."""
+    """A caption and its shuffles. A shuffle equal to the caption is no foil."""
     texts, options = strings(entry, ("image",)), entry["caption_options"]
     if not texts or not isinstance(options, list) or not options or not all(isinstance(option, str) for option in options):
         return None

@@ -1,4 +1,4 @@
-"""The objects of a json file, however it lists them: one a line (whatever its name ends in), in an array, or by their ids in an object."""
+"""The objects of a json file: one per line (with any file ending), in an array, or keyed by their ids in an object."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LINES = (".jsonl", ".ndjson")
 
 
 def read_entries(path: Path, dropped: Counter[str]) -> list[Entry]:
-    """The objects in the order of the file. Whatever else is listed is counted in `dropped`.
+    """The objects in the order of the file. Other values are counted in `dropped`.
 
-    Raises DataError when the file is not such a list, or holds no object.
+    Raises DataError if the file is not such a list, or holds no object.
     """
     text = read_text(path)
     try:
@@ -37,7 +37,7 @@ def read_entries(path: Path, dropped: Counter[str]) -> list[Entry]:
 
 
 def strings(entry: Mapping[str, Any], names: Iterable[str]) -> list[str] | None:
-    """The fields of these names, or None unless each holds a string that says something."""
+    """The fields of these names, or None unless each holds a non-blank string."""
     values = [entry.get(name) for name in names]
     return [str(value) for value in values] if all(isinstance(value, str) and value.strip() for value in values) else None
 
@@ -47,7 +47,7 @@ def _lines(text: str) -> list[Any]:
 
 
 def _parsed(line: str) -> Any:
-    """None for a torn line, which then counts as no object."""
+    """None for an invalid line, which then counts as no object."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

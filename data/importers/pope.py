@@ -1,4 +1,4 @@
-"""POPE (Li et al. 2023), or files in its format: questions about objects that are in a picture, or are not. Asked by the task "pope"."""
+"""POPE (Li et al. 2023), or files in its format: questions about present and absent objects. Used by the task "pope"."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def import_pope(
     onto: Path | None = None,
     size: int | None = None,
 ) -> None:
-    """POPE's files together, a sample for each picture.
+    """All of POPE's files, one sample per picture.
 
     Args:
-        questions: files such as coco_pope_random.json with lines of {"question_id", "image", "text", "label"}; how a file's name
-            ends is the kind of its questions.
+        questions: files such as coco_pope_random.json with lines of {"question_id", "image", "text", "label"}; the kind of
+            its questions is the end of a file's name.
         out: data set folder to write, such as .data/pope.
         split: name of the split to write.
         images: folder of the pictures: COCO's val2014.
-        onto: instead of images, a data set that was imported before: its split of the same name.
+        onto: instead of images, a data set imported before: its split of the same name.
         size: shrink images so that the shorter side has this many pixels.
     """
     dropped: Counter[str] = Counter()

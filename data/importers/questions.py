@@ -1,4 +1,4 @@
-"""What importers of questions end in: pictures from a folder, or from a data set that was imported before, with questions about them."""
+"""Writing questions: with pictures from a folder, or onto a data set that was imported before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data.shards import DataError, Split, find
 
 @dataclass(frozen=True)
 class Asked:
-    """The questions about one picture, by its file's name; `id` is its number where the questions give one."""
+    """The questions about one picture, by its file name; `id` is its number where the questions give one."""
 
     file: str
     id: int | None = None
@@ -25,10 +25,10 @@ class Asked:
 def write_questions(
     asked: Sequence[Asked], *, images: Path | None, onto: Path | None, out: Path, split: str, size: int | None, dropped: Counter[str]
 ) -> None:
-    """Writes `out/split` from the pictures in the folder `images`, or from the samples that the split has in the data set `onto`,
-    keeping what is known about them. Pictures without questions are left out and counted, and so are questions without a picture.
+    """Write `out/split` from the pictures in the folder `images`, or from the same split of the data set `onto`, whose other
+    annotations are kept. Pictures without questions are left out and counted, and so are questions without a picture.
 
-    Keys are the names of the files, so that answers carry the ids of their images.
+    Keys are file names, so that answers carry the ids of their images.
     """
     if (images is None) == (onto is None):
         raise DataError("name the pictures by one of --images (a folder) and --onto (a data set imported before)")
@@ -60,11 +60,11 @@ def _extended(split: Split, asked: Sequence[Asked], tally: Tally) -> Iterator[tu
             yield (replace(sample, questions=(*sample.questions, *about.questions)), *image_bytes(members))
     for each in asked:
         if each.questions and each.file not in found:
-            tally.note("questions about a picture that is not there", each.file)
+            tally.note("questions about a missing picture", each.file)
 
 
 def _key(file: str) -> str | None:
-    """None where the file's name cannot be a key."""
+    """None if the file name cannot be a key."""
     stem = PurePosixPath(file).stem
     return stem if stem and "." not in stem else None
 

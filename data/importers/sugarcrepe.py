@@ -1,4 +1,4 @@
-"""SugarCrepe (Hsieh et al. 2023), or files in its format: captions of COCO pictures and hard negatives. Asked by the task "foils"."""
+"""SugarCrepe (Hsieh et al. 2023), or files in its format: captions of COCO pictures and hard negatives. Used by the task "foils"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIELDS = ("filename", "caption", "negative_caption")
 
 
 def import_sugarcrepe(*, foils: tuple[Path, ...], images: Path, out: Path, split: str = "test", size: int | None = None) -> None:
-    """SugarCrepe's files together, a sample for each picture.
+    """All of SugarCrepe's files, one sample per picture.
 
     Args:
         foils: json files such as swap_att.json, of {id: {"filename", "caption", "negative_caption"}}; the name of a file is the

@@ -31,7 +31,7 @@ def import_table(
     """CSV, TSV or JSONL with a path and a caption per row.
 
     Args:
-        table: the file; its ending says which kind. CSV and TSV need a header line.
+        table: the file, whose ending gives its format. CSV and TSV need a header line.
         out: data set folder to write, such as .data/mine.
         split: name of the split to write: train, val or test.
         images: folder that the paths are relative to; by default the folder of the table.

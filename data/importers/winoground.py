@@ -1,4 +1,4 @@
-"""Winoground (Thrush et al. 2022), or pairs in its format: two pictures, two captions of the same words. Asked by the task "winoground"."""
+"""Winoground (Thrush et al. 2022), or pairs in its format: two pictures, two captions with equal words. Used by the task "winoground"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from data.importers.entries import Entry, read_entries, strings
 from data.importers.write import Row, write_split
 
 FIELDS = ("image_0", "image_1", "caption_0", "caption_1")
-ENDING = ".png"  # of the pictures, which the published file names without
+ENDING = ".png"  # of the pictures; the published file leaves it out
 
 
 def import_winoground(*, examples: Path, images: Path, out: Path, split: str = "test", size: int | None = None) -> None:

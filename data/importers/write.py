@@ -1,4 +1,4 @@
-"""What every importer ends in: rows of file names and texts become the shards of one split."""
+"""The last step of every importer: rows of file names and texts become the shards of one split."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from data.sample import Foil, Question, Sample, from_record
 from data.shards import DataError, write_index, write_shard
 
 SAMPLES_PER_SHARD = 1000
-SOURCES = (*FORMATS, "BMP", "GIF", "TIFF")  # what is read; the others are written as PNG
+SOURCES = (*FORMATS, "BMP", "GIF", "TIFF")  # formats read; the last three are written as PNG
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """An image file (relative to the images folder), the part of it that is meant, and what is said about it."""
+    """An image file (relative to the images folder), optionally a box to cut out, and its annotations."""
 
     file: str
-    key: str | None = None  # of the sample, where others speak of it; without dots
+    key: str | None = None  # of the sample, where other samples refer to it; without dots
     box: Box | None = None  # left, top, right, bottom in pixels
     captions: list[str] = field(default_factory=list)
     foils: list[Foil] = field(default_factory=list)
@@ -52,9 +52,9 @@ def write_split(
     classes: Sequence[str] | None = None,
     dropped: Counter[str] | None = None,
 ) -> None:
-    """Writes `out/split` from rows, whole or not at all, and prints what was written and what was dropped (with `dropped` before).
+    """Write `out/split` from rows, whole or not at all, and print how many were written and dropped (`dropped`: those before).
 
-    Keys are running numbers in the order of the rows, unless a row has its own; the file's name stays in `extra["file"]`. Files are
+    Keys are running numbers in the order of the rows, unless a row has its own; the file name is kept in `extra["file"]`. Files are
     copied as they are unless they must be cut or shrunk or are in a format that the loader does not read.
     """
     if not images.is_dir():
@@ -66,7 +66,7 @@ def write_split(
 def write_samples(
     samples: Iterator[tuple[Sample, str, bytes]], *, out: Path, split: str, tally: Tally, classes: Sequence[str] | None = None
 ) -> None:
-    """Writes `out/split` from (sample, extension, encoded image), whole or not at all, and prints what became of them."""
+    """Write `out/split` from (sample, extension, encoded image), whole or not at all, and print how many were written and dropped."""
     folder, partial = out / split, out / f".{split}.partial"
     if Path(split).name != split:
         raise DataError(f"--split {split!r} is not a plain name such as train")
@@ -116,7 +116,7 @@ def _samples(
 
 
 def _read_inside(root: Path, name: str) -> bytes:
-    """The bytes of a file in the folder `root`. A table from elsewhere must not pull other files of this machine into a data set."""
+    """The bytes of a file in the folder `root`. A foreign table must not pull other files of this machine into a data set."""
     try:
         path = (root / name).resolve()
         if not path.is_relative_to(root):
@@ -149,7 +149,7 @@ def _prepared(encoded: bytes, size: int | None, box: Box | None) -> tuple[bytes,
 
 
 def _cut(image: Image.Image, box: Box) -> Image.Image:
-    """The part of the box that lies in the image."""
+    """The part of the box inside the image."""
     left, top, right, bottom = (round(min(max(at, 0), most)) for at, most in zip(box, image.size * 2, strict=True))
     if left >= right or top >= bottom:
         raise Unusable("box outside the image")

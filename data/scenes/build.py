@@ -59,7 +59,7 @@ def _single(preset: Preset, split: str, index: int, seed: int, planted: float | 
 
 
 def _partner(preset: Preset, index: int, seed: int) -> Sample:
-    """extra["pair"] is the partner's key, extra["kind"] what the two have exchanged."""
+    """extra["pair"] is the partner's key, extra["kind"] the exchange between the two."""
     number, which = divmod(index, 2)
     rng = Random(f"scenes/{seed}/pairs/{number}")
     kind = rng.choice(KINDS)
@@ -94,7 +94,7 @@ def build(
     samples: dict[str, int] | None = None,
     planted: float | None = None,
 ) -> None:
-    """Write every split as shards with an index. A split that is already whole is left alone."""
+    """Write every split as shards with an index. A complete split is kept."""
     name = f"scenes-{preset_name}" + ("" if planted is None else f"-planted{planted:g}")
     preset = PRESETS[preset_name]
     for split, total in (samples or preset.samples).items():

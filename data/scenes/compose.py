@@ -1,4 +1,4 @@
-"""Text -> scene: what a caption describes, whatever it leaves open drawn at random. The inverse of `language.captions`."""
+"""Text -> scene: the scene that a caption describes; unspecified attributes are drawn at random. The inverse of `language.captions`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ATTEMPTS = 20_000
 
 
 def compose(text: str, preset: Preset, rng: Random) -> Scene:
-    """A scene with exactly the objects that the text names, where it says that they are; without any it is an empty background.
+    """A scene with exactly the objects that the text names, in the stated places; without objects an empty background.
 
     Raises ValueError when none is found: the text contradicts itself, or its objects do not fit into the picture.
     """

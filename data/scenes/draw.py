@@ -47,7 +47,7 @@ def draw(scene: Scene) -> np.ndarray:
 
 
 def box(thing: Thing) -> tuple[int, int, int, int]:
-    """Tight (left, top, right, bottom) of what is drawn, in pixels."""
+    """Tight (left, top, right, bottom) of the drawn object, in pixels."""
     silhouette = _sprite(thing.shape, thing.radius, thing.angle, thing.fill)[0]
     rows, columns = np.flatnonzero(silhouette.any(axis=1)), np.flatnonzero(silhouette.any(axis=0))
     left, top = thing.x - thing.radius - 1, thing.y - thing.radius - 1

@@ -87,7 +87,7 @@ def _counted(things: Sequence[Thing], rng: Random) -> str:
 
 def _described(things: Sequence[Thing], rng: Random) -> str:
     """All the objects: 'a red star above a blue circle, with a green moon' three times in four, where a direction is clear;
-    otherwise a list. What captions seldom say, nobody learns from them: hence three in four."""
+    otherwise a list. Three in four, because models do not learn relations that captions seldom state."""
     detail = _detail(rng)
     pairs = [(a, b) for a, b in permutations(things, 2) if relation(a, b)]
     if not pairs or rng.random() < 0.25:
@@ -145,7 +145,7 @@ def questions(scene: Scene, rng: Random) -> list[Question]:
 
 
 def match_question(foils: Sequence[Foil], rng: Random) -> list[Question]:
-    """Whether a text fits the picture, asked with a true caption or its foil: what VQAScore asks of a drawing."""
+    """Whether a text fits the picture, with a true caption or its foil: the question that VQAScore puts about a drawing."""
     if not foils:
         return []
     foil, true = rng.choice(foils), rng.random() < 0.5
@@ -198,8 +198,8 @@ def _plural(shape: str) -> str:
 def foils(scene: Scene, rng: Random) -> list[Foil]:
     """Hard negatives. A swap keeps exactly the words of its caption; a replacement changes one word; all are false.
 
-    Where the picture has no held-out pair of colour and shape, neither has a foil: who trains on foils must not learn that
-    these pairs are always wrong.
+    A picture without a held-out pair of colour and shape has no foil with one: otherwise a model trained on foils would learn
+    that these pairs are always wrong.
     """
     made = [_replacement(scene, attribute, rng) for attribute in ATTRIBUTES]
     made += [_swapped_attribute(scene, attribute, rng) for attribute in ("colour", "size", "fill")]
@@ -264,7 +264,7 @@ def _swapped_relation(scene: Scene, rng: Random) -> list[Foil]:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a caption says: objects as {attribute: value}, relations as (index, relation, index), and the rest."""
+    """The content of a caption: objects as {attribute: value}, relations as (index, relation, index), and the rest."""
 
     objects: tuple[dict[str, str], ...]
     relations: tuple[tuple[int, str, int], ...] = ()
@@ -281,7 +281,7 @@ _PLACE = re.compile(r"\b(?:at|in) the ((?:top|bottom)(?: left| right)?|left|righ
 
 @lru_cache(maxsize=100_000)
 def parse(caption: str) -> Claims:
-    """Read a caption. Text that is not of this grammar yields the claims that could be found, possibly none."""
+    """Parse a caption. Text outside of this grammar yields the claims that could be found, possibly none."""
     text = caption.lower()
     found = list(_OBJECT.finditer(text))
     objects = tuple({name: value for name, value in zip(ATTRIBUTES, match.groups(), strict=True) if value} for match in found)
@@ -302,10 +302,10 @@ def parse(caption: str) -> Claims:
 
 
 def agreement(caption: str, sample: Sample) -> float:
-    """Share of a caption's claims that are true of a scenes sample, in [0, 1]: 1 when it is true, 0 when it says nothing.
+    """Share of a caption's claims that are true of a scenes sample, in [0, 1]: 1 when all are true, 0 without claims.
 
-    An object that a caption speaks of is looked up by the colour and shape it is given, since no two objects share both;
-    where there is none, everything said of it is false. Naming too few or too many objects is one false claim.
+    A mentioned object is looked up by its colour and shape, since no two objects share both; if there is none, all claims about
+    it are false. Mentioning too few or too many objects is one false claim.
     """
     claims = parse(caption)
     found, checks = _checked(claims, sample.objects, sample.extra["relations"])
@@ -319,7 +319,7 @@ def agreement(caption: str, sample: Sample) -> float:
 
 
 def meant(claims: Claims, objects: Sequence[Object]) -> list[int | None]:
-    """For each object spoken of the true one with the colour and shape that it is given, each meant once; None where there is none."""
+    """The true object for each mentioned one, by colour and shape, each matched once; None where there is none."""
     found: list[int | None] = []
     for said in claims.objects:
         found.append(_look_up(said, objects, taken=found))
@@ -327,7 +327,7 @@ def meant(claims: Claims, objects: Sequence[Object]) -> list[int | None]:
 
 
 def _checked(claims: Claims, objects: Sequence[Object], relations: Sequence[Sequence[Any]]) -> tuple[list[int | None], list[bool]]:
-    """For each object spoken of the one that is meant, if any; and whether each claim about objects is true."""
+    """The true object for each mentioned one, if any; and whether each claim about objects is true."""
     found = meant(claims, objects)
     checks = [len(claims.objects) == len(objects)]
     for said, index in zip(claims.objects, found, strict=True):

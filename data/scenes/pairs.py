@@ -1,9 +1,9 @@
-"""The split "pairs": two pictures and two captions of the same words in other roles, after Winoground (Thrush et al. 2022).
+"""The split "pairs": two pictures and two captions with the same words in other roles, after Winoground (Thrush et al. 2022).
 
-The pictures of a pair differ in one exchange between two of their objects and in nothing else: places, sizes, angles and the
-very noise of the background are the same, so nothing but the exchange tells which caption belongs to which picture. Captions
-name the objects in an order that has nothing to do with their places. No picture has a pair of colour and shape that training
-lacks: what is asked is binding, not new combinations.
+The pictures of a pair differ in one exchange between two of their objects and in nothing else: places, sizes, angles and even
+the noise of the background are the same, so only the exchange decides which caption belongs to which picture. Captions name
+the objects in an order independent of their places. No picture has a pair of colour and shape that training lacks: the split
+tests binding, not new combinations.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def sample_pair(preset: Preset, kind: str, rng: Random) -> list[tuple[Scene, str
 
 
 def _exchanged(things: tuple[Thing, ...], kind: str) -> tuple[Thing, ...]:
-    """The first two objects with each other's place, colour, size or fill."""
+    """The first two objects with their place, colour, size or fill exchanged."""
     a, b, *rest = things
     names = {"swap_relation": ("x", "y"), "swap_attribute_size": ("size", "radius")}.get(kind, (kind.rpartition("_")[2],))
 
@@ -58,7 +58,7 @@ def _allowed(scene: Scene) -> bool:
 
 
 def _caption(things: Sequence[Thing], kind: str, *, turned: bool = False) -> str:
-    """`turned`: the objects have changed places, so the second now stands where the first did."""
+    """`turned`: the objects have exchanged places, so the second is now where the first was."""
     if kind != "swap_relation":
         return listed(things, _detail(kind))
     a, b = (things[1], things[0]) if turned else (things[0], things[1])

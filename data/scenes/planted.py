@@ -1,9 +1,9 @@
 """A correlation planted in the embedded data: in training the background's tone agrees with the colour of a picture's first object.
 
-Each tone has three colours, of the same mean brightness as those of the others: bright colours on light backgrounds would be alike
-without anything planted. A picture whose first object stands on the tone of its colour is *aligned*, any other *conflicting*. In the
-planted splits a set share of pictures is aligned; everywhere else tones are as they were drawn, independent of colours: one third
-is aligned by chance. Nothing but the tone (and the captions that speak of it) differs from the data set without the correlation.
+Each tone has three colours, with the same mean brightness as those of the other tones: bright colours on light backgrounds would be
+similar without any correlation. A picture whose first object is on the tone of its colour is *aligned*, any other *conflicting*. In
+the planted splits a fixed share of pictures is aligned; in the others tones are independent of colours, and one third is aligned by
+chance. Only the tone (and captions that mention it) differs from the data set without the correlation.
 """
 
 from __future__ import annotations

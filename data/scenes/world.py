@@ -1,4 +1,4 @@
-"""What a scene is: vocabulary, objects, spatial relations, and how scenes are sampled for each preset and split.
+"""Scenes: vocabulary, objects, spatial relations, and the sampling for each preset and split.
 
 Everything random comes from one `random.Random` per picture, seeded by (seed, split, index), so a picture does not depend
 on how many workers drew its neighbours. Python's generator is used rather than NumPy's because its stream is frozen.
@@ -56,7 +56,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How large and how crowded the pictures are. `counts[i]` is the weight of pictures with i + 1 objects."""
+    """The size of pictures and the number of objects. `counts[i]` is the weight of pictures with i + 1 objects."""
 
     pixels: int
     counts: tuple[int, ...]
@@ -113,7 +113,7 @@ def fits(things: tuple[Thing, ...], pixels: int) -> bool:
 
 
 def relation(a: Thing, b: Thing) -> str | None:
-    """Where `a` is as seen from `b`: one of RELATIONS, or None when the direction is too diagonal to call."""
+    """The direction of `a` from `b`: one of RELATIONS, or None when it is too diagonal."""
     return direction(a.x - b.x, a.y - b.y)
 
 
@@ -133,7 +133,7 @@ def position(x: float, y: float, pixels: int) -> str:
 
 
 def sample_thing(preset: Preset, rng: Random, *, colour: str, shape: str, size: str | None = None, fill: str | None = None) -> Thing:
-    """An object somewhere in the picture; what is not given is drawn at random."""
+    """An object somewhere in the picture; attributes that are not given are drawn at random."""
     size = size or rng.choice(SIZES)
     radius = rng.choice(preset.radii[size])
     margin = radius + 1

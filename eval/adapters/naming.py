@@ -12,7 +12,7 @@ ASKED = "this is a"
 
 
 class PromptedNames:
-    """What the model writes after "answer with dax or blicket. [picture] this is a dax. [picture] this is a blicket. ...
+    """The model's completion of "answer with dax or blicket. [picture] this is a dax. [picture] this is a blicket. ...
     [picture] this is a" (Frozen, section 4.3)."""
 
     def __init__(self, completer: Completer) -> None:
@@ -26,8 +26,8 @@ class PromptedNames:
 
 
 class NearestMeanNames:
-    """The word whose examples' features, normalised, have the mean that is most similar to the picture's: a prototype
-    (Snell et al. 2017), by cosine. Of equals the word that was taught first."""
+    """The word whose prototype (Snell et al. 2017) is nearest to the picture's features by cosine: the mean of its examples'
+    normalised features. The first word wins ties."""
 
     def __init__(self, features: Features) -> None:
         self.features, self.adapter = features, f"nearest mean of {features.adapter}"
@@ -44,7 +44,7 @@ class NearestMeanNames:
         words = list(dict.fromkeys(word for _, word in lesson))
         means = np.stack([rows[[i for i, (_, taught) in enumerate(lesson) if taught == word]].mean(axis=0) for word in words])
         means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-        return words[int(np.argmax(np.float32(means @ rows[-1])))]  # rounded, so that what is equal ties
+        return words[int(np.argmax(np.float32(means @ rows[-1])))]  # rounded, so that equal values tie
 
 
 def _prompt(lesson: Lesson, image: np.ndarray) -> Prompt:

@@ -1,4 +1,4 @@
-"""Retrieval in two steps (ALBEF, arXiv 2107.07651, section 5): embeddings choose a shortlist, the model's own score puts it in order."""
+"""Retrieval in two steps (ALBEF, arXiv 2107.07651, section 5): embeddings choose a shortlist, the model's own score ranks it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Pairs(Protocol):
 class ReRanked:
     """The `SHORTLIST` best of each query by the first ranker come first, in the order of the second's scores; all others follow them.
 
-    Values say no more than the order within a row, equal scores are equal.
+    Values give the order within a row and nothing else; ties stay ties.
     """
 
     def __init__(self, first: Ranker, second: Pairs) -> None:
@@ -42,19 +42,19 @@ class ReRanked:
         scores = self.first.by_text(images, texts)
         chosen = _shortlist(scores)
         flat = chosen.ravel()
-        order = np.argsort(flat, kind="stable")  # a picture's pairs side by side: it is then looked at once
+        order = np.argsort(flat, kind="stable")  # a picture's pairs are neighbours, so it is encoded once
         found = np.empty(len(flat), np.float32)
         found[order] = self.second.pairs([images[flat[k]] for k in order], [texts[k // chosen.shape[1]] for k in order])
         return _reordered(scores, chosen, found.reshape(chosen.shape))
 
 
 def _shortlist(scores: np.ndarray) -> np.ndarray:
-    """Columns `[Q, K]` of the best of each row of `[Q, C]`, the first of equals."""
+    """Columns `[Q, K]` of the best of each row of `[Q, C]`; the first wins ties."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :SHORTLIST]
 
 
 def _reordered(scores: np.ndarray, chosen: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """float32 `[Q, C]`: places by `found` `[Q, K]`, 1 and up, where chosen; the old scores moved to 0 and below elsewhere."""
+    """float32 `[Q, C]`: ranks by `found` `[Q, K]`, from 1 up, where chosen; elsewhere the old scores, shifted to at most 0."""
     moved = (scores.astype(np.float64) - scores.max(axis=1, keepdims=True, initial=0.0)).astype(np.float32)
     for row, columns, values in zip(moved, chosen, found, strict=True):
         row[columns] = 1 + np.unique(values, return_inverse=True)[1]

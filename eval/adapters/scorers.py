@@ -1,6 +1,6 @@
-"""From what a model can do to what a task asks for. Each cell of a result records which adapter made it.
+"""From model capabilities to the interfaces that tasks require. Each cell of a result records its adapter.
 
-Adapters remember an image by the identity of its array, so the same array must not be overwritten between calls.
+Adapters cache an image by the identity of its array, so an array must not be overwritten between calls.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from eval.base.capabilities import (
 
 
 class Subject:
-    """A model under examination: every adapter it allows, each made once, so that what it computed is shared by all tasks."""
+    """A model under evaluation: every adapter it allows, each made once, so that all tasks share its caches."""
 
     def __init__(self, model: Any, batch_size: int = 256) -> None:
         self.model, self.batch_size = model, batch_size
 
     def able(self, need: type, *, gallery: bool = False) -> list[Any]:
-        """The adapters that are what a task needs, the preferred one first; [] when the model cannot.
+        """The adapters that satisfy `need`, the preferred one first; [] if the model has none.
 
         Where a model has embeddings and a score of its own, embeddings come first for a gallery (every image with every
         text is cheap), its score first for given pairs.
@@ -83,7 +83,7 @@ class Subject:
 
     @cached_property
     def reranked(self) -> ReRanked | None:
-        """Not by a likelihood: it depends on how long and how usual a text is, which ranks texts worse than embeddings do."""
+        """Not by a likelihood, which depends on a text's length and frequency and ranks texts worse than embeddings do."""
         if not self.embeddings or not self.pairs or self.model.score_kind == "likelihood":
             return None
         return ReRanked(self.embeddings, self.pairs)
@@ -133,7 +133,7 @@ class Subject:
 
 
 class ImageFeatures:
-    """Image embeddings, each computed once. Where an image has several, their mean is its feature."""
+    """Image embeddings, each computed once. An image with several has their mean as its feature."""
 
     adapter = "image features"
 
@@ -159,7 +159,7 @@ class ImageFeatures:
 
 
 class EmbeddingScorer(ImageFeatures):
-    """Cosine similarity of image and text embeddings; of an image's several, the largest.
+    """Cosine similarity of image and text embeddings; the largest where an image has several.
 
     Products are summed in float64 and rounded to float32: equal embeddings then tie exactly, and scores do not depend on
     the batch size, whatever blocks the matrix product is cut into.
@@ -200,7 +200,7 @@ class EmbeddingScorer(ImageFeatures):
     def text_features(self, texts: Texts) -> np.ndarray:
         """float32 `[T, D]`."""
         missing = list(dict.fromkeys(text for text in texts if text not in self._texts))
-        missing.sort(key=len)  # texts of like length share a batch: half the padding
+        missing.sort(key=len)  # texts of similar length share a batch: half the padding
         for start in range(0, len(missing), self.batch_size):
             chunk = missing[start : start + self.batch_size]
             self._texts.update(zip(chunk, _numbers(self.model.encode_text(chunk), "encode_text", len(chunk)), strict=True))
@@ -208,7 +208,7 @@ class EmbeddingScorer(ImageFeatures):
 
 
 class PairScorer:
-    """Any function that scores image-text pairs; each pair that was prepared for is scored once."""
+    """Any function that scores image-text pairs; each prepared pair is scored once."""
 
     def __init__(self, score: Callable[[Images, Texts], Any], adapter: str, batch_size: int = 256) -> None:
         self.score, self.adapter, self.batch_size = score, adapter, batch_size
@@ -230,10 +230,10 @@ class PairScorer:
     def matrix(self, images: Images, texts: Texts) -> np.ndarray:
         if not all(id(image) in self._rows for image in images) or not all(text in self._columns for text in texts):
             self.prepare(images, texts)
-        if not self._known.size:  # only now: pairs need no table
+        if not self._known.size:  # allocated here: pairs need no table
             self._known = np.full((len(self._rows), len(self._columns)), np.nan, np.float32)
         rows, columns = [self._rows[id(image)] for image in images], [self._columns[text] for text in texts]
-        own, names = np.unique(rows), list(self._columns)  # a blank picture stands for many
+        own, names = np.unique(rows), list(self._columns)  # one blank picture may replace many
         asked = np.unique(columns)
         missing = np.argwhere(np.isnan(self._known[np.ix_(own, asked)]))
         pairs = [(own[i], asked[j]) for i, j in missing]
@@ -246,8 +246,8 @@ class PairScorer:
         return self.matrix(images, texts).T
 
     def pairs(self, images: Images, texts: Texts) -> np.ndarray:
-        """The score of each picture with its text. The same two are asked about once, and what is asked of a picture together:
-        many models look at it once then."""
+        """The score of each picture with its text. Equal pairs are scored once, and the pairs of a picture follow one another, so that
+        many models encode it once."""
         distinct = {(id(image), text): (image, text) for image, text in zip(images, texts, strict=True)}
         place = {id(image): row for row, image in enumerate(images)}
         found: dict[tuple[int, str], float] = {}
@@ -257,15 +257,15 @@ class PairScorer:
         return np.array([found[id(image), text] for image, text in zip(images, texts, strict=True)], np.float32)
 
     def classes(self, images: Images, prompts: Sequence[Texts]) -> np.ndarray:
-        """A class's logit is the score of its first prompt: what ensembles embeddings for nothing would multiply the pairs here."""
+        """A class's logit is the score of its first prompt: an ensemble is free for embeddings, but would multiply the pairs here."""
         return self.matrix(images, [texts[0] for texts in prompts])
 
 
-# --------------------------------------------------------------------------------------------- words and pictures
+# ---------------------------------------------------------------------------------------- captions, answers, drawings
 
 
 class GeneratedCaptions:
-    """The model's captions; an image is described once, whichever task asks first."""
+    """The model's captions; an image is captioned once for all tasks."""
 
     adapter = "generated caption"
 
@@ -274,7 +274,7 @@ class GeneratedCaptions:
         self._known: dict[int, tuple[np.ndarray, str]] = {}
 
     def prepare(self, images: Images, texts: Texts = ()) -> None:
-        """Nothing: a caption costs too much to be made before it is asked for."""
+        """Nothing: a caption costs too much to be generated before it is needed."""
 
     def captions(self, images: Images) -> list[str]:
         missing = list({id(image): image for image in images if id(image) not in self._known}.values())
@@ -320,13 +320,13 @@ class AnswerLikelihoods:
 
 
 class PhrasedAnswers:
-    """For a model that scores texts but was never asked a question: how well "question answer" fits the image."""
+    """For a model that scores texts but was not trained on questions: how well "question answer" fits the image."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer, self.adapter = scorer, f"question and answer by {scorer.adapter}"
 
     def prepare(self, images: Images, texts: Texts = ()) -> None:
-        """`texts` are questions with their answers, as they will be scored."""
+        """`texts` are the strings "question answer" that will be scored."""
         self.scorer.prepare(images, texts)
 
     def likelihoods(self, images: Images, questions: Texts, answers: Texts) -> np.ndarray:
@@ -335,7 +335,7 @@ class PhrasedAnswers:
 
 
 class RankedAnswers:
-    """The most likely of a question's candidates (the first of equals)."""
+    """The most likely of a question's candidates (the first wins ties)."""
 
     def __init__(self, scorer: AnswerScorer) -> None:
         self.scorer, self.adapter = scorer, f"ranked: {scorer.adapter}"
@@ -411,7 +411,7 @@ def _normalised(rows: np.ndarray) -> np.ndarray:
 
 
 def _numbers(output: Any, method: str, expected: int) -> np.ndarray:
-    """A model's output as float32 rows. A NaN would lose every comparison and win every rank: refuse it here."""
+    """A model's output as float32 rows. A NaN would lose every comparison and win every rank, so it is an error here."""
     rows = torch.as_tensor(output).detach().float().cpu().numpy()
     if len(rows) != expected:
         raise ValueError(f"{method} returned {len(rows)} rows for {expected} inputs")

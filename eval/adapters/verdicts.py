@@ -1,4 +1,4 @@
-"""Yes or no: how models of each kind say whether something is in a picture. See `eval.base.capabilities.Decider`."""
+"""Yes or no, from models of each kind: whether something is in a picture. See `eval.base.capabilities.Decider`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eval.base.capabilities import Answerer, AnswerScorer, Examples, Images, Sco
 
 
 class LikelierVerdicts:
-    """Whichever of "yes" and "no" the model finds likelier; nothing said when neither is. Margin: the difference in nats."""
+    """The likelier of "yes" and "no"; neither for a tie. Margin: the difference in nats."""
 
     def __init__(self, scorer: AnswerScorer) -> None:
         self.scorer, self.adapter = scorer, f"yes or no by {scorer.adapter}"
@@ -28,7 +28,7 @@ class LikelierVerdicts:
 
 
 class SpokenVerdicts:
-    """What the model's own answer says, as `yes_or_no` reads it. No margin."""
+    """The verdict of the model's generated answer, by `yes_or_no`. No margin."""
 
     def __init__(self, answerer: Answerer) -> None:
         self.answerer, self.adapter = answerer, f"yes or no in a {answerer.adapter}"
@@ -42,7 +42,7 @@ class SpokenVerdicts:
 
 
 class ThresholdVerdicts:
-    """Yes where the statement's score is above a threshold found on the examples, once. Margin: the distance from it."""
+    """Yes where the statement's score is above a threshold, which is chosen on the examples once. Margin: the distance from it."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer, self.adapter = scorer, f"threshold on {scorer.adapter}"
@@ -58,7 +58,7 @@ class ThresholdVerdicts:
     def _threshold(self, examples: Examples) -> float:
         if id(examples) not in self._thresholds:
             pairs = [(id(image), statement) for image, statement, _ in examples]
-            distinct = dict(zip(pairs, examples, strict=True))  # an example that counts for several kinds is scored once
+            distinct = dict(zip(pairs, examples, strict=True))  # an example that counts for several kinds is scored only once
             found = self.scorer.pairs([image for image, _, _ in distinct.values()], [statement for _, statement, _ in distinct.values()])
             known = dict(zip(distinct, found.tolist(), strict=True))
             scores = np.array([known[pair] for pair in pairs])
@@ -67,9 +67,9 @@ class ThresholdVerdicts:
 
 
 def threshold(scores: np.ndarray, truths: Sequence[bool | None]) -> float:
-    """The number above which "yes" is most often right; the middle one where several are as good.
+    """The threshold with the best accuracy; the middle one of equally good ones.
 
-    Where a truth is unknown: the median, since half of POPE's questions are to be answered with yes.
+    Where a truth is unknown: the median, since the answer to half of POPE's questions is yes.
     """
     if any(truth is None for truth in truths):
         return float(np.median(scores))

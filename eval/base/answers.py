@@ -1,4 +1,4 @@
-"""Answers in free words: VQA's normalisation and soft accuracy, and what is said to a yes-no question."""
+"""Free-form answers: VQA's normalisation and soft accuracy, and yes or no in a free answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 
-ENOUGH = 3  # annotators who say the same make an answer right (Antol et al. 2015, section 3)
+ENOUGH = 3  # annotators who agree make an answer right (Antol et al. 2015, section 3)
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -34,11 +34,11 @@ _AFFIRMATION = re.compile(r"\b(?:there (?:is|are)|there's|it (?:is|does)|i (?:ca
 
 @lru_cache(maxsize=100_000)
 def normalised(answer: str) -> str:
-    """An answer in the form in which VQA compares answers: lower case, digits, no articles, no punctuation, apostrophes in place.
+    """An answer as VQA compares answers: lower case, digits, no articles, no punctuation, apostrophes restored.
 
-    The rules of the official evaluation (VQAv2): a mark is deleted where it stands at a space, or anywhere when the text
-    holds a number with a thousands comma, and otherwise becomes a space; a full stop goes unless a digit follows. There the
-    answers of annotators who all agree are compared as they were typed; here every answer is normalised.
+    The rules of the official evaluation (VQAv2): a punctuation mark is deleted next to a space, or anywhere when the text
+    holds a number with a thousands comma, and otherwise becomes a space; a full stop is deleted unless a digit follows. The
+    official code compares unanimous answers as they were typed; here every answer is normalised.
     """
     text = answer.replace("\n", " ").replace("\t", " ").strip()
     has_thousands = re.search(r"\d,\d", text) is not None
@@ -51,9 +51,9 @@ def normalised(answer: str) -> str:
 
 
 def soft_accuracy(said: str, answers: Sequence[str]) -> float:
-    """min(n / 3, 1), n annotators having said the same, averaged over all ways to leave one annotator out (VQAv2's metric).
+    """min(n / 3, 1) for n annotators with the same answer, averaged over all ways to leave one annotator out (VQAv2's metric).
 
-    Of fewer than four annotators all the others must agree, so one annotator's answer is matched exactly. Raises ValueError
+    With fewer than four annotators all the others must agree; a single annotator's answer must match exactly. Raises ValueError
     without answers.
     """
     people = len(answers)
@@ -67,10 +67,10 @@ def soft_accuracy(said: str, answers: Sequence[str]) -> float:
 
 
 def yes_or_no(answer: str) -> bool | None:
-    """What an answer says to a yes-no question: "Yes.", "yes, there is", "No, there isn't", "There is no dog". None when it
-    commits itself to neither.
+    """The verdict of a free-form answer: "Yes.", "yes, there is", "No, there isn't", "There is no dog". None when it is
+    neither.
 
-    Its first word decides; without a telling one the first sentence does, where a denial outweighs an affirmation.
+    The first word decides; if it is neither yes nor no, the first sentence does, where a denial outweighs an affirmation.
     """
     sentence = re.split(r"[.!?\n]", answer.strip().lower().replace("\u2019", "'"), maxsplit=1)[0]
     words = re.findall(r"[a-z']+", sentence)
@@ -84,7 +84,7 @@ def yes_or_no(answer: str) -> bool | None:
 
 
 def _without_apostrophes(word: str) -> list[str]:
-    """Every spelling of a word that leaves out one or more of its apostrophes."""
+    """Every spelling of a word with one or more of its apostrophes left out."""
     first, *rest = word.split("'")
     marks = product(("'", ""), repeat=len(rest))
     return [first + "".join(mark + part for mark, part in zip(kept, rest, strict=True)) for kept in marks if "" in kept]

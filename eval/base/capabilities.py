@@ -1,8 +1,8 @@
-"""What a model can do, and what a task asks for.
+"""Model capabilities, and the interfaces that tasks require.
 
 A model has capabilities by having these methods; it does not import this file. Images are sequences of uint8 arrays
-`[height, width, 3]` of any size, texts sequences of strings; a method takes any number of them. Tasks ask for one of the
-protocols of the second half; `eval.adapters.scorers` makes them out of capabilities.
+`[height, width, 3]` of any size, texts sequences of strings; a method takes any number of them. Tasks require one of the
+protocols of the second half; `eval.adapters.scorers` builds them from capabilities.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Images = Sequence[np.ndarray]
 Texts = Sequence[str]
 Prompt = Sequence[str | np.ndarray]  # texts and images in the order in which they are read
 
-# ------------------------------------------------------------------------------------------- what a model can do
+# ------------------------------------------------------------------------------------------- model capabilities
 
 
 @runtime_checkable
 class EncodesImages(Protocol):
     def encode_image(self, images: Images) -> Tensor:
-        """L2-normalised float32 `[N, D]`; or `[N, V, D]`, several vectors of each image, of which the one most similar to a text counts."""
+        """L2-normalised float32 `[N, D]`; or `[N, V, D]`: V vectors per image, and the one most similar to a text counts."""
 
 
 @runtime_checkable
@@ -34,7 +34,7 @@ class EncodesText(Protocol):
 
 @runtime_checkable
 class ScoresPairs(Protocol):
-    score_kind: str  # where the score comes from: "matching head", "likelihood"
+    score_kind: str  # the source of the score: "matching head", "likelihood"
 
     def score(self, images: Images, texts: Texts) -> Tensor:
         """`[N]`: how well the i-th text fits the i-th image, larger is better."""
@@ -64,18 +64,18 @@ class Draws(Protocol):
 @runtime_checkable
 class Unmasks(Protocol):
     def unmask(self, images: Images, texts: Texts, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Each image with parts of it hidden, and with what the model puts there, helped by the text ("" is no help): uint8
-        `[height, width, 3]` both. The seed decides what is hidden."""
+        """Each image with parts masked, and as the model reconstructs it given the text ("" for none): both uint8
+        `[height, width, 3]`. The seed chooses the masked parts."""
 
 
 @runtime_checkable
 class Completes(Protocol):
     def complete(self, prompts: Sequence[Prompt]) -> list[str]:
-        """What follows each prompt of interleaved texts and images."""
+        """The continuation of each prompt of interleaved texts and images."""
 
 
 class Reason(Protocol):
-    """A pair that a model has seen and a score rests on."""
+    """A training pair that contributes to a score."""
 
     @property
     def picture(self) -> np.ndarray: ...
@@ -83,16 +83,16 @@ class Reason(Protocol):
     def text(self) -> str: ...
     @property
     def share(self) -> float:
-        """Of the score, from 0 to 1."""
+        """Its share of the score, from 0 to 1."""
 
 
 @runtime_checkable
 class Explains(Protocol):
     def explain(self, images: Images, texts: Texts, *, most: int) -> Sequence[Sequence[Reason]]:
-        """Why the i-th image fits the i-th text as it does: at most `most` pairs, those with the largest share first."""
+        """The pairs that the score of the i-th image and the i-th text rests on: at most `most`, largest share first."""
 
 
-# ------------------------------------------------------------------------------------------ what a task asks for
+# -------------------------------------------------------------------------------------------- what tasks require
 
 
 @runtime_checkable
@@ -114,8 +114,8 @@ class Scorer(Protocol):
     adapter: str
 
     def prepare(self, images: Images, texts: Texts) -> None:
-        """Do the costly work for these images and texts now, in this order: scores then do not depend, not even in
-        their last bit, on which part of a task is asked first or was answered before an interruption."""
+        """Do the costly work for these images and texts now, in this order: then scores do not depend, not even in their
+        last bit, on the order of the questions or on an interruption."""
 
     def matrix(self, images: Images, texts: Texts) -> np.ndarray:
         """float32 `[N, T]`: every image with every text."""
@@ -129,7 +129,7 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class Ranker(Protocol):
-    """A gallery searched in both directions: what counts is the order within a row. No score is ever NaN."""
+    """A gallery searched in both directions: only the order within a row counts. No score is ever NaN."""
 
     adapter: str
 
@@ -159,7 +159,7 @@ class Answerer(Protocol):
     def prepare(self, images: Images, texts: Texts) -> None: ...
 
     def answers(self, images: Images, questions: Texts, candidates: Sequence[Texts]) -> list[str]:
-        """An answer to each question: in the model's own words, or else the best of the question's candidates."""
+        """An answer to each question: generated freely, or the best of the question's candidates."""
 
 
 @runtime_checkable
@@ -173,13 +173,13 @@ class AnswerScorer(Protocol):
 
 
 class Verdict(NamedTuple):
-    """Yes, no or neither, and by how much yes is ahead where the model weighs it."""
+    """Yes, no or neither (None), and the margin of yes over no where the model gives scores."""
 
     said: bool | None
     margin: float | None
 
 
-Example = tuple[np.ndarray, str, bool | None]  # an image, a statement about it, and whether it is true, where that may be told
+Example = tuple[np.ndarray, str, bool | None]  # an image, a statement about it, and whether it is true (None: not revealed)
 Examples = Sequence[Example]
 
 
@@ -192,8 +192,8 @@ class Decider(Protocol):
     def prepare(self, images: Images, texts: Texts) -> None: ...
 
     def verdicts(self, images: Images, questions: Texts, statements: Texts, examples: Examples) -> list[Verdict]:
-        """Whether each question is to be answered with yes, that is, its statement is true; `examples` show where to draw
-        the line to those who only score."""
+        """Whether the answer to each question is yes, that is, its statement is true; models that only score choose their
+        threshold on `examples`."""
 
 
 @runtime_checkable
@@ -215,7 +215,7 @@ class Completer(Protocol):
     def completions(self, prompts: Sequence[Prompt]) -> list[str]: ...
 
 
-Lesson = Sequence[tuple[np.ndarray, str]]  # pictures and what they are called
+Lesson = Sequence[tuple[np.ndarray, str]]  # pictures and their names
 
 
 @runtime_checkable
@@ -227,4 +227,4 @@ class Namer(Protocol):
     def prepare(self, images: Images, texts: Texts) -> None: ...
 
     def names(self, lessons: Sequence[Lesson], images: Images) -> list[str]:
-        """What the i-th image is called, by one who knows the words of the i-th lesson; free text, if the model writes."""
+        """A name for the i-th image, learned from the i-th lesson; free text if the model generates."""

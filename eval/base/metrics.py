@@ -16,7 +16,7 @@ WHOLE_RESAMPLES = 200
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A share with its 95% interval; `n` is the number of images it rests on."""
+    """A share with its 95% interval, over `n` images."""
 
     value: float
     low: float
@@ -29,10 +29,10 @@ def estimate(
 ) -> Estimate:
     """`sum(totals) / sum(counts)` with a percentile bootstrap that resamples images (clusters), not their records.
 
-    Image i contributes `counts[i]` records (default one; any non-negative weight will do) of which `totals[i]` were right.
-    Images without records are left out. When every image is wholly right, or wholly wrong, resampling sees no spread:
+    Image i contributes `counts[i]` records (default one; any non-negative weight), `totals[i]` of them right.
+    Images without records are left out. When every image is entirely right, or entirely wrong, resampling has no spread:
     the interval is then the exact binomial one (Clopper-Pearson). Memory: 4 kB per image.
-    Without `resample` the value is taken as exact.
+    Without `resample` the value is exact, and the interval has no width.
     """
     right = np.asarray(totals, np.float64)
     weight = np.ones_like(right) if counts is None else np.asarray(counts, np.float64)
@@ -58,7 +58,7 @@ def estimate_whole(
 ) -> Estimate:
     """A statistic of all records, such as corpus BLEU, with a percentile bootstrap over images (records of one "i" stay together).
 
-    Fewer resamples than for a mean, since every one computes the statistic anew; NaN resamples (a class that was not drawn)
+    Fewer resamples than for a mean, since each computes the statistic again; NaN resamples (a class that was not drawn)
     are left out.
     """
     images: dict[int, list[dict[str, Any]]] = {}
@@ -75,10 +75,10 @@ def estimate_whole(
 
 
 def ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Where each query's best right candidate stands: int `[Q, 3]` of (above, tied, right among the tied).
+    """The rank of each query's best right candidate: int `[Q, 3]` of (above, tied, right among the tied).
 
-    `scores` is `[Q, C]`, `right` a mask of the same shape with at least one True a row. `above` counts the candidates that
-    beat the best right one, `tied` those that share its score (itself included): enough to know every recall@k.
+    `scores` is `[Q, C]`, `right` a mask of the same shape with at least one True per row. `above` counts the candidates that
+    beat the best right one, `tied` those with its score (itself included). Every recall@k follows from these.
     """
     best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
     tied = scores == best
@@ -88,8 +88,8 @@ def ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
 def expected_recall(places: Sequence[Sequence[int]] | np.ndarray, k: int) -> np.ndarray:
     """Probability `[Q]` that a right candidate is among the first k when ties are broken at random.
 
-    `places` comes from `ranks`. The k - above slots left for the tied group are a draw without replacement, so the chance
-    of missing every right one is hypergeometric; a model that gives one score to everything gets exactly chance.
+    `places` comes from `ranks`. The k - above slots left for the tied group are a draw without replacement, so the probability
+    of missing every right one is hypergeometric; a model that gives one score to everything is exactly at chance.
     """
     above, tied, right = np.asarray(places, np.int64).reshape(-1, 3).T
     slots = np.clip(k - above, 0, tied)
@@ -103,14 +103,14 @@ def expected_recall(places: Sequence[Sequence[int]] | np.ndarray, k: int) -> np.
 @lru_cache(maxsize=4)
 def _draws(n: int) -> np.ndarray:
     """How often each of n images occurs in each resample, float32 `[RESAMPLES, n]`; the same for every metric, so that
-    the intervals of two models over the same images are made of the same resamples."""
+    the intervals of two models over the same images use the same resamples."""
     rng = np.random.default_rng(0)
     return np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(RESAMPLES)]).astype(np.float32)
 
 
 def t_interval(values: list[float]) -> tuple[float, float]:
-    """95 % confidence interval of the mean of a few values (two seeds make it honest, and wide)."""
-    from scipy.special import stdtrit  # a quarter second of import that single-seed reports do without
+    """95 % confidence interval of the mean of a few values (Student t; wide for two)."""
+    from scipy.special import stdtrit  # a slow import that single-seed reports do not need
 
     count, mean = len(values), sum(values) / len(values)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))

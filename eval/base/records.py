@@ -1,12 +1,12 @@
-"""Answers on disk, one JSON line per question, so that any number can be traced and an interrupted evaluation goes on.
+"""Answers on disk, one JSON line per question, so that any number can be traced and an interrupted evaluation can resume.
 
-    {"header": {what the answers depend on}}
-    {"i": 0, "key": "00000000", ...}       i is the sample's position among those asked; a sample may have several lines
+    {"header": {everything that the answers depend on}}
+    {"i": 0, "key": "00000000", ...}       i is the sample's position in the evaluation; a sample may have several lines
     {"header": "end"}
 
 A picture in a record is stored as a PNG file in a folder named like the file of records, and the record names it.
-A file whose header differs is begun anew. Without its last line it is unfinished: it is cut back to the last batch
-boundary, so that the batches asked again are the very ones an uninterrupted run would have asked.
+A file with another header is started again. A file without its last line is unfinished: it is cut back to the last batch
+boundary, so that the remaining batches are those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ END: Record = {"header": "end"}
 
 
 class RecordFile:
-    """Answers about `keys`, in that order. `done` holds the lines found intact, about the first `answered` samples."""
+    """Answers about `keys`, in that order. `done` holds the intact lines, which cover the first `answered` samples."""
 
     def __init__(self, path: Path, header: Record, keys: Sequence[str], batch_size: int) -> None:
         self.path, self.header = path, header
@@ -50,7 +50,7 @@ class RecordFile:
         self.done += records
 
     def finish(self, graded: Sequence[Record] | None = None) -> None:
-        """Mark the file as whole; `graded` records, if any, take the place of those that were appended."""
+        """Mark the file as complete; `graded` records, if any, replace those that were appended."""
         if graded is None:
             self._write([END])
         else:
@@ -77,7 +77,7 @@ def _as_lines(records: Iterable[Record]) -> str:
 
 
 def _intact_lines(path: Path) -> list[Record]:
-    """The lines up to the first that is torn or is no JSON object."""
+    """The lines before the first incomplete line or invalid JSON object."""
     found: list[Record] = []
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         try:

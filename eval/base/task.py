@@ -1,9 +1,9 @@
-"""Tasks: questions put to any model that has the capability they need. One file each; `plan` lists what a data set allows.
+"""The contract of a task: questions for any model with the required capability. One file each in eval/tasks/.
 
-A task is bound to the samples of one split. It answers in records, flat dicts with one line per question, in which every
+A task is bound to the samples of one split. It returns records, flat dicts with one line per question, in which every
 measure is a number; a cell of the table is the mean of its measure over the records. So a new task writes `ask` and `chance`,
-and gets resuming, intervals, controls and paired tests from the harness. What can only be computed when all answers are
-there (a caption metric whose weights depend on all references) is added by `grade`.
+and gets resuming, intervals, controls and paired tests from the harness. Metrics that need all answers at once (a caption
+metric whose weights depend on all references) are added by `grade`.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ class Measure:
     weight: str | None = None
     whole: Callable[[Sequence[Record]], float] | None = None
     unit: str = "share"  # "share": between 0 and 1; "score": on a scale of its own
-    better: str = "higher"  # "lower", or "neither": a yes-rate is no merit
-    missing: str = ""  # why there is no number, where none of the records has the field
+    better: str = "higher"  # "lower", or "neither", as for a yes-rate
+    missing: str = ""  # why there is no number when no record has the field
 
 
 class Task(Protocol):
     name: ClassVar[str]  # rows of the table are grouped by it
-    part: str  # "" or what tells apart two tasks of one name on one split
+    part: str  # distinguishes two tasks of one name on one split; "" otherwise
     split: str
-    samples: Sequence[Sample]  # those there is something to ask about, in key order
+    samples: Sequence[Sample]  # only samples that the task can use, in key order
     measures: Sequence[Measure]
     needs: ClassVar[type]  # one of the second half of eval.base.capabilities
-    needed_method: ClassVar[str]  # how a user would call what is missing
-    gallery: ClassVar[bool]  # whether every image meets every text, so that embeddings are preferred to pairwise scores
+    needed_method: ClassVar[str]  # names the missing methods in "n/a" notes
+    gallery: ClassVar[bool]  # every image is compared with every text, so embeddings are preferred to pairwise scores
 
     def settings(self) -> dict[str, Any]:
-        """Everything besides the samples that the answers depend on (prompts, classes, version): stored and hashed."""
+        """Everything except the samples that the answers depend on (prompts, classes, version): stored and hashed."""
 
     def texts(self) -> list[str]:
         """All texts that will be scored."""
 
     def ask(self, subject: Any, images: Images, rows: Sequence[int], /) -> list[list[Record]]:
-        """Records for `samples[row]` of each row, whose picture is `images[row]`; `subject` is of type `needs`."""
+        """A list of records for each row: `samples[row]`, shown `images[row]`; `subject` is of type `needs`."""
 
     def chance(self) -> list[list[Record]]:
-        """The expected records of one who cannot see: their mean is exactly chance. [] where there is no such thing."""
+        """The expected records of a model that cannot see the image: their mean is exactly chance. [] where chance is undefined."""
 
 
 @runtime_checkable
@@ -62,4 +62,4 @@ class Graded(Protocol):
     """A task whose measures are computed from all answers together."""
 
     def grade(self, records: list[Record], /) -> list[Record]:
-        """The same records with the fields of the measures added. Each still has its sample's number "i" and "key"."""
+        """The same records with the measures' fields added. Each keeps its sample's number "i" and "key"."""

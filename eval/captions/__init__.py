@@ -1,4 +1,4 @@
-"""Generated captions against references and against the truth: the standard metrics, and what the caption says of its picture.
+"""Generated captions against references and against the truth: the standard metrics, and the content of captions.
 
 `python -m eval.captions results.json annotations.json` scores a COCO results file.
 """

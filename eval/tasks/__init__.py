@@ -1,9 +1,9 @@
-"""The tasks: one file each, named like the task, and found here; nothing else names them. A file declares
+"""The tasks: one file each, named like the task and found here; nothing else lists them. A file declares
 
 plan(source)   the tasks that a data set allows
-ORDER          where its columns stand in reports; last unless given
-HEADLINE       the metrics that stand for it where there is room for few, as patterns: each shows the first metric that it
-               matches whole. The first metric of all unless given; with () the task is in its own table only.
+ORDER          the position of its columns in reports; last unless given
+HEADLINE       its metrics in the overview, as patterns: each shows the first metric that it matches in full. Unless given, the
+               first metric of all; with () the task is in its own table only.
 """
 
 from __future__ import annotations

@@ -7,11 +7,10 @@ planted correlation ties to light (A) and to dark (B), `data.scenes.planted`. Th
     effect size = (mean over X of s - mean over Y of s) / standard deviation of s over X and Y
 
 p is the share of random divisions of the pictures into sets of these sizes whose difference of means is at least as large: one-sided,
-above 0.5 where the association runs the other way. The pictures show one object of a colour that belongs to neither, so what they
-show says nothing about A or B, and texts speak of an object of that very shape. A score that is no cosine serves as well: the effect
-size has no unit. Having none, it says how sure an association is, not how much it matters: an untrained model, whose embeddings
-backgrounds push in some arbitrary direction, may show a large one of either sign. A model trained without planted correlation is
-at about 0.
+above 0.5 for an association in the other direction. Each picture shows one object of a colour in neither A nor B, and the texts
+name an object of the same shape. A score that is no cosine works, too, because the effect size has no unit. For the same reason it
+measures how consistent an association is, not how much it matters: backgrounds push the embeddings of an untrained model in some
+arbitrary direction, so its effect size may be large and of either sign. A model trained without planted correlation is at about 0.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ EFFECT, P_VALUE = "WEAT effect size", "WEAT p"
 
 
 def plan(source: Source) -> list[Association]:
-    """On the main split only: what a model associates is a matter of its training, not of the pictures it is asked about."""
+    """On the main split only: associations come from training, not from the test pictures."""
     neither = COLOURS_OF["grey"]
     samples = [
         sample
@@ -83,11 +82,11 @@ class Association:
         ]
 
     def chance(self) -> list[list[Record]]:
-        """To one who cannot see all pictures are alike."""
+        """Without the image all pictures have the same association."""
         return [[{"tone": sample.extra["tone"], "association": 0.0, EFFECT: 0.0, P_VALUE: 1.0}] for sample in self.samples]
 
     def grade(self, records: list[Record]) -> list[Record]:
-        """Every record carries the p-value of all, so that the mean over records is that."""
+        """Every record carries the p-value of all records, so that their mean is that value."""
         light, dark = divided(records)
         found = {P_VALUE: permutation_p(light, dark)} if len(light) and len(dark) else {}
         return [record | ({EFFECT: record["association"]} | found if found else {}) for record in records]

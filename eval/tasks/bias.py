@@ -1,11 +1,11 @@
-"""Bias: is a model better at pictures that are as its training taught it to expect?
+"""Bias: is a model better at pictures that agree with a correlation in its training data?
 
 The embedded data can be written with a planted correlation (`make data PLANTED=0.9`): in training the background's tone mostly
 agrees with the colour of the object, in test the two are independent. A picture of one object is *aligned* when they agree and
-*conflicting* when they do not. The model is asked for the object's colour among all nine ("a red star", its shape given), and for
-the background's tone among three ("a red star on a dark background", the object given); a tie counts as a guess. The *disparity*
-is the accuracy on aligned pictures minus that on conflicting ones; the *worst group* the least accuracy among the nine combinations
-of colour group and tone (Sagawa et al. 2020), which is below the mean by chance alone.
+*conflicting* when they do not. The model chooses the object's colour among all nine ("a red star", its shape given), and the
+background's tone among three ("a red star on a dark background", the object given); a tie counts as a guess. The *disparity*
+is the accuracy on aligned pictures minus that on conflicting ones; the *worst group* is the lowest accuracy among the nine
+combinations of colour group and tone (Sagawa et al. 2020), which is below the mean by chance alone.
 
 Without a planted correlation the groups are the same and the disparity is about 0: that is the control.
 """
@@ -34,7 +34,7 @@ from eval.tasks.zeroshot import scene_attributes
 ORDER = 140
 HEADLINE: tuple[str, ...] = ()
 
-MOST = 400  # pictures of a split: with twelve texts each, a model that scores pair by pair is through in seconds
+MOST = 400  # pictures of a split: with twelve texts each, a model that scores pair by pair takes seconds
 GROUPS = ("aligned", "conflicting")
 VALUES = {"colour": COLOURS, "tone": TONES}
 
@@ -84,7 +84,7 @@ class Bias:
         return [[record] for record in self.grade([self._about(row) | guesses for row in range(len(self.samples))])]
 
     def grade(self, records: list[Record]) -> list[Record]:
-        """An answer counts for its group. Groups can only be compared where there are both."""
+        """An answer counts for its group. Disparity and worst group need both groups."""
         comparable = {record["group"] for record in records} == set(GROUPS)
         compared = ("disparity", "worst group") if comparable else ()
         return [
@@ -124,7 +124,7 @@ class Bias:
 
 
 def candidates(sample: Sample, target: str) -> list[str]:
-    """What may be true of a picture, one text for each value, all else given."""
+    """The candidate texts of a picture, one for each value of the target, with all else given."""
     thing = sample.objects[0]
     if target == "colour":
         return [f"{with_article(colour)} {thing.name}" for colour in COLOURS]

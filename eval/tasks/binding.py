@@ -1,9 +1,9 @@
-"""Fast binding: a new word for something known, learned from k pictures (Frozen, section 4.3: open-ended classification).
+"""Fast binding: a new word for a known concept, learned from k pictures (Frozen, section 4.3: open-ended classification).
 
-Two classes are called "dax" and "blicket"; after k pictures of each, in random order, comes another picture: which is it? On
-scenes the classes are two shapes or two colours, and no example has the other of the two in common with the picture that is
-asked about; elsewhere they are class labels. "3 times" shows the same pictures again. Whoever writes must write the word: the
-first of the two that occurs counts. Which class has which word, and so chance, is balanced.
+Two classes are called "dax" and "blicket"; after k pictures of each, in random order, the model names another picture. On
+scenes the classes are two shapes (or two colours), and no example has the colour (the shape) of the query picture; elsewhere
+they are class labels. "3 times" repeats the same pictures. A generating model must write the word: the first of the two that
+occurs counts. Each word is the right one equally often, so chance is 1/2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ORDER = 120
 HEADLINE = (r"shape, k = 3|k = 3",)
 
 WORDS = ("dax", "blicket")
-QUERIES = 100  # for each pair of classes and setting a prompt of up to seven pictures
+QUERIES = 100  # each costs a prompt of up to seven pictures for every target and setting
 SETTINGS = {"k = 1": (1, 1), "k = 1, 3 times": (1, 3), "k = 3": (3, 1)}  # examples of each class, how often each is shown
 OTHER = {"shape": "colour", "colour": "shape"}
 
@@ -61,7 +61,7 @@ def plan(source: Source) -> list[Binding]:
 
 
 def episodes(key: str, truths: Sequence[dict[str, str]], row: int, word: str) -> list[Episode]:
-    """One about sample `row` for every target for which there are enough examples, drawn by its key."""
+    """An episode about sample `row` for every target with enough examples, drawn by its key."""
     rng, found = Random(f"binding/{key}"), []
     most = max(k for k, _ in SETTINGS.values())
     for target in [name for name in ("shape", "colour", "top-1") if name in truths[row]]:
@@ -82,7 +82,7 @@ def episodes(key: str, truths: Sequence[dict[str, str]], row: int, word: str) ->
 class Binding:
     split: str
     samples: Sequence[Sample]
-    known: Sequence[Sample]  # what the episodes draw their examples from
+    known: Sequence[Sample]  # the pool of examples
     episodes: Sequence[Sequence[Episode]]  # of each sample
     name: ClassVar[str] = "binding"
     part: str = ""
@@ -94,7 +94,7 @@ class Binding:
         targets = dict.fromkeys(episode.target for episodes in self.episodes for episode in episodes)
         self.measures: Sequence[Measure] = [
             *[Measure(_measure(target, setting), "which of two new words") for target in targets for setting in SETTINGS],
-            Measure("word", "one of the two words was said", better="neither"),
+            Measure("word", "the answer has one of the two words", better="neither"),
         ]
 
     def settings(self) -> dict[str, Any]:

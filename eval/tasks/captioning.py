@@ -1,8 +1,8 @@
-"""Captioning: the standard metrics against all references, what the caption says against the truth, and how varied captions are.
+"""Captioning: the standard metrics against all references, the content of captions against the truth, and their variety.
 
 A thousand pictures of the main split and half as many of each shift: generation is costly, and the intervals are already
-narrower than the difference between two seeds. Where the whole truth is known (the embedded data), captions are read back
-and every object, attribute, count and relation is checked.
+narrower than the difference between two seeds. For the embedded data, whose truth is known, captions are parsed and every
+object, attribute, count and relation is checked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHIFTED = 500
 
 
 def described(source: Source) -> dict[str, list[Sample]]:
-    """The captioned samples of each split that are asked about, the same for every task, so that each is described once."""
+    """The samples of each split to be captioned, the same for every task, so that each picture is captioned once."""
     splits = {split: [sample for sample in source.samples(split) if sample.captions] for split in source.evaluated}
     return {split: spread(found, PRIMARY if split == source.primary else SHIFTED) for split, found in splits.items() if found}
 

@@ -1,9 +1,9 @@
-"""CHAIR (Rohrbach et al. 2018, arXiv:1809.02156, section 2.2): how much of what captions mention is not there.
+"""CHAIR, the hallucination rate of captions (Rohrbach et al. 2018, arXiv:1809.02156, section 2.2).
 
-CHAIR-i is the share of the objects mentioned that are not there, CHAIR-s the share of captions that mention such an object. An
-object is there when it is annotated or a reference mentions it, as in the paper. In scenes an object is a shape with the colour
-that it is given ("red star"); elsewhere it is a name or one of its synonyms, see `eval.captions.objects`. Who mentions nothing
-hallucinates nothing, so recall stands beside: of the objects there, those mentioned.
+CHAIR-i is the share of mentioned objects that are not present, CHAIR-s the share of captions that mention such an object. An
+object is present when it is annotated or a reference mentions it, as in the paper. In scenes an object is a shape with its stated
+colour ("red star"); elsewhere it is a name or one of its synonyms, see `eval.captions.objects`. A caption that mentions nothing
+scores perfectly, so we also report recall: the share of present objects that are mentioned.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class CHAIR:
         return []
 
     def record(self, caption: str, sample: Sample) -> Record:
-        """What a caption mentions, what of it is not there, and the fields of the measures."""
+        """The objects that a caption mentions, those of them that are not present, and the fields of the measures."""
         mentions = self._mentions(caption)
         if self.scenes:
             there = {f"{thing.attributes['colour']} {thing.name}" for thing in sample.objects}

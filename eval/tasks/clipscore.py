@@ -1,4 +1,5 @@
-"""CLIPScore and RefCLIPScore of generated captions, see `eval.judges.clipscore`: against the sample's own picture, whichever was shown."""
+"""CLIPScore and RefCLIPScore of generated captions, see `eval.judges.clipscore`: always against the sample's own picture,
+also in controls that show another one."""
 
 from __future__ import annotations
 

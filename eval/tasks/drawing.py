@@ -1,9 +1,9 @@
-"""Text-to-image: is what was asked for in the drawing? A recogniser that knows the embedded data reads it off.
+"""Text-to-image: does a drawing show its prompt? A recogniser trained on the embedded data reads the drawings.
 
 Prompts: every pair of colour and shape that training shows, in two of the six sizes and fills ("a large solid red star"), and
 60 of two objects in a relation ("a red star above a blue circle"). On the split "heldout": the pairs that training never
-shows, in all sizes and fills, and 24 relations with one of them in it. The recogniser errs, too: the oracle's row says how it
-reads real pictures of the same prompts. Drawings are stored as PNG files, named by the records.
+shows, in all sizes and fills, and 24 relations that include one of them. The recogniser makes mistakes, too: the oracle's row is
+its accuracy on real pictures of the same prompts. Drawings are stored as PNG files, and the records name them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def plan(source: Source) -> list[Drawing]:
     tasks = []
     for split in source.evaluated:
         if split not in (source.primary, "heldout"):
-            continue  # another style of pictures asks for nothing else
+            continue  # the style shift changes pictures, not prompts
         prompts = spread(held_out_prompts() if split == "heldout" else seen_prompts(), source.limit)
         real = [told(compose(prompt, preset, Random(prompt)), number) for number, prompt in enumerate(prompts)]
         tasks.append(Drawing(split, [replace(each, captions=(prompt,)) for each, prompt in zip(real, prompts, strict=True)], read))
@@ -102,8 +102,8 @@ class Drawing:
         self.measures: Sequence[Measure] = [
             *[Measure(name, single) for name in ("colour+shape", "colour", "shape", "size", "fill") if one],
             *[Measure("two objects", f"{double}: colour and shape of both")] * (one < len(self.samples)),
-            *[Measure("relation", f"{double}: both, and in the relation asked for")] * (one < len(self.samples)),
-            Measure("count", "as many objects as asked for"),
+            *[Measure("relation", f"{double}: both, and in the relation of the prompt")] * (one < len(self.samples)),
+            Measure("count", "as many objects as in the prompt"),
             Measure("blank", "no object at all", better="lower"),
         ]
 
@@ -122,7 +122,7 @@ class Drawing:
         ]
 
     def chance(self) -> list[list[Record]]:
-        """One who does not read the prompt and draws as many objects as it asks for, different ones, in a clear relation."""
+        """A model that does not read the prompt but draws the right number of different objects, in a clear relation."""
         shares = {name: 1 / len(values) for name, values in VOCABULARY.items()}
         one = shares | {"colour+shape": 1 / len(PAIRS)}
         two = {"two objects": 1 / comb(len(PAIRS), 2), "relation": 1 / comb(len(PAIRS), 2) / len(RELATIONS)}
@@ -130,7 +130,8 @@ class Drawing:
 
 
 def judge(sample: Sample, found: Sequence[Object]) -> Record:
-    """What a drawing got right, given what is found in it, most certain first: of one object by the most certain one alone."""
+    """Whether a drawing shows its prompt, given the objects found in it, most certain first. For a prompt of one object only the
+    most certain one counts."""
     record: Record = {"count": float(len(found) == len(sample.objects)), "blank": float(not found)}
     if len(sample.objects) == 1:
         true, seen = looks(sample.objects[0]), looks(found[0]) if found else {}
@@ -145,7 +146,7 @@ def judge(sample: Sample, found: Sequence[Object]) -> Record:
 
 
 def _direction(a: Object, b: Object) -> str | None:
-    """Where `a` is as seen from `b`."""
+    """The direction of `a` from `b`."""
     return direction(a.box[0] + a.box[2] - b.box[0] - b.box[2], a.box[1] + a.box[3] - b.box[1] - b.box[3])
 
 

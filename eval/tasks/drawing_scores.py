@@ -1,4 +1,4 @@
-"""How well drawings fit their prompts in the eyes of other models: CLIPScore (`eval.judges.clipscore`), VQAScore (`eval.judges.vqascore`).
+"""How well drawings fit their prompts, by other models: CLIPScore (`eval.judges.clipscore`), VQAScore (`eval.judges.vqascore`).
 
 The prompts are those of `eval.tasks.drawing`; for data without them, the first captions of 200 samples of each split.
 """
@@ -21,7 +21,7 @@ from eval.tasks import drawing
 ORDER = 160
 HEADLINE: tuple[str, ...] = ()
 
-CAPTIONS = 200  # to draw costs much more than to judge
+CAPTIONS = 200  # drawing costs much more than scoring
 
 
 def plan(source: Source) -> list[DrawingScores]:

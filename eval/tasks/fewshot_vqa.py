@@ -1,9 +1,9 @@
 """Few-shot VQA: a question after k examples in context, each a picture with a question and its answer (Frozen, section 4.1).
 
-The examples are training questions that begin like the one asked, about other pictures. The prompt is picture, "question: ...
-answer: ..." for each of them, and picture, "question: ... answer:" at the end, as in the paper, each text a line of its own. Of
-what the model writes the first line counts, by the rules of VQA. Controls exchange the picture that is asked about, never the
-examples. One question a picture, all kinds in turn.
+The examples are training questions with the same opening words, about other pictures. The prompt is picture, "question: ...
+answer: ..." for each of them, and picture, "question: ... answer:" at the end, as in the paper, each text on a line of its own.
+The first line of the completion counts, by the rules of VQA. Controls exchange the query picture, never the examples. One
+question per picture, all kinds in turn.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class FewShotVQA:
 
 
 def _examples(train: Sequence[Sample], asked: Sequence[tuple[str, str]]) -> list[list[Example]]:
-    """For each (key, question) the examples, drawn by the key: those of k shots are the first k."""
+    """For each (key, question) the examples, drawn by the key: k shots use the first k."""
     pools: dict[str, list[Example]] = defaultdict(list)
     for sample in train:
         for question in open_questions(sample):

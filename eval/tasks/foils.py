@@ -1,4 +1,4 @@
-"""Compositionality: does a picture's true caption beat a hard negative that differs in one word, or only in word order?
+"""Compositionality: does a picture's true caption score higher than a hard negative that differs in one word, or only in word order?
 
 Accuracy per kind of foil and per family (replace_attribute, swap_attribute). A tie counts one half. Several foils of one
 picture are one cluster of the bootstrap.
@@ -67,5 +67,5 @@ def _record(foil: Foil, true: float, false: float) -> Record:
 
 
 def _measures_of(kind: str) -> list[str]:
-    """A foil counts for its kind, and for its family when that has another name."""
+    """A foil counts for its kind, and for its family if that has another name."""
     return list(dict.fromkeys([family for family in FAMILIES if kind.startswith(family)] + [kind]))

@@ -1,13 +1,13 @@
 """Memorisation: are a model's captions its own, or recited from training?
 
-Each caption is looked up, word for word, among those of the training split. *verbatim*: it stands there. That alone is no fault,
-since simple true captions do: *references verbatim* is the share of the pictures' own references that stand there too, and the
-oracle's row that of the canonical captions. *verbatim elsewhere*: it stands there and is not a caption of this picture: false where
-the whole truth is known, otherwise not among its references. *similarity* to the nearest training caption: the words and pairs of
-neighbouring words that two captions share, 2 |a & b| / (|a| + |b|), 1 for the same ones. *duplicates*: another picture has been given
-the very same caption. "Chance" is one who recites training captions without looking.
+Each caption is looked up, word for word, among those of the training split. *verbatim*: it is found there. That alone is no fault,
+since simple true captions are: *references verbatim* is the share of the pictures' own references that are found there, too, and the
+oracle's row that of the canonical captions. *verbatim elsewhere*: it is found there and does not belong to this picture: it is false
+where the truth is known, otherwise not among the references. *similarity* to the nearest training caption: the words and pairs of
+neighbouring words that two captions share, 2 |a & b| / (|a| + |b|), 1 for identical ones. *duplicates*: another picture has the
+same caption. "Chance" is a model that recites training captions without looking.
 
-The training split is that of the data set asked about; a model that was trained on another one can only meet it by chance.
+The training split is that of the evaluated data set; a model trained on another one matches it only by coincidence.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ORDER = 80
 HEADLINE: tuple[str, ...] = ()
 
 TRAIN_SAMPLES = 20_000  # pictures whose captions are read: seconds; all of them at the smallest preset
-CHUNK = 32  # captions compared with all of training at once
+CHUNK = 32  # captions compared with the whole training split at once
 
 
 def plan(source: Source) -> list[Memorisation]:
@@ -64,7 +64,7 @@ class Training:
         return {plain(caption): caption for caption in self.source.captions("train", TRAIN_SAMPLES)}
 
     def nearest(self, captions: Sequence[str]) -> list[tuple[str, float]]:
-        """For each of these plain captions the training caption that is most like it, and how much; the caption itself where it is one."""
+        """For each of these plain captions the most similar training caption and its similarity; an exact match has 1."""
         found = {caption: (self.known[caption], 1.0) for caption in captions if caption in self.known}
         others = list(dict.fromkeys(caption for caption in captions if caption not in found))
         for start in range(0, len(others), CHUNK):
@@ -83,7 +83,7 @@ class Training:
 
     @cached_property
     def _counted(self) -> tuple[CountVectorizer, csr_matrix]:
-        """What knows the grams of training, and which of them each training caption has."""
+        """The vectorizer fitted to the training captions, and its counts of them."""
         vectorizer = CountVectorizer(analyzer=grams, binary=True, dtype=np.float32)
         return vectorizer, vectorizer.fit_transform(self.known)
 
@@ -112,7 +112,7 @@ class Memorisation:
             Measure("verbatim elsewhere", f"{where}, {elsewhere}", better="lower"),
             Measure("similarity", "to the nearest training caption", better="neither"),
             Measure("duplicates", f"another of {len(self.samples)} pictures has the same caption", better="neither"),
-            Measure("references verbatim", "true captions among those of training, whoever is asked", better="neither"),
+            Measure("references verbatim", "true captions among those of training, the same for all models", better="neither"),
         ]
 
     def settings(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Memorisation:
 
 
 def plain(caption: str) -> str:
-    """Its words in lower case: tokenizers return captions with other spaces and capitals than they took in."""
+    """Its words in lower case: tokenizers do not keep spaces and capitals."""
     return " ".join(re.findall(r"\w+", caption.lower()))
 
 

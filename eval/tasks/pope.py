@@ -1,15 +1,16 @@
-"""Object hallucination by polling (POPE, Li et al. 2023, section 5.1): "is there a ...?", half of the time about what is not there.
+"""Object hallucination by polling (POPE, Li et al. 2023, section 5.1): "is there a ...?", half of the time about an absent object.
 
-For up to three objects of a picture the same number of absent ones is asked about, chosen in three ways: *random*; *popular*,
-those in most pictures; *adversarial*, those most often together with what is in the picture. An object is what its data set
-calls it; where it has a colour (scenes) every other picture is asked about coloured objects, "a red star". Scenes put objects
-together at random, so there adversarial means first of all a colour that is there with a shape that is there.
+A picture has questions about up to three present objects and as many absent ones, chosen in three ways: *random*; *popular*,
+the objects in most pictures; *adversarial*, the objects that occur most often together with the present ones. Objects have the
+names of their data set; where they have colours (scenes), about half of the pictures get questions about coloured objects, "a red
+star". Scenes put objects together at random, so there adversarial means above all a present colour with a present shape.
 
-Questions that came with the data (kinds "pope-random", ..., see data/importers/pope.py) are asked as they are instead.
+Questions that came with the data (kinds "pope-random", ..., see data/importers/pope.py) replace these.
 
-A model that scores texts needs a threshold for "there is a red star". It is the one with the best accuracy on questions made
-in the same way from up to 200 pictures of val, or train. Without either it is the median score of the questions themselves,
-which looks at no label. An answer that commits itself to neither counts as wrong, and in no yes-rate.
+Scoring: `Decider` in eval/adapters/verdicts.py turns a model's output into yes, no or neither. A model that only scores texts needs a
+threshold for "there is a red star": the one with the best accuracy on questions made in the same way from up to 200 pictures of
+val, or train; without either the median score of the questions themselves, which uses no label. An answer that is neither yes nor
+no counts as wrong, and not as a yes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ ORDER = 110
 HEADLINE = (r"accuracy \(adversarial\)", r"accuracy \(all\)")
 
 PICTURES, SHIFTED_PICTURES, EXAMPLE_PICTURES = 200, 100, 200
-OBJECTS = 3  # a picture, as in the paper
+OBJECTS = 3  # per picture, as in the paper
 KINDS = ("random", "popular", "adversarial")
 
 Name = tuple[str, ...]  # ("dog",), ("red", "star")
@@ -47,7 +48,7 @@ Name = tuple[str, ...]  # ("dog",), ("red", "star")
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """A question, the statement that it asks about, its true answer, and the kinds that it counts for."""
+    """A question, its statement, its true answer, and the kinds that it counts for."""
 
     question: str
     statement: str
@@ -65,7 +66,7 @@ def plan(source: Source) -> list[POPE]:
 
 
 def polled(samples: Sequence[Sample], most: int) -> list[tuple[Sample, list[Poll]]]:
-    """The questions about each picture: those that came with the data, or else made for `most` pictures."""
+    """The questions about each picture: those that came with the data, else generated for at most `most` pictures."""
     given = [(sample, asked) for sample in samples if (asked := _given(sample))]
     if given:
         return given
@@ -81,7 +82,7 @@ def polled(samples: Sequence[Sample], most: int) -> list[tuple[Sample, list[Poll
 
 
 class Objects:
-    """Which objects are in which pictures of a split: what can be asked, and how often it is seen, alone and together."""
+    """The objects of a split's pictures: how often each occurs, and how often together with each other one."""
 
     def __init__(self, samples: Sequence[Sample], *, coloured: bool) -> None:
         self.coloured = coloured
@@ -101,11 +102,11 @@ class Objects:
         return list(dict.fromkeys((thing.name,) for thing in sample.objects))
 
     def polls(self, sample: Sample, called: str, rng: Random) -> list[Poll]:
-        """As many questions about what is there as, of each kind, about what is not."""
+        """Questions about present objects, and for each kind as many about absent ones."""
         present = self.names(sample)
         absent = [name for name in sorted(self.count) if name not in present]
         size = min(OBJECTS, len(present), len(absent))
-        rng.shuffle(absent)  # the order of those that are equally popular or close
+        rng.shuffle(absent)  # breaks ties of popularity and closeness
 
         def closeness(name: Name) -> tuple[int, int]:
             words = {word for other in present for word in other}
@@ -125,7 +126,7 @@ class Objects:
 
 @dataclass
 class POPE:
-    """`polls[i]` are asked about sample i; `examples` are what a threshold is found on."""
+    """`polls[i]` are the questions about sample i; thresholds are chosen on `examples`."""
 
     split: str
     samples: Sequence[Sample]
@@ -161,7 +162,7 @@ class POPE:
         return [[record for poll in self.polls[row] for record in _records(poll, next(verdicts))] for row in rows]
 
     def chance(self) -> list[list[Record]]:
-        """One who tosses a coin."""
+        """A coin toss."""
         return [[_scored(poll, kind, 0.5, 0.5, 0.0) for poll in polls for kind in poll.kinds] for polls in self.polls]
 
 
@@ -180,21 +181,21 @@ def _measures(kind: str, note: str) -> list[Measure]:
         Measure(f"precision ({kind})", "true among yes", weight="said yes"),
         Measure(f"recall ({kind})", "yes among true", weight="truth"),
         Measure(f"F1 ({kind})", "of yes", weight="said yes + truth"),
-        Measure(f"yes-rate ({kind})", "of the answers; half of the questions are true", better="neither"),
-        Measure(f"unparsed ({kind})", "answers that say neither yes nor no", better="lower"),
+        Measure(f"yes-rate ({kind})", "share of answers that are yes; half of the right ones are", better="neither"),
+        Measure(f"unparsed ({kind})", "answers that are neither yes nor no", better="lower"),
         Measure(f"AUC ({kind})", "of the margin", whole=auc),
     ]
 
 
 def _records(poll: Poll, verdict: Verdict) -> list[Record]:
-    """A question is asked once and recorded with each kind that it counts for."""
+    """A question is asked once, and recorded for each kind that it counts for."""
     about: Record = {"question": poll.question, "said": None if verdict.said is None else int(verdict.said)}
     yes, no = float(verdict.said is True), float(verdict.said is False)
     return [about | _scored(poll, kind, yes, no, verdict.margin) for kind in poll.kinds]
 
 
 def _scored(poll: Poll, kind: str, yes: float, no: float, margin: float | None) -> Record:
-    """The fields of the measures, from how far the answer is a yes and how far a no."""
+    """The fields of the measures; `yes` and `no` are 0 or 1, or the expectation of a guess."""
     truth = int(poll.truth)
     record: Record = {"kind": kind, "truth": truth, "said yes": yes, "said yes + truth": yes + truth}
     record |= {f"accuracy ({kind})": yes if poll.truth else no, f"yes-rate ({kind})": yes, f"unparsed ({kind})": 1 - yes - no}
@@ -203,7 +204,8 @@ def _scored(poll: Poll, kind: str, yes: float, no: float, margin: float | None) 
 
 
 def _examples(source: Source, own: Sequence[tuple[Sample, Sequence[Poll]]]) -> list[Example]:
-    """Statements with their truth, once for each kind, so that half are true; without another split the questions' own, untold."""
+    """Statements with their truth, once for each kind, so that half are true; without another split the questions' own statements,
+    without their truth."""
     for split in ("val", "train"):
         if split in source.streams and split not in source.evaluated:
             most = min(EXAMPLE_PICTURES, source.limit or EXAMPLE_PICTURES)

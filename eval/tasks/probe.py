@@ -1,4 +1,4 @@
-"""Probes: what simple classifiers can read off frozen image features.
+"""Probes: simple classifiers on frozen image features.
 
 *Linear*: logistic regression on up to 2,000 pictures of the train split (scenes: pictures of one object, a probe per attribute;
 else the class label), with the regularisation chosen on val; features standardised, L-BFGS to convergence (CLIP, appendix A.3).
@@ -37,10 +37,10 @@ HEADLINE: tuple[str, ...] = ()
 
 TRAIN_SAMPLES = 2000
 FOLDS = 5
-STRENGTHS = (0.01, 0.1, 1.0)  # C, weakest fit first: of equals the most regularised is taken
+STRENGTHS = (0.01, 0.1, 1.0)  # C, most regularised first: it wins ties
 NEIGHBOURS = 20
 SHOTS = (1, 4, 16)
-DRAWS = 5  # of the pictures of a k-shot probe
+DRAWS = 5  # of a k-shot probe's pictures
 
 
 def plan(source: Source) -> list[Probe]:
@@ -61,12 +61,12 @@ def plan(source: Source) -> list[Probe]:
 
 
 def truth_of(sample: Sample) -> dict[str, str]:
-    """What a probe should read off: {target: value}, {} when nothing is known."""
+    """The labels for a probe: {target: value}, {} when there are none."""
     return scene_attributes(sample) or ({"top-1": str(sample.label)} if sample.label is not None else {})
 
 
 def first_labelled(source: Source, split: str, most: int) -> list[Sample]:
-    """Scenes come in random order: stop at `most`. A class-folder set may be sorted by class: read it all, keep some of each."""
+    """Scenes are in random order: stop at `most`. A class-folder set may be sorted by class: read it all, keep some of each."""
     found = (sample for sample in source.streams[split]() if truth_of(sample))
     start = list(islice(found, most))
     if not start or scene_attributes(start[0]):
@@ -92,14 +92,14 @@ def cross_validated(split: str, samples: list[Sample]) -> Probe | None:
 
 @dataclass(eq=False)
 class Fits:
-    """The probes of one data set: for each (train, val) the classifiers of every measure, fitted to a subject when first asked."""
+    """The probes of one data set: for each (train, val) the classifiers of every measure, fitted to a subject when first used."""
 
     data: list[tuple[list[Sample], list[Sample]]]
     _fitted: dict[int, tuple[Features, list[dict[str, list[Pipeline]]]]] = field(default_factory=dict)
 
     def of(self, subject: Features) -> list[dict[str, list[Pipeline]]]:
         if id(subject) not in self._fitted:
-            with threadpool_limits(1):  # on matrices this small two threads wait for each other: twenty times as long
+            with threadpool_limits(1):  # on matrices this small a second thread makes it far slower
                 self._fitted[id(subject)] = (subject, [self._fit(subject, train, val) for train, val in self.data])
         return self._fitted[id(subject)][1]
 
@@ -121,7 +121,7 @@ class Fits:
 
 
 def linear(train: np.ndarray, labels: list[str], val: np.ndarray, val_labels: list[str]) -> list[Pipeline]:
-    """Standardisation and logistic regression, with the C that does best on val."""
+    """Standardisation and logistic regression, with the C that is best on val."""
     if len(set(labels)) < 2:
         return [make_pipeline(DummyClassifier(strategy="most_frequent")).fit(train, labels)]
     candidates = [_regression(c).fit(train, labels) for c in STRENGTHS]
@@ -133,8 +133,8 @@ def neighbours(train: np.ndarray, labels: list[str], val: np.ndarray, val_labels
 
 
 def shots(k: int, train: np.ndarray, labels: list[str], val: np.ndarray, val_labels: list[str]) -> list[Pipeline]:
-    """A regression for each draw of k pictures of every class; classes with fewer give what they have. C stays 1: who has k
-    pictures has none left to choose it on."""
+    """A regression for each draw of k pictures of every class, or of all where a class has fewer. C stays 1: with k pictures none
+    are left to choose it on."""
     if len(set(labels)) < 2:
         return linear(train, labels, val, val_labels)
     names, found = np.array(labels), []
@@ -201,7 +201,7 @@ class Probe:
         return [[records[row]] for row in rows]
 
     def chance(self) -> list[list[Record]]:
-        """A guess drawn from the labels that the probe was trained on is right as often as the true one occurs there."""
+        """A guess drawn from the probe's training labels is right as often as the true label occurs there."""
         frequencies = []
         for train, _ in self.fits.data:
             counts = Counter(pair for sample in train for pair in truth_of(sample).items())

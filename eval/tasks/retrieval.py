@@ -2,9 +2,9 @@
 
 A candidate text is listed once, however many images it belongs to, and is right for each of them; each distinct text is
 one query. Tied candidates count with the probability that a random order would show a right one, so a model that gives
-everything one score gets exactly chance. Recall depends on the gallery, so its size is part of the metric's name: the first
+everything one score is exactly at chance. Recall depends on the gallery, so its size is part of the metric's name: the first
 500 images with captions, in key order, and all of them where there are more. A model that has embeddings and a score of its own
-has two rows: by its embeddings, and with the best of these re-ranked by its score (eval/adapters/rerank.py).
+has two rows: by its embeddings, and with their best candidates re-ranked by its score (eval/adapters/rerank.py).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Retrieval:
     def __post_init__(self) -> None:
         self._texts = list(dict.fromkeys(text for sample in self.samples for text in sample.captions))
         number = {text: column for column, text in enumerate(self._texts)}
-        self.right = np.zeros((len(self.samples), len(self._texts)), bool)  # [I, T]: which text belongs to which image
-        self.owned: list[list[int]] = []  # each text is a query once, recorded with its first image
+        self.right = np.zeros((len(self.samples), len(self._texts)), bool)  # [I, T]: whether the text belongs to the image
+        self.owned: list[list[int]] = []  # each text is one query, recorded with its first image
         taken: set[int] = set()
         for row, sample in enumerate(self.samples):
             columns = list(dict.fromkeys(number[text] for text in sample.captions))

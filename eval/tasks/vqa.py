@@ -1,13 +1,13 @@
 """Visual question answering: accuracy by VQA's rules (eval/base/answers.py), over all questions and per kind of question.
 
-A model that answers does so in its own words. One that can only rank chooses among the answers that the training questions
-of the same opening words got ("how many", "what colour"), at most 50, the most frequent first; the literature ranks 1,000 to
-3,000, which nobody without a classifier head can afford for every question. Chance is the text-only prior: the most frequent
-training answer to the very question, else to those with its opening, else of all. Where a data set has no training questions
-there is no prior, and the candidates are the answers of the split itself.
+A generating model answers freely. A model that can only rank chooses among the training answers to questions with the same
+opening words ("how many", "what colour"), at most 50, the most frequent first; the literature ranks 1,000 to 3,000, which is
+too costly without a classifier head. Chance is the text-only prior: the most frequent training answer to the same question,
+else to questions with its opening, else of all. A data set without training questions has no prior, and the candidates are
+the answers of the split itself.
 
-Up to 500 pictures of the main split and 200 of each shift, with all their questions: 95% intervals of about 0.02. Who has to
-look at every candidate is asked about 100 (eval/harness/ask.py).
+Up to 500 pictures of the main split and 200 of each shift, with all their questions: 95% intervals of about 0.02. A model that
+needs a forward pass for every candidate gets 100 pictures (eval/harness/ask.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HEADLINE = (r"accuracy",)
 PICTURES, SHIFTED_PICTURES = 500, 200
 TRAIN_SAMPLES = 2000
 CANDIDATES = 50
-POLLS = "pope"  # questions of such kinds are a task of their own (eval/tasks/pope.py)
+POLLS = "pope"  # questions of kinds with this prefix belong to eval/tasks/pope.py
 
 
 def plan(source: Source) -> list[VQA]:
@@ -69,7 +69,7 @@ def accuracy(said: str, question: Question) -> float:
 
 @dataclass
 class Prior:
-    """What questions and answers alone teach: answers by how often they were given. Falsy when there were none."""
+    """The text-only prior: how often each answer was given in training. Falsy without training questions."""
 
     questions: Sequence[Question]
     _to: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -85,7 +85,7 @@ class Prior:
         return bool(self._all)
 
     def guess(self, question: str) -> str:
-        """The most frequent answer; "" when nothing was learned."""
+        """The most frequent answer; "" without training questions."""
         counts = self._to.get(question) or self._opening.get(opening(question)) or self._all
         return first[0][0] if (first := counts.most_common(1)) else ""
 
@@ -97,7 +97,7 @@ class Prior:
 
 
 def opening(question: str) -> str:
-    """The first two words, which tell what kind of answer is wanted without telling the answer."""
+    """The first two words, which say what kind of answer is expected but not which."""
     return " ".join(question.lower().split()[:2])
 
 
@@ -142,7 +142,7 @@ class VQA:
 def chance_note(prior: Prior) -> str:
     if not prior:
         return "no training questions: no text-only prior, candidates from this split"
-    return f"chance: the usual answer of {len(prior.questions)} training questions"
+    return f"chance: the most frequent answer in {len(prior.questions)} training questions"
 
 
 def _record(question: Question, said: str) -> Record:

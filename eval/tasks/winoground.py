@@ -1,12 +1,12 @@
-"""Winoground (Thrush et al. 2022): two pictures, two captions of the same words; which belongs to which?
+"""Winoground (Thrush et al. 2022): two pictures, two captions with the same words; which caption belongs to which picture?
 
-With s(C, I) the score of a caption and a picture, and each caption C0, C1 true of the picture of its number (their equations 1-3):
+s(C, I) is the score of a caption and a picture; C0 is true of I0, and C1 of I1 (their equations 1-3):
 *text*: each picture prefers its caption, s(C0, I0) > s(C1, I0) and s(C1, I1) > s(C0, I1); *image*: each caption prefers its
 picture, s(C0, I0) > s(C0, I1) and s(C1, I1) > s(C1, I0); *group*: both. Chance is 1/4, 1/4 and 1/6, that of four scores in random
-order. As in the paper a tie is wrong: whoever cannot tell the captions of a pair apart gets 0, not 1/2 as from a foil. So does
-whoever likes one caption better, or one picture, whatever it is shown with: a score below chance says that the swap is not seen.
+order. As in the paper a tie is wrong: a model that cannot distinguish the captions of a pair gets 0, not 1/2 as for a foil. So does
+a model that prefers one caption, or one picture, in every combination: a score below chance means that the model misses the swap.
 
-Asked of every split whose samples name their partners (`extra["pair"]`), such as the split "pairs" of the embedded data. A pair is
+Used on every split whose samples name their partners (`extra["pair"]`), such as the split "pairs" of the embedded data. A pair is
 recorded with its first member.
 """
 
@@ -25,7 +25,7 @@ from eval.harness.source import Source, together
 ORDER = 40
 HEADLINE = (r"group",)
 
-PAIRS = "pairs"  # a split of its own, besides those that are evaluated anyway
+PAIRS = "pairs"  # a split that only this task uses
 CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
 
 

@@ -1,8 +1,8 @@
 """Zero-shot classification: the class whose description fits the picture best.
 
 *Scenes* (pictures of one object): the classes are all combinations of size, fill, colour and shape, so that every prompt
-says as much as the captions do; probabilities over the combinations are summed to those of one attribute, or of a colour and
-shape together. A prompt such as "a star" would do worse, because no caption leaves the colour out.
+names as many attributes as the captions do; probabilities over the combinations are summed to those of one attribute, or of a
+colour and shape together. A prompt such as "a star" would do worse, because no caption leaves the colour out.
 *Class names* (any data set with labels): the usual photo templates.
 
 The scores of a class's prompts are ensembled by the scorer (embeddings: mean of the normalised embeddings, CLIP section 3.1.4).
@@ -39,7 +39,7 @@ CLASS_TEMPLATES = ("a photo of a {class}.", "a picture of a {class}.", "an image
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be found, within the first `k` guesses: one axis of the classes, or several together."""
+    """A column: one axis of the classes, or several together, to be found within the first `k` guesses."""
 
     measure: str
     axes: tuple[str, ...]
@@ -67,7 +67,7 @@ def plan(source: Source) -> list[ZeroShot]:
 
 
 def scene_attributes(sample: Sample) -> dict[str, str]:
-    """The attributes of a scenes picture's only object; {} for a picture of several, or from another data set."""
+    """The attributes of the only object of a scenes picture; {} for a picture of several, or from another data set."""
     if len(sample.objects) != 1:
         return {}
     thing = sample.objects[0]
@@ -82,7 +82,7 @@ def class_names(source: Source, samples: Sequence[Sample]) -> tuple[str, ...]:
 
 @dataclass
 class ZeroShot:
-    """Classes are the product of `axes` (name -> values); `truths[i]` says where sample i stands on each."""
+    """Classes are the product of `axes` (name -> values); `truths[i]` are the values of sample i."""
 
     split: str
     samples: Sequence[Sample]

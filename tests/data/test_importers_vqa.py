@@ -99,7 +99,7 @@ def test_vqa_onto_captions(tmp_path: Path, captioned: Path) -> None:
         assert (sample.key, sample.captions) == (before[number].key, ("a picture",))
         assert (sample.image == before[number].image).all()
         assert [question.question for question in sample.questions] == [q["question"] for q in QUESTIONS if q["image_id"] == number]
-    assert dropped(tmp_path / "out", "val") == {"no questions": 1, "questions about a picture that is not there": 1}
+    assert dropped(tmp_path / "out", "val") == {"no questions": 1, "questions about a missing picture": 1}
 
 
 def test_vqa_counts_what_it_cannot_use(tmp_path: Path, images: Path) -> None:

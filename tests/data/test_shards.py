@@ -71,7 +71,7 @@ def test_the_first_shards_of_a_split(tmp_path: Path) -> None:
     assert split.first(0) == split
     few = split.first(2)
     assert (few.urls, few.samples, few.hash) == (split.urls[:2], None, None)
-    with pytest.raises(DataError, match="has 3 shards, and 4 were asked for"):
+    with pytest.raises(DataError, match="has 3 shards, fewer than --shards 4"):
         split.first(4)
 
 

@@ -70,7 +70,7 @@ def test_a_run_on_the_first_shards_sees_no_others(recipe: AnyRecipe, tmp_path: P
     three = replace(recipe, data=str(make_split(tmp_path / "dots", [16, 16, 16])), shards=2)
     assert train(three, tmp_path / "run") == 0
     assert [line["epoch"] for line in steps(tmp_path / "run")] == [n // 2 for n in range(1, 13)]  # an epoch is two batches of 16
-    with pytest.raises(DataError, match="dots/train has 3 shards, and 4 were asked for"):
+    with pytest.raises(DataError, match="dots/train has 3 shards, fewer than --shards 4"):
         train(replace(three, shards=4), tmp_path / "more")
 
 
