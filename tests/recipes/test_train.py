@@ -276,3 +276,22 @@ def test_mistakes_on_the_command_line_are_explained(tmp_path: Path, monkeypatch:
 
     assert "nowhere" in run("--data", str(tmp_path / "nowhere"))
     assert not (tmp_path / "run").exists()
+
+
+def test_runs_from_before_pages_were_named_are_continued(recipe: AnyRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = replace(recipe, budget=32)
+    assert train(short, tmp_path / "run", "tiny", page="clip") == 0
+    path = tmp_path / "run" / "recipe.json"
+    written = json.loads(path.read_text())
+    assert written.pop("page") == "clip"
+    for name in ("image_head", "frozen", "image_weights"):  # fields of the configuration that came later
+        del written["model"][name]
+    path.write_text(json.dumps(written))
+    model = json.loads((tmp_path / "run" / "model.json").read_text())
+    for name in ("image_head", "frozen", "image_weights"):
+        del model["config"][name]
+    (tmp_path / "run" / "model.json").write_text(json.dumps(model))
+    assert models.load(tmp_path / "run").config.image_head
+    capsys.readouterr()
+    assert train(short, tmp_path / "run", "tiny", page="clip") == 0
+    assert "is trained" in capsys.readouterr().err
