@@ -60,6 +60,9 @@ time-%: $(READY) data ## how long a training takes on this machine, from some st
 compare: $(READY) ## put all evaluated runs side by side: terminal, Markdown, CSV, HTML
 	$(PY) -m eval.compare --pages "$(COMPARED)" $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
 
+picture: $(READY) ## a screenshot of the report's first screen: ARGS="--out FILE.png --width 390" (needs chromium)
+	$(PY) -m eval.report.picture --report .runs/compare/report.html $(or $(ARGS),--out .runs/compare/report.png)
+
 all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, evaluate and compare every model
 
 data: $(READY) ## write the embedded data set of the preset
@@ -113,4 +116,4 @@ $(READY): pyproject.toml
 	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove $(VENV) and choose their index with TORCH_INDEX="; exit 1; }
 	touch $@
 
-.PHONY: help compare all data import check-data calibrate tune-magic params bench results test test-slow lint clean
+.PHONY: help compare picture all data import check-data calibrate tune-magic params bench results test test-slow lint clean

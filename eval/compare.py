@@ -1,6 +1,6 @@
 """Side by side: every evaluated run as a terminal table, Markdown, CSV and one self-contained HTML page.
 
-    python -m eval.compare [--runs .runs] [--out .runs/compare] [--dataset NAME]
+    python -m eval.compare [--runs .runs] [--out .runs/compare] [--dataset NAME] [--pages "clip lit siglip"]
 
 Reads result files only; needs neither torch nor the models. Runs that saw other data or prompts are refused, not averaged.
 """
@@ -22,18 +22,19 @@ from eval.report.results import read_runs
 PLAIN_WIDTH = 160  # of what goes into a file or a pipe
 
 
-def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), dataset: str | None = None) -> int:
+def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), dataset: str | None = None, pages: str = "") -> int:
     """Compare all evaluated runs.
 
     Args:
         runs: folder of run folders.
         out: where report.html, report.md and report.csv go.
         dataset: compare on this data set only.
+        pages: those of recipes/, separated by spaces: the report says which of them are still untrained.
     """
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
     console, errors = Console(width=width), Console(stderr=True)
     try:
-        report = build(read_runs(runs), (), dataset, runs / "claims")
+        report = build(read_runs(runs), pages.split(), dataset, runs / "claims")
     except EvalError as error:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1

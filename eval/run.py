@@ -185,10 +185,10 @@ def _about(folder: Path, home: Path, recipe: Json, spec: str, model: Any) -> Jso
 
 def _asked_after(folder: Path) -> dict[str, tuple[str, ...]]:
     """Stage -> the tasks that are asked after it, of the stages that the run folder keeps a model of."""
-    kept = sorted(path.parent.name for path in folder.glob("stages/*/model.safetensors"))
+    kept = {path.parent.name for path in folder.glob("stages/*/model.safetensors")}
     if not kept or not (folder / "model.json").exists():
         return {}
-    asked = getattr(models.load(folder, weights=False), "asked_after", {})
+    asked = models.model_class(json.loads((folder / "model.json").read_text())["model"]).asked_after
     return {stage: tuple(tasks) for stage, tasks in asked.items() if stage in kept}
 
 
@@ -252,7 +252,8 @@ def evaluate(
             cells += chance_cells(task)
         outlook.finish("pictures for the report")
         showing = everyone[0].subject
-        shown = showcase(showing, [task for task in planned if task.name not in elsewhere], source) if showing else None
+        only = {task.name for task in chosen} if about.get("stage") else set(names) - set(elsewhere) if elsewhere else None
+        shown = showcase(showing, planned, source, only) if showing else None
 
     settings = {title(task): task.settings() for task in planned}
     result: Json = {"schema": schemas.EVALUATION, **about}

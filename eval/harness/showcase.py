@@ -17,7 +17,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,29 +43,34 @@ LARGEST = 160  # pixels; larger pictures are shown smaller
 Json = dict[str, Any]
 
 
-def showcase(subject: Subject, tasks: Sequence[Task], source: Source) -> Json:
-    """What the subject captions, answers, ranks first, draws and fills in for the same pictures of the main split, whoever it is."""
+def showcase(subject: Subject, tasks: Sequence[Task], source: Source, only: Collection[str] | None = None) -> Json:
+    """What the subject captions, answers, ranks first, draws and fills in for the same pictures of the main split, whoever it is; `only`
+    what these tasks are about, where it is given."""
+
+    def asked(task: str) -> bool:
+        return only is None or task in only
+
     by_name = {task.name: task for task in reversed(tasks) if task.split == source.primary}
     samples = pictured(list(by_name.values()), source)
     items: list[Json] = [{"key": s.key, "image": data_uri(s.image), "truth": list(s.captions) or [str(s.label or "")]} for s in samples]
     found: Json = {"schema": schemas.SHOWCASE, "split": source.primary, "adapters": {}, "items": items}
-    if able := subject.able(Captioner):
+    if (able := subject.able(Captioner)) and asked("captioning"):
         found["adapters"]["caption"] = able[0].adapter
         _add(items, "caption", captions(able[0], samples))
-    if "vqa" in by_name and (able := subject.able(Answerer)):
+    if "vqa" in by_name and asked("vqa") and (able := subject.able(Answerer)):
         found["adapters"]["answers"] = able[0].adapter
         _add(items, "answers", answers(able[0], by_name["vqa"], samples))
     texts = candidates(by_name, samples)
-    if texts and (able := subject.able(Scorer, gallery=True)):
+    if texts and asked("retrieval" if "retrieval" in by_name else "zeroshot") and (able := subject.able(Scorer, gallery=True)):
         found["adapters"]["ranked"] = f"{able[0].adapter}, among {len(texts)} texts"
         _add(items, "ranked", ranked(able[0], texts, samples, by_name))
         if isinstance(subject.model, Explains):
             found["adapters"]["because"] = "pairs that it has seen, by their share of the score"
             _add(items, "because", because(subject.model, samples, [item["ranked"][0]["text"] for item in items]))
-    if (able := subject.able(Drawer)) and all(sample.captions for sample in samples):
+    if (able := subject.able(Drawer)) and asked("drawing") and all(sample.captions for sample in samples):
         found["adapters"]["drawing"] = able[0].adapter
         _add(items, "drawing", [data_uri(drawing) for drawing in able[0].drawings([sample.captions[0] for sample in samples])])
-    if isinstance(subject.model, Unmasks) and all(sample.captions for sample in samples):
+    if isinstance(subject.model, Unmasks) and only is None and all(sample.captions for sample in samples):
         found["adapters"]["unmasked"] = "reconstruction"
         _add(items, "unmasked", unmasked(subject.model, samples))
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.report import figures, hallucination
+from eval.report import figures, graph, hallucination
 from eval.report.claims import arms_figure
 from eval.report.plain import status
 from eval.report.report import DatasetReport, Report
@@ -46,6 +46,8 @@ def html(report: Report) -> str:
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         curves=curves(report),
         claim_figures=[Markup(arms_figure(claim)) for claim in report.claims],
+        lineage=Markup(graph.svg(report.built_on)),
+        apart=graph.apart(report.built_on, [row.page for dataset in report.datasets for row in dataset.rows]),
         figures_of={dataset.name: panels(dataset) for dataset in report.datasets},
     )
     return text.lstrip()

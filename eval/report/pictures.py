@@ -82,6 +82,50 @@ def pictures(rows: Sequence[Row]) -> list[Picture]:
     return list(found.values())
 
 
+GALLERY = 4  # pictures that the report opens with
+DOES = {"caption": "Says", "answers": "Answers", "drawing": "Draws", "ranked": "Ranks first"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What all models that can do one thing made of the gallery's pictures."""
+
+    ability: str
+    head: str
+    lines: list[tuple[str, list[Shown | None]]]  # model, and what it made of each picture
+
+    @property
+    def questions(self) -> list[str]:
+        """What the first answers are about, for each picture, with the right ones."""
+        columns = zip(*(made for _, made in self.lines), strict=True)
+        asked = [next((shown.answers[0] for shown in column if shown and shown.answers), None) for column in columns]
+        return [f"{each.question} ({each.truth})" if each else "" for each in asked]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """A few pictures side by side, with what every model says of them, answers, ranks and draws."""
+
+    pictures: list[Picture]
+    parts: list[Part]
+
+
+def gallery(rows: Sequence[Row], found: Sequence[Picture]) -> Gallery:
+    """Evenly spaced among the showcase's pictures, whatever models made of them; a line for each page, the first of its rows."""
+    chosen = [found[i * len(found) // GALLERY] for i in range(GALLERY)] if len(found) > GALLERY else list(found)
+    names = {row.label: row.name for row in reversed(rows)}  # the first row of each
+    parts = []
+    for ability, head in DOES.items():
+        lines: list[tuple[str, list[Shown | None]]] = []
+        for label in dict.fromkeys(row.label for row in rows):
+            made = [next((each for each in picture.shown if each.model == names[label]), None) for picture in chosen]
+            if any(each and getattr(each, ability) for each in made):
+                lines.append((label, made))
+        if lines:
+            parts.append(Part(ability=ability, head=head, lines=lines))
+    return Gallery(pictures=chosen, parts=parts)
+
+
 def abilities(shown: Sequence[Picture]) -> list[str]:
     """Which columns the browser needs: those in which some model has something to show."""
     everything = [each for picture in shown for each in picture.shown]

@@ -31,10 +31,16 @@ def markdown(report: Report) -> str:
                 continue
             lines += ["", f"### {cell(table.title)}", "", *markdown_table(table)]
             lines += [f"\n{cell(remark)}" for remark in table.remarks]
+            if table.below:
+                lines += ["", "Below chance (\N{DOWNWARDS ARROW}):", "", *(f"- {cell(reason)}" for reason in table.below)]
         proven = proven_lines(dataset)
         if proven:
             lines += ["", "### Better than, by paired bootstrap", "", *(f"- {cell(line)}" for line in proven)]
         lines += ["", *(f"[{number}] {cell(reason)}  " for reason, number in dataset.footnotes.items())]
+    if report.built_on:
+        lines += ["", "## What is built on what", ""]
+        for name, parts in report.built_on.items():
+            lines.append(f"- {cell(name)}: " + ", ".join(cell(f"{page} as its {role.replace('_', ' ')}") for role, page in parts.items()))
     if report.claims:
         lines += ["", "## Claims", "", "| page | claim | paper | here | verdict |", "|---|---|---|---|---|"]
         for claim in report.claims:
@@ -63,6 +69,7 @@ def markdown_table(table: Table) -> list[str]:
 def markdown_entry(shown: Entry) -> str:
     text = f"**{cell(shown.text)}**" if shown.best else cell(shown.text)
     marks = "".join(f" [{mark}]" for mark in (shown.adapter, shown.mark) if mark)
+    text += "\N{DOWNWARDS ARROW}" if shown.below else ""
     return text + (f" ({shown.interval})" if shown.interval else "") + marks
 
 
@@ -86,7 +93,7 @@ def cell(text: str) -> str:
 COLUMN_WIDTH = 10  # of the terminal's tables
 NAME_WIDTH = 30  # at most
 TERMINAL_COSTS = ("samples_seen", "train_flops")
-ABOUT = ("dataset", "model", "paradigm", "preset", "trained_on", "seed")
+ABOUT = ("dataset", "page", "stage", "model", "paradigm", "preset", "trained_on", "seed")
 NUMBERS = ("variant", "value", "low", "high", "n", "unit", "status", "adapter", "note")
 
 
@@ -108,13 +115,13 @@ def table_csv(report: Report) -> str:
 
 def status(report: Report) -> list[str]:
     """What is there and what is missing, in sentences."""
-    names = list(dict.fromkeys(row.model for dataset in report.datasets for row in dataset.rows))
+    names = list(dict.fromkeys(row.page for dataset in report.datasets for row in dataset.rows))
     counted: list[tuple[Sized, str]] = [(names, "model"), (report.runs, "run"), (report.datasets, "data set")]
     sentences = [", ".join(words.count(len(things), what) for things, what in counted) + (f": {', '.join(names)}." if names else ".")]
     if report.untrained:
-        sentences.append(f"Still untrained: {', '.join(report.untrained)}; make train-<model> eval-<model>.")
+        sentences.append(f"Still untrained: {', '.join(report.untrained)}; make train-<page> eval-<page>.")
     if report.unevaluated:
-        sentences.append("Trained, not evaluated: " + ", ".join(f"{model} (make eval-{model})" for model in report.unevaluated) + ".")
+        sentences.append("Trained, not evaluated: " + ", ".join(f"{page} (make eval-{page})" for page in report.unevaluated) + ".")
     return sentences
 
 

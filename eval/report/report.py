@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from eval.report import words
 from eval.report.claims import Claim, read_claims
 from eval.report.columns import attribute_columns, overview_columns, task_columns, use_columns
 from eval.report.headline import headline
 from eval.report.paired import Proofs, differences
-from eval.report.pictures import Picture, abilities, pictures
+from eval.report.pictures import Gallery, Picture, abilities, gallery, pictures
 from eval.report.results import Key, Result, Run, read_results, refuse_unlike
 from eval.report.rows import Row, keys, to_rows
 from eval.report.tables import Footnotes, Table, TableMaker
@@ -68,6 +70,10 @@ class DatasetReport:
     def pictures(self) -> list[Picture]:
         return pictures(self.rows)
 
+    @cached_property
+    def gallery(self) -> Gallery:
+        return gallery(self.rows, self.pictures)
+
     @property
     def abilities(self) -> list[str]:
         return abilities(self.pictures)
@@ -78,7 +84,7 @@ class Report:
     datasets: list[DatasetReport]
     claims: list[Claim]
     runs: list[Run]  # those with results
-    models: tuple[str, ...]
+    built_on: dict[str, dict[str, str]]  # page -> role -> the page that was trained first
     untrained: list[str]
     unevaluated: list[str]  # trained, no result yet
 
@@ -95,40 +101,58 @@ class Report:
             if result.published:
                 lines += [judgement.command for _, judgement in pairs]
                 continue
-            data, out = result.run.recipe.get("data"), result.run.folder
+            data, out = result.run.recipe.get("data"), result.run.home
             changed = {name: value for other, _ in pairs for name, value in other.varying.items()}
             options = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in changed.items()}
             arguments = " ".join(f"--{name} {value}" for name, value in options.items())
-            lines.append(words.make(f"train-{row.model}", PRESET=row.preset, SEED=result.seed, DATA=data, OUT=out, ARGS=arguments))
+            lines.append(words.make(f"train-{row.page}", PRESET=row.preset, SEED=result.seed, DATA=data, OUT=out, ARGS=arguments))
             lines += [judgement.command for _, judgement in pairs]
-        return [*lines, "make compare"]
+        return list(dict.fromkeys([*lines, "make compare"]))
 
 
-def build(runs: list[Run], models: tuple[str, ...], only: str | None = None, claims: Path | None = None) -> Report:
-    """Read everything and refuse what is not comparable (EvalError). `only` names one data set, `claims` the folder
-    of what came of the papers' claims."""
+def build(runs: list[Run], pages: Sequence[str] = (), only: str | None = None, claims: Path | None = None) -> Report:
+    """Read everything and refuse what is not comparable (EvalError). `pages` are those to name where no run of
+    them is there, `only` names one data set, `claims` the folder of what came of the papers' claims."""
     everything = read_results(runs)
     results = [result for result in everything if only in (None, result.dataset)]
     refuse_unlike(results)
     at_home = sorted(results, key=lambda result: result.dataset != result.trained_on)  # the data sets that models were trained on first
     names = list(dict.fromkeys(result.dataset for result in at_home))
     names.sort(key=lambda name: -sum(result.dataset == name for result in results))  # stable: most runs first
-    datasets = [build_dataset(name, results, models) for name in names]
-    evaluated = {result.model for result in everything}
-    trained = {str(run.recipe.get("name")) for run in runs if run.cost}
+    datasets = [build_dataset(name, results) for name in names]
+    evaluated = {result.page for result in everything}
+    trained = {run.page for run in runs if run.cost}
     return Report(
         datasets=datasets,
-        claims=read_claims(claims, models) if claims else [],
+        claims=read_claims(claims, pages) if claims else [],
         runs=list({result.run.name: result.run for result in results}.values()),
-        models=models,
-        untrained=[model for model in models if model not in evaluated | trained],
-        unevaluated=[model for model in models if model in trained - evaluated],
+        built_on=built_on(runs, {result.page for result in results}),
+        untrained=[page for page in pages if page not in evaluated | trained],
+        unevaluated=[page for page in pages if page in trained - evaluated],
     )
 
 
-def build_dataset(name: str, results: list[Result], models: tuple[str, ...]) -> DatasetReport:
+def built_on(runs: Sequence[Run], shown: Collection[str]) -> dict[str, dict[str, str]]:
+    """Page -> role -> page, of the pages that are shown and of what they build on, as the runs' costs tell it."""
+    pages = {run.name: run.page for run in runs}
+    found: dict[str, dict[str, str]] = {}
+
+    def walk(page: str, cost: dict[str, Any]) -> None:
+        for role, part in (cost.get("prerequisites") or {}).items():
+            name = str(part.get("run", role))
+            other = pages.get(name) or name.split("-")[0]  # it may not lie here: runs are named like their pages
+            found.setdefault(page, {})[str(role)] = other
+            walk(other, part)
+
+    for run in runs:
+        if run.page in shown and not run.stage:
+            walk(run.page, run.cost)
+    return dict(sorted(found.items()))
+
+
+def build_dataset(name: str, results: list[Result]) -> DatasetReport:
     here = [result for result in results if result.dataset == name]
-    rows, all_keys = to_rows(here, models), keys(here)
+    rows, all_keys = to_rows(here), keys(here)
     homes = {key.task: key.split for key in reversed(all_keys)}  # each task's first split: proofs of the shifts would double the time
     proofs, footnotes = differences(rows, [key for key in all_keys if key.split == homes[key.task]]), Footnotes()
     table = TableMaker(rows, proofs, footnotes)

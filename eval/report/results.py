@@ -1,7 +1,8 @@
 """Result files of finished evaluations, read back: what the report knows, before any arithmetic.
 
 A run folder holds `recipe.json`, `cost.json`, `train.jsonl` and, per data set it was judged on, `eval/<data set>/eval.json`
-(one cell per number), `showcase.json` (a few pictures with what the model made of them) and per-sample `*.jsonl` records.
+(one cell per number), `showcase.json` (a few pictures with what the model made of them) and per-sample `*.jsonl` records. What it keeps
+of the model after an earlier stage of the training, in `stages/<stage>/`, is a run folder, too.
 Nothing here imports torch or a model: a report can be made where nothing can be trained.
 """
 
@@ -56,6 +57,21 @@ class Run:
     name: str
     folder: Path
 
+    @property
+    def home(self) -> Path:
+        """The folder of the training: not that of one of its stages."""
+        return self.folder.parent.parent if self.stage else self.folder
+
+    @property
+    def page(self) -> str:
+        """The page of recipes/ that it was trained from; in older runs, the model."""
+        return str(self.recipe.get("page") or self.recipe.get("name") or "")
+
+    @property
+    def stage(self) -> str:
+        """The stage after which the model was kept; "" when the training is over."""
+        return str(self.recipe.get("stage") or "")
+
     @cached_property
     def recipe(self) -> dict[str, Any]:
         return read_json(self.folder / "recipe.json") if (self.folder / "recipe.json").exists() else {}
@@ -89,6 +105,8 @@ class Result:
 
     run: Run
     folder: Path
+    page: str  # of recipes/, which names the row
+    stage: str  # after which the model was kept; "" when the training is over
     model: str
     paradigm: str
     preset: str
@@ -97,6 +115,7 @@ class Result:
     data: str | None  # where it lay when it was evaluated
     trained_on: str
     published: str  # what WEIGHTS= named, of weights that were not trained here
+    notes: dict[str, str]  # task -> why its number is what it is, by the model's own word
     data_hashes: dict[str, str | None]
     prompts: dict[str, str]
     cells: tuple[Cell, ...]
@@ -107,8 +126,8 @@ class Result:
     @property
     def command(self) -> str:
         """What evaluates the run again."""
-        which = {"WEIGHTS": self.published} if self.published else {"OUT": self.run.folder}
-        return words.make(f"eval-{self.model}", **which, TEST=self.data or f".data/{self.dataset}")
+        which = {"WEIGHTS": self.published} if self.published else {"OUT": self.run.home}
+        return words.make(f"eval-{self.page}", **which, TEST=self.data or f".data/{self.dataset}")
 
     @cached_property
     def showcase(self) -> dict[str, Any]:
@@ -121,7 +140,9 @@ class Result:
 def read_runs(root: Path) -> list[Run]:
     """The runs under `root`, by name. A folder counts as a run when it holds a recipe, a model or an evaluation."""
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    return [Run(path.name, path) for path in folders if any((path / mark).exists() for mark in ("recipe.json", "model.json", "eval"))]
+    found = [each for path in folders for each in (path, *sorted(path.glob("stages/*")))]
+    marks = ("recipe.json", "model.json", "eval")
+    return [Run(str(path.relative_to(root)), path) for path in found if any((path / mark).exists() for mark in marks)]
 
 
 def read_results(runs: list[Run]) -> list[Result]:
@@ -135,13 +156,15 @@ def read_result(run: Run, folder: Path) -> Result:
 def result_of(raw: dict[str, Any], run: Run, path: Path) -> Result:
     """What `eval.json` says, read from `path`; records lie beside it. Raises EvalError where it is none, or of another schema."""
     if raw.get("schema") != schemas.EVALUATION:
-        again = f"Evaluate again: make eval-{raw.get('model', '<model>')}"
+        again = f"Evaluate again: make eval-{_page_of(raw)}"
         raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {schemas.EVALUATION}. {again}")
     try:
         cells = tuple(read_cell(cell, path.parent) for cell in raw["cells"])
         return Result(
             run=run,
             folder=path.parent,
+            page=str(raw.get("page") or raw["model"]),
+            stage=str(raw.get("stage") or ""),
             model=str(raw["model"]),
             paradigm=str(raw["paradigm"]),
             preset=str(raw["preset"]),
@@ -150,6 +173,7 @@ def result_of(raw: dict[str, Any], run: Run, path: Path) -> Result:
             data=raw.get("data"),
             trained_on=str(raw["trained_on"]),
             published=str(raw.get("published") or ""),
+            notes={str(task): str(note) for task, note in (raw.get("notes") or {}).items()},
             data_hashes=dict(raw["data_hashes"]),
             prompts=dict(raw.get("prompts") or {}),
             cells=cells,
@@ -159,7 +183,11 @@ def result_of(raw: dict[str, Any], run: Run, path: Path) -> Result:
         )
     except (KeyError, TypeError, ValueError) as error:
         what = f"no field {error}" if isinstance(error, KeyError) else str(error)
-        raise EvalError(f"{path}: {what}. Evaluate again: make eval-{raw.get('model', '<model>')}") from error
+        raise EvalError(f"{path}: {what}. Evaluate again: make eval-{_page_of(raw)}") from error
+
+
+def _page_of(raw: dict[str, Any]) -> str:
+    return str(raw.get("page") or raw.get("model") or "<page>")
 
 
 def read_cell(raw: dict[str, Any], folder: Path) -> Cell:

@@ -18,6 +18,7 @@ from eval.tasks import headlines
 # Recipe fields that say where and how fast a run went, not what it was. Where the data lie is one: their name is the row's.
 CIRCUMSTANCES = {"seed", "data", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch"}
 ADD_UP = {"samples_seen", "train_seconds", "train_flops"}  # costs that are paid for the prerequisites too
+PARADIGM_ORDER = ("contrastive", "masking", "generative", "pretrained backbones", "training-free")  # others follow, by their names
 IN_DISTRIBUTION = ("test", "val", "train")  # splits drawn like the training data, the one to headline first; any other is a shift
 
 
@@ -25,13 +26,14 @@ IN_DISTRIBUTION = ("test", "val", "train")  # splits drawn like the training dat
 class Row:
     """One experiment on one data set."""
 
-    model: str
+    page: str
+    stage: str = ""  # of its training, after which the model was kept
     paradigm: str
     preset: str
     trained_on: str
     difference: str = ""  # what sets its recipe apart from rows of the same model, preset and data
     varying: dict[str, Any] = field(default_factory=dict)  # the recipe fields that do so
-    name: str = ""  # the model, and in brackets what sets the row apart from others of that model
+    name: str = ""  # the page, the stage, and in brackets what sets the row apart from others of that page
     results: tuple[Result, ...]  # one per seed
 
     @property
@@ -44,7 +46,15 @@ class Row:
         return " · ".join(filter(None, [self.preset, self.trained_on, self.seeds, self.difference, "training unfinished" * unfinished]))
 
     def value(self, key: Key, variant: str = "model") -> Value:
-        return combine([result.by_key.get((key, variant)) for result in self.results], self.model)
+        return combine([result.by_key.get((key, variant)) for result in self.results], self.page, self.stage)
+
+    def note(self, task: str) -> str:
+        """Why its number of a task is what it is, by the model's own word."""
+        return next((note for result in self.results if (note := result.notes.get(task))), "")
+
+    @property
+    def label(self) -> str:
+        return f"{self.page} after {self.stage}" if self.stage else self.page
 
     def cost(self, name: str) -> Any:
         """The mean over seeds of a number of cost.json (None unless every seed has it); of words, the distinct ones.
@@ -74,18 +84,18 @@ class Value:
     better: str = "higher"
 
 
-def to_rows(results: list[Result], order: tuple[str, ...]) -> list[Row]:
-    """Rows of one data set, paradigms and models in the order of `order` (strangers last), seeds ascending."""
-    families: dict[tuple[str, str, str, str], dict[str, list[Result]]] = {}
+def to_rows(results: list[Result]) -> list[Row]:
+    """Rows of one data set: paradigms in their order, pages by their names, a stage behind the finished model, seeds ascending."""
+    families: dict[tuple[str, str, str, str, str], dict[str, list[Result]]] = {}
     for result in sorted(results, key=lambda result: (result.seed, result.run.name)):
-        family = families.setdefault((result.paradigm, result.model, result.preset, result.trained_on), {})
+        family = families.setdefault((result.paradigm, result.page, result.stage, result.preset, result.trained_on), {})
         same = json.dumps(substance(result), sort_keys=True)
         while any(other.seed == result.seed for other in family.get(same, [])):
             same += " again"  # one seed trained twice is one seed: the repetition gets a row of its own
         family.setdefault(same, []).append(result)
 
     rows: list[Row] = []
-    for (paradigm, model, preset, trained_on), family in families.items():
+    for (paradigm, page, stage, preset, trained_on), family in families.items():
         recipes = [substance(group[0]) for group in family.values()]
         fields = dict.fromkeys(name for recipe in recipes for name in recipe)
         differing = [name for name in fields if len({str(recipe.get(name)) for recipe in recipes}) > 1]
@@ -95,16 +105,15 @@ def to_rows(results: list[Result], order: tuple[str, ...]) -> list[Row]:
             difference = (
                 f"{group[0].run.name}, a repetition" if repeats else ", ".join(f"{name}={value}" for name, value in varying.items())
             )
-            about = {"model": model, "paradigm": paradigm, "preset": preset, "trained_on": trained_on}
+            about = {"page": page, "stage": stage, "paradigm": paradigm, "preset": preset, "trained_on": trained_on}
             rows.append(Row(**about, results=tuple(group), difference=difference, varying=varying))
 
     rows = [replace(row, name=distinct_name(row, rows)) for row in rows]
 
-    def place(model: str) -> int:
-        return order.index(model) if model in order else len(order)
+    def place(paradigm: str) -> int:
+        return PARADIGM_ORDER.index(paradigm) if paradigm in PARADIGM_ORDER else len(PARADIGM_ORDER)
 
-    first = {row.paradigm: min(place(other.model) for other in rows if other.paradigm == row.paradigm) for row in rows}
-    return sorted(rows, key=lambda row: (first[row.paradigm], row.paradigm, place(row.model), row.model, row.preset, row.trained_on))
+    return sorted(rows, key=lambda row: (place(row.paradigm), row.paradigm, row.page, row.stage, row.preset, row.trained_on))
 
 
 def cost_of(result: Result, name: str) -> Any:
@@ -114,15 +123,15 @@ def cost_of(result: Result, name: str) -> Any:
 
 
 def distinct_name(row: Row, rows: list[Row]) -> str:
-    """The model's name, and what tells this row from the model's other rows."""
-    others = [other for other in rows if other.model == row.model]
+    """The page's name, and what tells this row from the page's other rows."""
+    others = [other for other in rows if other.label == row.label]
     apart = [
         part
         for part, values in ((row.preset, {o.preset for o in others}), (row.trained_on, {o.trained_on for o in others}))
         if len(values) > 1
     ]
     apart += [row.difference] if row.difference else []
-    return f"{row.model} ({', '.join(apart)})" if apart else row.model
+    return f"{row.label} ({', '.join(apart)})" if apart else row.label
 
 
 def substance(result: Result) -> dict[str, Any]:
@@ -137,11 +146,11 @@ def substance(result: Result) -> dict[str, Any]:
         elif value != []:  # no stages, no prerequisites: the same as no word of them
             flat[path] = value
 
-    walk(result.run.recipe, "")
+    walk({name: value for name, value in result.run.recipe.items() if name not in ("page", "stage")}, "")  # older runs do not say them
     return flat
 
 
-def combine(cells: list[Cell | None], model: str) -> Value:
+def combine(cells: list[Cell | None], page: str, stage: str = "") -> Value:
     """One value from the cells of several seeds: mean and Student-t 95 % interval; a single seed keeps its bootstrap interval."""
     present = [cell for cell in cells if cell is not None]
     valued = [cell for cell in present if cell.value is not None]
@@ -149,7 +158,7 @@ def combine(cells: list[Cell | None], model: str) -> Value:
         absent = present[0] if present else None
         return Value(
             status=(absent.status if absent else "") or "not run",
-            note=absent.note if absent else f"not in the result file; make eval-{model} runs it",
+            note=absent.note if absent else missing(page, stage),
         )
     first = valued[0]
     values = [cell.value for cell in valued if cell.value is not None]
@@ -162,6 +171,10 @@ def combine(cells: list[Cell | None], model: str) -> Value:
         how = f"95 % over {len(values)} seeds"
     note = first.note if len(valued) == len(cells) else f"{len(valued)} of {len(cells)} seeds have a value. {first.note}".strip()
     return Value(value=mean, low=low, high=high, n=first.n, unit=first.unit, note=note, adapter=first.adapter, how=how, better=first.better)
+
+
+def missing(page: str, stage: str) -> str:
+    return f"not asked after the stage {stage}: see the row {page}" if stage else f"not in the result file; make eval-{page} runs it"
 
 
 def keys(results: list[Result]) -> list[Key]:

@@ -9,7 +9,7 @@ from string import ascii_lowercase
 from eval.report import words
 from eval.report.columns import COSTS, Column, CostColumn
 from eval.report.paired import Proofs, image_use
-from eval.report.results import Key
+from eval.report.results import Key, is_below
 from eval.report.rows import Row, Value, control, control_variants, other_adapters
 
 ALIKE = 0.9  # of the samples of another row: what a ratio is about (all who said yes) differs a little between models
@@ -24,6 +24,7 @@ class Entry:
     interval: str = ""
     title: str = ""
     mark: int | None = None  # number of its footnote
+    below: str = ""  # that it is below chance, and why, as far as that is known
     adapter: str = ""  # letter of what turned the model's answers into a score, where the table knows several
     sort: float | None = None
     fill: float | None = None  # share of the way from chance (0) to the best possible (1); negative below chance
@@ -61,6 +62,7 @@ class Table:
     blocks: list[Block]
     controls: list[Line]
     remarks: list[str] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)  # what its cells say of values below chance
 
     @property
     def columns(self) -> list[str]:
@@ -98,22 +100,24 @@ class TableMaker:
             shown = [self._entry(self._value(row, column, variant), column, letters, heat=not overview) for column in columns]
             if index is not None:
                 shown = [self._against_rivals(each, column, index) for each, column in zip(shown, columns, strict=True)]
+                shown = [replace(each, below=self._below(row, column)) for each, column in zip(shown, columns, strict=True)]
             paid = [cost_entry(row, cost) if variant == "model" else Entry(text="", kind="cost") for cost in costs]
             return Line(label=label, detail=detail, entries=shown + paid)
 
         blocks = []
         for index, row in enumerate(self.rows):
-            others = [numbers_only(line(row, row.model, variant, variant)) for variant in other_adapters(row)]
+            others = [numbers_only(line(row, row.label, variant, variant)) for variant in other_adapters(row)]
             singles = [replace(row, results=(result,)) for result in row.results] if overview and len(row.results) > 1 else []
             runs = [plainly(line(single, f"seed {single.results[0].seed}", single.results[0].run.name)) for single in singles]
             there = [other for other in others if any(each.text for each in other.entries)]
-            blocks.append(Block(paradigm=row.paradigm, line=line(row, row.model, row.detail, index=index), others=there, runs=runs))
+            blocks.append(Block(paradigm=row.paradigm, line=line(row, row.label, row.detail, index=index), others=there, runs=runs))
         return Table(
             title=title,
             groups=list(groups.items()),
             blocks=blocks,
             controls=self._controls(columns, len(costs)) if controls else [],
             remarks=[*scored_by(letters), *self._remarks(columns)],
+            below=[each.below for block in blocks for each in block.line.entries if each.below],
         )
 
     def _value(self, row: Row, column: Column, variant: str) -> Value:
@@ -177,6 +181,21 @@ class TableMaker:
         fewer = shown.kind == "value" and n is not None and most is not None and n < ALIKE * most
         reason = f"{key.task} {key.split}: {n} samples, where another row has {most}"
         return replace(shown, best=best, mark=self.footnotes.number(reason) if fewer else shown.mark)
+
+    def _below(self, row: Row, column: Column) -> str:
+        """Its interval and chance, the adapter that made the number, whether another one does better, and the model's own word."""
+        key, chance = column.key, control(self.rows, column.key, "chance").value
+        value = row.value(key)
+        if column.minus or value.value is None or not is_below(value.low, value.high, chance, value.better):
+            return ""
+        number, low, high, guess = (words.quantity(each, value.unit) for each in (value.value, value.low, value.high, chance))
+        made = f", by {value.adapter}" if value.adapter else ""
+        found = f"{row.name}, {key.task} {key.metric}: {number} ({low}\N{EN DASH}{high}) where chance is {guess}{made}."
+        for variant in other_adapters(row):
+            other = row.value(key, variant)
+            if other.value is not None and not is_below(other.low, other.high, chance, other.better):
+                found += f" {variant[:1].upper()}{variant[1:]} it is {words.quantity(other.value, other.unit)}."
+        return f"{found} {row.note(key.task) or 'The model declares no reason.'}"
 
     def _controls(self, columns: Sequence[Column], costs: int) -> list[Line]:
         lines = []

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ SPEAKERS = {  # what only models that write can do; CIDEr-D is a score of all an
     "captioning": {"CIDEr-D": (0.0, 1.2), "colour F1": (0.3, 1.2), "shape F1": (0.2, 1.0), "unique captions": (0.0, 1.0)},
     "pope": {"accuracy": (0.5, 0.9), "yes-rate": (0.5, 0.0)},
 }
+BUILT_ON = {"blip2": {"vision": "clip", "language_model": "lm"}, "minigpt4": {"eyes": "blip2", "language_model": "lm"}}
+BUILT_ON |= {"cm3leon": {"image_tokenizer": "vq", "retriever": "clip"}, "flava": {"image_tokenizer": "vq"}, "lit": {"vision": "classifier"}}
+BUILT_ON |= {"frozen": {"language_model": "lm"}, "magic": {"clip": "clip", "language_model": "lm"}}
+BUILT_ON |= {"asif": {"vision": "classifier", "language_model": "lm"}}
 NOTES = {"retrieval": "gallery 500 images, 2412 captions"}
 COLOURS = {"red": "#c83c32", "blue": "#3c64c8", "green": "#3c9650", "yellow": "#dcc03c", "purple": "#8c50aa"}
 GENERATIVE = ("coca", "cm3leon", "frozen", "minigpt4", "blip2", "magic")
@@ -68,25 +73,40 @@ def write_run(
     samples: int = 80,
     skill: float | None = None,
     log: bool = True,
+    page: str = "",
+    stage: str = "",
+    asked: Sequence[str] = (),
+    notes: dict[str, str] | None = None,
 ) -> Path:
-    """One evaluated run. cm3leon cannot do retrieval; asif has no gradient training; only some can write, or draw."""
-    name = "-".join([model, "tiny", f"s{seed}", *map(str, (recipe or {}).values())])
+    """One evaluated run; with `stage` what it keeps of the model after that stage. cm3leon cannot do retrieval; asif has no gradient
+    training; only some can write, or draw."""
+    name = "-".join([page or model, "tiny", f"s{seed}", *map(str, (recipe or {}).values())])
+    name += f"/stages/{stage}" if stage else ""
     run, folder = root / name, root / name / "eval" / dataset
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, *model.encode()])
     level = SKILL[model] + rng.normal(0, 0.01) if skill is None else skill
     cells = [cell for task in METRICS for split in SPLITS for cell in task_cells(model, task, split, folder, level, samples, rng)]
     cells += [cell for task in SPEAKERS for cell in speaker_cells(model, task, folder, level, samples, rng)]
+    cells = [cell for cell in cells if cell["task"] in asked or not asked]
     about: dict[str, Any] = {"schema": 1, "run": name, "model": model, "paradigm": PARADIGMS[model], "preset": "tiny", "seed": seed}
     about |= {"dataset": dataset, "trained_on": trained_on, "cells": cells, "seconds": 12.3, "hardware": "2 CPU cores"}
     about |= {"data_hashes": dict.fromkeys(SPLITS, data_hash), "prompts": {"zeroshot": prompt_hash}, "inference_flops_per_image": 2.1e8}
+    about |= {"page": page or model, "stage": stage, "notes": notes or {}} if page or stage or notes else {}  # older ones lack them
     write(folder / "eval.json", about)
-    write(folder / "showcase.json", showcase(model, rng, level))
-    write(run / "recipe.json", {"name": model, "seed": seed, "data": f".data/{trained_on}", "optim": {"lr": 0.001} | (recipe or {})})
+    shown = showcase(model, rng, level)
+    if stage:
+        for item in shown["items"]:
+            for name in ("caption", "answers", "drawing"):
+                item.pop(name, None)
+    write(folder / "showcase.json", shown)
+    written: dict[str, Any] = {"name": model, "seed": seed, "data": f".data/{trained_on}", "optim": {"lr": 0.001} | (recipe or {})}
+    write(run / "recipe.json", written | {name: said for name, said in (("page", page), ("stage", stage)) if said})
 
     learns = model != "asif"
     cost: dict[str, Any] = {"samples_seen": 640_000, "total_parameters": 3_412_000, "trainable_parameters": 3_412_000 * learns}
     cost |= {"train_seconds": 281.0, "train_flops": 1.8e14 * (1 + SKILL[model]) if learns else None, "peak_memory_mb": 910.0}
+    cost["prerequisites"] = {role: {"run": f"{part}-tiny-s{seed}"} for role, part in BUILT_ON.get(page or model, {}).items()}
     write(run / "cost.json", cost | {"hardware": "2 CPU cores", "threads": 2, "finished": True})
     if log and learns:
         write_lines(run / "train.jsonl", training_log(model, rng))
@@ -238,6 +258,8 @@ if __name__ == "__main__":
         for seed in range(3):
             write_run(target, model, seed, samples=2000)
     write_run(target, "clip", 0, recipe={"lr": 0.0003}, samples=2000, skill=0.6)
+    write_run(target, "clip", samples=2000, skill=0.75, page="lit")
+    write_run(target, "blip2", samples=2000, stage="represent", asked=("retrieval", "zeroshot"))
     for model in ("clip", "siglip"):
         write_run(target, model, 0, dataset="shapes-photos", data_hash="c" * 64, log=False)
     for verdict in ("reproduced", "reversed"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from eval import EvalError
 from eval.base.metrics import t_interval
 from eval.compare import compare
-from eval.report import plots, words
+from eval.report import graph, plots, words
+from eval.report import picture as screenshot
 from eval.report.headline import headline
 from eval.report.paired import differences
 from eval.report.report import Report, build
@@ -48,17 +51,17 @@ def test_two_models_give_all_four_outputs_which_are_a_function_of_the_results(tm
     for model in ("clip", "coca"):
         write_run(tmp_path / "runs", model)
     for out in ("one", "two"):
-        assert compare(runs=tmp_path / "runs", out=tmp_path / out) == 0
+        assert compare(runs=tmp_path / "runs", out=tmp_path / out, pages="clip siglip lit") == 0
     assert {path.name for path in (tmp_path / "one").iterdir()} == {"report.html", "report.md", "report.csv"}
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
     printed = capsys.readouterr().out
     assert "zeroshot" in printed
-    assert "Still untrained: siglip, flava, maskvlm, cm3leon" in printed
+    assert "Still untrained: siglip, lit;" in printed
 
 
 def test_nothing_trained_yet_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare(runs=tmp_path / "none", out=tmp_path / "out") == 0
+    assert compare(runs=tmp_path / "none", out=tmp_path / "out", pages="clip siglip") == 0
     printed = capsys.readouterr().out
     assert "Still untrained: clip, siglip" in printed
     assert "make train-clip eval-clip" in printed
@@ -327,6 +330,114 @@ def test_pictures_show_each_models_first_choice(tmp_path: Path) -> None:
     for picture in pictures:
         assert [(shown.model, shown.ranked[0].correct) for shown in picture.shown] == [("clip", True), ("siglip", False)]
         assert not picture.agree
+
+
+def test_the_report_opens_with_pictures_that_say_what_each_page_made_of_them(tmp_path: Path) -> None:
+    for model in ("clip", "coca", "cm3leon"):
+        write_run(tmp_path, model, samples=10, log=False)
+    write_run(tmp_path, "clip", 1, samples=10, log=False, recipe={"lr": 0.1})  # a second row of a page: the table is its place
+    gallery = report_on(tmp_path).datasets[0].gallery
+    assert [picture.key for picture in gallery.pictures] == ["000000", "000001", "000003", "000004"]  # evenly spaced among six
+    told = {part.ability: [name for name, _ in part.lines] for part in gallery.parts}
+    speakers = ["cm3leon", "coca"]
+    assert told == {"caption": speakers, "answers": speakers, "drawing": ["cm3leon"], "ranked": ["clip", *speakers]}
+    answers = next(part for part in gallery.parts if part.ability == "answers")
+    assert all(re.fullmatch(r"what colour is the circle\? \(\w+\)", question) for question in answers.questions)
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.index('class="gallery"') < page.index('class="results')
+
+
+def test_a_stage_and_a_page_have_rows_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path, "blip2", samples=20, log=False)
+    write_run(tmp_path, "blip2", samples=20, log=False, stage="represent", asked=("retrieval",))
+    write_run(tmp_path, "clip", samples=20, log=False, page="lit")
+    write_run(tmp_path, "clip", samples=20, log=False)
+    write_run(tmp_path, "flava", samples=20, log=False)
+    report = report_on(tmp_path)
+    rows = report.datasets[0].rows
+    assert [row.name for row in rows] == ["clip", "lit", "flava", "blip2", "blip2 after represent"]  # paradigms, then names
+    assert rows[-1].value(COLOUR).note == "not asked after the stage represent: see the row blip2"
+    assert rows[-1].value(Key("retrieval", "test", "i2t R@1 (500)")).value is not None
+    assert len(report.runs) == 5
+    home = tmp_path / "blip2-tiny-s0"
+    assert [line for line in report.commands if "blip2" in line] == [
+        f"make train-blip2 PRESET=tiny SEED=0 DATA=.data/scenes-tiny OUT={home}",
+        f"make eval-blip2 OUT={home} TEST=.data/scenes-tiny",
+    ]
+    assert any(line.startswith("make train-lit ") for line in report.commands)
+
+
+def test_an_older_run_shares_its_row_with_a_newer_seed(tmp_path: Path) -> None:
+    write_run(tmp_path, "clip", 0, samples=20, log=False)
+    write_run(tmp_path, "clip", 1, samples=20, log=False, page="clip")
+    assert [len(row.results) for row in report_on(tmp_path).datasets[0].rows] == [2]
+
+
+def test_a_cell_below_chance_says_why_in_place(tmp_path: Path) -> None:
+    key = Key("retrieval", "test", "i2t R@5 (500)")  # chance is .010
+    edit_cells(write_run(tmp_path, "blip2", notes={"retrieval": "Because <so>."}), key, value=0.002, low=0.0, high=0.004)
+    edit_cells(write_run(tmp_path, "clip"), key, value=0.002, low=0.0, high=0.02)  # chance is in its interval
+    (table,) = [table for table in report_on(tmp_path).datasets[0].tasks if table.title == "retrieval"]
+    said = "blip2, retrieval i2t R@5 (500): .002 (.000\N{EN DASH}.004) where chance is .010, by embedding similarity. Because <so>."
+    assert table.below == [said]
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count(">↓</sup>") == 1
+    assert "Because &lt;so&gt;." in page
+    assert ".002↓" in (tmp_path / "out/report.md").read_text()
+
+
+def test_below_chance_names_the_adapter_by_which_it_is_not(tmp_path: Path) -> None:
+    edit_cells(write_run(tmp_path, "coca"), Key("foils", "test", "swap_relation"), value=0.1, low=0.0, high=0.2)
+    (said,) = report_on(tmp_path).datasets[0].overview.below
+    assert re.search(r"where chance is \.500, by embedding similarity\. By likelihood it is \.\d+\. The model declares no reason\.", said)
+
+
+def test_what_is_built_on_what(tmp_path: Path) -> None:
+    for model in ("minigpt4", "siglip", "blip2"):
+        write_run(tmp_path, model, samples=10, log=False)
+    write_run(tmp_path, "clip", samples=10, log=False, page="lit").rename(tmp_path / "clip-tiny-s0")  # a folder's name is not its page
+    report = report_on(tmp_path)
+    assert report.built_on["minigpt4"] == {"eyes": "blip2", "language_model": "lm"}
+    assert report.built_on["blip2"] == {"vision": "lit", "language_model": "lm"}
+    columns = graph.layers(report.built_on)
+    assert [[node for node in column if isinstance(node, str)] for column in columns] == [
+        ["lm", "classifier"],
+        ["lit"],
+        ["blip2"],
+        ["minigpt4"],
+    ]
+    assert ("lm", "minigpt4", 2) in columns[2]  # the long arrow has a place of its own in every column
+    assert graph.apart(report.built_on, [row.page for row in report.datasets[0].rows]) == ["siglip"]
+    drawing = graph.svg(report.built_on | {"<b>": {"a&b": "lm"}})
+    assert drawing.count("marker-end") == 6
+    assert "&lt;b&gt;" in drawing
+    assert "<b>" not in drawing
+    assert graph.svg({}) == ""
+
+
+def test_a_circle_of_prerequisites_does_not_hang() -> None:
+    assert graph.layers({"a": {"x": "b"}, "b": {"y": "a"}})
+
+
+def test_without_a_browser_the_picture_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "report.html").write_text("<p>hello")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EvalError, match=r"no Chromium or Chrome here.*apt-get install chromium"):
+        screenshot.picture(out=tmp_path / "a.png", report=tmp_path / "report.html")
+    with pytest.raises(EvalError, match=r"none\.html is missing: `make compare` writes it"):
+        screenshot.picture(out=tmp_path / "a.png", report=tmp_path / "none.html")
+
+
+@pytest.mark.skipif(not any(map(shutil.which, screenshot.BROWSERS)), reason="needs Chromium")
+def test_the_picture_is_of_the_page(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<body style='margin:0;background:#00f'><div style='width:9px;height:9px;background:#f00'>")
+    screenshot.picture(out=tmp_path / "a.png", report=tmp_path / "report.html", width=600, height=400)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (600, 400)
+        assert image.convert("RGB").getpixel((4, 4)) == (255, 0, 0)
+        assert image.convert("RGB").getpixel((300, 200)) == (0, 0, 255)
 
 
 def test_headline_keeps_first_split_and_recall_at_one(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def make_run(root: Path, name: str, cells: list[dict[str, Any]], seed: int = 0, 
 
 
 def rows_of(root: Path) -> list[Row]:
-    return to_rows(read_results(read_runs(root)), ())
+    return to_rows(read_results(read_runs(root)))
 
 
 def lines(answers: list[float], **fields: Any) -> list[dict[str, Any]]:
