@@ -169,7 +169,7 @@ def _about(folder: Path, home: Path, recipe: Json, spec: str, model: Any) -> Jso
     later = {task: after for after, asked in getattr(model, "asked_after", {}).items() if after != stage for task in asked}
     notes = {task: f"The paper asks it after the stage {after}; this is a later model." for task, after in later.items()}
     return {
-        "run": f"{run}/stages/{stage}" if stage else run,
+        "run": f"{run}-{stage}" if stage else run,
         "page": recipe.get("page") or recipe.get("name") or description["model"],
         "stage": stage,
         "model": description["model"],

@@ -142,7 +142,8 @@ def read_runs(root: Path) -> list[Run]:
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     found = [each for path in folders for each in (path, *sorted(path.glob("stages/*")))]
     marks = ("recipe.json", "model.json", "eval")
-    return [Run(str(path.relative_to(root)), path) for path in found if any((path / mark).exists() for mark in marks)]
+    named = {path: "-".join(part for part in path.relative_to(root).parts if part != "stages") for path in found}
+    return [Run(named[path], path) for path in found if any((path / mark).exists() for mark in marks)]
 
 
 def read_results(runs: list[Run]) -> list[Result]:

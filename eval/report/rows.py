@@ -42,7 +42,7 @@ class Row:
 
     @property
     def detail(self) -> str:
-        unfinished = any(result.run.cost.get("finished") is False for result in self.results)
+        unfinished = not self.stage and any(result.run.cost.get("finished") is False for result in self.results)
         return " · ".join(filter(None, [self.preset, self.trained_on, self.seeds, self.difference, "training unfinished" * unfinished]))
 
     def value(self, key: Key, variant: str = "model") -> Value:

@@ -39,7 +39,7 @@ def collect(runs: Path, results: Path, names: Sequence[str] = (), commit: str = 
 
     Returns a line about each file written and each run left out. Raises EvalError where something cannot be read, or says no commit.
     """
-    found = {run.name: run for whole in read_runs(runs) for run in (whole, *_stages(whole))}
+    found = {run.name: run for run in read_runs(runs)}
     if unknown := [name for name in names if name not in found]:
         raise EvalError(f"{runs}: no run {unknown[0]!r}; there are {', '.join(found) or 'none'}")
     said = []
@@ -62,16 +62,11 @@ def collect(runs: Path, results: Path, names: Sequence[str] = (), commit: str = 
     return said
 
 
-def _stages(run: Run) -> list[Run]:
-    """The model as it was at the end of single stages: what its paper asks then."""
-    return [Run(f"{run.name}-{path.parent.name}", path.parent) for path in sorted(run.folder.glob("stages/*/recipe.json"))]
-
-
 def _unfit(run: Run) -> str:
     """Why a run is not published, "" where it is."""
     if run.recipe.get("published"):
         return "published weights, not trained here"
-    if not run.cost.get("finished") and "stage" not in run.recipe:
+    if not run.cost.get("finished") and not run.stage:
         return "its training is not finished"
     if not _evaluations(run) and not any((run.folder / name).exists() for name in MEASURES):
         return f"not evaluated on whole splits yet; make eval-{run.recipe.get('page', run.recipe.get('name', '<page>'))}"

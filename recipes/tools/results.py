@@ -144,13 +144,10 @@ class Published:
 
     @cached_property
     def results(self) -> dict[str, list[Result]]:
-        """Data set -> its results, the data set with most of them first. A row is named after the page, which need not be a model, and
-        after the stage where it is the model of an earlier one."""
+        """Data set -> its results, the data set with most of them first."""
         found: dict[str, list[Result]] = {}
         for run in self.runs:
-            stage = run.recipe.get("stage")
-            about: Json = {name: run.record[name] for name in ("paradigm", "preset", "seed")}
-            about["model"] = f"{run.record['page']} after {stage}" if stage else run.record["page"]
+            about: Json = {name: run.record[name] for name in ("page", "model", "paradigm", "preset", "seed")} | {"stage": run.stage}
             for evaluation in run.record["evaluations"]:
                 result = result_of({"schema": schemas.EVALUATION} | about | evaluation, run, run.folder)
                 found.setdefault(result.dataset, []).append(result)
@@ -214,7 +211,7 @@ def results_page(published: Published) -> str:
 def models_section(published: Published) -> list[str]:
     lines = [MODELS]
     for dataset, results in published.results.items():
-        rows, columns = to_rows(results, ()), keys(results)
+        rows, columns = to_rows(results), keys(results)
         lines += [f"### {cell(dataset)}", "", *results_table(rows, columns, with_intervals=True)]
         lines += ["", "What it cost, prerequisites included; means over seeds:", "", *costs_table(rows)]
         lines += ["", *origins("Trained", ((row, record_of(result)) for row in rows for result in row.results))]
@@ -319,7 +316,7 @@ def readme_table(published: Published) -> str:
     if not published.results:
         return "No run has been collected yet: see [recipes/RESULTS.md](recipes/RESULTS.md).\n"
     dataset, results = next(iter(published.results.items()))
-    rows, columns = to_rows(results, ()), keys(results)
+    rows, columns = to_rows(results), keys(results)
     flops = next(cost for cost in COSTS if cost.field == "train_flops")
     lines = results_table(rows, columns, with_intervals=False)
     paid = [flops.label, "", *(flops.show(row.cost(flops.field)) for row in rows)]

@@ -107,7 +107,7 @@ def write_run(
     cost: dict[str, Any] = {"samples_seen": 640_000, "total_parameters": 3_412_000, "trainable_parameters": 3_412_000 * learns}
     cost |= {"train_seconds": 281.0, "train_flops": 1.8e14 * (1 + SKILL[model]) if learns else None, "peak_memory_mb": 910.0}
     cost["prerequisites"] = {role: {"run": f"{part}-tiny-s{seed}"} for role, part in BUILT_ON.get(page or model, {}).items()}
-    write(run / "cost.json", cost | {"hardware": "2 CPU cores", "threads": 2, "finished": True})
+    write(run / "cost.json", cost | {"hardware": "2 CPU cores", "threads": 2, "finished": not stage})
     if log and learns:
         write_lines(run / "train.jsonl", training_log(model, rng))
     return run

@@ -357,6 +357,7 @@ def test_a_stage_and_a_page_have_rows_of_their_own(tmp_path: Path) -> None:
     report = report_on(tmp_path)
     rows = report.datasets[0].rows
     assert [row.name for row in rows] == ["clip", "lit", "flava", "blip2", "blip2 after represent"]  # paradigms, then names
+    assert "unfinished" not in rows[-1].detail
     assert rows[-1].value(COLOUR).note == "not asked after the stage represent: see the row blip2"
     assert rows[-1].value(Key("retrieval", "test", "i2t R@1 (500)")).value is not None
     assert len(report.runs) == 5

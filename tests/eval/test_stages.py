@@ -67,7 +67,7 @@ def test_each_task_is_asked_of_the_model_of_its_stage(
     assert finished.notes["zeroshot"] == "three words only"
     assert "after the stage first" in finished.notes["retrieval"]
     assert [row.name for row in to_rows([finished, first])] == ["two", "two after first"]
-    assert [first.run.name, first.run.home] == ["two-tiny-s0/stages/first", run]
+    assert [first.run.name, first.run.home] == ["two-tiny-s0-first", run]
     assert [set(shown.showcase["adapters"]) for shown in (first, finished)] == [{"ranked"}, set()]
     pictured = [[item["key"] for item in shown.showcase["items"]] for shown in (first, finished)]
     assert pictured[0] == pictured[1]  # or they would not stand side by side
