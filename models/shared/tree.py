@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class Forest:
 
     groups: list[int]
     """`[G]`, the group of each tree"""
-    tokens: list[list[Hashable]]
+    tokens: list[list[Any]]
     """of each node, not padded"""
     sees: Tensor
     """bool `[G, T, T]`, where a node looks: at itself and its ancestors"""
@@ -70,7 +71,7 @@ def forests(sequences: Sequence[Sequence[Hashable]], groups: Sequence[int]) -> I
 
 class _Tree:
     def __init__(self, sequences: Sequence[Sequence[Hashable]]) -> None:
-        self.tokens: list[Hashable] = []
+        self.tokens: list[Any] = []
         self.parents: list[int] = []
         self.nodes: list[list[int]] = []
         known: dict[tuple[int, Hashable], int] = {}
