@@ -71,7 +71,7 @@ def forests(sequences: Sequence[Sequence[Hashable]], groups: Sequence[int]) -> I
 
 class _Tree:
     def __init__(self, sequences: Sequence[Sequence[Hashable]]) -> None:
-        self.tokens: list[Hashable] = []
+        self.tokens: list[Any] = []
         self.parents: list[int] = []
         self.nodes: list[list[int]] = []
         known: dict[tuple[int, Hashable], int] = {}
