@@ -70,9 +70,7 @@ def replies(model: Any, data: str, forms: tuple[Form, ...], how: Decoding) -> li
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Whether replies have the requested form", prog="recipes.claims.measures.reply_format"
-    )
+    parser = argparse.ArgumentParser(description="Whether replies have the requested form", prog="recipes.claims.measures.reply_format")
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default="")
     parser.add_argument("--device", default="auto")
