@@ -199,7 +199,7 @@ def _from_split_folder(folder: Path, split: str) -> Split:
         name = folder.parent.name if folder.name == split else folder.name
         return Split(name=name, split=split, folder=folder, urls=tuple(str(tar.absolute()) for tar in tars))
     if index["split"] != split:
-        raise DataError(f"{folder} is the split {index['split']!r}, but the command needs {split!r}. Give its parent folder as DATA")
+        raise DataError(f"{folder} is the split {index['split']!r}, but {split!r} is needed. Give its parent folder as DATA")
     _compare(folder, index, tars)
     return Split(
         name=index["name"],

@@ -1,6 +1,6 @@
 """ASIF (arXiv 2210.01738). Nothing is trained: `make train-asif` makes anchors of pairs.
 
-make train-asif                               2 CPU cores; trains what it builds on first (make train-classifier, make train-lm)
+make train-asif                               2 CPU cores; trains its encoders first (make train-classifier, make train-lm)
 make train-asif PRESET=small DATA=SHARDS      one CUDA GPU, encoders from the hub
 
            paper (section 3)                     small                       tiny
@@ -60,7 +60,7 @@ def permuted(recipe: AnyRecipe) -> AnyRecipe:
 CLAIMS = (
     Claim(
         name="more-pairs",
-        sentence="Accuracy rises with the logarithm of the number of pairs, and is not saturated by the largest number tried.",
+        sentence="Accuracy rises with the logarithm of the number of pairs, up to the largest number tried.",
         paper="figure 4: ImageNet zero-shot rises up to all 1.6 M pairs",
         arms=(
             Arm("20,000 pairs", pairs(20_000)),
@@ -72,15 +72,15 @@ CLAIMS = (
     ),
     Claim(
         name="pairs-are-all-it-knows",
-        sentence="What pictures and texts have to do with each other comes from the pairs alone: with texts exchanged nothing is left.",
-        paper="section 2: the encoders have never met; our control",
+        sentence="The link between pictures and texts comes from the pairs alone: with the texts exchanged, accuracy falls to chance.",
+        paper="section 2: the encoders were trained separately; our control",
         arms=(Arm("true pairs"), Arm("texts exchanged", permuted)),
         metric=recognises(),
         note="chance is 1 in 72",
     ),
     Claim(
         name="sparse-and-sharp",
-        sentence="Few anchors, weighted by a high power of their similarity, describe a thing better than all anchors evenly.",
+        sentence="Few anchors, weighted by a high power of their similarity, work better than all anchors with equal weights.",
         paper="appendix: a broad optimum about k = 800 and p = 8; dense and linear does much worse",
         arms=(
             Arm("k = 800, p = 8", metric=recognises(k=800, p=8)),
@@ -95,7 +95,7 @@ CLAIMS = (
     ),
     Claim(
         name="pairs-of-the-domain",
-        sentence="A few pairs of another domain, added without any training, lift the accuracy there at once.",
+        sentence="A few pairs of another domain, added without any training, raise the accuracy there at once.",
         paper="section 3: EuroSAT, from a hundred pairs of it on",
         arms=(
             Arm("500 pairs added", metric=recognises("style", added=500)),
@@ -107,7 +107,7 @@ CLAIMS = (
     ),
     Claim(
         name="good-encoders-beat-training",
-        sentence="With few pairs, encoders that are good on their own do better than a CLIP that is trained on the same pairs.",
+        sentence="With few pairs, good unimodal encoders do better than a CLIP trained on the same pairs.",
         paper="table 1: ImageNet zero-shot 60.9 with 1.6 M pairs; a CLIP trained on 15 M 31.3 (from memory)",
         base=pairs(20_000),
         arms=(
@@ -116,6 +116,6 @@ CLAIMS = (
             Arm("CLIP, each pair seen ten times", page="clip", change=lambda recipe: replace(recipe, budget=192_000)),
         ),
         metric=recognises(),
-        note="the same 20,000 pairs for all; what the encoders cost that ASIF builds on stands in its cost, under prerequisites",
+        note="the same 20,000 pairs for all arms; the cost of ASIF's encoders is listed under its prerequisites",
     ),
 )

@@ -63,7 +63,7 @@ PRESETS = {
 
 
 def _stages(**budgets: int) -> Change:
-    """Only the stages that are named, each with so many samples."""
+    """Only the named stages, each with this number of samples."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
         return replace(recipe, stages=tuple(replace(each, budget=budgets[each.name]) for each in recipe.stages if each.name in budgets))
@@ -72,7 +72,7 @@ def _stages(**budgets: int) -> Change:
 
 
 def _captions_only(recipe: AnyRecipe) -> AnyRecipe:
-    """As in the paper no question is ever seen in training."""
+    """As in the paper, training uses no questions."""
     short = _stages(represent=9_600, generate=24_000)(recipe)
     return replace(short, model=replace(short.model, questions=0.0))
 
@@ -82,7 +82,7 @@ def _without_generation(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def _built_on(role: str, preset: str) -> Change:
-    """On another preset of what fills that role."""
+    """With another preset of the prerequisite in that role."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
         return replace(recipe, prerequisites=tuple(replace(p, preset=preset) if p.role == role else p for p in recipe.prerequisites))
@@ -91,22 +91,22 @@ def _built_on(role: str, preset: str) -> Change:
 
 
 ANSWERS = Cell("vqa", "accuracy")
-SECOND_STAGE = "the second stage alone, in which half of the samples ask a question"
+SECOND_STAGE = "the second stage alone, with questions in half of the samples"
 
 CLAIMS = (
     Claim(
         name="first-stage",
-        sentence="Without the first stage the second one learns worse to say what is in a picture.",
+        sentence="Without the first stage, the second one learns to describe pictures less well.",
         paper="figure 5: zero-shot VQA stays far lower without it, and with OPT falls as training goes on",
         base=_captions_only,
         arms=(Arm("both stages"), Arm("second stage alone", _stages(generate=24_000))),
         metric=Cell("captioning", "shape F1"),
-        note="trained on captions alone, after which it describes and does not answer: questions, which the paper asks, "
-        "cannot tell the arms apart",
+        note="trained on captions alone, so that the model describes but does not answer: the paper's questions cannot "
+        "distinguish the arms",
     ),
     Claim(
         name="generation-helps-retrieval",
-        sentence="Learning to tell what is in a picture makes the first stage better at retrieval.",
+        sentence="The generation loss makes the first stage better at retrieval.",
         paper="table 6, R@1 on COCO in %: 85.4 and 68.3 with the generation loss, 84.5 and 67.2 without",
         base=_stages(represent=16_032),
         arms=(Arm("ITC, ITM and ITG"), Arm("ITC and ITM", _without_generation)),
@@ -114,7 +114,7 @@ CLAIMS = (
     ),
     Claim(
         name="better-image-encoder",
-        sentence="A better image encoder makes better answers, the rest being equal.",
+        sentence="A better image encoder gives better answers, all else equal.",
         paper="table 2: ViT-g does better than ViT-L, with OPT as with Flan-T5",
         base=_stages(generate=32_064),
         arms=(Arm("CLIP of 192 k pairs"), Arm("CLIP of 48 k pairs", _built_on("vision", "brief"))),
@@ -123,7 +123,7 @@ CLAIMS = (
     ),
     Claim(
         name="better-language-model",
-        sentence="A better language model makes better answers, the rest being equal.",
+        sentence="A better language model gives better answers, all else equal.",
         paper="table 2: the larger of a family does better, and instruction-tuned Flan-T5 better than OPT",
         base=_stages(generate=32_064),
         arms=(Arm("trained in full"), Arm("trained on a quarter", _built_on("language_model", "brief"))),

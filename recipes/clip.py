@@ -48,7 +48,7 @@ PRESETS = {
         workers=8,
     ),
 }
-PRESETS["brief"] = replace(PRESETS["tiny"], budget=48_000)  # a worse image tower, for claims about what is built on it
+PRESETS["brief"] = replace(PRESETS["tiny"], budget=48_000)  # a worse image tower, for claims about models that build on it
 
 FULL = "a {size} {fill} {colour} {shape}"
 
@@ -62,22 +62,22 @@ CLAIMS = (
             Arm("class name", metric=zero_shot("shape", ("{shape}",))),
         ),
         metric=zero_shot("shape", (FULL,)),
-        note="captions here name colour, size and fill beside the shape; the prompt does so, and sums over what it was not asked",
+        note="captions here name colour, size, fill and shape; so does the prompt, and probabilities are summed over all but the shape",
     ),
     Claim(
         name="prompt-ensembling",
-        sentence="The mean of several prompts' embeddings is a better class than a single prompt's.",
+        sentence="The mean embedding of several prompts classifies better than that of a single prompt.",
         paper="section 3.1.4 and figure 4: 80 prompts gain 3.5 points on ImageNet over one",
         arms=(
             Arm("three prompts", metric=Cell("zeroshot", "shape")),
             Arm("one prompt", metric=zero_shot("shape", (FULL,))),
         ),
         metric=Cell("zeroshot", "shape"),
-        note="three prompts of the harness, of which the single one is the first",
+        note="the three prompts of the harness; the single one is the first of them",
     ),
     Claim(
         name="zero-shot-beats-one-shot",
-        sentence="Zero-shot classification does better than a linear classifier that saw one labelled example of each class.",
+        sentence="Zero-shot classification does better than a linear probe trained on one labelled example of each class.",
         paper="figure 6: zero-shot matches four-shot logistic regression on the same features, over 20 data sets",
         arms=(
             Arm("zero-shot", metric=Cell("zeroshot", "shape")),
@@ -87,7 +87,7 @@ CLAIMS = (
     ),
     Claim(
         name="zero-shot-is-robust",
-        sentence="Under a shift of the pictures zero-shot classification loses less than a linear probe of the same features.",
+        sentence="Under a distribution shift, zero-shot classification loses less accuracy than a linear probe of the same features.",
         paper="section 3.3 and figure 14: a probe gains 9.2 points on ImageNet and none under natural shifts of it",
         arms=(
             Arm("zero-shot", metric=Minus(Cell("zeroshot", "shape", "style"), Cell("zeroshot", "shape"))),

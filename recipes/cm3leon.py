@@ -18,8 +18,8 @@ tuning
   seen     30 B tokens                                 500 k pictures           18 k pictures
   rate     5e-5                                        1e-4                     6e-4, Muon
 
-Builds on `make train-vq` (the image tokenizer) and `make train-clip` (the retriever, whose words it shares); both are trained first where
-they have not been yet, and frozen.
+Builds on `make train-vq` (the image tokenizer) and `make train-clip` (the retriever, whose vocabulary it shares); both are trained first
+if they are missing, and frozen.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def brief(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def retrieving(recipe: AnyRecipe) -> AnyRecipe:
-    """`brief`, on documents before which none, one or two others stand."""
+    """`brief`, on documents preceded by none, one or two others."""
     short = brief(recipe)
     return replace(short, model=replace(short.model, mix=replace(short.model.mix, documents=(0.5, 0.25, 0.25))))
 
 
 def spans(share: float) -> Change:
-    """All else alike, a share of documents with CM3's random spans; without them the model is causal."""
+    """All else equal, with a share of documents that have CM3's random spans; without them the model is causal."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
         return replace(recipe, model=replace(recipe.model, mix=replace(recipe.model.mix, spans=share)))
@@ -114,11 +114,11 @@ CLAIMS = (
         ),
         metric=surprise_after(2),
         better="lower",
-        note="nats per image token in place of FID; documents are looked up by caption and picture both",
+        note="nats per image token instead of FID; documents are retrieved by caption and picture",
     ),
     Claim(
         name="guidance-has-an-optimum",
-        sentence="Drawings are best at a moderate weight of classifier-free guidance, worse without it and worse at a high one.",
+        sentence="Drawings are best at a moderate weight of classifier-free guidance, and worse without it or at a high weight.",
         paper="section 3.1: FID over the weight is U-shaped, with its minimum at the same weight for every model size",
         arms=(
             Arm("guidance 2", metric=drawn_right(2.0)),
@@ -126,11 +126,11 @@ CLAIMS = (
             Arm("guidance 8", metric=drawn_right(8.0)),
         ),
         metric=drawn_right(2.0),
-        note="colour and shape as a recogniser reads them in place of FID; one sample a prompt, no re-ranking",
+        note="colour and shape as read by a recogniser, instead of FID; one sample per prompt, no re-ranking",
     ),
     Claim(
         name="choosing-helps",
-        sentence="The more drawings of a prompt CLIP may choose from, the more often the chosen one is right.",
+        sentence="The more drawings CLIP chooses from, the more often the chosen one is right.",
         paper="section 3: eight samples, re-ranked by CLIP; other numbers are not compared",
         arms=(
             Arm("best of 32", metric=drawn_right(2.0, samples=32)),
@@ -141,7 +141,7 @@ CLAIMS = (
     ),
     Claim(
         name="infilling-needs-both-sides",
-        sentence="What was cut out of a picture is easier to predict for a model trained on CM3's spans than for a causal one.",
+        sentence="A model trained to infill predicts masked spans of a picture better than a causal one.",
         paper="CM3 (2201.07520): the masked objective conditions on both sides, a causal model on the left alone",
         base=brief,
         arms=(

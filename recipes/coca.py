@@ -51,7 +51,7 @@ PRESETS = {
 
 
 def _short(recipe: AnyRecipe) -> AnyRecipe:
-    """A third of the samples: every arm has left chance behind, and none has arrived."""
+    """A third of the samples: every arm is well above chance, and none has converged."""
     return replace(recipe, budget=64_000)
 
 
@@ -65,7 +65,7 @@ SHAPE, CAPTION = Cell("zeroshot", "shape"), Cell("captioning", "shape F1")
 CLAIMS = (
     Claim(
         name="joint-against-contrastive",
-        sentence="Captioning beside the contrast makes better zero-shot features than the contrast alone.",
+        sentence="Contrast and captioning together give better zero-shot features than the contrast alone.",
         paper="table 8: 71.6 against 70.7, ImageNet zero-shot top-1 in %, at 1.18 times the cost",
         base=_short,
         arms=(JOINT, Arm("contrastive alone", _model(captioning_weight=0.0))),
@@ -74,7 +74,7 @@ CLAIMS = (
     ),
     Claim(
         name="joint-against-captioning",
-        sentence="The contrast beside captioning costs the captioner nothing.",
+        sentence="The contrastive loss does not make captions worse.",
         paper="table 8: 69.0 against 68.9, VQA after fine-tuning, in %",
         base=_short,
         arms=(JOINT, Arm("captioning alone", _model(contrastive_weight=0.0))),
@@ -83,7 +83,7 @@ CLAIMS = (
     ),
     Claim(
         name="loss-ratio",
-        sentence="Captioning deserves twice the weight of the contrast.",
+        sentence="Captioning should have twice the weight of the contrast.",
         paper="table 8: 2:1 71.6, 1:1 71.5, 1:2 71.0, ImageNet zero-shot top-1 in %; VQA 69.0, 68.6, 68.1",
         base=_short,
         arms=(
@@ -95,7 +95,7 @@ CLAIMS = (
     ),
     Claim(
         name="cascade-against-parallel",
-        sentence="A contrastive pooler on top of the generative one does better than both on the encoder.",
+        sentence="A contrastive pooler on top of the generative one works better than two poolers on the encoder.",
         paper="table 8: cascade 71.6, parallel 71.2, ImageNet zero-shot top-1 in %; VQA 69.0, 68.7",
         base=_short,
         arms=(Arm("cascade", _model(pooling="cascade")), Arm("parallel")),

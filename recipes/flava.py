@@ -86,7 +86,7 @@ def _contrastive_only(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def _from_scratch(recipe: AnyRecipe) -> AnyRecipe:
-    """Neither a trained image encoder nor the stage of texts alone."""
+    """Without the trained image encoder and without the stage of texts alone."""
     needs = tuple(each for each in recipe.prerequisites if each.role != "image_encoder")
     return replace(recipe, prerequisites=needs, stages=recipe.stages[1:])
 
@@ -96,7 +96,7 @@ FULL = Arm("full")
 CLAIMS = (
     Claim(
         name="fusion-losses",
-        sentence="Masked multimodal modelling and matching make a better multimodal model than the contrast alone.",
+        sentence="Masked multimodal modelling and matching give a better multimodal model than the contrast alone.",
         paper="table 4: 69.11 against 66.25, the average of the multimodal tasks",
         base=brief,
         arms=(FULL, Arm("contrast, pictures and texts alone", _contrastive_only)),
@@ -104,16 +104,16 @@ CLAIMS = (
     ),
     Claim(
         name="unimodal-initialisation",
-        sentence="Encoders that were trained on pictures alone and texts alone before make a better multimodal model.",
+        sentence="Encoders pretrained on pictures alone and on texts alone give a better multimodal model.",
         paper="table 4: 69.92 with initialisation against 67.32 without, the average of the multimodal tasks",
         base=brief,
         arms=(FULL, Arm("from scratch", _from_scratch)),
         metric=Cell("retrieval", "i2t R@1 (500)"),
-        note="labels of pictures stand for DINO's self-supervision",
+        note="supervision by labels replaces DINO's self-supervision",
     ),
     Claim(
         name="words-need-the-picture",
-        sentence="The fusion encoder finds hidden words with the picture's help.",
+        sentence="The fusion encoder predicts masked words better given their own picture.",
         paper="section 3.2: masked multimodal modelling reconstructs either from both",
         arms=(Arm("own picture", metric=words_found("own")), Arm("another picture", metric=words_found("another"))),
         metric=words_found("own"),

@@ -15,7 +15,7 @@ seen       about an epoch = 3.3 M                     2 M                       
 optimiser  Adam, constant lr 3e-4, betas .9 .95,      lr 1e-3, cosine                lr 1.5e-3, cosine
            early stopping; here cosine to zero
 
-Where no network is, another language model of the suite can be named: ARGS="--model.language.source small:lm --tokenizer small:lm".
+Without a network, another language model of the suite can be named: ARGS="--model.language.source small:lm --tokenizer small:lm".
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PRESETS = {
 
 
 def captions_only(recipe: AnyRecipe) -> AnyRecipe:
-    """As in the paper no question is ever seen in training; a third of the samples."""
+    """As in the paper, training uses no questions; a third of the samples."""
     return replace(recipe, model=replace(recipe.model, questions=0.0), budget=32_064)
 
 
@@ -68,7 +68,7 @@ def tuned(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def from_scratch(recipe: AnyRecipe) -> AnyRecipe:
-    """With the tokenizer that the language model's recipe makes of the same texts."""
+    """With the tokenizer that the language model's recipe learns from the same texts."""
     return replace(tuned(recipe), prerequisites=(), tokenizer="train+questions")
 
 
@@ -76,21 +76,21 @@ def blind(recipe: AnyRecipe) -> AnyRecipe:
     return replace(recipe, model=replace(recipe.model, blind=True))
 
 
-SEEN_ONLY = "trained on captions alone; every question is asked in a form that only the language model's own texts had"
+SEEN_ONLY = "trained on captions alone; the format of the questions occurs only in the language model's own training texts"
 
 CLAIMS = (
     Claim(
         name="frozen-against-tuned",
-        sentence="Trained on captions, a frozen language model answers questions better than one tuned along or begun from scratch.",
+        sentence="Trained on captions, a frozen language model answers questions better than a fine-tuned one or one from scratch.",
         paper="table 1, zero-shot VQAv2: frozen 29.5 %, ahead of the fine-tuned one, and from scratch nothing is answered (from memory)",
         base=captions_only,
         arms=(Arm("frozen"), Arm("fine-tuned", tuned), Arm("from scratch", from_scratch)),
         metric=Cell("vqa", "accuracy"),
-        note=f"{SEEN_ONLY}; all arms have one learning rate, the paper's tuned ones a lower one, 1e-5",
+        note=f"{SEEN_ONLY}; all arms have the same learning rate, while the paper fine-tunes at a lower one, 1e-5",
     ),
     Claim(
         name="answers-come-from-the-picture",
-        sentence="Trained on captions, the model answers questions better than one whose every image is black.",
+        sentence="Trained on captions, the model answers questions better than one that sees only black images.",
         paper="table 1, zero-shot VQAv2 in %: 29.5 against 26.2; with four examples 38.2 against 33.3",
         base=captions_only,
         arms=(Arm("seeing"), Arm("blind", blind)),
@@ -99,7 +99,7 @@ CLAIMS = (
     ),
     Claim(
         name="examples-in-context-help",
-        sentence="Questions are answered better after examples of pictures with questions and answers, and the more the better.",
+        sentence="Examples in the prompt (pictures with questions and answers) improve answers, and more examples improve them more.",
         paper="table 1, VQAv2 in %: 38.2 after four examples, 35.7 after one, 29.5 after none",
         base=captions_only,
         arms=(
@@ -112,7 +112,7 @@ CLAIMS = (
     ),
     Claim(
         name="new-words-from-more-pictures",
-        sentence="A new word is learned better from three pictures than from one, and better than from the same one shown three times.",
+        sentence="A new word is learned better from three pictures than from one, or from one picture repeated three times.",
         paper="table 3, two-way Open-Ended miniImageNet in %: 53.4 after one picture of each, 58.9 after five",
         base=captions_only,
         arms=(

@@ -1,4 +1,4 @@
-"""LiT (arXiv 2111.07991): CLIP whose image tower was trained before and stays locked. The text tower learns to read it out.
+"""LiT (arXiv 2111.07991): CLIP with a pretrained, locked image tower. Only the text tower learns.
 
 make train-lit                                2 CPU cores; trains its image tower (make train-classifier) first
 make train-lit PRESET=small                   one CUDA GPU
@@ -57,7 +57,7 @@ def short(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def unlocked(recipe: AnyRecipe) -> AnyRecipe:
-    """Uu: begins as Lu does, and the image tower is trained, too."""
+    """Uu: starts like Lu, but the image tower is trained, too."""
     return replace(recipe, model=replace(recipe.model, frozen=False))
 
 
@@ -67,12 +67,12 @@ def from_scratch(recipe: AnyRecipe) -> AnyRecipe:
 
 
 ARMS = (Arm("Lu: trained before, locked"), Arm("Uu: trained before, not locked", unlocked), Arm("uu: from scratch", from_scratch))
-DONOR = "a quarter of the samples; the locked tower learned from labels that name the attributes which are asked about"
+DONOR = "a quarter of the samples; the locked tower was trained on labels that name the tested attributes"
 
 CLAIMS = (
     Claim(
         name="locking",
-        sentence="It is better to lock a good image tower than to train it on, and better to train it on than to begin from scratch.",
+        sentence="Locking a good pretrained image tower beats fine-tuning it, and fine-tuning beats training from scratch.",
         paper="table 2, ImageNet zero-shot in %: Lu 70.1, Uu 57.2, uu 50.6",
         base=short,
         arms=ARMS,
@@ -82,7 +82,7 @@ CLAIMS = (
     ),
     Claim(
         name="locking-out-of-distribution",
-        sentence="A locked image tower does better on pictures unlike those of the contrastive training.",
+        sentence="A locked image tower generalises better to pictures unlike those of the contrastive training.",
         paper="figure 4: the locked tower has the worse training loss and the better loss on other data",
         base=short,
         arms=ARMS,
@@ -92,8 +92,8 @@ CLAIMS = (
     ),
     Claim(
         name="locking-for-retrieval",
-        sentence="Locking helps retrieval, too.",
-        paper="table 3 and figure 3: COCO retrieval improves with a locked tower, if what trained it before was general",
+        sentence="Locking improves retrieval, too.",
+        paper="table 3 and figure 3: COCO retrieval improves with a locked tower, if its pretraining was general",
         base=short,
         arms=ARMS,
         metric=Cell("retrieval", "i2t R@1 (500)"),

@@ -1,4 +1,4 @@
-"""The language model that the suite trains itself, on text alone: what Frozen, BLIP-2, MiniGPT-4, MAGIC and ASIF build on offline.
+"""The suite's own language model, trained on text alone. Frozen, BLIP-2, MiniGPT-4, MAGIC and ASIF build on it offline.
 
 make train-lm                                 2 CPU cores
 make train-lm PRESET=small                    one CUDA GPU
@@ -10,10 +10,10 @@ batch      512 documents                        64 documents
 seen       4 M documents                        40 k documents
 optimiser  AdamW, lr 1e-3, wd 0.1               AdamW, lr 2e-3, wd 0.05
 
-captions and captions-small are the same two models for one caption a document, with SimCTG's contrastive term: what MAGIC decodes from.
+captions and captions-small are the same two models with one caption per document and SimCTG's contrastive term, for MAGIC.
 captions-paper is GPT-2 adapted as MAGIC's paper does (section 3.1: AdamW, lr 2e-5, 128 captions of up to 64 tokens, 20 k steps).
 
-No text of val, test, heldout or style is read: a recipe trains on the split named train and on nothing else.
+It reads no text of val, test, heldout or style: a recipe trains on the split named train only.
 """
 
 from __future__ import annotations
@@ -66,4 +66,4 @@ PRESETS = {
         workers=8,
     ),
 }
-PRESETS["brief"] = replace(PRESETS["tiny"], budget=10_000)  # a worse language model, for claims about what is built on it
+PRESETS["brief"] = replace(PRESETS["tiny"], budget=10_000)  # a worse language model, for claims about models that build on it

@@ -1,6 +1,6 @@
 """MAGIC (arXiv 2205.02655).
 
-make train-magic                              2 CPU cores; trains its CLIP (make train-clip) and its language model first, and then nothing
+make train-magic                              2 CPU cores; trains its CLIP (make train-clip) and its language model first, nothing else
 make tune-magic                               alpha and beta on the val split
 make train-magic PRESET=small                 one CUDA GPU
 make train-magic PRESET=paper DATA=SHARDS     GPT-2 reads the captions of SHARDS; CLIP is fetched from the hub
@@ -24,7 +24,7 @@ from recipes.train.recipe import Prerequisite, Recipe
 PRESETS = {
     "tiny": Recipe(
         model=MAGICConfig.tiny(),
-        budget=1,  # nothing is learned from it
+        budget=1,  # nothing is trained
         batch=1,
         prerequisites=(Prerequisite("clip", "clip"), Prerequisite("language_model", "lm", "captions")),
         tokenizer="language_model",
@@ -51,7 +51,7 @@ OBJECTS = captioned("object F1")
 CLAIMS = (
     Claim(
         name="the-magic-score-sees",
-        sentence="The magic score makes captions speak of the picture; without it the search is blind, and too much of it spoils them.",
+        sentence="The magic score makes captions describe the picture; too high a weight makes them worse.",
         paper="table 1: CIDEr on COCO 49.3, above every decoding of the same language model without CLIP; section 4.1: beta 2",
         arms=(
             Arm("beta as tuned"),
@@ -61,11 +61,11 @@ CLAIMS = (
             Arm("beta 8", metric=captioned("object F1", beta=8.0)),
         ),
         metric=OBJECTS,
-        note="the objects that captions name, read off against the truth, in place of CIDEr",
+        note="the objects that captions mention, compared with the truth, instead of CIDEr",
     ),
     Claim(
         name="softmax-over-candidates",
-        sentence="CLIP's softmax over the candidates is a better score than its bare cosine, which hardly differs between candidates.",
+        sentence="CLIP's softmax over the candidates is a better score than its cosine, which hardly differs between candidates.",
         paper="section 3.2 defines the magic score by the softmax, without a comparison",
         arms=(
             Arm("softmax"),
@@ -77,7 +77,7 @@ CLAIMS = (
     ),
     Claim(
         name="true-against-shuffled-pictures",
-        sentence="It is the picture that decides: with another's picture in sight captions fit their own no better than chance.",
+        sentence="Captions depend on the picture: captions of other pictures fit a picture no better than chance.",
         paper="the paper shows captions and stories of different pictures; the comparison is ours",
         arms=(Arm("own pictures"), Arm("shuffled pictures", metric=captioned("object F1", shuffled=True))),
         metric=OBJECTS,
@@ -92,6 +92,6 @@ CLAIMS = (
         ),
         metric=captioned("repeated words"),
         better="lower",
-        note="share of a caption's words that it has said before; captions of a dozen words leave little to repeat",
+        note="share of a caption's words that occur in it before; captions of a dozen words leave little to repeat",
     ),
 )

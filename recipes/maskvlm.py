@@ -84,7 +84,7 @@ RECALL = Cell("retrieval", "i2t R@1 (500)")
 CLAIMS = (
     Claim(
         name="joint-masking",
-        sentence="Reconstructing pixels and words, each with the other's help, makes better retrieval than words alone, or neither.",
+        sentence="Reconstructing pixels and words, each given the other, gives better retrieval than words alone, or neither.",
         paper="section 4, from memory: joint conditional masking gains over masked words alone in retrieval after the same pre-training",
         base=brief,
         arms=(JOINT, Arm("words alone", _without("mim")), Arm("neither", _without("mim", "mlm"))),
@@ -97,21 +97,21 @@ CLAIMS = (
         base=_few,
         arms=(JOINT, Arm("neither", _without("mim", "mlm"))),
         metric=RECALL,
-        note="a tenth of the pictures, all of which its image encoder has seen before, as CLIP's; compare with joint-masking",
+        note="a tenth of the pictures, all seen before by its image encoder as part of CLIP; compare with joint-masking",
     ),
     Claim(
         name="whole-other-modality",
-        sentence="Hidden words are found better by a model that learned them with whole pictures than by one whose pictures were masked.",
+        sentence="A model that learned masked words with whole pictures predicts them better than one whose pictures were masked, too.",
         paper="section 3.2: each modality is reconstructed from itself, masked, and the other one, unmasked",
         base=brief,
         arms=(JOINT, Arm("both hidden", _hide_both)),
         metric=words_found(),
-        note="both are asked with whole pictures",
+        note="both are evaluated with whole pictures",
     ),
     Claim(
         name="the-text-helps-to-paint",
-        sentence="What is hidden of objects is painted better with the caption's help than with another caption's or with none.",
-        paper="shown by examples: reconstructions with the text have what it names",
+        sentence="Masked parts of objects are reconstructed better given the caption than given another caption or none.",
+        paper="shown by examples: reconstructions given the text have the objects that it names",
         arms=(
             Arm("own caption", metric=filled_in("objects", "own caption")),
             Arm("another caption", metric=filled_in("objects", "another caption")),

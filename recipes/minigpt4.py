@@ -2,7 +2,7 @@
 
 make train-minigpt4                           2 CPU cores; trains BLIP-2 (make train-blip2) and the language model (make train-lm) first
 make train-minigpt4 PRESET=small              one CUDA GPU; trains BLIP-2's small first, fetches a chat model
-make chat-minigpt4 IMAGE=picture.png          a talk about a picture, on the terminal
+make chat-minigpt4 IMAGE=picture.png          talk about a picture on the terminal
 torchrun --nproc-per-node 4 -m recipes.train minigpt4 paper --data SHARDS
 
            paper (section 3)                     small                         tiny
@@ -18,7 +18,7 @@ tuning     400 steps of 12, lr 3e-5,             9,600 in batches of 12,       9
 optimiser  AdamW, wd 0.05, cosine to 8e-5        cosine to zero                cosine to zero
            and to 1e-5; here to zero
 
-The paper's 3,500 descriptions are seen 1.4 times; here 9,600 pictures are talked about once.
+The paper's 3,500 descriptions are seen 1.4 times; here each of 9,600 pictures has one conversation.
 """
 
 from __future__ import annotations
@@ -85,16 +85,16 @@ def _model(**changes: object) -> Change:
 CLAIMS = (
     Claim(
         name="second-stage-mends-replies",
-        sentence="After captions alone replies are often ill-formed; a small set of conversations mends that.",
+        sentence="After captions alone, replies are often ill-formed; a small set of conversations mends that.",
         paper="section 4.3: detailed descriptions fail in 35 % after the first stage and in 2 % after the second, poems in 32 % and 1 %",
         base=_short,
         arms=(Arm("both stages"), Arm("captions alone", _first_stage)),
         metric=in_the_form_asked_for(how=SAMPLED),
-        note="a reply fails that does not end, says words twice in a row or has another form than the one asked for; sampled, as in talks",
+        note="a reply fails if it does not end, repeats words in a row, or has another form than requested; sampled, as in a chat",
     ),
     Claim(
         name="sampled-replies-repeat-less",
-        sentence="Sampled replies fail less often than those that take the likeliest word always.",
+        sentence="Sampled replies fail less often than greedy ones.",
         paper="not compared; Holtzman et al. (1904.09751) find that likely texts repeat themselves",
         base=_short,
         arms=(Arm("sampled"), Arm("greedy", metric=in_the_form_asked_for())),
@@ -102,7 +102,7 @@ CLAIMS = (
     ),
     Claim(
         name="one-linear-layer",
-        sentence="One linear layer is bridge enough: more layers, or a Q-Former that learns, too, answer no better.",
+        sentence="One linear layer is enough: neither more layers nor a fine-tuned Q-Former gives better answers.",
         paper="section 4.4, AOK-VQA / GQA in %: 58.2 / 32.2; three layers 49.7 / 31.0; Q-Former tuned 52.1 / 28.0; none 56.9 / 33.4",
         base=_short,
         arms=(
@@ -112,6 +112,6 @@ CLAIMS = (
             Arm("no Q-Former", _model(queries=0)),
         ),
         metric=Cell("vqa", "accuracy"),
-        note="without a Q-Former every four neighbouring patches become one vector",
+        note="without a Q-Former, every four neighbouring patches become one vector",
     ),
 )

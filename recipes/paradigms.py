@@ -1,6 +1,6 @@
-"""Claims across paradigms: other models, the same data, the same questions. `make claims-paradigms`.
+"""Claims across paradigms: several models, the same data, the same questions. `make claims-paradigms`.
 
-Nothing is trained here that `make train-<model>` does not train.
+Its runs are those of `make train-<page>`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ SWAPPED = Cell("foils", "swap_attribute")
 CLAIMS = (
     Claim(
         name="bags-of-words",
-        sentence="Dual encoders read a caption as a bag of words and miss that attributes were swapped; a captioner's likelihood does not.",
+        sentence="Dual encoders read a caption as a bag of words and miss swapped attributes; a captioner's likelihood does not.",
         paper="arXiv 2210.01936: CLIP little above chance on attributes, at chance on word order; 2306.07915: captioners far ahead of it",
         arms=(
             Arm("CoCa, likelihood", page="coca"),
@@ -21,6 +21,6 @@ CLAIMS = (
             Arm("SigLIP", page="siglip"),
         ),
         metric=SWAPPED,
-        note="the words are the same in both captions, chance is .500; arms two and one are one model, asked in two ways",
+        note="both captions have the same words, chance is 1/2; the first two arms are one model with two scores",
     ),
 )

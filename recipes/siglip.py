@@ -12,8 +12,8 @@
     optimiser  ScalingViT-Adafactor, beta2 .95            AdamW, lr 1e-3     AdamW, lr 1e-3
     initial    t = 10, b = -10                            the same           the same
 
-AdamW stands in for ScalingViT-Adafactor everywhere. Learning rate, weight decay and warm-up of `paper` are ours: they are
-where a reader should start, not what the authors ran.
+AdamW replaces ScalingViT-Adafactor everywhere. Learning rate, weight decay and warm-up of `paper` are ours: a starting
+point, not the authors' values.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _model(recipe: AnyRecipe, **changes: object) -> AnyRecipe:
 CLAIMS = (
     Claim(
         name="sigmoid-at-small-batch",
-        sentence="At small batches a sigmoid for every pair learns better than a softmax over the batch.",
+        sentence="At small batches the sigmoid loss learns better than the softmax loss.",
         paper="figure 2: sigmoid ahead of softmax below batches of 16 k, level from 32 k on, ImageNet zero-shot",
         base=_short,
         arms=(Arm("sigmoid"), Arm("softmax", lambda recipe: _model(recipe, loss="softmax"))),
@@ -72,7 +72,7 @@ CLAIMS = (
     ),
     Claim(
         name="bias-starts-at-minus-ten",
-        sentence="A bias that starts at -10, so that nearly all pairs begin as told apart, learns better than one that starts at 0.",
+        sentence="A bias that starts at -10, so that nearly all pairs start as negatives, learns better than one that starts at 0.",
         paper="table of initialisations: 63.0 against 61.7 (ImageNet zero-shot top-1 in %, ViT-B/16, batch 8 k, 900 M samples)",
         base=_short,
         arms=(Arm("b = -10"), Arm("b = 0", lambda recipe: _model(recipe, bias=0.0))),

@@ -1,4 +1,4 @@
-"""The image tokenizer (VQ-GAN, arXiv 2012.09841; Make-A-Scene, arXiv 2203.13131): what CM3leon draws with and FLAVA predicts.
+"""The image tokenizer (VQ-GAN, arXiv 2012.09841; Make-A-Scene, arXiv 2203.13131): CM3leon draws with its tokens, FLAVA predicts them.
 
 make train-vq                                 2 CPU cores
 make train-vq PRESET=small                    one CUDA GPU

@@ -1,4 +1,4 @@
-"""A paper's claim as a controlled experiment. A recipe page declares some as `CLAIMS`, `make claims-<model>` tests them.
+"""A paper's claim as a controlled experiment. A page declares its `CLAIMS`, `make claims-<page>` tests them.
 
     Claim(
         name="bias",
@@ -9,8 +9,8 @@
         metric=Cell("retrieval", "i2t R@1 (500)"),
     )
 
-The first arm is the one that should come out best; it is compared with each of the others, seed by seed. Arms are changes of one
-recipe, other recipes (across paradigms), or other metrics of the same run (another prompt, another way of decoding).
+The first arm should come out best; it is compared with each of the others, seed by seed. Arms are changes of one recipe, other
+pages (across paradigms), or other metrics of the same run (another prompt, another decoding).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ClaimError(ValueError):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a metric found about one run. `samples` (key -> sum and count whose ratio over all is the value) allow a bootstrap;
+    """The value of a metric for one run. `samples` (key -> sum and count; the value is the ratio of their totals) allow a bootstrap;
     empty where the metric is not a mean over samples."""
 
     value: float
@@ -44,19 +44,19 @@ class Measurement:
 class Metric(Protocol):
     @property
     def about(self) -> str:
-        """What is measured, as the report says it. Whatever changes the value changes these words."""
+        """A description for the report. It must differ for metrics that can have different values."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks of the harness that must have been evaluated."""
 
     def measure(self, folder: Path, recipe: AnyRecipe, dataset: str) -> Measurement:
-        """Of the finished run in `folder`, evaluated on `dataset`. Raises ClaimError where there is no number."""
+        """The metric of the finished run in `folder`, evaluated on `dataset`. Raises ClaimError without a number."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of the harness, as it stands in eval.json."""
+    """A number of the harness: a cell of eval.json."""
 
     task: str
     metric: str
@@ -88,7 +88,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Minus:
-    """The difference of two cells of one run: accuracy lost under a shift, what a control leaves, ..."""
+    """The difference of two cells of one run: accuracy lost under a shift, or against a control."""
 
     cell: Cell
     other: Cell
@@ -140,9 +140,9 @@ class Arm:
     change: Change = unchanged
     """of the claim's base recipe"""
     page: str = ""
-    """another recipe page than the claim's; needed where the claim's page trains nothing itself"""
+    """another page than the claim's; needed where the claim's page has no presets"""
     metric: Metric | None = None
-    """another than the claim's: the same run, asked in another way"""
+    """instead of the claim's: the same run, measured in another way"""
 
 
 @dataclass(frozen=True)
@@ -152,20 +152,20 @@ class Claim:
     name: str
     """of its result file: lower-case letters, digits and hyphens"""
     sentence: str
-    """what the paper claims, in our words"""
+    """the paper's claim, in our words"""
     paper: str
-    """its figures and where they stand"""
+    """its figures, with section or table"""
     arms: tuple[Arm, ...]
     metric: Metric
     better: Literal["higher", "lower"] = "higher"
-    """where the first arm's metric should lie, compared with the others'"""
+    """whether the first arm's metric should be higher or lower than the others'"""
     base: Change = unchanged
-    """what all arms share: the preset's recipe with a smaller budget, say"""
+    """the change that all arms share, such as a smaller budget"""
     note: str = ""
     """how the experiment differs from the paper's"""
     seeds: tuple[int, ...] = (0, 1, 2)
     same: bool = False
-    """the arms are meant to be equal: a control, of which nothing but "not reproduced" can come"""
+    """the arms are identical on purpose: a control, whose verdict should be that nothing was reproduced"""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9-]+", self.name):

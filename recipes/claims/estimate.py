@@ -31,7 +31,7 @@ class Run(Protocol):
 
 
 def estimate(untrained: Sequence[Run], missing: int, jobs: int, runs: Path) -> str:
-    """A sentence about the runs that have to be trained, `jobs` at a time; `missing` counts those that are only to be evaluated, too."""
+    """A sentence about the runs to train, `jobs` at a time; `missing` counts all runs without a measurement, trained or not."""
     if not untrained:
         return f"Nothing to train; {missing} finished runs to evaluate" if missing else "Everything is trained and measured"
     known: dict[str, tuple[float, str]] = {}
@@ -45,8 +45,8 @@ def estimate(untrained: Sequence[Run], missing: int, jobs: int, runs: Path) -> s
     grounds = "; ".join(f"{kind}: {1 / rate:,.0f} samples/s {how}" for kind, (rate, how) in known.items() if rate)
     unknown = [kind for kind, (rate, _) in known.items() if not rate]
     about = f"about {seconds / min(jobs, len(untrained)) / 60:,.0f} minutes" if seconds else "for an unknown time"
-    rest = f", not counting {', '.join(unknown)}, of which nothing is known yet" if unknown and seconds else ""
-    basis = grounds or "no run to go by"
+    rest = f", not counting {', '.join(unknown)}, whose speed is unknown" if unknown and seconds else ""
+    basis = grounds or "no finished run to estimate from"
     return f"{len(untrained)} runs of {samples:,} samples together to train, {about} with {jobs} at a time ({basis}){rest}"
 
 
@@ -64,7 +64,7 @@ def _finished_rate(run: Run, runs: Path) -> tuple[float, str] | None:
 
 
 def _measured_rate(run: Run, runs: Path) -> tuple[float, str]:
-    """Seconds per sample in a few steps of every stage; 0 where what the run builds on has still to be trained."""
+    """Seconds per sample in a few steps of every stage; 0 if a prerequisite of the run is not trained yet."""
     if not all(finished(each.folder) for each in prerequisites(run.recipe, run.preset, runs)):
         return 0.0, ""
     threads = torch.get_num_threads()
@@ -76,7 +76,7 @@ def _measured_rate(run: Run, runs: Path) -> tuple[float, str]:
 
 
 def measured_rates(recipe: AnyRecipe, preset: str, runs: Path, steps: int) -> list[float]:
-    """Samples per second of each of a recipe's stages, the median of so many steps; what it builds on is found under `runs`."""
+    """Samples per second of each stage of a recipe, the median of `steps` steps; its prerequisites are found under `runs`."""
     short = _shortened(recipe, steps + 1)  # the first one is not counted
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         train(short, Path(folder) / "run", preset, shared=runs)

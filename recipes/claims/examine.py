@@ -1,27 +1,27 @@
 """Test a paper's claims: `python -m recipes.claims siglip [--seeds 0,1,2] [--only NAME]` (= `make claims-siglip`).
 
-Says what differs between the arms and what it will take, trains and evaluates what is missing (a run that several claims or
-`make train-<model>` share exists once, whatever is finished is never done again), and concludes. Interrupted, it goes on. On a CPU
-every process computes on one thread, so that results do not depend on how many run side by side.
+Prints how the arms differ and an estimate of the time, trains and evaluates missing runs (a run that several claims or
+`make train-<page>` share exists once, and finished runs are reused), and concludes. Called again after an interruption, it resumes. On
+a CPU every process computes on one thread, so that results do not depend on the number of parallel jobs.
 
     .runs/claims/runs/<page>-<preset>-<digest of the recipe>-s<seed>/   runs that are not in .runs already
-    .runs/claims/<page>/measured/<claim>.<arm>.s<seed>.json             what was measured about one run
+    .runs/claims/<page>/measured/<claim>.<arm>.s<seed>.json             the measurement of one run
     .runs/claims/<page>/<claim>.json                                    the conclusion:
 
     schema                1
     model, claim, preset, dataset, seeds
-    sentence, paper       what the paper claims, its figures and where they stand
+    sentence, paper       the paper's claim, and its figures with section or table
     note                  how this experiment differs from the paper's
-    metric, better        what is measured, and whether the first arm should be "higher" or "lower"
+    metric, better        the metric, and whether the first arm should be "higher" or "lower"
     arms                  of each: name, page, metric, values (one per seed), mean, low, high (95 % Student t over seeds; null for
                           one seed), differs ({field: [its value in the first arm, here]}), runs (folders), samples_seen by one run
     comparisons           of the first arm with each other one: against, effect (first - other), low, high, differences (per seed),
-                          how (what the interval is), verdict
+                          how (the kind of interval), verdict
     verdict               "reproduced", "not reproduced at this scale" or "reversed"
-    cost                  of the runs, each counted once, without what they build on: runs, samples_seen, train_seconds, train_flops,
+    cost                  of the runs, each counted once, without prerequisites: runs, samples_seen, train_seconds, train_flops,
                           hardware; and shared: how many of them are also a `make train-<model>`
     date, commit, versions  of the runs: the last day, the code and the libraries that trained them; null where a run does not say
-    commands              what does it again
+    commands              to run it again
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def examine(
     runs: Path = Path(".runs"),
     program: Sequence[str] = (sys.executable, "-m", "recipes.claims"),
 ) -> int:
-    """Test the claims of `recipes/<page>.py` and write what came out. `program` is this module as another process runs it.
+    """Test the claims of `recipes/<page>.py` and write the results. `program` is the command that runs this module in another process.
 
     Returns 0, 1 where a claim could not be tested, or 128 + the signal that stopped it. Raises ClaimError for claims that are
     declared wrongly.
@@ -75,8 +75,8 @@ def examine(
     for claim in claims:
         console.print(f"{claim.name}: {claim.sentence}", markup=False)
         for arm, differing in apart(claim, questions).items():
-            told = "; ".join(f"{name}: {there} | {here}" for name, (there, here) in differing.items())
-            console.print(f"  {claim.arms[0].name} | {arm}, which differ in {told or 'nothing, as declared'}", markup=False)
+            fields = "; ".join(f"{name}: {there} | {here}" for name, (there, here) in differing.items())
+            console.print(f"  {claim.arms[0].name} | {arm}: they differ in {fields or 'nothing, as declared'}", markup=False)
 
     missing = {question.run.key: question.run for question in questions if question.answer is None}
     console.print(estimate([run for run in missing.values() if not finished(run.folder)], len(missing), jobs, runs), markup=False)
@@ -90,13 +90,13 @@ def examine(
     for claim in claims:
         mine = [question for question in questions if question.claim == claim]
         if absent := [f"{question.arm.name} s{question.run.recipe.seed}" for question in mine if question.answer is None]:
-            console.print(f"{claim.name}: not tested, for there is no number of {', '.join(absent)}", markup=False)
+            console.print(f"{claim.name}: not tested, because these runs have no number: {', '.join(absent)}", markup=False)
             status = 1
             continue
         try:
             result = conclude(page, claim, mine, preset, data)
         except ClaimError as error:
-            console.print(f"{claim.name}: not tested, for there is {error}", markup=False)
+            console.print(f"{claim.name}: not tested: {error}", markup=False)
             status = 1
             continue
         write_json(runs / "claims" / page / f"{claim.name}.json", result)

@@ -1,4 +1,4 @@
-"""What came out of an experiment: the difference of two arms over seeds, with its interval, and one of three words for it."""
+"""The outcome of an experiment: the difference of two arms over seeds, its interval, and one of three verdicts."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Comparison:
 
 
 def compare(first: Sequence[Measurement], other: Sequence[Measurement], better: Literal["higher", "lower"]) -> Comparison:
-    """Two arms, paired by seed. Runs of one seed see the same data in the same order, so that what they share cancels.
+    """Compare two arms, paired by seed. Runs of one seed see the same data in the same order, so that shared variance cancels.
 
-    From two seeds on the interval is Student's t of the paired differences. Of one seed there is only the bootstrap over the
-    samples that both arms were asked about: it knows nothing of the luck of training.
+    With two or more seeds the interval is Student's t of the paired differences. With one seed it is a bootstrap over the test
+    samples of both arms, which does not include seed-to-seed variance.
     """
     differences = tuple(a.value - b.value for a, b in zip(first, other, strict=True))
     effect = sum(differences) / len(differences)
     if len(differences) > 1:
         low, high = t_interval(list(differences))
         how = f"95 % paired Student t over {len(differences)} seeds"
-        how += "; two seeds make a wide interval, three are the least that should be trusted" if len(differences) == 2 else ""
+        how += "; with two seeds it is wide, three are the least to trust" if len(differences) == 2 else ""
     else:
         low, high = _bootstrap(first[0], other[0])
-        how = "one seed: 95 % paired bootstrap over samples, which does not know the luck of training"
+        how = "one seed: 95 % paired bootstrap over test samples, which does not include seed-to-seed variance"
     sign = 1 if better == "higher" else -1
     near, far = sorted((sign * low, sign * high))
     verdict = REPRODUCED if near > 0 else REVERSED if far < 0 else NOT_REPRODUCED
@@ -49,17 +49,17 @@ def compare(first: Sequence[Measurement], other: Sequence[Measurement], better: 
 
 
 def overall(verdicts: Sequence[str]) -> str:
-    """Of one arm against several others: it is the best only if it beats them all, and one that beats it suffices to reverse."""
+    """The verdict of one arm against several others: reproduced if it beats them all, reversed if any of them beats it."""
     if REVERSED in verdicts:
         return REVERSED
     return REPRODUCED if set(verdicts) == {REPRODUCED} else NOT_REPRODUCED
 
 
 def _bootstrap(first: Measurement, other: Measurement) -> tuple[float, float]:
-    """Both arms are resampled with the same draws, so that what makes a sample hard for both cancels."""
+    """Both arms are resampled with the same draws, so that shared difficulty of a sample cancels."""
     shared = sorted(set(first.samples) & set(other.samples))
     if len(shared) < 2:
-        raise ClaimError("no interval: one seed, and a metric that is no mean over samples. Take more seeds: SEEDS=0,1,2")
+        raise ClaimError("no interval: one seed, and a metric that is no mean over samples. Use more seeds: SEEDS=0,1,2")
     totals = np.array([[arm.samples[key] for arm in (first, other)] for key in shared])  # [samples, arms, 2]: sum, count
     draws = np.random.default_rng(0).multinomial(len(shared), np.full(len(shared), 1 / len(shared)), size=RESAMPLES)
     sums = np.einsum("rs,sac->rac", draws, totals)

@@ -228,7 +228,7 @@ def test_claims_that_cannot_be_tested_are_refused(page: Examine, tmp_path: Path,
         page(claim("a", last_losses(99)), seeds=[0])
     capsys.readouterr()
     assert page(claim("a", last_losses(2)), claim("b", planted(0.3)), seeds=[0]) == 1
-    assert "a: not tested, for there is no interval: one seed, and a metric that is no mean over samples" in capsys.readouterr().out
+    assert "a: not tested: no interval: one seed, and a metric that is no mean over samples" in capsys.readouterr().out
     assert result(tmp_path, "b")["verdict"] == REPRODUCED
 
 

@@ -1,4 +1,4 @@
-"""Numbers of finished CM3leon runs for its claims: how surprised it is by pictures, and whether its drawings are what was asked for."""
+"""Numbers of finished CM3leon runs for its claims: its perplexity on pictures, and whether its drawings show their prompts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PICTURES = 512
 
 
 def surprise_after(documents: int, *, random: bool = False) -> Measured:
-    """Perplexity's logarithm: nats per image token of test pictures, after their captions and documents retrieved by both, or
+    """Log-perplexity: nats per image token of test pictures, after their captions and documents retrieved by picture and caption, or
     documents drawn at random."""
 
     def rows(model: Any, samples: Sequence[Sample], generator: torch.Generator) -> tuple[list[list[Token]], Kind, list[int]]:
@@ -46,7 +46,7 @@ def surprise_after(documents: int, *, random: bool = False) -> Measured:
 
 
 def surprise_in_boxes(*, infilled: bool) -> Measured:
-    """Nats per image token of the span that holds a test picture's first object: filled in, knowing what is around it, or predicted
+    """Nats per image token of the span with a test picture's first object: infilled given the tokens on both sides, or predicted
     from the left alone."""
 
     def rows(model: Any, samples: Sequence[Sample], generator: torch.Generator) -> tuple[list[list[Token]], Kind, list[int]]:
@@ -66,8 +66,8 @@ def surprise_in_boxes(*, infilled: bool) -> Measured:
 
 
 def drawn_right(guidance: float, samples: int = 1) -> Measured:
-    """Share of single-object prompts whose drawing has the right colour and shape, by the recogniser; of several samples each the one
-    that the retriever chooses."""
+    """Share of single-object prompts whose drawing has the right colour and shape, by the recogniser; with several samples
+    per prompt, of the one that the retriever chooses."""
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
         model: Any = models.load(folder, str(resolve_device(recipe.device)))

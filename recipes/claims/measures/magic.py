@@ -26,12 +26,12 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class Captioned:
-    """What captions of evenly spread test pictures are like, written with the run's own search but for `changes`."""
+    """A property of the captions of evenly spread test pictures, with the run's own search except for `changes`."""
 
     what: What
     changes: tuple[tuple[str, Any], ...] = ()
     shuffled: bool = False
-    """another's picture is in sight"""
+    """caption another sample's picture"""
 
     @property
     def about(self) -> str:
@@ -62,12 +62,12 @@ def pictures(data: str, split: str, most: int) -> list[Sample]:
     """At most that many captioned samples of the embedded data set's split, evenly spread. Raises ClaimError for other data."""
     found = spread([sample for sample in from_shards(data).samples(split) if sample.captions], most)
     if not has_truth(found):
-        raise ClaimError(f"{data}: which objects a caption is right about is known for the embedded data set only")
+        raise ClaimError(f"{data}: the truth about a caption's objects is known for the embedded data set only")
     return found
 
 
 def judge_of(folder: Path, device: str) -> NamedCLIP:
-    """The CLIP of the harness's CLIPScore: seed 0's beside the run, which at seed 0 is also the one that MAGIC looks through."""
+    """The CLIP of the harness's CLIPScore: that of seed 0 next to the run, which at seed 0 is also the CLIP that MAGIC uses."""
     path = clip_beside(folder)
     if path is None:
         raise ClaimError(f"{folder}: {NO_CLIP}")
@@ -80,7 +80,7 @@ def write(model: Any, samples: Sequence[Sample], how: Any) -> list[str]:
 
 
 def scores(what: What, captions: Sequence[str], samples: Sequence[Sample], judge: NamedCLIP | None) -> list[tuple[float, float]]:
-    """Of each caption a sum and a count, whose ratio over all is the number."""
+    """A sum and a count for each caption; the number is the ratio of their totals."""
     if what == "object F1":
         said = [content(caption, sample) for caption, sample in zip(captions, samples, strict=True)]
         return [(record[what], record["objects said and there"]) for record in said]

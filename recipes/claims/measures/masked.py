@@ -1,9 +1,9 @@
-"""What masked models make of what is hidden: `python -m recipes.claims.measures.masked .runs/maskvlm-tiny-s0 [--data .data/scenes-tiny]`.
+"""Reconstruction by masked models: `python -m recipes.claims.measures.masked .runs/maskvlm-tiny-s0 [--data .data/scenes-tiny]`.
 
-Words: the share of hidden tokens of test captions that are found again with the caption's own picture, with another one, and with a
-blank one. Pictures: how far what is put into hidden patches is from the truth, as the mean absolute error of a colour level between
-0 and 1, inside of objects' boxes and everywhere; with the caption's help, with another caption's and with none, beside the trivial
-fill: the median colour of what is visible. Results go to masked.json in the run folder.
+Words: the share of masked tokens of test captions that the model predicts, given the caption's own picture, another one, and a
+blank one. Pictures: the mean absolute error of reconstructed patches, for colour levels between 0 and 1, inside of objects' boxes
+and everywhere; given the caption, another caption and none, and for the trivial reconstruction: the median colour of the visible
+patches. Results go to masked.json in the run folder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Where = Literal["objects", "everywhere"]
 
 
 def words_found(shown: Shown = "own") -> Measured:
-    """Share of hidden tokens that the model finds again, for each picture."""
+    """Share of masked tokens that the model predicts, for each picture."""
 
     def found(model: Any, samples: Sequence[Sample]) -> dict[str, float]:
         images = [sample.image for sample in samples]
@@ -70,7 +70,7 @@ def words_found(shown: Shown = "own") -> Measured:
 
 
 def filled_in(where: Where = "objects", help: Help = "own caption") -> Measured:
-    """Mean absolute error of hidden pixels, levels between 0 and 1, for each picture in which such are hidden."""
+    """Mean absolute error of masked pixels, levels between 0 and 1, for each picture with such pixels."""
 
     def error(model: Any, samples: Sequence[Sample]) -> dict[str, float]:
         texts = [sample.captions[0] for sample in samples]
@@ -86,7 +86,7 @@ def filled_in(where: Where = "objects", help: Help = "own caption") -> Measured:
             truths = sized([sample.image for sample in part]).permute(0, 2, 3, 1).numpy() / 255
             boxes = sized(inside_boxes(part)).permute(0, 2, 3, 1).numpy()[..., 0] > 127
             for sample, truth, box, (masked, guess) in zip(part, truths, boxes, filled, strict=True):
-                hidden = np.abs(masked / 255 - truth).max(axis=-1) > 1.5 / 255  # visible pixels are given back but for rounding
+                hidden = np.abs(masked / 255 - truth).max(axis=-1) > 1.5 / 255  # visible pixels are returned except for rounding
                 answer = np.broadcast_to(np.median(truth[~hidden], axis=0), truth.shape) if help == "visible median" else guess / 255
                 asked = hidden & box if where == "objects" else hidden
                 if asked.any() and not hidden.all():
@@ -111,7 +111,7 @@ def pictures(data: str) -> list[Sample]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What a masked model makes of what is hidden", prog="recipes.claims.measures.masked")
+    parser = argparse.ArgumentParser(description="Reconstruction by masked models", prog="recipes.claims.measures.masked")
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default="")
     parser.add_argument("--device", default="auto")

@@ -1,7 +1,7 @@
-"""Whether MiniGPT-4 replies in the form that was asked for: `python -m recipes.claims.measures.reply_format .runs/minigpt4-tiny-s0`.
+"""Whether MiniGPT-4 replies in the requested form: `python -m recipes.claims.measures.reply_format .runs/minigpt4-tiny-s0`.
 
-A reply is well formed if it has the form, ends by itself and says no words twice in a row. Of test pictures, each asked once for every
-form; by greedy decoding, and sampled as people talk with it (`make chat-minigpt4`). Results go to form.json in the run folder.
+A reply is well formed if it has the form, ends by itself and repeats no words in a row. Each test picture gets one request for every
+form; with greedy decoding, and sampled as in a chat (`make chat-minigpt4`). Results go to form.json in the run folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ QUALITIES: tuple[Quality, ...] = ("in the form asked for", "well formed")
 
 
 def in_the_form_asked_for(*forms: Form, how: Decoding = GREEDY, quality: Quality = "well formed") -> Measured:
-    """Share of replies to requests for these forms, all of them unless given; each picture is asked once, for the forms in turn."""
+    """Share of replies to requests for these forms (all unless given); one request per picture, the forms in turn."""
     kinds = f" ({', '.join(forms)})" if forms else ""
     decoding = "greedy" if how == GREEDY else "sampled"
 
@@ -47,20 +47,20 @@ def in_the_form_asked_for(*forms: Form, how: Decoding = GREEDY, quality: Quality
 
 
 def holds(request: Request, reply: Reply, quality: Quality) -> bool:
-    """True or not, it is a reply to such a request."""
+    """Whether a reply has the requested form, be it true or not."""
     whole = reply.ended and not repeats(reply.text)
     return has_form(reply.text, request.form) and (whole or quality == "in the form asked for")
 
 
 def replies(model: Any, data: str, forms: tuple[Form, ...], how: Decoding) -> list[tuple[str, Request, Reply]]:
-    """Of each picture that can be asked for its form: its key, the request and the reply."""
+    """Key, request and reply for each picture that allows a request for its form."""
     asked = []
     for number, sample in enumerate(from_shards(data).samples("test")[:PICTURES]):
         possible = [request for request in requests(sample) if request.form == forms[number % len(forms)]]
         if possible:
             asked.append((sample, possible[number // len(forms) % len(possible)]))
     if not asked:
-        raise ClaimError(f"{data}: nothing of the test split can be asked for {', '.join(forms)}")
+        raise ClaimError(f"{data}: no test picture allows a request for {', '.join(forms)}")
     found = []
     for start in range(0, len(asked), BATCH):
         batch = asked[start : start + BATCH]
@@ -70,9 +70,7 @@ def replies(model: Any, data: str, forms: tuple[Form, ...], how: Decoding) -> li
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Whether replies have the form that was asked for", prog="recipes.claims.measures.reply_format"
-    )
+    parser = argparse.ArgumentParser(description="Whether replies have the requested form", prog="recipes.claims.measures.reply_format")
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default="")
     parser.add_argument("--device", default="auto")

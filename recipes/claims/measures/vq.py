@@ -1,7 +1,7 @@
-"""What an image tokenizer keeps of objects: `python -m recipes.claims.measures.vq .runs/vq-tiny-s0 [--data .data/scenes-tiny]`.
+"""Objects that survive an image tokenizer: `python -m recipes.claims.measures.vq .runs/vq-tiny-s0 [--data .data/scenes-tiny]`.
 
-Pictures of the single-object prompts that drawings are judged by go through the tokens and back, and a recogniser reads colour, shape,
-size and fill off the reconstructions. What is lost here no model that draws in these tokens can draw. Results go to kept.json in the
+Pictures of the drawing task's single-object prompts are encoded and decoded, and a recogniser reads colour, shape, size and fill from
+the reconstructions: an upper bound for models that draw in these tokens. Results go to kept.json in the
 run folder.
 """
 
@@ -25,8 +25,8 @@ from models.shared.device import resolve_device
 
 
 def kept(tokenizer: Any, recogniser: Any, samples: list[Sample]) -> dict[str, float]:
-    """Share of these single-object samples whose reconstruction has the right "colour", "shape", "size" and "fill"; nothing recognised
-    is wrong."""
+    """Share of these single-object samples whose reconstruction has the right "colour", "shape", "size" and "fill"; no recognised
+    object counts as wrong."""
     pictures = tokenizer.paint(tokenizer.tokens([sample.image for sample in samples]))
     read = [looks(things[0]) if things else {} for things, _ in recogniser.recognise(pictures)]
     truth = [looks(sample.objects[0]) for sample in samples]

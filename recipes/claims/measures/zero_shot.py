@@ -19,7 +19,7 @@ from recipes.train.recipe import AnyRecipe
 def zero_shot(target: str, templates: Sequence[str], split: str = "test") -> Measured:
     """Accuracy of one attribute of the embedded data set's single objects, by embeddings, with these prompts: "a {colour} {shape}".
 
-    What the prompts name is marginalised as in the harness, what they leave out is left to the model.
+    Attributes in the prompts are marginalised as in the harness; others are left to the model.
     """
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
@@ -30,11 +30,11 @@ def zero_shot(target: str, templates: Sequence[str], split: str = "test") -> Mea
 
 
 def recognised(model: Any, samples: Sequence[Sample], target: str, templates: Sequence[str]) -> dict[str, float]:
-    """Key -> 1 or 0 for each sample of one object: whether `target` ("shape", "colour+shape") is what the model's embeddings find."""
+    """Key -> 1 or 0 for each sample of one object: whether `target` ("shape", "colour+shape") is right by the model's embeddings."""
     scorer = Subject(model).embeddings
     if scorer is None:
         raise ClaimError(
-            f"zero-shot classification with other prompts needs encode_image and encode_text; {type(model).__name__} has not both"
+            f"zero-shot classification with other prompts needs encode_image and encode_text; {type(model).__name__} lacks one of them"
         )
     axes = {name: values for name, values in SCENE_AXES.items() if f"{{{name}}}" in templates[0]}
     single = [sample for sample in samples if scene_attributes(sample)]
