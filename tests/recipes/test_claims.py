@@ -79,7 +79,7 @@ def page(monkeypatch: pytest.MonkeyPatch, scenes: Path, tmp_path: Path) -> Itera
     install(monkeypatch, str(scenes))
     threads = torch.get_num_threads()
 
-    def examine(*declared: Claim, page: str = "tower", **options: Any) -> int:
+    def examined(*declared: Claim, page: str = "tower", **options: Any) -> int:
         declaring = sys.modules.setdefault(f"recipes.{page}", SimpleNamespace())  # type: ignore[arg-type]
         monkeypatch.setattr(declaring, "CLAIMS", declared, raising=False)
         asked = {"preset": "tiny", "device": "cpu", "runs": tmp_path} | options
@@ -90,7 +90,7 @@ def page(monkeypatch: pytest.MonkeyPatch, scenes: Path, tmp_path: Path) -> Itera
         monkeypatch.setattr(examine, "_work", work)
         return examine.examine(page, **asked)
 
-    yield examine
+    yield examined
     torch.set_num_threads(threads)
 
 
@@ -233,7 +233,7 @@ def test_claims_that_cannot_be_tested_are_refused(page: Examine, tmp_path: Path,
 
 
 def test_what_the_recipes_declare_can_be_tested(tmp_path: Path) -> None:
-    pages = [path.stem for path in Path(examine.__file__).parent.glob("*.py") if "\nCLAIMS = " in path.read_text()]
+    pages = [path.stem for path in Path(examine.__file__).parents[1].glob("*.py") if "\nCLAIMS = " in path.read_text()]
     assert {"clip", "siglip", "paradigms"} <= set(pages)
     for page in pages:
         questions = plan(page, preset="tiny", runs=tmp_path)
