@@ -54,7 +54,7 @@ class Size:
     published: int | None = None
     """parameters by the paper or the released weights"""
     source: str = ""
-    """of the published figure"""
+    """of the published figure; without one the size is counted with the vocabulary that is learned from the embedded data"""
     counted: tuple[str, ...] = ()
     """the modules that the published figure counts; () for all"""
     rounded: float = 0.0

@@ -8,6 +8,7 @@ from models.contract import Size
 RELEASED = "OpenAI's released weights"
 
 SIZES = (
+    Size("small", CLIPConfig.small()),
     Size("paper: ViT-B/32", CLIPConfig.paper(), 151_277_313, RELEASED),
     Size("ViT-B/16", CLIPConfig.vit_b16(), 149_620_737, RELEASED),
     Size("ViT-L/14", CLIPConfig.vit_l14(), 427_616_513, RELEASED),

@@ -12,6 +12,7 @@ TABLE = "arXiv 2205.01917, table 1: encoder and decoder, without what pools betw
 RELEASED = "open_clip's released weights"
 
 SIZES = (
+    Size("small", CoCaConfig.small()),
     Size("Base", CoCaConfig.base(), 383_000_000, TABLE, ("visual", "text"), 0.001),
     Size("Large", CoCaConfig.large(), 787_000_000, TABLE, ("visual", "text"), 0.001),
     Size("paper: 2.1 B", CoCaConfig.paper(), None, "the layer sizes of table 1, which says 2.1 B"),

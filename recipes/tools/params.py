@@ -1,7 +1,6 @@
 """`python -m recipes.tools.params` (= `make params`): our parameter counts against the papers' and the released models'.
 
-Every model at `tiny` and `small`, where its configuration has them, and the `SIZES` that its package lists. Counted on the meta
-device: no memory is taken.
+Every model at `tiny`, and the `SIZES` that its package lists. Counted on the meta device: no memory is taken.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from models.contract import Size
 from models.shared.text import OpenCLIPTokenizer
 
 LEARNED = 436  # tokens, of the embedded data set's captions
-UNPUBLISHED = ("tiny", "small")
 
 
 def sizes() -> Iterator[Size]:
@@ -31,8 +29,8 @@ def sizes() -> Iterator[Size]:
         listed = importlib.import_module(f"models.{package}.sizes").SIZES if importlib.util.find_spec(f"models.{package}.sizes") else ()
         for kind in models.all_models().values():
             if kind.__module__.startswith(f"models.{package}."):
-                yield from (Size(name, _learned(getattr(kind.Config, name)())) for name in UNPUBLISHED if hasattr(kind.Config, name))
-        yield from listed
+                yield Size("tiny", _learned(kind.Config.tiny()))
+        yield from (size if size.source else replace(size, config=_learned(size.config)) for size in listed)
 
 
 def _learned(config: Any) -> Any:
