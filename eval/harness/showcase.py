@@ -44,8 +44,8 @@ Json = dict[str, Any]
 
 
 def showcase(subject: Subject, tasks: Sequence[Task], source: Source, only: Collection[str] | None = None) -> Json:
-    """The subject's captions, answers, rankings, drawings and reconstructions, for the same pictures of the main split as all models; `only`
-    what these tasks are about, where it is given."""
+    """The subject's captions, answers, rankings, drawings and reconstructions, for the same main-split pictures as all models; `only`
+    the tasks of this name, if given."""
 
     def asked(task: str) -> bool:
         return only is None or task in only
