@@ -1,6 +1,6 @@
-"""Putting a task to a model and to its controls: who answers, about which pictures, with what came out of it.
+"""Run a task on a model and its controls, and turn the records into table cells.
 
-A `Variant` is a row of the table. Answers stream to `<task>.<split>.<variant>.jsonl`; an interrupted evaluation goes on there.
+A `Variant` is a row of the table. Answers stream to `<task>.<split>.<variant>.jsonl`; an interrupted evaluation resumes there.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ PAIRED_SAMPLES, PAIRED_SHIFTED_SAMPLES = (
     500,
 )  # by a score of pairs, which looks at every text with every picture: +-.03, +-.04 at most
 CONTROL_PAIRS = 14_000
-ORACLE_SAMPLES = 100  # reads captions in Python
+ORACLE_SAMPLES = 100  # it parses captions in Python
 RERANKED_PAIRS = 25_000  # of shortlists: some 260 pictures as queries, and all of their captions
-PAIRS = 25_000  # in a gallery, what a scorer that looks at every pair is asked at most
+PAIRS = 25_000  # in a gallery, at most, for a scorer of single pairs
 ORACLE_PAIRS = 125_000
-RANKED_SAMPLES = 100  # by a model that has to look at every candidate answer
-UNKNOWN = "the whole truth is known for the embedded data set only"
-FEWEST = 30  # samples; below, an interval says nothing
+RANKED_SAMPLES = 100  # for a model that needs a forward pass for every candidate answer
+UNKNOWN = "the truth is known for the embedded data set only"
+FEWEST = 30  # samples; with fewer an interval is meaningless
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """Who answers, and about which pictures. `subject` None: nobody can, and `why_not` says so."""
+    """The subject of an evaluation and the pictures it is shown. `subject` None: not applicable, for the reason `why_not`."""
 
     name: str
     subject: Subject | None
     identity: str  # changes when the answers would: a hash of the weights, say
     why_not: str = ""
     pictures: Literal["own", "shuffled", "blank"] = "own"
-    other_adapter: bool = False  # ask through the model's second adapter, where it has one
-    most: int | None = None  # ask about at most this many samples, evenly spread
+    other_adapter: bool = False  # use the model's second adapter, where it has one
+    most: int | None = None  # at most this many samples, evenly spread
     most_pairs: int = PAIRS
-    primary_only: bool = False  # the shifts do without
-    beside: Subject | None = None  # the model that it is shown beside
+    primary_only: bool = False  # not on the shifts
+    beside: Subject | None = None  # the model that a control belongs to
 
     @property
     def slug(self) -> str:
@@ -61,7 +61,7 @@ class Variant:
 
 
 def variants(model: Any, fresh: Any, source: Source, splits: Iterable[str], weights: str, batch_size: int) -> list[Variant]:
-    """The model, the same through its other adapter, and the controls that keep the table honest, for tasks on these splits."""
+    """The model, the model through its other adapter, and the controls, for tasks on these splits."""
     subject, beginner = Subject(model, batch_size), Subject(fresh, batch_size)
     samples = [sample for split in splits for sample in source.samples(split)]
     controls: Json = {"most": CONTROL_SAMPLES, "most_pairs": CONTROL_PAIRS, "primary_only": True}
@@ -88,7 +88,7 @@ def variants(model: Any, fresh: Any, source: Source, splits: Iterable[str], weig
 def cells_of(
     task: Task, variant: Variant, source: Source, out: Path, data: str, batch_size: int, advance: Callable[[float], None]
 ) -> list[Json]:
-    """A cell for each measure of the task; none where the variant has nothing to add."""
+    """A cell for each measure of the task; none where the variant does not apply."""
     if variant.primary_only and task.split in source.shifts:
         return []
     able = variant.subject.able(task.needs, gallery=task.gallery) if variant.subject else []
@@ -128,8 +128,8 @@ def answer(
     batch_size: int,
     advance: Callable[[float], None],
 ) -> list[Record]:
-    """All records of one task by one variant: those on disk, and the rest asked now, in batches that do not depend on
-    where an earlier attempt was interrupted."""
+    """All records of one task by one variant: those on disk, and the rest computed now, in batches that do not depend on
+    an earlier interruption."""
     header = {"task": title(task), "split": task.split, "variant": variant.name, "samples": len(asked), "data": data}
     header |= {"settings": hashed(task.settings()), "subject": variant.identity, "adapter": adapter.adapter}
     file = RecordFile(path, header, [task.samples[row].key for row in asked], batch_size)
@@ -184,7 +184,7 @@ def _summary(measure: Measure, records: Sequence[Record], resample: bool) -> Jso
 
 
 def _rows(task: Task, variant: Variant, adapter: Any, *, shifted: bool) -> list[int]:
-    """Which samples are asked about: fewer for controls, and for a scorer that has to look at every pair."""
+    """The rows to evaluate: fewer for controls, and for a scorer of single pairs."""
     most = variant.most
     if isinstance(adapter, PairScorer) and not task.gallery:
         most = min(most or len(task.samples), PAIRED_SHIFTED_SAMPLES if shifted else PAIRED_SAMPLES)
@@ -199,19 +199,19 @@ def _rows(task: Task, variant: Variant, adapter: Any, *, shifted: bool) -> list[
 
 
 def _obstacle(task: Task, variant: Variant, adapter: Any, rows: Sequence[int]) -> tuple[str, str]:
-    """Why there can be no number: a status and its reason, ("", "") when there can be one."""
+    """Why there can be no number: a status and its reason; ("", "") if there can be one."""
     if variant.subject is None:
         return "n/a", variant.why_not
     if adapter is None:
         return "n/a", f"needs {task.needed_method}"
     if variant.pictures != "own" and task.needs is Drawer:
-        return "n/a", "the task shows no picture that could be exchanged"
+        return "n/a", "the task shows the model no picture"
     if variant.beside and not variant.beside.able(task.needs):
-        return "not run", f"the model cannot: there is nothing to show this beside ({task.needed_method} is missing)"
+        return "not run", f"no number of the model to compare with ({task.needed_method} is missing)"
     if len(rows) < min(FEWEST, len(task.samples)):
         return "not run", f"{len(task.samples)} images x {len(task.texts())} texts are too many to score pair by pair"
     if variant.pictures == "shuffled" and len(together(task.samples)) < 2:
-        return "n/a", "one picture cannot be exchanged for another"
+        return "n/a", "a single picture cannot be shuffled"
     return "", ""
 
 

@@ -1,6 +1,6 @@
-"""What keeps a table honest: what one scores without looking, without training, with the wrong pictures, and with the truth.
+"""Controls: the untrained model, and pictures exchanged between samples.
 
-Chance is not here: each task computes its own exactly, from the answers of one who cannot see (`Task.chance`).
+Chance is not here: each task computes its own exactly (`Task.chance`). The oracle is in eval/scenes/oracle.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eval.harness.source import together
 def derangement(n: int, seed: int = 0) -> list[int]:
     """A random permutation of range(n) that leaves nothing in its place (one cycle through all). Needs n >= 2."""
     if n < 2:
-        raise ValueError(f"cannot derange {n} item(s): images can only be exchanged among at least two samples")
+        raise ValueError(f"cannot derange {n} item(s): shuffling images needs at least two samples")
     order = np.random.default_rng(seed).permutation(n)
     where = np.empty(n, np.int64)
     where[order] = np.roll(order, -1)
@@ -28,7 +28,7 @@ def derangement(n: int, seed: int = 0) -> list[int]:
 
 
 def exchanged(samples: Sequence[Sample], seed: int = 0) -> list[int]:
-    """Whose picture each sample is shown instead of its own: never its own or its partner's.
+    """For each sample the index of the sample whose picture replaces its own: never its own or its partner's.
 
     The two pictures of a pair become those of another pair. Needs two samples that are not partners.
     """
@@ -43,5 +43,5 @@ def exchanged(samples: Sequence[Sample], seed: int = 0) -> list[int]:
 def untrained(folder: Path, device: str, seed: int = 0) -> nn.Module:
     """The model of a run folder, freshly initialised."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # constructors draw from the global generator; it is given back as it was
+        torch.manual_seed(seed)  # constructors draw from the global generator; its state is restored
         return models.load(folder, device, weights=False)

@@ -1,4 +1,4 @@
-"""A few pictures with everything that a model makes of them, for the report's picture browser: `showcase.json`.
+"""A few pictures with all of a model's outputs for them, for the report's picture browser: `showcase.json`.
 
     {"schema": 3, "split": "test", "adapters": {"caption": ..., "answers": ..., ...},
      "items": [{"key": ..., "image": <data URI>, "truth": [captions, of which the first is what was to be drawn],
@@ -9,7 +9,7 @@
                 "drawing": <data URI>,
                 "unmasked": [<data URI>, ...]}]}    with parts hidden, filled in with the text's help, filled in without it
 
-The pictures depend on the data alone, so that those of all models stand side by side. What a model cannot do is left out.
+The pictures depend on the data alone, so that all models have the same. Missing capabilities are left out.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ Json = dict[str, Any]
 
 
 def showcase(subject: Subject, tasks: Sequence[Task], source: Source, only: Collection[str] | None = None) -> Json:
-    """What the subject captions, answers, ranks first, draws and fills in for the same pictures of the main split, whoever it is; `only`
-    what these tasks are about, where it is given."""
+    """The subject's captions, answers, rankings, drawings and reconstructions, for the same main-split pictures as all models; `only`
+    the tasks of this name, if given."""
 
     def asked(task: str) -> bool:
         return only is None or task in only
@@ -77,7 +77,7 @@ def showcase(subject: Subject, tasks: Sequence[Task], source: Source, only: Coll
 
 
 def pictured(tasks: Sequence[Task], source: Source) -> list[Sample]:
-    """Samples that as many tasks as possible ask about, evenly spread."""
+    """Samples used by as many tasks as possible, evenly spread."""
     samples = source.samples(source.primary)
     chosen = [task for task in tasks if task.name in ASKING] or tasks
     asked = Counter(key for task in chosen for key in {sample.key for sample in task.samples})
@@ -93,7 +93,7 @@ def captions(captioner: Captioner, samples: Sequence[Sample]) -> list[Any]:
 
 
 def answers(answerer: Answerer, task: Any, samples: Sequence[Sample]) -> list[Any]:
-    """Some of the questions that the task `vqa` asks about each picture, judged as it judges them."""
+    """Some of the questions of the task `vqa` about each picture, scored as there."""
     row_of = {sample.key: row for row, sample in enumerate(task.samples)}
     rows = [row_of[sample.key] for sample in samples if sample.key in row_of]
     asked = dict(zip(rows, task.ask(answerer, [sample.image for sample in task.samples], rows), strict=True))
@@ -101,7 +101,7 @@ def answers(answerer: Answerer, task: Any, samples: Sequence[Sample]) -> list[An
 
 
 def candidates(by_name: dict[str, Any], samples: Sequence[Sample]) -> list[str]:
-    """The first caption of every picture and of others beside them; without captions, the class prompts."""
+    """The first caption of every picture and of other ones; without captions, the class prompts."""
     if "retrieval" in by_name:
         own = [sample.captions[0] for sample in samples if sample.captions]
         rest = [sample.captions[0] for sample in by_name["retrieval"].samples]
@@ -127,7 +127,7 @@ def ranked(scorer: Scorer, texts: Sequence[str], samples: Sequence[Sample], by_n
 
 
 def unmasked(model: Unmasks, samples: Sequence[Sample]) -> list[Any]:
-    """Each picture with parts hidden, and what the model puts there with the first caption's help and without it."""
+    """Each picture with parts masked, and the model's reconstructions with the first caption and without it."""
     images = [sample.image for sample in samples]
     helped = model.unmask(images, [sample.captions[0] for sample in samples])
     alone = model.unmask(images, [""] * len(images))
@@ -135,7 +135,7 @@ def unmasked(model: Unmasks, samples: Sequence[Sample]) -> list[Any]:
 
 
 def because(model: Explains, samples: Sequence[Sample], texts: Sequence[str]) -> list[Any]:
-    """The pairs that a text owes its place to; pairs of which no picture is kept are left out."""
+    """The pairs that a text's score rests on; pairs without a stored picture are left out."""
     found = model.explain([sample.image for sample in samples], texts, most=REASONS)
     return [
         [{"image": data_uri(each.picture), "text": each.text, "share": round(each.share, 4)} for each in reasons if each.picture.size]
@@ -144,7 +144,7 @@ def because(model: Explains, samples: Sequence[Sample], texts: Sequence[str]) ->
 
 
 def data_uri(image: np.ndarray) -> str:
-    """A small picture exactly; a large one smaller, as JPEG."""
+    """A small picture losslessly; a large one scaled down, as JPEG."""
     picture, buffer = Image.fromarray(image), io.BytesIO()
     if max(picture.size) <= LARGEST // 2:
         picture.save(buffer, "PNG", optimize=True)

@@ -1,4 +1,4 @@
-"""The samples an evaluation is about, held in memory: the splits of one data set, each in key order.
+"""The samples of an evaluation, held in memory: the splits of one data set, each in key order.
 
 Memory: the decoded pictures of all evaluated splits (height x width x 3 bytes each; 2,000 of 256 px are 0.4 GB). Import with
 `--size` when a test set is larger than that allows.
@@ -31,8 +31,8 @@ SHIFTS = ("heldout", "style")
 
 @dataclass(eq=False)
 class Source:
-    """`streams[split]()` yields that split's samples in key order; `classes` are the class names, when declared; `shards` says where
-    the splits lie that are on disk."""
+    """`streams[split]()` yields that split's samples in key order; `classes` are the class names, if declared; `shards` are the splits
+    on disk."""
 
     name: str
     streams: dict[str, Callable[[], Iterable[Sample]]]
@@ -46,7 +46,7 @@ class Source:
 
     @property
     def primary(self) -> str:
-        """The split that the table is about: test; where there is none, val; or else the only split there is."""
+        """The main split: test, else val, else the only split."""
         for split in ("test", "val"):
             if split in self.streams:
                 return split
@@ -105,7 +105,7 @@ def from_shards(spec: str | Path, limit: int | None = None) -> Source:
         raise EvalError(f"{spec}: no splits here; expected a data set folder such as .data/scenes-tiny (written by `make data`)")
 
     def stream(name: str) -> Callable[[], Iterable[Sample]]:
-        # Of train only the beginning is read, so it is streamed; what is evaluated comes in the order of its keys.
+        # Only the beginning of train is read, so it is streamed; evaluated splits are in key order.
         budget = 0 if name == "train" else MEMORY_BUDGET
         return lambda: (sample for batch in in_order(found[name], batch_size=64, memory_budget=budget) for sample in batch)
 
@@ -114,7 +114,7 @@ def from_shards(spec: str | Path, limit: int | None = None) -> Source:
 
 
 def together(samples: Sequence[Sample]) -> list[list[int]]:
-    """The numbers of the samples, partners side by side: `extra["pair"]` names the key of the other one, and each names the other."""
+    """Groups of sample indices: partners together (`extra["pair"]` holds the partner's key, in both), all others alone."""
     number = {sample.key: row for row, sample in enumerate(samples)}
     named = [number.get(str(sample.extra.get("pair")), row) for row, sample in enumerate(samples)]
     partner = [other if named[other] == row else row for row, other in enumerate(named)]

@@ -1,7 +1,7 @@
-"""CLIPScore (Hessel et al. 2021, arXiv:2104.08718): how well a text fits a picture, in the eyes of a CLIP that is named.
+"""CLIPScore (Hessel et al. 2021, arXiv:2104.08718): how well a text fits a picture, by a named CLIP.
 
-Scores of different CLIPs cannot be compared, so the name and the weights' hash are part of a task's settings. The published
-CLIPs are given "A photo depicts " before every text, as in the paper (section 3); ours have never read these words.
+Scores of different CLIPs cannot be compared, so the name and the weights' hash are part of a task's settings. Published
+CLIPs get "A photo depicts " before every text, as in the paper (section 3); ours were not trained on these words.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def named_clip(spec: str, device: str = "cpu", batch_size: int = 256) -> NamedCL
 
 
 def clip_beside(run: Path) -> Path | None:
-    """The finished CLIP of the same data and preset beside a run, by their names: for .runs/coca-tiny-s2 it is .runs/clip-tiny-s0."""
+    """The finished CLIP of the same data and preset next to a run, by their names: for .runs/coca-tiny-s2 it is .runs/clip-tiny-s0."""
     tail = re.fullmatch(r"[a-z0-9]+?(-.+)-s\d+", run.resolve().name)
     path = run.resolve().with_name(f"clip{tail[1]}-s0") if tail else None
     return path if path and (path / "model.safetensors").exists() else None

@@ -1,4 +1,4 @@
-"""VQAScore (Lin et al. 2024, arXiv:2404.01291): how likely a model that answers finds "yes" to whether a picture shows a text.
+"""VQAScore (Lin et al. 2024, arXiv:2404.01291): the probability of "yes" to the question whether a picture shows a text.
 
 Scores of different judges cannot be compared, so the name and the weights' hash are part of a task's settings.
 """

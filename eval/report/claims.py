@@ -1,4 +1,4 @@
-"""Papers' claims as they came out (`make claims-<model>`): `claims/<page>/<claim>.json` beside the runs (recipes/claims/examine.py)."""
+"""Results of papers' claims (`make claims-<page>`): `claims/<page>/<claim>.json` in the folder of runs (recipes/claims/examine.py)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def read_claim(path: Path) -> Claim:
 
 
 def claim_of(raw: dict[str, Any], path: Path) -> Claim:
-    """What the file of a claim says, read from `path`. Raises EvalError where it is none, or of another schema."""
+    """The claim in a file, read from `path`. Raises EvalError for any other content, or another schema."""
     again = f"Test it again: make claims-{raw.get('model', '<page>')}"
     if raw.get("schema") != schemas.CLAIM:
         raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {schemas.CLAIM}. {again}")

@@ -1,4 +1,4 @@
-"""What the tables are about: which numbers stand side by side, under which heads."""
+"""The columns of the tables and their heads."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from eval.report.results import Key
 from eval.report.rows import Row
 from eval.tasks import headlines
 
-LOOKING_AWAY = ("shuffled images", "blank images")  # controls that take the picture away
+LOOKING_AWAY = ("shuffled images", "blank images")  # controls without the right picture
 ATTRIBUTES = ("shape", "colour", "size", "fill", "relation", "count", "exist", "match")
-PARTS = {"text", "image"}  # scores that a group score stands for
+PARTS = {"text", "image"}  # scores that a group score summarises
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def overview_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
 
 
 def task_columns(task: str, keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
-    """Every metric under its split, then what the pictures are worth for the metrics that stand for the task."""
+    """Every metric under its split, then the image use of the headline metrics."""
     of_task = [key for key in keys if key.task == task]
     shown = [_column(key, key.split, rows) for key in of_task]
     for key in headline(of_task) or of_task[:1]:
@@ -65,7 +65,7 @@ def task_columns(task: str, keys: Sequence[Key], rows: Sequence[Row]) -> list[Co
 
 
 def use_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
-    """Per task, what the pictures are worth for the first metric that stands for it."""
+    """Per task, the image use of its first headline metric."""
     known = [*headline(list(keys)), *keys]
     firsts = [next(key for key in known if key.task == task) for task in dict.fromkeys(key.task for key in keys)]
     return [column for key in firsts for column in _use(key, rows, f"{key.task} {spoken(key.metric)}", "")]
@@ -98,7 +98,7 @@ def _column(key: Key, group: str, rows: Sequence[Row], label: str = "") -> Colum
 
 
 def _use(key: Key, rows: Sequence[Row], group: str, metric: str) -> list[Column]:
-    """Empty where no model was asked with its pictures taken away."""
+    """Empty without controls that take the picture away."""
     asked = [control for control in LOOKING_AWAY if any(row.value(key, control).value is not None for row in rows)]
     return [
         Column(

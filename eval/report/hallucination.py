@@ -1,6 +1,6 @@
-"""Does a model see what is not there? Right against wrong "yes", from the records of the task `pope`.
+"""Hallucination: true against false "yes", from the records of the task `pope`.
 
-A record says what is true (`truth`, 1 or 0), what the model said (`said`, 1 or 0; nothing where it could not be read) and, of
+A record has the true answer (`truth`, 1 or 0), the model's answer (`said`, 1 or 0; none where it could not be parsed) and, of
 models that weigh their answer, by how much yes is ahead of no (`margin`).
 """
 
@@ -22,7 +22,7 @@ CORNERS = 120  # of a curve: more is invisible at this size and makes the page h
 
 
 def panels(rows: Sequence[Row], keys: Sequence[Key]) -> list[tuple[str, str]]:
-    """(kind of question, figure) for every kind on the task's first split; [] where nobody was asked."""
+    """(kind of question, figure) for every kind on the task's first split; [] without records."""
     split = next((key.split for key in keys if key.task == TASK), None)
     found: dict[str, list[tuple[Row, list[dict[str, Any]]]]] = {}
     for row in rows:
@@ -32,15 +32,15 @@ def panels(rows: Sequence[Row], keys: Sequence[Key]) -> list[tuple[str, str]]:
 
 
 def rates(records: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
-    """(share of wrong yes among what is not there, share of right yes among what is there); an answer that could not be read
-    is no yes. None when only one of the two was asked about."""
+    """(false yes rate on absent objects, true yes rate on present ones); an answer that could not be parsed is no yes. None
+    unless there are questions about both."""
     yes = {truth: [record.get("said") == 1 for record in records if record["truth"] == truth] for truth in (0, 1)}
     return (float(np.mean(yes[0])), float(np.mean(yes[1]))) if yes[0] and yes[1] else None
 
 
 def curve(records: Sequence[dict[str, Any]]) -> np.ndarray:
     """`[points, 2]`: the same two rates at every threshold on the margin, from never yes to always yes; questions of equal margin
-    turn together. Empty where margins are missing or only one of the two was asked about."""
+    turn together. Empty without margins, or without questions about both."""
     margins = [record.get("margin") for record in records]
     truth = np.array([record["truth"] for record in records], dtype=float)
     if any(margin is None for margin in margins) or not 0 < truth.sum() < len(truth):
@@ -55,7 +55,7 @@ def curve(records: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def _by_kind(row: Row, split: str | None) -> dict[str, list[dict[str, Any]]]:
-    """The records of the row's first seed, by the kind of thing that was asked about."""
+    """The records of the row's first seed, by kind of question."""
     files = dict.fromkeys(
         cell.records
         for cell in row.results[0].cells
@@ -86,6 +86,6 @@ def _figure(kind: str, asked: Sequence[tuple[Row, list[dict[str, Any]]]], rows: 
             if said:
                 axes.plot(*said, marker=marker, color=colour, markersize=5, linestyle="")
                 named.append((*said, row.name, colour))
-        axes.set(xlim=(-0.01, 1.01), ylim=(0, 1.03), xlabel="says yes to what is not there", ylabel="and to what is")
+        axes.set(xlim=(-0.01, 1.01), ylim=(0, 1.03), xlabel="yes to absent objects", ylabel="yes to present objects")
         label(axes, named)
-        return svg(figure, f"Hallucination, {kind}: right yes over wrong yes")
+        return svg(figure, f"Hallucination, {kind}: true yes rate over false yes rate")

@@ -1,4 +1,4 @@
-"""Which numbers stand for a task where there is room for few."""
+"""The headline metrics of each task, for the overview."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Is A better than B, and does a model look at its pictures? Paired bootstraps over the samples that both sides answered.
 
-Both are resampled with the same draws, so that what makes a sample hard for everyone cancels. Where a row has several
-seeds they are resampled too: the interval then covers training luck as far as so few seeds can show it.
+Both are resampled with the same draws, so that the shared difficulty of a sample cancels. If a row has several seeds, they are
+resampled, too: the interval then includes seed-to-seed variance, as far as a few seeds show it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def row_samples(row: Row, key: Key) -> list[Totals]:
 
 def image_use(row: Row, key: Key, control: str) -> Value:
     """How much better the model answers with its own pictures than with those of a control (`shuffled images`), on the
-    samples that both were asked about: the mean over seeds with their Student-t interval; of one seed, a paired bootstrap."""
+    samples that both answered: the mean over seeds with their Student-t interval; for one seed, a paired bootstrap."""
     found = [_use(result, key, control, resampled=len(row.results) == 1) for result in row.results]
     values = [each.value for each in found if each.value is not None]
     if len(values) < len(found) or len(found) == 1:
@@ -84,7 +84,7 @@ def _use(result: Result, key: Key, control: str, *, resampled: bool) -> Value:
     samples = [found for cell in (own, other) if (found := sums_of(cell))]
     names = shared(samples) if len(samples) == 2 else []
     if len(names) < 2:
-        note = "a statistic of all answers: no paired interval, and the control may have been asked about fewer samples"
+        note = "a statistic of all answers: no paired interval, and the control may have fewer samples"
         return Value(value=sign * (own.value - other.value), n=other.n, unit=own.unit, how=how, note=note)
     if not resampled:
         means = [total / max(count, 1e-9) for total, count in (each.among(names).sum(axis=0) for each in samples)]

@@ -1,4 +1,4 @@
-"""A sheet of drawings with what was asked for, framed green where the colours and shapes are right: `drawings.png`."""
+"""A sheet of drawings with their prompts, framed green where colours and shapes are right: `drawings.png`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a caption says of an embedded picture, held against the truth: objects, attributes, counts and relations.
+"""The content of a caption compared with the truth of an embedded picture: objects, attributes, counts and relations.
 
-A caption is read by `data.scenes.language.parse`. An object spoken of is the true one with the colour and shape that it is given.
-Colours, shapes, sizes and fills are also counted by themselves, whichever object they are said of, so that each can be right where
-another is wrong: "a blue star and a red moon" of a red star and a blue moon has both colours and both shapes, but neither object.
+A caption is parsed by `data.scenes.language.parse`. A mentioned object matches the true one with its colour and shape. Colours,
+shapes, sizes and fills are also counted by themselves, for whichever object, so that one can be right where another is
+wrong: "a blue star and a red moon" of a red star and a blue moon has both colours and both shapes, but neither object.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eval.base.records import Record
 from eval.base.task import Measure
 
 THINGS = ("object", "colour", "shape", "size", "fill")
-SILENT = "no caption speaks of one"
+SILENT = "no caption mentions one"
 
 
 def measures() -> list[Measure]:
@@ -24,17 +24,17 @@ def measures() -> list[Measure]:
     for thing in THINGS:
         found += [
             Measure(f"{thing} F1", "harmonic mean of precision and recall", weight=f"{thing}s said and there"),
-            Measure(f"{thing} precision", "share of those said that are there", weight=f"{thing}s said", missing=SILENT),
-            Measure(f"{thing} recall", "share of those there that are said", weight="objects there"),
+            Measure(f"{thing} precision", "share of mentioned ones that are present", weight=f"{thing}s said", missing=SILENT),
+            Measure(f"{thing} recall", "share of present ones that are mentioned", weight="objects there"),
         ]
     return [
         *found,
-        Measure("count", "as many objects spoken of as there are"),
-        Measure("relation precision", "share of the relations said that hold", weight="relations said", missing=SILENT),
-        Measure("says a relation", "of pictures in which a direction is clear", better="neither"),
-        Measure("all objects", "colour and shape of every object and of no other"),
+        Measure("count", "the right number of objects"),
+        Measure("relation precision", "share of stated relations that hold", weight="relations said", missing=SILENT),
+        Measure("says a relation", "share of the pictures with a clear direction", better="neither"),
+        Measure("all objects", "colour and shape of every object, and no other object"),
         Measure("all details", "also their sizes and fills"),
-        Measure("all true", "nothing is said that does not hold"),
+        Measure("all true", "no false claim"),
     ]
 
 

@@ -10,14 +10,14 @@ from data.sample import Object, Sample
 from data.scenes.language import ATTRIBUTES, NUMBERS, RELATION_PHRASE, parse
 
 WEIGHTS = {"shape": 4, "colour": 4, "size": 1, "fill": 1}  # colour and shape make out an object, as no two of a picture share both
-Span = tuple[int, int, bool]  # start, end, whether what stands there is true
+Span = tuple[int, int, bool]  # start, end, whether this part is true
 
 
 def marked(caption: str, sample: Sample) -> list[tuple[str, bool | None]]:
     """The caption of a scenes sample cut into pieces that are true (True), false (False) or claim nothing (None).
 
-    An object that is spoken of is held against the one it has most in common with; where nothing of it is there, all of it
-    is false. What a caption leaves out is not marked.
+    A mentioned object is compared with the true one that it has most in common with; without any, all of it is false.
+    Omissions are not marked.
     """
     text, claims = caption.lower(), parse(caption)
     if len(text) != len(caption):  # some capital letters have longer small ones: places would not agree
@@ -45,7 +45,7 @@ def marked(caption: str, sample: Sample) -> list[tuple[str, bool | None]]:
 
 
 def _places(text: str, objects: Sequence[dict[str, str]]) -> list[dict[str, tuple[int, int]]]:
-    """Per object spoken of, where each of its words stands: {attribute: (start, end)}."""
+    """The position of each word of every mentioned object: {attribute: (start, end)}."""
     found, at = [], 0
     for said in objects:
         words = {name: said[name] for name in ATTRIBUTES if name in said}

@@ -1,4 +1,4 @@
-"""The oracle: a model that knows the truth about scenes, with every capability that the truth gives."""
+"""The oracle: a model that knows the truth about scenes, with every capability that follows from it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from models.shared.prompts import question_of
 
 
 class Oracle:
-    """A model that knows the truth about scenes, with every capability that the truth gives: the oracle.
+    """The oracle.
 
-    It recognises a picture by its array, so it must be shown the very arrays of `samples`. Where it errs, the data set
-    does not tell its pictures apart, or the metric rewards something besides the truth: it is the ceiling.
+    It recognises a picture by its array, so it needs the same arrays as in `samples`. Where it is not perfect, a text is true of
+    several pictures, or the metric rewards more than the truth: it is the ceiling.
     """
 
     score_kind = "truth"
@@ -36,11 +36,11 @@ class Oracle:
         return [agreement(text, self._known[id(image)]) for image, text in zip(images, texts, strict=True)]
 
     def caption(self, images: Images) -> list[str]:
-        """The reference that says most: the canonical caption, or one with as many attributes and a relation besides."""
+        """The most detailed reference: the canonical caption, or one with as many attributes and a relation."""
         return [max(self._known[id(image)].captions, key=_claims) for image in images]
 
     def answer(self, images: Images, questions: Texts) -> list[str]:
-        """ "" for a question that is not of the scenes' grammar."""
+        """ "" for a question outside of the scenes' grammar."""
         known = [self._known[id(image)] for image in images]
         return [true_answer(q, sample.objects, sample.extra["relations"]) or "" for q, sample in zip(questions, known, strict=True)]
 
@@ -48,7 +48,7 @@ class Oracle:
         return [0.0 if said == true else -100.0 for said, true in zip(answers, self.answer(images, questions), strict=True)]
 
     def complete(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The answer to the question that a prompt ends with, about its last picture; or the word that is to be learned."""
+        """The answer to a prompt's last question, about its last picture; or the word to be learned."""
         return [self._word(prompt) if prompt[-1] == ASKED else self._answer_in(prompt) for prompt in prompts]
 
     def _answer_in(self, prompt: Prompt) -> str:
@@ -56,7 +56,7 @@ class Oracle:
         return self.answer([image], [question_of(str(prompt[-1]))])[0]
 
     def _word(self, prompt: Prompt) -> str:
-        """What is said of the pictures that have most in common with the last one."""
+        """The text of the pictures that have most in common with the last one."""
         shown = [self._known[id(part)].objects[0] for part in prompt if isinstance(part, np.ndarray)]
         alike: Counter[str] = Counter()
         for thing, text in zip(shown[:-1], [str(part) for part in prompt[1:-1] if isinstance(part, str)], strict=True):
@@ -64,7 +64,7 @@ class Oracle:
         return alike.most_common(1)[0][0]
 
     def draw(self, texts: Texts, *, seed: int = 0) -> list[np.ndarray]:
-        """A picture of which the text is true, drawn as those of the data set are."""
+        """A picture that the text is true of, in the style of the data set."""
         preset = preset_of(next(iter(self._known.values())).image)
         return [draw(compose(text, preset, Random(f"{seed}/{text}"))) for text in texts]
 

@@ -1,8 +1,8 @@
-"""A small detector, trained on the truth about the embedded data: it reads off what a model has drawn.
+"""A small detector, trained on the truth of the embedded data, which reads a model's drawings.
 
-Every cell of 8 x 8 pixels says whether an object's centre lies there, where exactly, and what the object looks like. Half
-of every batch is shrunk to half its size and enlarged again, so that drawings of lower resolution are read as well. The models'
-train split has no held-out pairs of colour and shape; pictures of those are added, since a judge has to know what it judges.
+Every cell of 8 x 8 pixels predicts whether an object's centre lies in it, its position, and the object's attributes. Half of
+every batch is shrunk to half its size and enlarged again, so that blurred drawings are read, too. The models' train split has no
+held-out pairs of colour and shape; pictures of them are added, because the recogniser has to judge them.
 It is trained once for a data set and kept in `.runs/recogniser-<data set>.safetensors`, with its accuracy on real pictures.
 """
 
@@ -124,8 +124,8 @@ def _convolution(width: int, out: int, stride: int = 1) -> nn.Sequential:
 def train(
     samples: Sequence[Sample], *, budget: int = BUDGET, seed: int = 0, batch: int = 64, report: Callable[[int, float], None] | None = None
 ) -> Recogniser:
-    """A recogniser of pictures like those of `samples`, which have one size and the truth of `data.scenes`; `report` is told the
-    number of pictures seen, and the loss."""
+    """A recogniser of pictures like those of `samples`, which have one size and the truth of `data.scenes`; `report` gets
+    the number of pictures seen, and the loss."""
     sizes = {sample.image.shape for sample in samples}
     if len(sizes) != 1 or len({*next(iter(sizes))[:2]}) != 1:
         raise EvalError(f"a recogniser needs square pictures of one size to learn from, found {sorted(sizes)[:5]}")

@@ -1,4 +1,4 @@
-"""The anchors: pairs of a picture and its text, as the vectors of two encoders that never met. All that ASIF knows is here."""
+"""The anchors: pairs of a picture and its text, as vectors of two separately trained encoders. ASIF knows nothing else."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Anchors(nn.Module):
             setattr(self, name, held[kept])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """A run folder has as many anchors as it has."""
+        """The number of anchors comes from the run folder."""
         for name, held in list(self.named_buffers()):
             stored = state_dict.get(prefix + name)
             if stored is not None and stored.shape[1:] == held.shape[1:]:

@@ -1,10 +1,10 @@
-"""Relative representations: a thing described by how much it is like each of n anchors (ASIF, section 2; arXiv 2209.15430).
+"""Relative representations: an input described by its similarity with each of n anchors (ASIF, section 2; arXiv 2209.15430).
 
     r(x) = x . a_i for the k anchors that are most similar, 0 for all others; raised to the power p; of unit length
 
-Two rules that the paper does not need, because its k nearest of 1.6 M anchors are always similar: an anchor that is *unlike* x
-(a negative product) is 0 as well, whatever p is. Otherwise an even power would make a friend of it, and a fractional one is not a
-number. And of anchors that are exactly as similar, the ones that came first are taken.
+Two rules that the paper does not need, because its k nearest of 1.6 M anchors are always similar: an anchor with a negative product
+is 0 as well, for any p. Otherwise an even power would make it count, and a fractional one would be NaN. And earlier anchors win
+ties.
 
 Products are summed in float64 and rounded to float32: they do not depend on how many anchors are compared at a time.
 """

@@ -1,8 +1,8 @@
 """Texts as vectors, by models that never saw a picture.
 
-ASIF needs texts to be close when they say the same things. The paper has a sentence encoder: its states, averaged. Of a language
-model that was only taught what comes next, the states are mostly about that; so its *embeddings* are averaged, each as important
-as its token was surprising: what could have been expected ("there is a") says little, "star" says much.
+ASIF needs similar vectors for texts with the same content. The paper has a sentence encoder: its states, averaged. The states of a
+causal language model are mostly about the next token; so its *embeddings* are averaged instead, each weighted by the surprise of
+its token: predictable tokens ("there is a") count little, "star" counts much.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def text_encoder(config: LanguageConfig, *, sentences: bool) -> Any:
 def fetch_sentences(encoder: nn.Module, source: str, tokenizer: Tokenizer) -> None:
     """Load the weights of a sentence encoder of the hub into `encoder`, which has its architecture.
 
-    Raises ConnectionError where it is out of reach, ValueError where texts are read with another tokenizer than its own.
+    Raises ConnectionError if the hub is out of reach, ValueError if the model's tokenizer is not the encoder's own.
     """
     theirs: Any = fetched(f"sentence encoder {source!r}", AutoModel.from_pretrained, source, use_safetensors=True)
     own = named_tokenizer(source)

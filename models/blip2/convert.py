@@ -1,7 +1,7 @@
 """BLIP-2's weights from and to transformers: the Q-Former with its heads (`Blip2ForImageTextRetrieval`) and the frozen image tower.
 
 State dicts in, state dicts out. transformers' models have no head for the first stage's generation, no [DEC] row, and the
-retrieval model no bridge to a language model: what a side lacks is left out, and loaded with `strict=False`.
+retrieval model no bridge to a language model: missing parts are left out, so load with `strict=False`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ TEXT = [
     Row("match_head.*", "itm_head.*"),
 ]
 BRIDGE = [Row("to_language.*", "language_projection.*")]
-ONLY_OURS = ("word_head.", "temperature", "visual.norm.")  # the first stage's generation and scale, a norm that nothing passes
+ONLY_OURS = ("word_head.", "temperature", "visual.norm.")  # the first stage's generation and scale, a norm that is not used
 OF_TEXTS = ("qformer.tokens.", "qformer.positions", "image_projection.", "text_projection.", "match_head.")
 
 

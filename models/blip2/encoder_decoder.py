@@ -70,7 +70,7 @@ def log_likelihood(language: Any, ids: Tensor, labels: Tensor, soft: Tensor, pic
 def write(
     language: Any, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], soft: Tensor, *, limit: int, how: Decoding = GREEDY
 ) -> list[str]:
-    """What is said about each sequence, until the tokenizer's end or for `limit` tokens."""
+    """The text generated for each sequence, until the tokenizer's end or for `limit` tokens."""
     if not rows:
         return []
     ids = right_padded(rows).to(soft.device)
@@ -81,7 +81,7 @@ def write(
 
 
 class Reply:
-    """What a decoder is saying about embeddings `[N, T, D]` that its encoder has read: the `Decoder` of models/shared/generate.py."""
+    """Texts generated from embeddings `[N, T, D]` that the encoder has read: the `Decoder` of models/shared/generate.py."""
 
     def __init__(self, language: Any, embeddings: Tensor, real: Tensor) -> None:
         self.language, self.real = language, real.long()
@@ -105,6 +105,6 @@ class Reply:
 
 
 def _start(language: Any) -> int:
-    """What a decoder reads first: padding, as T5's, unless the configuration says otherwise."""
+    """The decoder's first token: padding, as T5's, unless the configuration names another."""
     start = getattr(language.config, "decoder_start_token_id", None)
     return language.config.pad_token_id if start is None else start

@@ -1,7 +1,7 @@
 """The Q-Former: learned queries and a text in one transformer, sharing self-attention; only the queries look at the image (figure 2).
 
 BERT's post-norm layers. Queries and text have feed-forward layers of their own, and every other layer lets the queries attend
-to the image. What may look at what is up to the mask: three masks make three objectives.
+to the image. The mask decides which tokens attend to which: three masks make three objectives.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Layer(nn.Module):
         self.text_mlp = FeedForward(config)
 
     def forward(self, x: Tensor, queries: int, image: Tensor | None, mask: Tensor | None, rows: Tensor | None = None) -> Tensor:
-        """x `[B, Q + T, D]`, the first `queries` of them queries; image `[B, S, M]`, or `[I, S, M]` of which `rows` `[B]` says the
-        image of each; mask as `attend`'s."""
+        """x `[B, Q + T, D]`, the first `queries` of them queries; image `[B, S, M]`, or `[I, S, M]` with `rows` `[B]`, the
+        image of each sequence; mask as `attend`'s."""
         x = self.norm(x + self.attn(x, mask=mask))
         q, t = x[:, :queries], x[:, queries:]
         if self.cross is not None and self.norm_cross is not None and queries and image is not None:
@@ -56,7 +56,7 @@ class QFormer(nn.Module):
         self.layers = nn.ModuleList(Layer(config, image_width=0 if i % every else image_width) for i in range(config.depth))
         for table in (self.queries, self.tokens.weight, self.positions):
             nn.init.normal_(table, std=0.02)
-        for layer in self.layers:  # both begin as BERT's would: alike
+        for layer in self.layers:  # both start with the same weights, as from BERT
             layer.query_mlp.load_state_dict(layer.text_mlp.state_dict())  # type: ignore[union-attr]
 
     def look(self, image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Samples -> sequences with holes where image tokens will be, beside the pictures that fill them; in the loader's workers."""
+"""Samples -> sequences with placeholders for image tokens, and the pictures that will fill them; in the loader's workers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Mix:
-    """Which documents pretraining sees. The paper's have CM3's random spans, always. What is not given spans is either drawn (its
-    tokens stay in order: text, then picture) or captioned (its whole text is cut out). Tuning makes pictures easier as often."""
+    """The documents of pretraining. The paper's always have CM3's random spans. Documents without spans are either drawn (tokens in
+    order: text, then picture) or captioned (the whole text is cut out). Tuning makes pictures easier as often."""
 
     spans: float = 1.0  # share of documents with random spans
     drawn: float = 0.5  # share of the rest that is drawn
-    alone: float = 0.0  # share of drawn pictures of several objects of which one is left, and named: the easier ones to learn from
+    alone: float = 0.0  # share of drawn pictures of several objects that are reduced to one, and its caption: easier to learn from
     aligned: bool = False  # shift drawn pictures of one object by up to half a cell, so that its centre is on the cells' corners
     easier_captions: float = 0.0  # share of captioned pictures that are made easier in the same two ways
     first_caption: float = 0.0  # share of documents that take a picture's first caption instead of any
@@ -104,16 +104,16 @@ class DocumentCollate(Collate):
         return self.builder.document(text, cut, drawn=Kind.UNCONDITIONAL if cut[:1] == whole else Kind.DRAWN)
 
 
-TASKS = {"question": 0.25, "edit": 0.125, "draw": 0.375, "describe": 0.25}  # shares; drawing is what is first forgotten
+TASKS = {"question": 0.25, "edit": 0.125, "draw": 0.375, "describe": 0.25}  # shares; drawing is forgotten first
 
 
 @dataclass
 class TaskCollate(Collate):
-    """Supervised tuning: question answering, editing, drawing and captioning, as instructions. What is drawn or described is made easier
-    as often as in pretraining, or the model would forget how to draw."""
+    """Supervised tuning: question answering, editing, drawing and captioning, as instructions. Pictures are made easier as often as in
+    pretraining, or the model would forget how to draw."""
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Batch:
-        """Which task a sample gets is drawn, without a generator its place decides. Samples without what a task needs get another."""
+        """A sample's task is drawn at random; without a generator its place decides. Samples that do not allow a task get another."""
         rows, pictures = [], []
         for index, sample in enumerate(samples):
             task = list(TASKS)[index % len(TASKS)] if rng is None else str(rng.choice(list(TASKS), p=list(TASKS.values())))
@@ -227,7 +227,7 @@ def _shift(low: float, high: float, size: int, side: int) -> int:
     cell = size / side
     centre = (low + high) / 2
     shifts = [round(corner * cell - centre) for corner in range(side + 1)]
-    # An object at the edge stays: what is continued there would be the object.
+    # An object at the edge stays: continuing the edge would continue the object.
     whole = [shift for shift in shifts if low + min(shift, 0) >= 0 and high + max(shift, 0) <= size and (shift <= 0 or low > 0)]
     whole = [shift for shift in whole if shift >= 0 or high < size]
     return min(whole or [0], key=abs)

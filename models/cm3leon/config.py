@@ -21,7 +21,7 @@ class CM3leonConfig:
     vocab_size: int = 56_320  # of text
     text: int = 256  # longest text of a document, in tokens
     framed: bool = False  # positions by `Frame`; else consecutive, as OPT's
-    documents: int = 2  # most that are put before a query
+    documents: int = 2  # at most, before a query
     memory: int = 0  # documents held to retrieve from
     skip_above: float = 0.9  # similarity; section 2.1
     mix: Mix = field(default_factory=Mix)
@@ -30,7 +30,7 @@ class CM3leonConfig:
     guidance: float = 3.0  # section 3.1; 1 is none
     temperature: float = 1.0
     top_p: float = 0.9
-    samples: int = 8  # drawn for each text, of which the retriever chooses one
+    samples: int = 8  # drawn for each text; the retriever chooses one of them
 
     @classmethod
     def tiny(cls) -> CM3leonConfig:
@@ -62,7 +62,7 @@ class CM3leonConfig:
 
     @classmethod
     def paper(cls) -> CM3leonConfig:
-        """7 B: table 2 of the paper, 32 x 4096. Of three retrieved documents two fit whole beside a query into 4,096 positions."""
+        """7 B: table 2 of the paper, 32 x 4096. Two of its three retrieved documents fit with a query into 4,096 positions."""
         return cls(memory=1_000_000, mix=Mix(documents=(0.0, 0.0, 1.0)))
 
     @classmethod

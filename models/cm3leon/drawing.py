@@ -1,4 +1,4 @@
-"""What happens between the decoder's logits and the next token: guidance, contrast, and rows that read prompts of any length."""
+"""From the decoder's logits to the next token: guidance, contrast, and rows that read prompts of any length."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ UNGUIDED = Sampling(guidance=1.0)
 
 
 class Painter:
-    """A picture in the middle of being drawn, as `models.shared.generate` wants it. Only the rows of the output layer that belong to image
-    tokens are ever computed: nothing else can be drawn."""
+    """Unfinished pictures, as a `Decoder` for `models.shared.generate`. Only the output layer's rows of image tokens are computed: nothing
+    else can be drawn."""
 
     def __init__(
         self, reader: Reader, decoder: TokenDecoder, image: slice, first: Tensor, how: Sampling, *, paired: bool, known: Tensor | None
@@ -75,7 +75,7 @@ class Painter:
 
 
 class Writer:
-    """A text in the middle of being written. Image tokens and marks have no logits here."""
+    """Unfinished texts. Image tokens and marks have no logits here."""
 
     def __init__(self, reader: Reader, decoder: TokenDecoder, text: int, first: Tensor) -> None:
         """`first` `[N]` are the places of the first tokens."""

@@ -17,8 +17,8 @@ from models.shared.distributed import gather
 
 @dataclass(frozen=True)
 class Weights:
-    """What a token counts for in the loss, by what it is (`Kind`). The paper's are all 1: retrieved documents, prompts and
-    pictures count as much as what is asked for."""
+    """Weights of tokens in the loss, by `Kind`. The paper's are all 1: retrieved documents, prompts and pictures count as much as
+    targets."""
 
     prompt: float = 1.0
     written: float = 1.0
@@ -82,8 +82,8 @@ def token_losses(
 def cm3_loss(sums: dict[str, Tensor], *, vocabulary: int) -> Losses:
     """Mean over all weighted tokens of all ranks, in nats per token.
 
-    Terms: `text` and `image` are unweighted means over the batch's tokens, `written` and `drawn` those of what follows a picture and
-    what follows a text. z-loss (Chameleon, section 2.3) is 1e-5 log^2 Z, and keeps the logits' scale from drifting.
+    Terms: `text` and `image` are unweighted means over the batch's tokens, `written` and `drawn` those of text after a picture and
+    of pictures after a text. z-loss (Chameleon, section 2.3) is 1e-5 log^2 Z, and keeps the logits' scale from drifting.
     """
     total = sums["loss"].sum() / _mean_over_ranks(sums["weight"])
     terms = {}

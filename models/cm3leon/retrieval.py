@@ -1,4 +1,4 @@
-"""A memory of documents, and which of them help with a query (section 2.1 of arXiv 2309.02591; RA-CM3, arXiv 2211.12561).
+"""A memory of documents, and the retrieval of those that help with a query (section 2.1 of arXiv 2309.02591; RA-CM3, arXiv 2211.12561).
 
 Dense retrieval by a frozen CLIP: a document's vector is the mean of its image's and its text's embedding, and the search for the
 largest inner product is exact, one matrix product.
@@ -17,7 +17,7 @@ from models.shared.text import Tokenizer
 
 
 class Memory(nn.Module):
-    """Up to `size` documents as token ids beside their vectors: part of the model's state, so that a run folder is whole."""
+    """Up to `size` documents as token ids, with their vectors: part of the model's state, so that a run folder is complete."""
 
     vectors: Tensor
     texts: Tensor
@@ -93,7 +93,7 @@ class Memory(nn.Module):
 
 
 def key_of(sample: Sample) -> int:
-    """A number that stands for a sample's key."""
+    """A sample's key as a number."""
     return zlib.crc32(sample.key.encode())
 
 
@@ -108,7 +108,7 @@ def texts_of(tokens: Tensor, tokenizer: Tokenizer, context: int) -> Tensor:
 
 
 def without_gaps(ids: Tensor, places: Tensor, kinds: Tensor, covered: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Move what is padding behind everything else, and cut what no row needs. `[B, T]` each."""
+    """Move padding to the end, and cut columns that no row needs. `[B, T]` each."""
     filled = kinds != Kind.NOTHING
     order = (~filled).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(filled.sum(dim=1).max())]
     return ids.gather(1, order), places.gather(1, order), kinds.gather(1, order), covered.gather(1, order)

@@ -19,13 +19,13 @@ from torch import Tensor
 
 
 class Kind(IntEnum):
-    """What a token is to the loss."""
+    """The role of a token in the loss."""
 
     NOTHING = 0  # padding
-    PROMPT = 1  # text that stands before a picture, and <start>
+    PROMPT = 1  # text before a picture, and <start>
     WRITTEN = 2  # text that follows a picture, or fills a gap
     DRAWN = 3  # picture that follows a text
-    UNCONDITIONAL = 4  # picture whose text is cut out, or that stands before an instruction's answer
+    UNCONDITIONAL = 4  # picture whose text is cut out, or before an instruction's answer
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Vocabulary:
 
     @property
     def image(self) -> slice:
-        """The only ids that a picture is ever made of."""
+        """The ids of image tokens."""
         return slice(self.text + 3, self.text + 3 + self.images)
 
     @property
@@ -59,10 +59,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the tokens of one document stand if every document takes a frame of the same `length`, whether it fills it or not.
+    """Positions of a document's tokens if every document takes a frame of the same `length`, whether it fills it or not.
 
-    Then a picture's cell has one position, however long the text before it is, and what is cut out keeps the position that it
-    had: small models learn to draw several times sooner. Regions: start, text, break, picture, break, answer or second picture.
+    Then a picture's cell has one position, however long the text before it is, and a span that is cut out keeps its position:
+    small models learn to draw much sooner. Regions: start, text, break, picture, break, answer or second picture.
     """
 
     text: int

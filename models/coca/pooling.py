@@ -33,7 +33,7 @@ class AttentionalPooler(nn.Module):
 class ImagePooling(nn.Module):
     """The encoder's tokens `[B, N, M]` -> one feature to contrast `[B, D]`, and tokens for the decoder to look at `[B, queries, D]`.
 
-    cascade (the paper's choice): the contrastive query reads what the generative queries have read. parallel: both read the
+    cascade (the paper's choice): the contrastive query reads the outputs of the generative queries. parallel: both read the
     encoder. single (open_clip's released models): one pooler, one of whose tokens is the feature, and a norm behind it.
     """
 

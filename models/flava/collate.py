@@ -21,14 +21,14 @@ PAIR, IMAGE, TEXT, QUESTION = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a batch is made of. The paper draws a data set for every step (section 3.3: pairs .70, pictures .15, texts .15); here
+    """The composition of a batch. The paper draws a data set for every step (section 3.3: pairs .70, pictures .15, texts .15); here
     every step has all three in these shares, so that every step has every loss."""
 
     pictures: float = 0.15
     texts: float = 0.15
     questions: float = 0.0
     mismatched: float = 0.0  # of the pairs: those that get another caption, for the matching loss
-    hard: float = 0.0  # of the pairs: those that get a foil if they mismatch, and what it was made from if they match
+    hard: float = 0.0  # of the pairs: those that get a foil if they mismatch, and the foil's caption if they match
     swaps: float = 0.5  # of the foils: those that exchange words, where a picture has both kinds
 
     def kinds(self, size: int) -> Tensor:
@@ -51,7 +51,7 @@ class MaskedCollate:
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """ "pixels" uint8 `[B, 3, S, S]`; "objects" bool `[B, 1, S, S]`, inside of their boxes; "ids", "masked_ids", "labels" `[B, T]`;
-        "patches" bool `[B, N]`, the masked ones; "kind" `[B]`; "match" bool `[B]`; "answer" `[B]`, `IGNORE_INDEX` where nothing is asked.
+        "patches" bool `[B, N]`, the masked ones; "kind" `[B]`; "match" bool `[B]`; "answer" `[B]`, `IGNORE_INDEX` without a question.
         Without a generator (validation) captions are the first ones and everything is drawn with seed 0."""
         draw = rng or np.random.default_rng(0)
         texts = [sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] for sample in samples]
@@ -86,8 +86,8 @@ class MaskedCollate:
         }
 
     def _true_and_false(self, sample: Sample, row: int, captions: list[str], rng: np.random.Generator) -> tuple[str, str | None]:
-        """A text that is true of the sample and one that is not: a foil and what it was made from, or two captions of the batch. The
-        false one is None when all others are true of it, too."""
+        """A text that is true of the sample and one that is false: a caption and its foil, or two captions of the batch. The false
+        one is None if all others are true of the sample, too."""
         if rng.random() < self.mixture.hard and (foil := draw_foil(sample, rng, swaps=self.mixture.swaps)):
             return foil.caption, foil.foil
         others = [caption for caption in captions if caption not in sample.captions]

@@ -1,4 +1,4 @@
-"""FLAVA's losses (section 3.2 of the paper): contrast and matching of pairs, and prediction of what is masked, all of weight 1."""
+"""FLAVA's losses (section 3.2 of the paper): contrast and matching of pairs, and prediction of masked parts, all of weight 1."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def flava_loss(
 ) -> Losses:
     """features: "image", "text" L2-normalised `[b, D]`; "match_logits" `[b, 2]`; "kind", "match" `[b]`; for each prediction its
     "<term>_nll" and "<term>_n" `[b]`, summed log-likelihoods (negative) and their number or weight. scale: exp of the logit
-    scale. A term of weight 0 is left out, and so are answers where nothing is asked.
+    scale. A term of weight 0 is left out, and so are answers without questions.
 
     Where pairs do not match, only the matching loss looks at them; their texts and images stay in the contrast's columns. A
     batch without a matching pair has no other loss of pairs.
@@ -61,6 +61,6 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor, pair: Tensor, positi
 
 
 def _entropy(positives: Tensor, total: Tensor) -> float:
-    """Of saying how many pairs match, and nothing else."""
+    """The matching loss of predicting the share of matching pairs."""
     share = float(positives) / max(1.0, float(total))
     return -sum(p * math.log(p) for p in (share, 1 - share) if p > 0) or math.log(2)

@@ -1,9 +1,9 @@
-"""What the tiny language model reads: texts about pictures that it never sees.
+"""The training corpus of the tiny language model: texts about pictures that it never sees.
 
-Every document is made of a batch's samples by a seeded generator. Four kinds teach what frozen language models are expected
-to bring along: the words (captions), reading an answer off a description (questions), the turns of a conversation
-(instructions), and following a pattern set by examples (in context). What a picture shows is always *said* first; models that
-see put the picture in that place.
+Every document is made of a batch's samples by a seeded generator. Four kinds teach the skills expected of frozen language
+models: the words (captions), reading an answer from a description (questions), the turns of a conversation (instructions), and
+following a pattern set by examples (in context). Documents begin with a description of the picture; models that see put the
+picture in its place.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _instruction(samples: Sequence[Sample], i: int, rng: np.random.Generator) ->
 
 
 def _in_context(samples: Sequence[Sample], i: int, rng: np.random.Generator) -> str:
-    """Described pictures, each with the same kind of question answered: the last follows the pattern of the others."""
+    """Described pictures, each with an answered question of the same kind: the last follows the pattern of the others."""
     chosen = [samples[i], *(samples[int(j)] for j in rng.integers(len(samples), size=2))]
     kinds = [{q.kind for q in sample.questions} for sample in chosen]
     shared = sorted(set.intersection(*kinds))

@@ -1,7 +1,7 @@
-"""SimCTG's contrastive term (Su et al., 2022, arXiv 2202.06417), which MAGIC's language model is adapted with (2205.02655, section 3.1).
+"""SimCTG's contrastive term (Su et al., 2022, arXiv 2202.06417), for MAGIC's language model (2205.02655, section 3.1).
 
-Left to themselves, the states of a language model's tokens all point the same way, and a penalty for resembling what was said
-before tells nothing apart. The term pushes the states of different tokens away from each other.
+Without it the states of a language model's tokens all point in similar directions, and a degeneration penalty cannot distinguish
+them. The term pushes the states of different tokens apart.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     (1 - alpha) p(v | text)  -  alpha max_j cos(h_v, h_j)  +  beta f(v | image, text)
      model confidence           degeneration penalty          magic score
 
-where h are the states of the language model's last layer and f is the share of v in a softmax over the k candidates of what CLIP
-thinks of the image and the text with v. Nothing is sampled and no gradient is taken.
+where h are the states of the language model's last layer and f is a softmax over the k candidates of CLIP's score of the image and
+the text with v. Nothing is sampled and no gradient is taken.
 
-What the language model makes of a text does not depend on the image, so images that have been given the same text so far share
-one row of it: the beginning of a thousand captions is read once.
+The language model's states do not depend on the image, so images with the same text so far share one row: the beginning of a
+thousand captions is read once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from models.shared.prefix import left_padded
 
 @dataclass(frozen=True)
 class Search:
-    """Weights of the search. beta = 0 is contrastive search, which is blind; alpha = beta = 0 is greedy."""
+    """Weights of the search. beta = 0 is contrastive search without the image; alpha = beta = 0 is greedy."""
 
     k: int = 45
     """candidates at each step"""
@@ -35,7 +35,7 @@ class Search:
     beta: float = 2.0
     """of the magic score"""
     score: Literal["softmax", "cosine"] = "softmax"
-    """what is weighed by beta: CLIP's softmax over the candidates, or its bare cosine"""
+    """the score weighted by beta: CLIP's softmax over the candidates, or its cosine"""
 
     def __post_init__(self) -> None:
         if self.k < 1 or not 0 <= self.alpha <= 1 or self.beta < 0:
@@ -44,7 +44,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Eyes:
-    """What CLIP sees: the images' L2-normalised features `[N, E]`, its logit scale, and how to get features of texts, given as the
+    """CLIP's side of the search: the images' L2-normalised features `[N, E]`, its logit scale, and a function for features of texts, as the
     language model's token ids, `[M, E]`."""
 
     images: Tensor
@@ -58,7 +58,7 @@ def magic_search(
 ) -> list[list[int]]:
     """Continue the i-th prompt about the i-th image until its `end` token (not part of the result) or for `limit` tokens.
 
-    never: ids that are not proposed. CLIP reads what is written, without the prompt. Raises ValueError for a prompt without tokens,
+    never: ids that are not proposed. CLIP reads the generated text, without the prompt. Raises ValueError for a prompt without tokens,
     for more candidates than tokens, and when the logits are NaN.
     """
     if not prompts or limit < 1:
@@ -121,7 +121,7 @@ def _propose(logits: Tensor, never: Sequence[int], k: int) -> tuple[Tensor, Tens
 
 
 def _magic(eyes: Eyes, images: Tensor, text_of: Tensor, longer: Sequence[Sequence[int]], how: Search) -> Tensor | float:
-    """beta f `[n, k]` of the open images, whose texts' candidates stand in `longer` k by k."""
+    """beta f `[n, k]` of the open images; `longer` holds the candidates of their texts, k by k."""
     if not how.beta:
         return 0.0
     texts = eyes.read(longer).unflatten(0, (-1, how.k))  # [P, k, E], in one go
@@ -130,7 +130,7 @@ def _magic(eyes: Eyes, images: Tensor, text_of: Tensor, longer: Sequence[Sequenc
 
 
 class Reader(Continuation):
-    """A continuation with the states of the last layer, after its norm and L2-normalised, of what was read last `[N, T, D]`."""
+    """A continuation with the states of the last layer, after its norm and L2-normalised, of the tokens read last `[N, T, D]`."""
 
     states: Tensor
 

@@ -1,6 +1,6 @@
 """Talk with MiniGPT-4 about a picture: `python -m models.minigpt4.chat .runs/minigpt4-tiny-s0 picture.png` (= `make chat-minigpt4`).
 
-Every line is a request; what was said before is remembered. An empty line, or the end of the input, ends the talk.
+Every line is a request; earlier turns are remembered. An empty line, or the end of the input, ends the conversation.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SAMPLED = Decoding(temperature=0.7, top_p=0.9)  # greedy replies repeat themselv
 
 
 class Conversation:
-    """Turns about one picture, which is looked at once. Where they become more than the language model reads, it forgets the first."""
+    """Turns about one picture, which is encoded once. When they exceed the language model's context, the first are dropped."""
 
     def __init__(self, model: MiniGPT4, image: np.ndarray) -> None:
         self.model, self.turns = model, list[Turn]()
         self.vectors = model.look([image])
-        self.room: int = model.language.config.max_position_embeddings - model.config.context  # positions besides the reply's
+        self.room: int = model.language.config.max_position_embeddings - model.config.context  # positions without the reply's
 
     def ask(self, request: str, *, how: Decoding = GREEDY) -> Reply:
         before = self.model.template.before_reply
@@ -55,7 +55,7 @@ def talk(
 
 
 def read_image(path: Path) -> np.ndarray:
-    """uint8 RGB `[height, width, 3]`. Raises FileNotFoundError, or ValueError for what the data's own decoder would not take."""
+    """uint8 RGB `[height, width, 3]`. Raises FileNotFoundError, or ValueError for a picture that the data's decoder refuses."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such picture; give the path of a JPEG, PNG or WebP file, as in IMAGE=photo.jpg")
     expected = f"expected a JPEG, PNG or WebP of at most {MAX_PIXELS:,} pixels and {MAX_BYTES:,} bytes"

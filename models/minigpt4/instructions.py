@@ -1,7 +1,7 @@
-"""The second stage's small set: requests about a picture, most of which ask for a form, with replies made from its truth.
+"""The second stage's small set: requests about a picture, most of them for a certain form, with replies made from its truth.
 
-The paper has 3,500 descriptions, written by its first stage, mended by a chat model and looked through by hand. The embedded
-data set knows what its pictures show; of other data, captions and questions are asked for what they allow.
+The paper has 3,500 descriptions, written by its first stage, mended by a chat model and checked by hand. The embedded data set
+knows its pictures' content; on other data requests are limited to captions and questions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Request:
 
 
 def requests(sample: Sample) -> list[Request]:
-    """All that can be asked about a picture, truly answered; descriptions first."""
+    """All requests that a picture allows, with true replies; descriptions first."""
     found = [Request(text, sample.captions[0], "description") for text in DESCRIBE if sample.captions]
     if sample.objects:
         listed = ", ".join(with_article(f"{each.attributes.get('colour', '')} {each.name}".strip()) for each in sample.objects)
@@ -49,7 +49,7 @@ def requests(sample: Sample) -> list[Request]:
 
 
 def has_form(reply: str, form: Form) -> bool:
-    """Whether a reply is of the form that was asked for, true or not."""
+    """Whether a reply has the requested form, be it true or not."""
     words = _words(reply)
     if form == "description":
         return len(words) >= 3
@@ -61,13 +61,13 @@ def has_form(reply: str, form: Form) -> bool:
 
 
 def repeats(text: str) -> bool:
-    """Whether some words are said twice in a row: "a red star, a red star"."""
+    """Whether some words are repeated in a row: "a red star, a red star"."""
     words = _words(text)
     return any(words[i : i + n] == words[i + n : i + 2 * n] for n in range(1, len(words) // 2 + 1) for i in range(len(words) - 2 * n + 1))
 
 
 def converse(sample: Sample, rng: np.random.Generator) -> list[Turn]:
-    """One or two turns about a picture; every form is as likely as every other, however many requests there are of it."""
+    """One or two turns about a picture; every form is equally likely, however many requests it has."""
     left, turns = requests(sample), []
     for _ in range(1 + int(rng.integers(2))):
         if left:

@@ -1,9 +1,9 @@
-"""How texts and conversations about a picture are laid out for the language model (section 3).
+"""The layout of texts and conversations about a picture for the language model (section 3).
 
     stage 1   [start] image caption \\n
     stage 2   [start] ###Human: <Img> image </Img> request ###Assistant: reply### ###Human: request ###Assistant: reply###
 
-(without blanks around the signs). Only what the assistant says is learned, the sign that ends it included. The words between two
+(without blanks around the signs). Only the assistant's replies are learned, with the sign that ends them. The words between two
 images or replies are tokenised together, as the language model would read them in one text.
 """
 
@@ -53,7 +53,7 @@ class Template:
         return _row(asked, [self._target(turn.reply, END_OF_TURN) for turn in turns])
 
     def before_reply(self, turns: Sequence[Turn], request: str) -> list[int]:
-        """A conversation so far and one more request: what is read before the assistant replies."""
+        """The conversation so far and one more request: the prompt of the assistant's reply."""
         return [*self.conversation(turns).ids, *self._asked(request, first=not turns)]
 
     def interleaved(self, parts: Sequence[object]) -> list[int]:
@@ -61,7 +61,7 @@ class Template:
         return [*self._start(), *(token for part in parts for token in self._part(part))]
 
     def end_of(self, sign: str) -> list[int]:
-        """The tokens of an end sign. The first of them tells that a text is over."""
+        """The tokens of an end sign. The first of them ends a text."""
         return self._after(sign)
 
     def _asked(self, request: str, *, first: bool) -> list[int]:

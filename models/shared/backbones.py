@@ -1,11 +1,10 @@
-"""Pretrained backbones as building blocks: built from a configuration or fetched by name, frozen, read and continued.
+"""Pretrained backbones as building blocks: built from a configuration or fetched by name, frozen, and decoded from.
 
-Language models are transformers' own classes, so that a suite-trained tiny Llama, `gpt2` and `facebook/opt-125m` are one thing
-here; image towers are timm's. What a paper does with a frozen language model stands in its package; this page only answers "what
-follows these embeddings?".
+Language models are transformers' own classes, so that a suite-trained tiny Llama, `gpt2` and `facebook/opt-125m` work alike here;
+image towers are timm's. How a paper uses a frozen language model is in its package; this page only continues embeddings.
 
-A name costs the network twice: for the architecture when a model is first made, for the weights when its training begins (a model's
-`fetch`, which the trainer calls). Both become part of the run folder, which loads without a network.
+A hub name needs the network twice: for the architecture when the model is first built, and for the weights when training begins
+(the model's `fetch`, which the trainer calls). Both become part of the run folder, which loads without a network.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class LanguageConfig:
     """A language model: one by name, or else a Llama (rotary positions, RMSNorm, SwiGLU) of these sizes."""
 
     source: str = ""  # tiny:lm, a run folder, a hub id such as gpt2, or a folder like one; the sizes below are then its own
-    architecture: str = ""  # of the source, transformers' json; filled in by `known`, so that what was trained loads without the source
+    architecture: str = ""  # of the source, transformers' json; filled in by `known`, so that a trained run loads without the source
     width: int = 192
     depth: int = 4
     heads: int = 3
@@ -99,14 +98,14 @@ def fetch_language(language: nn.Module, source: str, tokenizer: Tokenizer) -> di
 
 
 def image_tower(name: str, *, weights: bool = False) -> Any:
-    """timm's transformer of that name without its last block and last norm (what BLIP-2 sees with, section 4.1): its
+    """timm's transformer of that name without its last block and last norm (BLIP-2's image encoder, section 4.1): its
     `forward_features` takes normalised pixels `[B, 3, S, S]` to states `[B, 1 + N, num_features]`.
 
     Raises ValueError for models that are no transformers, and as `named_tower` does.
     """
     tower = named_tower(name, weights=weights)
     if not hasattr(tower, "blocks"):
-        raise ValueError(f"timm's {name!r} is no vision transformer: it has no blocks of which the last could be left out")
+        raise ValueError(f"timm's {name!r} is no vision transformer: it has no blocks")
     tower.blocks = tower.blocks[:-1]
     tower.norm = tower.fc_norm = nn.Identity()
     return tower

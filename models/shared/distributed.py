@@ -1,4 +1,4 @@
-"""What objectives need across ranks: rows of all ranks, and exact means."""
+"""For objectives across ranks: rows of all ranks, and exact means."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Decoding: texts, token by token, from any model that says how likely each next token is.
+"""Decoding: texts, token by token, from any model that gives logits of the next token.
 
-Greedy, sampled (temperature, top-k, nucleus: Holtzman et al., 2020, arXiv 1904.09751) or by beam search. A model takes part
-by handing over a `Decoder` that has read the prompts, and the logits of the first new token.
+Greedy, sampled (temperature, top-k, nucleus: Holtzman et al., 2020, arXiv 1904.09751) or by beam search. A model passes a
+`Decoder` that has read the prompts, and the logits of the first new token.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from models.shared.text import Tokenizer
 
 
 class Decoder(Protocol):
-    """Texts in the middle of being written, one per row. It remembers what each row has read (its cache)."""
+    """Unfinished texts, one per row, with a cache of the tokens read."""
 
     def step(self, tokens: Tensor) -> Tensor:
         """Read one more token of each row, int64 `[N]`; the logits of the next one `[N, V]`."""
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, in this order; a row may occur several times (beams) or not at all (it is finished)."""
+        """Continue with these rows, in this order; a row may occur several times (beams) or not at all (finished)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Decoding:
     top_p: float = 1.0
     """sample from the nucleus only: the fewest likeliest tokens that hold this share of the probability"""
     seed: int = 0
-    """of the samples; what a row draws depends on its place in the batch, not on what the others write"""
+    """of the samples; a row's draws depend on its place in the batch, not on the other rows"""
 
     def __post_init__(self) -> None:
         if self.beams < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
@@ -76,7 +76,7 @@ def generate(
 
 
 def not_text(tokenizer: Tokenizer) -> list[int]:
-    """The ids that stand for no text: padding and start, unless one of them also serves as the end."""
+    """The ids without text: padding and start, unless one of them is also the end."""
     return [token for token in (tokenizer.pad, tokenizer.start) if token is not None and token != tokenizer.end]
 
 
@@ -94,7 +94,7 @@ def _one_at_a_time(decoder: Decoder, logits: Tensor, end: int, limit: int, never
         open_ = (tokens != end).nonzero()[:, 0]
         if not len(open_) or place == limit - 1:
             break
-        if len(open_) < len(rows):  # to leave out what is finished costs less than to go on with it
+        if len(open_) < len(rows):  # leaving out finished rows costs less than continuing them
             rows, tokens = rows[open_], tokens[open_]
             decoder.select(open_)
         logits = decoder.step(tokens)

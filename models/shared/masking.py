@@ -1,4 +1,4 @@
-"""What is hidden from models that learn by reconstruction: patches of images and tokens of texts, drawn in the loader's workers.
+"""Masks for models that learn by reconstruction: patches of images and tokens of texts, drawn in the loader's workers.
 
 Every function draws from the generator it is given, so a batch's masks depend on the seed, the rank and the batch alone.
 """
@@ -51,8 +51,8 @@ def _within(count: int, side: int) -> int:
 
 @dataclass(frozen=True)
 class TokenMasking:
-    """Which tokens of a text are hidden, BERT's way (arXiv 1810.04805, section 3.1): of the `rate` chosen, 80 % become the mask
-    token, 10 % any other, 10 % stay, so that a visible token is no promise that it is right."""
+    """Masking of tokens as in BERT (arXiv 1810.04805, section 3.1): of the share `rate`, 80 % become the mask token, 10 % a random
+    one, 10 % stay, so that a model cannot rely on visible tokens being right."""
 
     rate: float = 0.15
     whole_words: bool = False  # the tokens of a word are chosen together
@@ -67,7 +67,7 @@ class TokenMasking:
     def __call__(
         self, tokenizer: Tokenizer, texts: Sequence[str], context: int, *, mask: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`[start] tokens end pad...` of each text: as it is, as the model sees it, and labels (`IGNORE_INDEX` where nothing is asked).
+        """`[start] tokens end pad...` of each text: unmasked, masked, and labels (`IGNORE_INDEX` where not masked).
 
         int64 `[B, T]` each; T is the longest text's. At least one token of a text that has any is chosen, unless the rate is 0.
         """

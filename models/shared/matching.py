@@ -1,6 +1,6 @@
-"""Image-text matching with hard negatives: the pairs that the contrast takes for right (ALBEF, arXiv 2107.07651, section 3.2), and foils.
+"""Image-text matching with hard negatives: wrong pairs with high similarity (ALBEF, arXiv 2107.07651, section 3.2), and foils.
 
-BLIP-2 and MaskVLM match this way; how a pair becomes a logit is theirs. FLAVA matches too, but against foils and captions of other samples
+BLIP-2 and MaskVLM match this way, each with its own logit of a pair. FLAVA matches, too, but against foils and captions of other samples
 that its `collate` draws before anything is encoded: a hard negative is chosen by the features of the step.
 """
 
@@ -19,7 +19,7 @@ CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3  # loss of saying "one in 
 
 
 def matching_loss(logits: Tensor, positives: int) -> Tensor:
-    """Mean cross-entropy of logits `[N, 2]`, of which class 1 is "they match"; true for the first `positives` pairs alone."""
+    """Mean cross-entropy of logits `[N, 2]`; class 1 is "match", which holds for the first `positives` pairs only."""
     right = (torch.arange(len(logits), device=logits.device) < positives).long()
     return F.cross_entropy(logits.float(), right)
 
@@ -46,12 +46,12 @@ def hard_negatives(similarity: Tensor, captions: Tensor, generator: torch.Genera
 
 
 def draw_foil(sample: Sample, rng: np.random.Generator, *, swaps: float) -> Foil | None:
-    """A false caption of the sample's own beside the true one that it was made from, None where it has none.
+    """One of the sample's foils, with the true caption that it was made from; None where it has none.
 
-    Who takes the false one for a negative takes the true one for the positive: foils are worded in a way of their own, and a
-    matching head that tells them from captions by that need not look at the picture. `swaps` is the share, where a sample has
-    both, of foils that exchange words of the caption (kinds such as "swap_attribute"): a negative out of the batch hardly ever
-    has the same words. The others replace one.
+    Use the foil as the negative and its caption as the positive: foils have a wording of their own, and a matching head that
+    recognises it need not look at the picture. `swaps` is the share, where a sample has both, of foils that exchange words of the
+    caption (kinds such as "swap_attribute"), because negatives from the batch hardly ever have the same words. The others replace
+    one.
     """
     exchanged = [foil for foil in sample.foils if foil.kind.startswith("swap")]
     others = [foil for foil in sample.foils if not foil.kind.startswith("swap")]

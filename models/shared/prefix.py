@@ -1,6 +1,6 @@
-"""Sequences for a language model in which some places are texts' tokens and others are filled with vectors: images as a prefix.
+"""Sequences for a language model with tokens in some places and vectors in others: images as a prefix.
 
-A sequence is a list of token ids in which `SOFT` keeps a place for one vector. Workers lay batches out as ids; the model looks
+A sequence is a list of token ids in which `SOFT` marks the place of one vector. Workers lay batches out as ids; the model looks
 them up and puts the vectors in. Frozen, BLIP-2 and MiniGPT-4 differ in where the vectors come from, not in this.
 """
 
@@ -55,7 +55,7 @@ def embed(language: Any, ids: Tensor, soft: Tensor) -> Tensor:
 def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood in nats of what `labels` `[N, T]` ask for (`IGNORE_INDEX` elsewhere), summed `[N]`, and how many those are.
 
-    The place before a label predicts it; nothing is asked of the first place.
+    The place before a label predicts it; the first place has no label.
     """
     out = language(inputs_embeds=embed(language, ids, soft), attention_mask=(ids != PADDING).long(), use_cache=False)
     asked = labels[:, 1:] != IGNORE_INDEX

@@ -1,4 +1,4 @@
-"""The prompt by which a language model is asked a question: BLIP-2's and Frozen's in their evaluations of VQA.
+"""The prompt for questions to a language model: BLIP-2's and Frozen's in their evaluations of VQA.
 
 The language models that the suite trains read it in their texts, models put it after an image, and the few-shot tasks build theirs of it.
 """

@@ -1,4 +1,4 @@
-"""Where pretrained things come from: run folders of this suite, and the hub."""
+"""Sources of pretrained models: run folders of this suite, and the hub."""
 
 from __future__ import annotations
 

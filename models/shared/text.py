@@ -167,7 +167,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def as_text(tokenizer: Tokenizer) -> str:
-    """The whole tokenizer as json, so that what was trained loads without the hub; the name of one that a library provides."""
+    """The whole tokenizer as json, so that a run loads without the hub; only the name of one that a library provides."""
     if isinstance(tokenizer, BPETokenizer):
         return tokenizer.fast.to_str()
     described = tokenizer.describe() if isinstance(tokenizer, HubTokenizer) else {"tokenizer": tokenizer.name}

@@ -130,7 +130,7 @@ class _ConvBlock(nn.Module):
 
 
 def image_states(tower: VisionTransformer, pixels: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-    """What a tower makes of pictures whose `hidden` patches are replaced by the mask token.
+    """A tower's states for pictures whose `hidden` patches are replaced by the mask token.
 
     pixels: normalised `[B, 3, S, S]`; hidden: bool `[B, N]`, None for none; mask_token `[D]`. Returns the states before the last
     norm, `[B, 1 + N, D]` with a class token. Hidden patches are blanked in the pixels, too: convolutions look beyond their patch.

@@ -23,7 +23,7 @@ class NetworkConfig:
     blocks: int = 2  # residual blocks a level; the decoder has one more
     latent: int = 256  # channels of the latents
     norm: Literal["group", "none"] = "group"
-    middle: bool = True  # blocks between encoder and latents, and latents and decoder; without them a token tells of its surroundings alone
+    middle: bool = True  # blocks between encoder and latents, and latents and decoder; without them a token covers only its neighbourhood
     attention: bool = True  # self-attention over the cells in the middle
 
     def __post_init__(self) -> None:

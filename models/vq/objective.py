@@ -1,4 +1,4 @@
-"""What a tokenizer's reconstruction is compared by: pixels, features of a classifier, and a discriminator."""
+"""Losses of a tokenizer's reconstruction: pixels, features of a classifier, and a discriminator."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Perceptual:
     depths = (3, 8, 15, 22, 29)  # the ReLU before each pooling
 
     def __init__(self, weights: str) -> None:
-        with torch.device("meta"):  # or its classifier's 120 M numbers would be drawn for nothing
+        with torch.device("meta"):  # or 120 M weights would be drawn at random for nothing
             features = vgg16().features
         state = {name.removeprefix("features."): tensor for name, tensor in _vgg16(weights).items() if name.startswith("features.")}
         features.load_state_dict(state, assign=True)

@@ -19,10 +19,10 @@ class Quantised(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """The nearest of `size` vectors, which are learned by gradient or as running means of the latents they stand for (EMA).
+    """The nearest of `size` vectors, learned by gradient or as running means of the latents assigned to them (EMA).
 
     loss = commitment * |z - sg(e)|^2 + codebook * |sg(z) - e|^2. VQ-VAE's equation 3 has weights .25 and 1; VQ-GAN's code, and
-    with it every tokenizer trained by it, has them the other way round, 1 and .25, which is the default here. With
+    every tokenizer trained by it, has the reverse, 1 and .25, which is the default here. With
     `decay` > 0 the second term is replaced by the running mean (VQ-VAE, appendix A.1).
 
     A code whose share of use falls below `dead` times 1 / size is restarted from a latent of the current batch.
@@ -74,7 +74,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def revive(self, latents: Tensor, generator: torch.Generator, *, everything: bool = False) -> int:
-        """Restart the codes that nobody uses from latents `[N, D]`; returns how many there were."""
+        """Restart unused codes from latents `[N, D]`; returns their number."""
         dead = self.usage < (math.inf if everything else self.dead / self.size)
         count = int(dead.sum())
         if count:
