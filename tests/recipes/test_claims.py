@@ -204,7 +204,7 @@ def test_arms_of_other_models_and_other_questions_about_one_run(page: Examine, t
     across = claim("across", last_losses(3), arms=arms)
     asked = claim("asked", planted(0.0), arms=(Arm("so", metric=planted(0.2, noise=0.0)), Arm("otherwise", metric=planted(0.0, noise=0.0))))
     assert page(across, page="tower") == 0
-    assert result(tmp_path, "across")["arms"][1]["differs"] == {"model": ["bridge", "tower"]}
+    assert result(tmp_path, "across")["arms"][1]["differs"] == {"page": ["bridge", "tower"]}
     page(asked)
     found = result(tmp_path, "asked")
     assert found["arms"][1]["differs"] == {"metric": ["planted 0.2", "planted 0.0"]}
@@ -240,7 +240,7 @@ def test_what_the_recipes_declare_can_be_tested(tmp_path: Path) -> None:
         for declared in {question.claim for question in questions}:
             assert apart(declared, questions)
             assert declared.sentence.endswith(".")
-            assert len(declared.seeds) >= 3
+            assert len(declared.seeds) == 1 or len(declared.seeds) >= 3  # two give no interval worth the name; one is marked in its verdict
 
 
 def test_numbers_come_from_the_harness(tmp_path: Path) -> None:
