@@ -2,6 +2,7 @@
 from the small files in recipes/results/ alone; `python -m recipes.tools.results collect` (collect.py) writes those from .runs.
 
 The same files give the same bytes. Nothing here measures, and no number is typed: only what a file of recipes/results/ says is published.
+results/earlier.json holds what was published before these files existed, each row until it is measured again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,14 @@ Test split, one row for each experiment. Of several seeds: the mean with its 95 
 bootstrap interval over test samples, which does not include seed-to-seed variance. A model that cannot do a task has n/a. Controls are
 means over the models; *n* is the number of samples. Tasks and their papers: [eval/tasks](../eval/tasks). To repeat a row:
 `make train-<model> eval-<model> SEED=<seed>`, then `make results ARGS=collect`.
+"""
+OLDER = """
+### Models, older code
+
+Published before, on {dataset}; each row stays until a run of its page has been collected. Intervals are over seeds where there are
+several, else bootstrap intervals over test samples; a mean of two seeds has none. A note says where a value comes from another training
+than its row. Chance and oracle belong to the data; the other controls are means over the models, or of one model where only some rows
+have the measure.
 """
 MEASURES = """
 ### Measures of single models
@@ -73,6 +81,17 @@ CALIBRATION = """
 A small detector, trained on the truth of the embedded data (`make calibrate`), answers every question by rule from what it finds: what it
 gets right the pictures show. Without the picture: chance, and for questions the most frequent training answer.
 """
+IN_README = (  # columns of its table, on the embedded data
+    "zeroshot: shape",
+    "retrieval: i2t R@1 (500)",
+    "foils: swap attribute",
+    "winoground: group",
+    "captioning: object F1",
+    "vqa: accuracy",
+    "pope: accuracy (adversarial)",
+    "drawing: colour + shape",
+)
+MARK = "\N{DAGGER}"  # of what comes from older code
 CLAIM = ("page", "sentence", "paper", "ours", "seeds", "verdict")  # columns of the table of claims
 SPEEDS = {  # how alike both sides of a comparison are -> its heading; what is like for like leads
     "fp32": "The same work on both sides, fp32",
@@ -155,9 +174,24 @@ class Published:
         return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
     @cached_property
+    def older(self) -> list[Json]:
+        """Rows of models that were trained with older code, each until a run of its page has been collected, with where they come from."""
+        block = self._one("earlier").get("models", {})
+        again = {(each.model, each.preset, each.dataset, each.trained_on) for results in self.results.values() for each in results}
+        about = {name: value for name, value in block.items() if name not in ("rows", "controls")}
+        return [
+            about | row for row in block.get("rows", ()) if (row["page"], block["preset"], block["dataset"], block["dataset"]) not in again
+        ]
+
+    @cached_property
+    def older_controls(self) -> list[Json]:
+        """Of the older rows, to be shown as long as one of these is."""
+        return list(self._one("earlier").get("models", {}).get("controls", ()))
+
+    @cached_property
     def claims(self) -> list[Json]:
         """Every claim as a line of the table, an older outcome only where the claim has not been tested again."""
-        older = {(row["page"], row["claim"]): row | about for about in self._older() for row in about["rows"]}
+        older = {(row["page"], row["claim"]): row | about for about in self._one("earlier").get("claims", ()) for row in about["rows"]}
         tested = {}
         for path, record in self._read("claims/*.json"):
             claim = claim_of(record, path)
@@ -166,9 +200,6 @@ class Published:
             tested[claim.page, claim.name] = line | {name: record[name] for name in ("date", "commit", "versions")}
         places = sorted(older | tested, key=lambda known: known[0])  # stable: claims of a page stay in the order of their files
         return [tested.get(known) or older[known] for known in places]
-
-    def _older(self) -> list[Json]:
-        return read_json(self.folder / "earlier.json")["claims"] if (self.folder / "earlier.json").exists() else []
 
     @cached_property
     def speed(self) -> list[Json]:
@@ -205,40 +236,68 @@ class Published:
 
 def results_page(published: Published) -> str:
     sections = (models_section, claims_section, speed_section, times_section, calibration_section)
-    return HEAD.lstrip() + "".join("\n".join(section(published)) + "\n" for section in sections)
+    return HEAD.lstrip() + "".join("\n".join(section(published)).rstrip("\n") + "\n" for section in sections)
 
 
 def models_section(published: Published) -> list[str]:
     lines = [MODELS]
     for dataset, results in published.results.items():
         rows, columns = to_rows(results), keys(results)
-        lines += [f"### {cell(dataset)}", "", *results_table(rows, columns, with_intervals=True)]
+        lines += [f"### {cell(dataset)}", "", *results_table(rows, columns)]
         lines += ["", "What it cost, prerequisites included; means over seeds:", "", *costs_table(rows)]
         lines += ["", *origins("Trained", ((row, record_of(result)) for row in rows for result in row.results))]
         lines += [*origins("Evaluated", ((row, evaluation_of(result)) for row in rows for result in row.results)), ""]
     if not published.results:
-        lines += ["No run has been collected yet."]
+        lines += ["No run has been collected yet.", ""]
+    if published.older:
+        lines += older_lines(published.older, published.older_controls)
     if measured := [run for run in published.runs if run.record["measures"]]:
         lines += [MEASURES, *table(("run", "measure", "value"), "lll", [line for run in measured for line in measure_lines(run)])]
     return lines
 
 
-def results_table(rows: Sequence[Row], columns: Sequence[Key], *, with_intervals: bool) -> list[str]:
-    def shown(value: Value) -> str:
-        text = words.quantity(value.value, value.unit) if value.value is not None else value.status or words.MISSING
-        if not with_intervals or value.low is None or value.high is None:
-            return text
-        return f"{text} ({words.quantity(value.low, value.unit)}{words.MISSING}{words.quantity(value.high, value.unit)})"
-
+def results_table(rows: Sequence[Row], columns: Sequence[Key]) -> list[str]:
     heads = ["", "seeds", *(column_name(key) for key in columns)]
     lines = [[row.name, str(len(row.results)), *(shown(row.value(key)) for key in columns)] for row in rows]
     for variant in control_variants([result for row in rows for result in row.results]):
         values = [control(list(rows), key, variant) for key in columns]
         lines.append([f"*{variant}*", "", *(words.quantity(value.value, value.unit) for value in values)])
-    if with_intervals:
-        most = [max((value.n for row in rows if (value := row.value(key)).n), default=None) for key in columns]
-        lines.append(["*n*", "", *(str(n) if n else words.MISSING for n in most)])
+    most = [max((value.n for row in rows if (value := row.value(key)).n), default=None) for key in columns]
+    lines.append(["*n*", "", *(str(n) if n else words.MISSING for n in most)])
     return table(heads, "lr" + "r" * len(columns), lines)
+
+
+def shown(value: Value, *, interval: bool = True) -> str:
+    text = words.quantity(value.value, value.unit) if value.value is not None else value.status or words.MISSING
+    if not interval or value.low is None or value.high is None:
+        return text
+    return f"{text} ({words.quantity(value.low, value.unit)}{words.MISSING}{words.quantity(value.high, value.unit)})"
+
+
+def older_lines(rows: Sequence[Json], controls: Sequence[Json]) -> list[str]:
+    """A table of what every row has, one of what some rows have, one of costs."""
+    columns = older_keys(rows)
+    common = [key for key in columns if all("/".join(key) in row["values"] for row in rows)]
+    lines = [OLDER.format(dataset=rows[0]["dataset"]).strip("\n"), ""]
+    for part in (common, [key for key in columns if key not in common]):
+        having = [row for row in rows if any("/".join(key) in row["values"] for key in part)]
+        cells = [[row["page"], str(row["seeds"]), *(older_cell(row, key) for key in part)] for row in having]
+        cells += [[f"*{each['variant']}*", "", *(older_cell(each, key) for key in part)] for each in controls]
+        lines += [*table(["", "seeds", *map(column_name, part)], "lr" + "r" * len(part), cells), ""] if part else []
+    costs = [cost for cost in COSTS if any(cost.field in row["cost"] for row in rows)]
+    paid = [[row["page"], *(row["cost"].get(cost.field, words.MISSING) for cost in costs)] for row in rows]
+    lines += ["What it cost, prerequisites included:", "", *table(["", *(cost.label for cost in costs)], "l" + "r" * len(costs), paid), ""]
+    return [*lines, *origins("Trained and evaluated", ((row["page"], row) for row in rows)), ""]
+
+
+def older_keys(rows: Sequence[Json]) -> list[Key]:
+    """What earlier.json names "task/split/metric"."""
+    return [Key(*name.split("/", 2)) for name in dict.fromkeys(name for row in rows for name in row["values"])]
+
+
+def older_cell(row: Json, key: Key, *, interval: bool = True) -> str:
+    value = Value(**row["values"].get("/".join(key), {}))
+    return ", ".join(filter(None, [shown(value, interval=interval), value.note]))
 
 
 def column_name(key: Key) -> str:
@@ -312,18 +371,46 @@ def calibration_section(published: Published) -> list[str]:
 
 
 def readme_table(published: Published) -> str:
-    """The first data set's results without their intervals, and where the rest is."""
-    if not published.results:
+    """The first data set's results in few columns, without their intervals; older rows among them, marked."""
+    if not published.results and not published.older:
         return "No run has been collected yet: see [recipes/RESULTS.md](recipes/RESULTS.md).\n"
-    dataset, results = next(iter(published.results.items()))
-    rows, columns = to_rows(results), keys(results)
+    dataset, results = next(iter(published.results.items()), (published.older[0]["dataset"] if published.older else "", []))
+    rows, older = to_rows(results), [row for row in published.older if row["dataset"] == dataset]
+    known = {column_name(key): key for key in (*older_keys(older), *keys(results))}
+    columns = [known[name] for name in IN_README if name in known]
     flops = next(cost for cost in COSTS if cost.field == "train_flops")
-    lines = results_table(rows, columns, with_intervals=False)
-    paid = [flops.label, "", *(flops.show(row.cost(flops.field)) for row in rows)]
-    lines = [f"{line} {more} |" for line, more in zip_longest(lines, paid, fillvalue="")]
-    lines[1] = lines[1].removesuffix("  |") + "---:|"
-    about = f"`{dataset}`, test split, means over seeds. Intervals, costs, commits, claims, speed: [RESULTS.md](recipes/RESULTS.md)."
-    return "\n".join([*lines, "", about]) + "\n"
+    lines = []  # paradigm, page, cells
+    for row in rows:
+        cells = [shown(row.value(key), interval=False) for key in columns]
+        lines.append((row.paradigm, row.page, [row.name, str(len(row.results)), *cells, flops.show(row.cost(flops.field))]))
+    for old in older:
+        cells = [older_cell(old, key, interval=False) for key in columns]
+        lines.append((old["paradigm"], old["page"], [f"{old['page']} {MARK}", str(old["seeds"]), *cells, old["cost"][flops.field]]))
+    shares = [cells for *_, cells in sorted(lines, key=lambda line: line[:2])]
+    shares += readme_controls(rows, published.older_controls if older else [], columns)
+    about = [f"`{dataset}`, test split, means over seeds. Intervals, costs, commits, claims, speed: [RESULTS.md](recipes/RESULTS.md)."]
+    if older:
+        commits = ", ".join(dict.fromkeys(short(row["commit"]) for row in older))
+        about.append(f"{MARK} trained with older code (commit {commits}) and not again yet.")
+    heads = ["", "seeds", *map(column_name, columns), flops.label]
+    return "\n".join([*table(heads, "lr" + "r" * len(columns) + "r", shares), "", *about]) + "\n"
+
+
+def readme_controls(rows: Sequence[Row], older: Sequence[Json], columns: Sequence[Key]) -> list[list[str]]:
+    """Of the collected runs; where these have none, of the older ones, marked."""
+    before = {each["variant"]: each for each in older}
+    lines = []
+    for variant in dict.fromkeys([*control_variants([result for row in rows for result in row.results]), *before]):
+        values = [control(list(rows), key, variant) for key in columns]
+        fresh = any(value.value is not None for value in values)
+        name, mark = (f"*{variant}*", f" {MARK}") if fresh else (f"*{variant}* {MARK}", "")
+        cells = []
+        for key, value in zip(columns, values, strict=True):
+            old = older_cell(before[variant], key, interval=False) if variant in before else words.MISSING
+            use_old = value.value is None and old != words.MISSING
+            cells.append(old + mark if use_old else words.quantity(value.value, value.unit))
+        lines.append([name, "", *cells, ""])
+    return lines
 
 
 # --------------------------------------------------------------------------------------------------------- pieces

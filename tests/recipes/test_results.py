@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 
 from eval import EvalError
+from eval.report.headline import headline
 from eval.report.words import MISSING
+from eval.tasks import headlines
+from models import model_of
 from recipes.tools.collect import collect, pretty
-from recipes.tools.results import BEGIN, END, ROOT, Published, results_page, write
+from recipes.tools.results import BEGIN, END, IN_README, MARK, ROOT, Published, older_keys, readme_table, results_page, write
+from recipes.train.pages import preset
 from tests.eval.fake_runs import claim, write_run
 from tests.eval.fake_runs import write as write_json
 
@@ -84,6 +88,19 @@ def test_every_older_claim_is_still_declared() -> None:
         assert row["claim"] in names, f"earlier.json: recipes/{row['page']}.py declares no claim {row['claim']!r}, only {names}"
 
 
+def test_every_older_row_can_be_replaced() -> None:
+    """By a run of a page that exists, in columns that a collected run has, too."""
+    block = json.loads((ROOT / "recipes/results/earlier.json").read_text())["models"]
+    for row in block["rows"]:
+        assert model_of(preset(row["page"], block["preset"]).model).paradigm == row["paradigm"]
+    columns = older_keys(block["rows"])
+    common = [key for key in columns if all("/".join(key) in row["values"] for row in block["rows"])]
+    assert headline(common) == common
+    assert {key.task for key in columns} <= headlines().keys()
+    assert {name for each in block["controls"] for name in each["values"]} <= {"/".join(key) for key in columns}
+    assert set(IN_README) <= set(cells((ROOT / "README.md").read_text(), "*oracle*", f" {MARK}"))
+
+
 def test_no_other_file_types_a_result() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     if not tracked:
@@ -136,10 +153,10 @@ def test_seeds_become_their_mean_and_its_interval(project: Path, runs: Path) -> 
     assert both(project) == first
 
 
-def cells(page: str, label: str) -> dict[str, str]:
-    """Of the first table with such a row: its cells by column."""
+def cells(page: str, label: str, mark: str = "") -> dict[str, str]:
+    """Of the first table with such a row, `mark` behind its label or not: its cells by column."""
     lines = page.splitlines()
-    place = next(number for number, line in enumerate(lines) if line.startswith(f"| {label} |"))
+    place = next(number for number, line in enumerate(lines) if line.startswith((f"| {label} |", f"| {label}{mark} |")))
     head = next(lines[number - 1] for number in range(place, 0, -1) if lines[number].startswith("|---"))
     return dict(zip(*([each.strip() for each in line.strip("|").split("|")] for line in (head, lines[place])), strict=True))
 
@@ -163,6 +180,66 @@ def test_the_model_of_an_earlier_stage_has_a_row_of_its_own(project: Path, runs:
     assert cells(page, "coca after contrast")["zeroshot: shape"] == cells(page, "coca")["zeroshot: shape"]
     costs = page[page.index("What it cost") :]
     assert [cells(costs, row)["samples"] for row in ("coca after contrast", "coca")] == ["1.00 k", "640 k"]
+
+
+@pytest.fixture
+def uncollected(project: Path) -> Path:
+    """The project before any run was collected."""
+    shutil.rmtree(project / "recipes" / "results" / "runs", ignore_errors=True)
+    return project
+
+
+def older_pages(project: Path) -> list[str]:
+    return [row["page"] for row in Published(project / "recipes" / "results").older]
+
+
+def test_a_collected_run_replaces_its_older_row_alone(uncollected: Path, runs: Path) -> None:
+    before = older_pages(uncollected)
+    assert {"clip", "coca", "siglip"} <= set(before)
+    collect(runs, uncollected / "recipes" / "results", commit=COMMIT)
+    assert older_pages(uncollected) == [page for page in before if page not in ("clip", "coca")]
+    write(uncollected)
+    page, readme = (text.decode() for text in both(uncollected))
+    assert cells(readme, "clip")["zeroshot: shape"] == ".650"
+    older = page[page.index("### Models, older code") : page.index("## Claims")]
+    published = cells(older, "siglip")["zeroshot: shape"]
+    assert published.startswith(cells(readme, f"siglip {MARK}")["zeroshot: shape"] + " (")
+    for label in ("clip", "coca"):
+        assert f"| {label} |" not in older
+        assert f"| {label} {MARK} |" not in readme
+    assert readme.index("| clip |") < readme.index(f"| siglip {MARK} |") < readme.index("| coca |")  # a paradigm stays together
+    oracle = cells(readme, "*oracle*")
+    assert oracle["zeroshot: shape"] == "1.000"
+    assert oracle["captioning: object F1"] == f"1.000 {MARK}"  # the collected runs have none
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("recipe.json", {"page": "lit"}),
+        ("recipe.json", {"preset": "small"}),
+        ("eval/scenes-tiny/eval.json", {"trained_on": "photos"}),
+        ("recipe.json", {"stage": "contrast"}),
+    ],
+)
+def test_another_experiment_replaces_no_older_row(uncollected: Path, runs: Path, file: str, fields: dict[str, Any]) -> None:
+    before = older_pages(uncollected)
+    change(runs / "coca-tiny-s0" / file, **fields)
+    collect(runs, uncollected / "recipes" / "results", ["coca-tiny-s0"], commit=COMMIT)
+    assert older_pages(uncollected) == before
+
+
+def test_with_the_last_older_row_everything_marked_leaves(uncollected: Path, runs: Path) -> None:
+    earlier = uncollected / "recipes" / "results" / "earlier.json"
+    block = json.loads(earlier.read_text())["models"]
+    rows = [row for row in block["rows"] if row["page"] in ("clip", "coca")]
+    change(earlier, models=block | {"rows": rows})
+    write(uncollected)
+    assert MARK in readme_table(Published(uncollected / "recipes" / "results"))
+    collect(runs, uncollected / "recipes" / "results", commit=COMMIT)
+    published = Published(uncollected / "recipes" / "results")
+    assert MARK not in readme_table(published)
+    assert "### Models, older code" not in results_page(published)
 
 
 def test_a_tested_claim_replaces_its_older_row(project: Path, runs: Path) -> None:
