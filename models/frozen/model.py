@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import timm
@@ -76,6 +76,7 @@ class FrozenConfig:
 class Frozen(Model):
     paradigm = "pretrained backbones"
     Config = FrozenConfig
+    notes: ClassVar = {"binding": "It must write one of the two new words, and often writes neither; chance names one of them."}
     score_kind = "likelihood"
 
     def __init__(self, config: FrozenConfig, tokenizer: Tokenizer) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -80,6 +80,7 @@ class MiniGPT4(Model):
     paradigm = "pretrained backbones"
     Config = MiniGPT4Config
     builds_on = ("blip2", "lm")
+    notes: ClassVar = {"binding": "It must write one of the two new words, and often writes neither; chance names one of them."}
     score_kind = "likelihood"
 
     def __init__(self, config: MiniGPT4Config, tokenizer: Tokenizer) -> None:
