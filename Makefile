@@ -47,17 +47,17 @@ eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on every task it
 	$(PY) -m eval.run $(or $(AS_THEY_ARE),$(RUN)) --data "$(TEST)" --device $(DEVICE) $(if $(TASKS),--tasks $(TASKS)) $(EVAL_ARGS)
 
 chat-%: $(READY) data ## talk with a trained minigpt4 about a picture: IMAGE=photo.jpg
-	@test -n "$(IMAGE)" || { echo "which picture? make chat-$* IMAGE=photo.jpg"; exit 1; }
+	@test -n "$(IMAGE)" || { echo "name a picture: make chat-$* IMAGE=photo.jpg"; exit 1; }
 	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
 	$(PY) -m models.$*.chat $(RUN) "$(IMAGE)" --device $(DEVICE) $(ARGS)
 
 claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEEDS=0,1,2, ARGS="--only NAME"
 	$(PY) -m recipes.claims $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
-time-%: $(READY) data ## how long a training takes on this machine, from some steps of every stage
+time-%: $(READY) data ## training time on this machine, extrapolated from some steps of every stage
 	$(PY) -m recipes.tools.timing $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) --seed $(SEED) $(ARGS)
 
-compare: $(READY) ## put all evaluated runs side by side: terminal, Markdown, CSV, HTML
+compare: $(READY) ## compare all evaluated runs: terminal, Markdown, CSV, HTML
 	$(PY) -m eval.compare --pages "$(COMPARED)" $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
 
 picture: $(READY) ## a screenshot of the report's first screen: ARGS="--out FILE.png --width 390" (needs chromium)
@@ -70,13 +70,13 @@ ifeq ($(DATA),$(SCENES))
 	@test -f $(SCENES)/pairs/index.json || $(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(PLANTED)) --out $(SCENES)
 endif
 
-import: $(READY) ## bring your own data: ARGS="coco|folder|table|winoground|... --help"
+import: $(READY) ## import your own data: ARGS="coco|folder|table|winoground|... --help"
 	$(PY) -m data.importers $(ARGS)
 
-check-data: $(READY) ## read every sample of DATA= and say what would be dropped; writes a missing index.json, ARGS=--write-index renews it
+check-data: $(READY) ## report what would be dropped from DATA=; writes a missing index.json (ARGS=--write-index rewrites it)
 	$(PY) -m data.check "$(DATA)" $(ARGS)
 
-calibrate: $(READY) data ## show that every attribute, relation and question of the embedded data can be learned
+calibrate: $(READY) data ## check that everything asked about the embedded data can be learned
 	$(PY) -m recipes.tools.calibrate --data "$(DATA)" $(ARGS)
 
 tune-magic: RUN = $(or $(OUT),.runs/magic-$(PRESET)$(ON)-s$(SEED))
@@ -84,13 +84,13 @@ tune-magic: $(READY) data ## MAGIC's alpha and beta on the val split: ARGS="--al
 	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-magic
 	$(PY) -m recipes.tools.tune_magic $(RUN) --data "$(DATA)" --device $(DEVICE) $(ARGS)
 
-params: $(READY) ## parameter counts of the paper-size models, beside the papers'
+params: $(READY) ## parameter counts of the paper-size models against the papers'
 	$(PY) -m recipes.tools.params
 
 bench: $(READY) data ## speed against the reference libraries, as ratios
 	$(PY) -m recipes.bench --data "$(DATA)" --device $(DEVICE) $(ARGS)
 
-results: $(READY) ## write recipes/RESULTS.md and the README's table from recipes/results/; ARGS="collect --runs .runs" fills that first
+results: $(READY) ## write recipes/RESULTS.md and the README's table from recipes/results/; ARGS=collect fills that from .runs first
 	$(PY) -m recipes.tools.results $(ARGS)
 
 test: $(READY) ## the tests (minutes, two cores)

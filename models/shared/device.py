@@ -1,4 +1,4 @@
-"""Which device to work on, and what it is called in results."""
+"""The device to compute on, and its name in results."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The prompt for questions to a language model: BLIP-2's and Frozen's in their evaluations of VQA.
 
-The language models that the suite trains read it in their texts, models put it after an image, and the few-shot tasks build theirs of it.
+The suite's language models are trained on it, models put it after an image, and few-shot tasks build their prompts from it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Sequences that begin alike are read once: many texts about one picture, laid out as a tree.
+"""Shared beginnings of sequences are computed once: many texts about one picture, laid out as a tree.
 
 A causal model's state at a token depends on the tokens before it and on nothing else, so that texts share the states of the words
 they begin with. The distinct beginnings of a group of sequences are the nodes of a tree; they are read as one sequence in which every
-node looks at its ancestors only (tree attention, SpecInfer, Miao et al., 2023, arXiv 2305.09781, section 4). What comes out is what
-reading each sequence by itself gives, up to rounding.
+node attends to its ancestors only (tree attention, SpecInfer, Miao et al., 2023, arXiv 2305.09781, section 4). The results equal
+those of each sequence by itself, up to rounding.
 """
 
 from __future__ import annotations
