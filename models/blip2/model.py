@@ -55,7 +55,7 @@ class BLIP2Config:
     contrast: float = 1.0  # weights of the first stage's three losses; one of weight 0 is not computed
     matching: float = 1.0
     generation: float = 1.0
-    questions: float = 0.0  # share of the second stage's samples of which a question is answered instead
+    questions: float = 0.0  # share of the second stage's samples with a question to answer instead of a caption
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
@@ -242,7 +242,7 @@ class BLIP2(Model):
             self.temperature.clamp_(0.001, 0.5)
 
     def _see(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels -> what the Q-Former attends to `[B, S, M]`: the frozen tower's states, normalised by a norm that learns."""
+        """uint8 pixels -> the Q-Former's image input `[B, S, M]`: the frozen tower's states after a trained norm."""
         pixels = normalise(pixels, self.config.mean, self.config.std)
         with torch.no_grad():
             states = self.visual.forward_features(pixels) if self.config.timm_name else image_states(self.visual, pixels)

@@ -23,7 +23,7 @@ from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normal
 from models.shared.text import Tokenizer
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
-SCENES = (*SHAPES, *COLOURS, *SIZES, *FILLS)  # what one object of the embedded data is called
+SCENES = (*SHAPES, *COLOURS, *SIZES, *FILLS)  # attributes of one object of the embedded data
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class LabelCollate:
         if not shown.any():
             few = ", ".join(self.classes[:5])
             raise ValueError(
-                f"sample {samples[0].key} and the {len(samples) - 1} beside it show no object and have no label among the "
+                f"sample {samples[0].key} and the {len(samples) - 1} others of its batch show no object and have no label among the "
                 f"{len(self.classes)} classes ({few}, ...): name this data set's own with --model.classes"
             )
         return {"pixels": self.transform([sample.image for sample in samples], rng), "shown": shown}

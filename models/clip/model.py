@@ -76,7 +76,7 @@ class CLIPConfig:
         return cls(vision=vision, text=TransformerConfig(width=768, depth=12, heads=12), embed_dim=768)
 
 
-TOWER = "tower"  # the key in Sample.extra of what a frozen image tower made of the picture
+TOWER = "tower"  # the key in Sample.extra of a frozen image tower's output for the picture
 
 
 @dataclass(frozen=True)

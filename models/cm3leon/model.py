@@ -160,7 +160,7 @@ class CM3leon(Model):
 
     @torch.no_grad()
     def caption(self, images: Sequence[np.ndarray], how: Decoding = GREEDY) -> list[str]:
-        """The text that fills the gap before each picture; greedy unless told otherwise."""
+        """The text that fills the gap before each picture; greedy by default."""
         return self._write([self.builder.captioning()] * len(images), images, first=1, how=how)
 
     @torch.no_grad()
@@ -259,7 +259,7 @@ class CM3leon(Model):
     def edit(
         self, images: Sequence[np.ndarray], instructions: Sequence[str], *, seed: int = 0, how: Sampling = UNGUIDED
     ) -> list[np.ndarray]:
-        """Pictures changed as told, "remove the large solid red star" for example (section 4.1)."""
+        """Pictures edited by instructions such as "remove the large solid red star" (section 4.1)."""
         rows = [self.builder.edited(self._ids(text), whole=False) for text in instructions]
         return self.image_tokenizer.paint(self._codes(rows, None, images, first=self.frame.answer, seed=seed, how=how)) if rows else []
 

@@ -178,7 +178,7 @@ class FLAVA(Model):
             self.visual.load_state_dict(encoder.visual.state_dict())
 
     def remember(self, batches: Iterable[Sequence[Sample]]) -> None:
-        """Which answers the training set's questions have: the `most_answers` most frequent ones are what the model may say."""
+        """Count the answers to the training set's questions: the model's answers are the `most_answers` most frequent ones."""
         if not self.config.most_answers:
             return
         counted = Counter(question.answer for samples in batches for sample in samples for question in sample.questions)

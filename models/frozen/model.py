@@ -49,7 +49,7 @@ class FrozenConfig:
     prefix: int = 2  # vectors an image becomes; section 3, 1 and 4 were tried
     context: int = 64  # tokens of a caption, or of a question with its answer
     vocab_size: int = 4096
-    questions: float = 0.0  # share of the training samples of which a question is answered instead
+    questions: float = 0.0  # share of the training samples with a question to answer instead of a caption
     tune_language: bool = False  # the paper's comparison: the language model learns, too
     blind: bool = False  # the paper's comparison: every image is black
     mean: tuple[float, float, float] = OPENAI_MEAN

@@ -105,7 +105,7 @@ class MAGIC(Model):
     @torch.no_grad()
     def write(self, images: Sequence[np.ndarray], prompts: Sequence[str], *, how: Search | None = None) -> list[str]:
         """What follows the i-th prompt with the i-th image in sight (section 5: stories that a title begins), up to the end of the
-        text or for as many tokens as the configuration allows. CLIP reads what is written, not the prompt."""
+        text or for as many tokens as the configuration allows. CLIP reads the generated text, not the prompt."""
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} images and {len(prompts)} prompts: expected one prompt for each image")
         if not len(images):

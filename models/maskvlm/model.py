@@ -63,7 +63,7 @@ class MaskVLMConfig:
     retrieval_foils: float = 0.0  # the same in the stage "retrieval"
     object_weight: float = 0.0  # added to the weight 1 of hidden pixels inside of objects' boxes
     rounded: float = 0.0  # painting errors below this count by their square, see `masked_pixels`; 0 is the paper's L1
-    relative: bool = False  # what is painted is the difference from the median colour of what is visible
+    relative: bool = False  # the decoder predicts the difference from the median colour of the visible patches
     hide_both: bool = False  # reconstruct from the other modality masked, too: FLAVA's way, for comparison
     temperature: float = 0.07  # initial
     max_scale: float = 100.0
@@ -279,7 +279,7 @@ class MaskVLM(Model):
         return matching_loss(self.match_head(torch.cat([positive, *others])), positives=len(positive))
 
     def _product(self, image_out: Tensor, text_out: Tensor) -> Tensor:
-        """What the matching head sees of a pair: the product of what stands for either side."""
+        """The matching head's input for a pair: the product of both sides' summaries."""
         return self._whole(image_out) * text_out[:, 0]
 
     def _cross(self, images: Sides, texts: Sides, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -339,7 +339,7 @@ class MaskVLM(Model):
 
     @torch.no_grad()
     def unmask(self, images: Sequence[np.ndarray], texts: Sequence[str], *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Each picture with patches hidden, and what is painted there with the text's help: uint8 `[S, S, 3]`; "" for no help."""
+        """Each picture with masked patches, and its reconstruction given the text ("" for none): uint8 `[S, S, 3]`."""
         pixels = self._pixels(images)
         rng = np.random.default_rng(seed)
         count = round(self.config.masked_patches * self.side**2)
@@ -358,7 +358,7 @@ class MaskVLM(Model):
         return self.visual.fc_norm(self.visual.norm(image_states(self.visual, pixels, hidden, self.mask_token)))
 
     def _whole(self, states: Tensor) -> Tensor:
-        """What stands for the image: the class token's state, or the mean of all."""
+        """A summary of the image: the class token's state, or the mean of all states."""
         return states[:, 0] if self.visual.has_class_token else states.mean(dim=1)
 
     def _image_feature(self, states: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class MiniGPT4Config:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     bridge: int = 1  # layers between the two; the paper also tries 3
     tune_qformer: bool = False  # the paper's comparison: the Q-Former learns, too
-    context: int = 160  # tokens of a request, and of a text that is said
+    context: int = 160  # tokens of a request, and of a target
     vocab_size: int = 32_000
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
@@ -147,7 +147,7 @@ class MiniGPT4(Model):
 
     @torch.no_grad()
     def caption(self, images: Sequence[np.ndarray], *, how: Decoding = GREEDY) -> list[str]:
-        """What it replies when it is asked to describe the picture."""
+        """Its replies to a request for a description."""
         return [reply.text for reply in self.reply(images, [DESCRIBE[0]] * len(images), how=how)]
 
     @torch.no_grad()
@@ -163,7 +163,7 @@ class MiniGPT4(Model):
         before: Sequence[Sequence[Turn]] | None = None,
         how: Decoding = GREEDY,
     ) -> list[Reply]:
-        """What it says to each request about each picture, after the turns `before` it."""
+        """Its reply to each request about each picture, after the turns `before` it."""
         earlier = before or [()] * len(requests)
         rows = [self.template.before_reply(turns, request) for turns, request in zip(earlier, requests, strict=True)]
         return self.go_on(rows, self.look(images), how=how)

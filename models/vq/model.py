@@ -167,7 +167,7 @@ class VQ(Model):
         return Losses(total, losses | measures, {})
 
     def after_step(self) -> str | None:
-        """Move an EMA codebook, restart dead codes. Returns what the log should say of a codebook that has collapsed."""
+        """Move an EMA codebook, restart dead codes. Returns a warning for the log if the codebook has collapsed."""
         if self._batch is None:
             return None
         latents, codes = self._batch
@@ -213,7 +213,7 @@ class VQ(Model):
         return list(levels.permute(0, 2, 3, 1).cpu().numpy())
 
     def reconstruct(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What is left of pictures after one trip through the codes."""
+        """Pictures encoded to codes and decoded again."""
         return self.paint(self.tokens(images)) if len(images) else []
 
     def grid(self, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Is the embedded data set learnable? `make calibrate` trains one small detector on the truth and asks it everything.
 
-The detector (`eval.scenes.recogniser`) sees the training pictures as the models of this suite do, but is told where each object is and
-what it looks like. Questions are then answered by rule from the objects it finds. Whatever it gets right can be learned from these
+The detector (`eval.scenes.recogniser`) sees the same training pictures as the models of this suite, but with the position and attributes
+of each object as labels. Questions are then answered by rule from the objects it finds. Whatever it gets right can be learned from these
 pictures: a model that stays at chance there lacks supervision or budget, not data. The table that it prints is published in
 recipes/RESULTS.md.
 """

@@ -34,7 +34,7 @@ def sizes() -> Iterator[Size]:
 
 
 def _learned(config: Any) -> Any:
-    """With the vocabulary that is learned from the embedded data set, also in what it builds on."""
+    """With the vocabulary learned from the embedded data set, also for its parts."""
     if not hasattr(config, "vocab_size"):
         return config
     inside = {name: _learned(value) for name, value in vars(config).items() if hasattr(value, "vocab_size")}
@@ -42,7 +42,7 @@ def _learned(config: Any) -> Any:
 
 
 def count(size: Size) -> int:
-    """Parameters of what the published figure counts."""
+    """Parameters of the modules that the published figure counts."""
     kind = models.model_of(size.config)
     with torch.device("meta"):
         model = kind(size.config, OpenCLIPTokenizer() if kind.reads_text() else None)

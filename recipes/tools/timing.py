@@ -1,6 +1,6 @@
 """How long `make train-<model>` takes on this machine, from some steps of every stage: `make time-coca`.
 
-What the model builds on is timed, too, and has to be trained already: a stage that starts from nothing would not be that stage.
+Prerequisites are timed, too, and must be trained already: without them a stage would do other work.
 """
 
 from __future__ import annotations

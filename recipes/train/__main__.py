@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("page", help="a page of recipes/: clip, lit, ...")
     parser.add_argument("preset", help="any of the page's PRESETS")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shared", type=Path, help="where runs are found or put that this one builds on; beside --out unless given")
+    parser.add_argument("--shared", type=Path, help="folder of the prerequisites' runs; the parent of --out unless given")
     args, rest = parser.parse_known_args()
     try:
         default = preset(args.page, args.preset)

@@ -1,4 +1,4 @@
-"""A run folder: whose training it holds, whether that is finished, and what it cost."""
+"""A run folder: its recipe, whether the training is finished, and its cost."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Optim, Recipe, Stage
 
 CHECKPOINT = "checkpoint.safetensors"
-# What may change when a run is resumed: it decides where, how fast and in what order of rounding, not what is learned.
+# Fields that may change when a run is resumed: they affect place, speed and rounding, not the training itself.
 FREE = ("page", "preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
 
 
 @contextmanager
 def exclusive_lock(folder: Path, process: Process) -> Iterator[None]:
-    """One training at a time in a folder: another one waits, and then finds what was trained."""
+    """One training at a time in a folder: another one waits, and then finds the finished run."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         if process.rank == 0:
@@ -93,7 +93,7 @@ def finished(folder: Path) -> bool:
 
 
 def keep_stage(folder: Path, recipe: AnyRecipe, stage: Stage, model: Model, process: Process, progress: Progress) -> None:
-    """The model as it is at the end of a stage, as a run folder of its own in `folder`/stages: what the paper asks then is asked of it."""
+    """The model as it is at the end of a stage, as a run folder of its own in `folder`/stages: for the tasks that the paper asks then."""
     kept = folder / "stages" / stage.name
     models.save(model, kept)
     write_cost(kept, recipe, model, process, progress)

@@ -64,7 +64,7 @@ class Reporter:
             self.wandb.log({**{k: v for k, v in record.items() if isinstance(v, (int, float))}, **flat}, step=record["step"])
 
     def at(self, samples: int) -> None:
-        """How far it is, after every step: what the time left is estimated from."""
+        """Progress after every step, for the estimate of the time left."""
         if self.active:
             self.samples = samples
             self.pace.at(samples)
@@ -99,7 +99,7 @@ class Reporter:
 
 
 def _cut_after(path: Path, step: int) -> None:
-    """Drop what a killed run wrote after its last checkpoint: those steps are run again."""
+    """Drop lines that a killed run wrote after its last checkpoint: these steps are run again."""
     if not path.exists():
         return
     kept = []

@@ -1,4 +1,4 @@
-"""The training loop, the only one: what it asks of a model is in models/contract.py.
+"""The only training loop. It knows a model by models/contract.py.
 
 Called again it resumes. Ctrl-C or SIGTERM saves first. Under torchrun every process takes a share of each batch.
 """
@@ -43,7 +43,7 @@ from recipes.train.watch import Signals, Watch
 
 
 def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path | None = None, *, page: str = "") -> int:
-    """Train into a run folder, from where it was left; before that, whatever it builds on, into folders under `shared` (beside
+    """Train into a run folder, from its last checkpoint; before that its prerequisites, into folders under `shared` (next to
     `folder` unless given). The run says that it is of this page (the model's name unless given) and preset.
 
     Returns a process exit status: 0, or 128 + the signal that stopped it.

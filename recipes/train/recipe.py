@@ -1,4 +1,4 @@
-"""What a training consists of, typed: every field is also a command-line option (`ARGS="--optim.lr 1e-3"`)."""
+"""A training, typed: every field is also a command-line option (`ARGS="--optim.lr 1e-3"`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW, or Muon and AdamW; linear warm-up, cosine to zero. Weight decay is for matrices only, not for gains, biases and scalars."""
+    """AdamW, or Muon and AdamW; linear warm-up, cosine to zero. Weight decay for matrices only, not for gains, biases and scalars."""
 
     lr: float
     weight_decay: float = 0.05
@@ -21,7 +21,7 @@ class Optim:
     """samples"""
     clip_norm: float = 1.0
     muon: bool = False
-    """the matrices of repeated blocks learn by Muon instead, at the same rate"""
+    """Muon instead for the matrices of repeated blocks, at the same learning rate"""
 
     def lr_at(self, samples: int, budget: int) -> float:
         """Learning rate of the step that begins when `samples` of `budget` have been seen."""
@@ -33,24 +33,24 @@ class Optim:
 
 @dataclass(frozen=True)
 class Log:
-    """Where a run reports. Everything goes to train.jsonl in the run folder; wandb only when asked."""
+    """The logs of a run. Everything goes to train.jsonl in the run folder; to wandb only on request."""
 
     every: int = 20
     """steps between two lines"""
     wandb: Literal["off", "offline", "online"] = "off"
     project: str = "paragone"
     validate: int = 512
-    """validation samples, in whole batches and at least one, whose loss is measured ten times a run by a lone process; 0 for none"""
+    """validation samples (in whole batches, at least one) for a loss that a single process measures ten times a run; 0 for none"""
 
 
 @dataclass(frozen=True)
 class Prerequisite:
-    """A model that this one builds on: the finished run of another recipe, with the same data and the same seed. Before its
-    first step the model takes it over, `model.adopt({role: module})`, as part of its own configuration and weights: what was
-    trained loads from its own folder."""
+    """A model that this one builds on: the finished run of another page, with the same data and the same seed. Before its
+    first step the model takes it over, `model.adopt({role: module})`, as part of its own configuration and weights: the trained run
+    loads from its own folder alone."""
 
     role: str
-    """what it is to the model: image_tokenizer, language_model, ..."""
+    """its role in the model: image_tokenizer, language_model, ..."""
     recipe: str
     preset: str = ""
     """of that recipe; the same as this one's unless given"""
@@ -58,8 +58,8 @@ class Prerequisite:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training with its own optimiser and schedule. Where it begins, or is resumed, `model.enter_stage(name)` sets
-    what is frozen and what `model.collate` is."""
+    """A part of a training with its own optimiser and schedule. When it begins, or is resumed, `model.enter_stage(name)` freezes
+    modules and sets `model.collate`."""
 
     name: str
     optim: Optim
@@ -76,7 +76,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe(Generic[Config]):
-    """One training. `recipes/<model>.py` holds one for each preset, beside what the paper did."""
+    """One training. `recipes/<page>.py` has one for each preset, next to the paper's setup."""
 
     model: Config
     optim: Optim = Optim(lr=0.0)
@@ -85,15 +85,15 @@ class Recipe(Generic[Config]):
     batch: int = 0
     """samples per step, over all ranks and micro-batches"""
     stages: tuple[Stage, ...] = ()
-    """one after the other, each with its own optim, budget and batch instead of the three above"""
+    """run in this order, each with its own optim, budget and batch instead of the three above"""
     prerequisites: tuple[Prerequisite, ...] = ()
-    """trained first, where that has not been done yet"""
+    """trained first, unless they are trained already"""
     micro_batch: int | None = None
     """samples per forward pass on each rank; smaller needs less memory and changes nothing else"""
     data: str = ".data/scenes-tiny"
     """data set folder, folder of shards, or pattern of shards"""
     shards: int = 0
-    """train on the first so many shards only, and build on what was trained on all; 0 for all"""
+    """train on the first shards only (0: on all); prerequisites are trained on all"""
     weights: str = ""
     """published weights to start from, such as open_clip:ViT-B-32/laion2b_s34b_b79k or hf:google/siglip-base-patch16-224; they
     bring their own architecture and tokenizer"""
@@ -110,7 +110,7 @@ class Recipe(Generic[Config]):
     workers: int = 0
     """loader processes"""
     memory_gb: float = 4.0
-    """sets that decode to less are held in memory (by every rank), larger ones are streamed"""
+    """data sets that decode to less are held in memory (by every rank), larger ones are streamed"""
     save_minutes: float = 2.0
     log: Log = field(default_factory=Log)
 

@@ -1,4 +1,4 @@
-"""What a training builds on, and the stages that it goes through: where weights come from, what is frozen."""
+"""Prerequisites and stages of a training: where weights come from, which modules are frozen."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run_name(name: str, preset: str, recipe: AnyRecipe, standard_data: str) -> s
 
 
 def adopt(model: Model, needed: Sequence[Needed], adopted: Mapping[str, Model], progress: Progress) -> None:
-    """Hand the trained prerequisites over, and note what they cost and which of the model's modules they became."""
+    """Pass the trained prerequisites to the model, and record their cost and which modules of the model hold them."""
     if not adopted:
         return
     model.adopt(dict(adopted))
