@@ -37,7 +37,7 @@ def test_captions_change_nothing() -> None:
 
 
 def test_labels_of_another_data_set_are_asked_for() -> None:
-    with pytest.raises(ValueError, match=r"sample x and the 0 beside it .* 22 classes .*--model.classes"):
+    with pytest.raises(ValueError, match=r"sample x and the 0 others .* 22 classes .*--model.classes"):
         build().collate([Sample("x", SAMPLES[0].image, captions=("a red star",))])
 
 
