@@ -109,11 +109,12 @@ def to_rows(results: list[Result]) -> list[Row]:
             rows.append(Row(**about, results=tuple(group), difference=difference, varying=varying))
 
     rows = [replace(row, name=distinct_name(row, rows)) for row in rows]
+    return sorted(rows, key=lambda row: (*place(row.paradigm), row.page, row.stage, row.preset, row.trained_on))
 
-    def place(paradigm: str) -> int:
-        return PARADIGM_ORDER.index(paradigm) if paradigm in PARADIGM_ORDER else len(PARADIGM_ORDER)
 
-    return sorted(rows, key=lambda row: (place(row.paradigm), row.paradigm, row.page, row.stage, row.preset, row.trained_on))
+def place(paradigm: str) -> tuple[int, str]:
+    """What rows are sorted by first."""
+    return PARADIGM_ORDER.index(paradigm) if paradigm in PARADIGM_ORDER else len(PARADIGM_ORDER), paradigm
 
 
 def cost_of(result: Result, name: str) -> Any:

@@ -22,7 +22,7 @@ from eval.report.claims import claim_of
 from eval.report.columns import COSTS, spoken
 from eval.report.plain import cell
 from eval.report.results import Key, Result, Run, number, read_json, refuse_unlike, result_of
-from eval.report.rows import Row, Value, control, control_variants, keys, to_rows
+from eval.report.rows import Row, Value, control, control_variants, keys, place, to_rows
 from recipes.tools.collect import SCHEMA, Json, collect
 
 ROOT = Path(__file__).parents[2]
@@ -177,11 +177,11 @@ class Published:
     def older(self) -> list[Json]:
         """Rows of models that were trained with older code, each until a run of its page has been collected, with where they come from."""
         block = self._one("earlier").get("models", {})
-        again = {(each.model, each.preset, each.dataset, each.trained_on) for results in self.results.values() for each in results}
+        finished = [each for results in self.results.values() for each in results if not each.stage]
+        again = {(each.page, each.preset, each.dataset, each.trained_on) for each in finished}
         about = {name: value for name, value in block.items() if name not in ("rows", "controls")}
-        return [
-            about | row for row in block.get("rows", ()) if (row["page"], block["preset"], block["dataset"], block["dataset"]) not in again
-        ]
+        rows = [row for row in block.get("rows", ()) if (row["page"], block["preset"], block["dataset"], block["dataset"]) not in again]
+        return [about | row for row in sorted(rows, key=lambda row: (*place(row["paradigm"]), row["page"]))]
 
     @cached_property
     def older_controls(self) -> list[Json]:
@@ -379,21 +379,24 @@ def readme_table(published: Published) -> str:
     known = {column_name(key): key for key in (*older_keys(older), *keys(results))}
     columns = [known[name] for name in IN_README if name in known]
     flops = next(cost for cost in COSTS if cost.field == "train_flops")
-    lines = []  # paradigm, page, cells
+    lines = []  # what they are sorted by, cells
     for row in rows:
         cells = [shown(row.value(key), interval=False) for key in columns]
-        lines.append((row.paradigm, row.page, [row.name, str(len(row.results)), *cells, flops.show(row.cost(flops.field))]))
+        lines.append(((*place(row.paradigm), row.page), [row.name, str(len(row.results)), *cells, flops.show(row.cost(flops.field))]))
     for old in older:
         cells = [older_cell(old, key, interval=False) for key in columns]
-        lines.append((old["paradigm"], old["page"], [f"{old['page']} {MARK}", str(old["seeds"]), *cells, old["cost"][flops.field]]))
-    shares = [cells for *_, cells in sorted(lines, key=lambda line: line[:2])]
-    shares += readme_controls(rows, published.older_controls if older else [], columns)
+        lines.append(
+            ((*place(old["paradigm"]), old["page"]), [f"{old['page']} {MARK}", str(old["seeds"]), *cells, old["cost"][flops.field]])
+        )
+    lines.sort(key=lambda line: line[0])
+    body = [cells for _, cells in lines]
+    body += readme_controls(rows, published.older_controls if older else [], columns)
     about = [f"`{dataset}`, test split, means over seeds. Intervals, costs, commits, claims, speed: [RESULTS.md](recipes/RESULTS.md)."]
     if older:
         commits = ", ".join(dict.fromkeys(short(row["commit"]) for row in older))
         about.append(f"{MARK} trained with older code (commit {commits}) and not again yet.")
     heads = ["", "seeds", *map(column_name, columns), flops.label]
-    return "\n".join([*table(heads, "lr" + "r" * len(columns) + "r", shares), "", *about]) + "\n"
+    return "\n".join([*table(heads, "lr" + "r" * len(columns) + "r", body), "", *about]) + "\n"
 
 
 def readme_controls(rows: Sequence[Row], older: Sequence[Json], columns: Sequence[Key]) -> list[list[str]]:
