@@ -365,8 +365,8 @@ class Drawings:
         self._known: dict[str, np.ndarray] = {}
 
     def prepare(self, images: Images, texts: Texts = ()) -> None:
-        """Nothing: a drawing costs too much to be made before it is asked for. What a sampled drawing looks like depends on its place in
-        the batch, and batches are the harness's own, which an interruption does not change."""
+        """Draw them all now: what a sampled drawing looks like depends on its place in the batch."""
+        self.drawings(texts)
 
     def drawings(self, texts: Texts) -> list[np.ndarray]:
         missing = list(dict.fromkeys(text for text in texts if text not in self._known))

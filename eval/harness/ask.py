@@ -141,7 +141,9 @@ def answer(
         images = [images[other] for other in exchanged(task.samples)]
     if variant.pictures == "blank":
         images = [np.full_like(images[0], 127)] * len(images)
-    adapter.prepare(images if variant.pictures == "blank" else [sample.image for sample in source.samples(task.split)], task.texts())
+    # A text to be drawn is a sample's first caption; those that nobody is asked about are not drawn.
+    texts = [task.samples[row].captions[0] for row in asked] if task.needs is Drawer else task.texts()
+    adapter.prepare(images if variant.pictures == "blank" else [sample.image for sample in source.samples(task.split)], texts)
     for first in range(file.answered, len(asked), batch_size):
         rows = asked[first : first + batch_size]
         answers = task.ask(adapter, images, rows)

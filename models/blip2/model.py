@@ -292,21 +292,21 @@ class BLIP2(Model):
     @torch.no_grad()
     def answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
         """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
-        soft, pictures = self._prefixes(images)
+        pictures, places = distinct(images)
+        soft = self._prefixes(pictures)
         ids, labels = self.sequences.laid_out([self.sequences.question(question) for question in questions], answers)
-        return self.decoding.log_likelihood(self.language, ids.to(soft.device), labels.to(soft.device), soft, pictures.tolist())
+        return self.decoding.log_likelihood(self.language, ids.to(soft.device), labels.to(soft.device), soft, places)
 
     def _write(self, images: Sequence[np.ndarray], prompts: Sequence[list[int]], how: Decoding = GREEDY) -> list[str]:
         if not len(images):
             return []
         rows = [[*[SOFT] * self.config.queries, *prompt] for prompt in prompts]
-        soft, pictures = self._prefixes(images)
-        return self.decoding.write(self.language, self.tokenizer, rows, soft[pictures], limit=self.config.context, how=how)
+        return self.decoding.write(self.language, self.tokenizer, rows, self._prefixes(images), limit=self.config.context, how=how)
 
-    def _prefixes(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """What the language model gets to see of the distinct pictures, `[I, Q, D]`, and which of them each image is, `[N]`."""
+    def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
+        """What the language model gets to see of each image, `[N, Q, D]`."""
         states, rows = self._look(images)
-        return self.to_language(self.qformer.look(states)), rows
+        return self.to_language(self.qformer.look(states))[rows]
 
     def _look(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """States `[I, S, M]` of the distinct pictures, and which of them each image is, `[N]`."""

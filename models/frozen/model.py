@@ -149,21 +149,22 @@ class Frozen(Model):
         return self._likelihood(images, [self.collate.question(question) for question in questions], answers)
 
     def _likelihood(self, images: Sequence[np.ndarray], prompts: Sequence[list[int]], targets: Sequence[str]) -> Tensor:
-        soft, pictures = self._looked(images)
+        pictures, places = distinct(images)
+        soft = self._prefixes(pictures)
         ids, labels = self.collate.laid_out(prompts, targets)
-        return log_likelihood(self.language, ids.to(soft.device), labels.to(soft.device), soft, pictures)
+        return log_likelihood(self.language, ids.to(soft.device), labels.to(soft.device), soft, places)
 
-    def _looked(self, images: Sequence[np.ndarray]) -> tuple[Tensor, list[int]]:
-        """What the distinct pictures become `[P, prefix, D]`, and which of them each image is."""
-        pictures, rows = distinct(images)
-        return self._see(self.collate.transform(pictures).to(self.to_prefix.weight.device)), rows
+    def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
+        """`[N, prefix, D]`; the same picture is looked at once."""
+        pictures, places = distinct(images)
+        return self._see(self.collate.transform(pictures).to(self.to_prefix.weight.device))[places]
 
     def _write(self, prompts: Sequence[Sequence[str | np.ndarray]], how: Decoding = GREEDY) -> list[str]:
         images = [part for prompt in prompts for part in prompt if not isinstance(part, str)]
         empty = torch.zeros(0, self.config.prefix, self.width, device=self.to_prefix.weight.device)
-        soft, pictures = self._looked(images) if images else (empty, [])
+        soft = self._prefixes(images) if images else empty
         rows = []
         for prompt in prompts:
             parts = [self.collate.tokens(part) if isinstance(part, str) else [SOFT] * self.config.prefix for part in prompt]
             rows.append([token for part in parts for token in part] or [self.tokenizer.end])  # nothing at all: a new document
-        return write(self.language, self.tokenizer, rows, soft[pictures], limit=self.config.context, how=how)
+        return write(self.language, self.tokenizer, rows, soft, limit=self.config.context, how=how)
