@@ -294,10 +294,13 @@ class GeneratedAnswers:
         """Nothing: see `GeneratedCaptions`."""
 
     def answers(self, images: Images, questions: Texts, candidates: Sequence[Texts] = ()) -> list[str]:
-        found: list[str] = []
-        for rows in _chunks(range(len(questions)), self.batch_size):
-            found += _as_many(self.model.answer([images[i] for i in rows], [questions[i] for i in rows]), "answer", len(rows))
-        return found
+        """The same question about the same picture, as about a blank one, is asked once."""
+        distinct = {(id(image), question): (image, question) for image, question in zip(images, questions, strict=True)}
+        found: dict[tuple[int, str], str] = {}
+        for names in _chunks(list(distinct), self.batch_size):
+            pictures, texts = zip(*(distinct[name] for name in names), strict=True)
+            found.update(zip(names, _as_many(self.model.answer(pictures, texts), "answer", len(names)), strict=True))
+        return [found[id(image), question] for image, question in zip(images, questions, strict=True)]
 
 
 class AnswerLikelihoods:
