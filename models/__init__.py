@@ -45,11 +45,15 @@ def model_class(name: str) -> type[Model]:
 
 
 def model_of(config: Any) -> type[Model]:
-    """The class that a configuration belongs to: the one that declares its type as `Config`."""
-    for each in _imported().values():
-        if vars(each).get("Config") is type(config):
-            return each
-    raise ValueError(f"no model has the configuration {type(config).__name__}; a subclass of models.contract.Model says Config = ...")
+    """The class that a configuration belongs to: the one that declares its type as `Config`. Raises ValueError where none does, or two."""
+    kind = type(config)
+    found = [each for each in _imported().values() if vars(each).get("Config") is kind]
+    if not found:
+        raise ValueError(f"no model has the configuration {kind.__name__}; a subclass of models.contract.Model says Config = ...")
+    if len(found) > 1:
+        names = " and ".join(each.__name__ for each in found)
+        raise ValueError(f"{names} have the same Config = {kind.__name__}; give a variant one of its own: class Its({kind.__name__})")
+    return found[0]
 
 
 def _imported() -> dict[str, type[Model]]:

@@ -41,7 +41,7 @@ class Losses(NamedTuple):
 
     @classmethod
     def none(cls, like: Tensor) -> Self:
-        """Of a model that learns nothing from a batch; on the device of `like`."""
+        """The losses of a model that learns nothing from a batch, on the device of `like`."""
         return cls(torch.zeros((), device=like.device), {}, {})
 
 

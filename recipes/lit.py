@@ -14,7 +14,7 @@ seen       12 k steps = 197 M                      6.4 M                       1
 optimiser  Adam, lr 1e-3, wd 1e-4, betas .9 .999,  lr 1e-3, wd 0.2             lr 1.5e-3, wd 0.05
            warm-up 2 k steps, cosine
 
-There is no projection on the image side (section 3.3), so the embedding is as wide as the tower. Nothing random touches the pictures, so
+There is no projection on the image side (appendix C), so the embedding is as wide as the tower. Nothing random touches the pictures, so
 the tower sees each of them once and the text tower alone costs time (appendix G).
 """
 
@@ -62,7 +62,7 @@ def unlocked(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def from_scratch(recipe: AnyRecipe) -> AnyRecipe:
-    """uu: CLIP."""
+    """uu: CLIP, but without a projection on the image side."""
     return replace(unlocked(recipe), prerequisites=())
 
 

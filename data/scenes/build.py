@@ -51,7 +51,7 @@ def _single(preset: Preset, split: str, index: int, seed: int, planted: float | 
         scene = plant(scene, planted, Random(f"planted/{seed}/{split}/{index}"))
     references, asked, negatives = captions(scene, rng), questions(scene, rng), foils(scene, rng)
     return replace(
-        told(scene, index),
+        sample_of(scene, index),
         captions=tuple(references),
         questions=(*asked, *match_question(negatives, rng)),
         foils=tuple(negatives),
@@ -64,11 +64,11 @@ def _partner(preset: Preset, index: int, seed: int) -> Sample:
     rng = Random(f"scenes/{seed}/pairs/{number}")
     kind = rng.choice(KINDS)
     scene, caption = sample_pair(preset, kind, rng)[which]
-    sample = told(scene, index)
+    sample = sample_of(scene, index)
     return replace(sample, captions=(caption,), extra=sample.extra | {"pair": f"{index ^ 1:08d}", "kind": kind})
 
 
-def told(scene: Scene, index: int) -> Sample:
+def sample_of(scene: Scene, index: int) -> Sample:
     """A scene's picture and the truth about it."""
     things = scene.things
     return Sample(

@@ -269,7 +269,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     texts = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
     texts = [text for text in texts if text.strip()]
     try:
-        lines = json.loads(f"[{','.join(texts)}]")  # as one, which is twice as fast
+        lines = json.loads(f"[{','.join(texts)}]")  # as one, which is faster
     except ValueError:
         lines = [_line(text) for text in texts]
     return [line for line in lines if isinstance(line, dict)]

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from data.english import with_article
 from data.sample import Object, Sample
-from data.scenes.build import told
+from data.scenes.build import sample_of
 from data.scenes.compose import compose
 from data.scenes.language import RELATION_PHRASE, VOCABULARY, parse
 from data.scenes.world import COLOURS, FILLS, HELD_OUT, RELATIONS, SHAPES, SIZES, direction
@@ -51,7 +51,7 @@ def plan(source: Source) -> list[Drawing]:
         if split not in (source.primary, "heldout"):
             continue  # the style shift changes pictures, not prompts
         prompts = spread(held_out_prompts() if split == "heldout" else seen_prompts(), source.limit)
-        real = [told(compose(prompt, preset, Random(prompt)), number) for number, prompt in enumerate(prompts)]
+        real = [sample_of(compose(prompt, preset, Random(prompt)), number) for number, prompt in enumerate(prompts)]
         tasks.append(Drawing(split, [replace(each, captions=(prompt,)) for each, prompt in zip(real, prompts, strict=True)], read))
     return tasks
 

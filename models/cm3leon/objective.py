@@ -34,7 +34,7 @@ class Weights:
 
 
 PIECE = 16_384  # positions whose logits are computed at once
-PIECE_ON_CPU = 512  # as many as its cache holds: log-softmax and its gradient then take half the time
+PIECE_ON_CPU = 512  # as many as its cache holds: log-softmax and its gradient are faster then
 
 
 def token_losses(

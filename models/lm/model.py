@@ -94,7 +94,7 @@ class LM(Model):
     def _read(self, ids: Tensor) -> dict[str, Tensor]:
         margin = self.config.margin
         real = until_end(ids, self.tokenizer.end)[:, 1:]  # what is predicted, and the places that predict it
-        embeddings = as_autocast(self.language.get_input_embeddings()(ids[:, :-1]))  # the residual stream too: a quarter faster on a CPU
+        embeddings = as_autocast(self.language.get_input_embeddings()(ids[:, :-1]))  # the residual stream too: faster on a CPU
         mask = torch.ones_like(ids[:, :-1])
         out = self.language(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, output_hidden_states=margin > 0)
         features = {"nll": token_nll(out.logits, ids[:, 1:], real), "tokens": real.sum(dim=1)}

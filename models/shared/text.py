@@ -37,7 +37,7 @@ LONGEST = 10_000  # characters, more than any context holds: BPE takes quadratic
 def layout(tokenizer: Tokenizer, texts: Sequence[str], context: int, *, fixed: bool = False) -> Tensor:
     """`[start] tokens end pad...`, int64 `[B, T]`, cut so that `end` always stays.
 
-    T is the longest text of the batch (a third of the text tower's cost in a batch of captions), or `context` when `fixed`.
+    T is the longest text of the batch, which makes short captions cheap, or `context` when `fixed`.
     """
     start = [] if tokenizer.start is None else [tokenizer.start]
     rows = [[*[*start, *tokenizer.encode(text[:LONGEST])][: context - 1], tokenizer.end] for text in texts]

@@ -132,7 +132,7 @@ class KeyValueCache:
 
 
 def _by_hand(x: Tensor) -> bool:
-    """Whether attention in the type of x is written out: torch's fused kernel for bf16 on a CPU is 6-10 times slower."""
+    """Whether attention in the type of x is written out: torch's fused kernel for bf16 on a CPU is far slower."""
     return x.device.type == "cpu" and x.dtype != torch.float32
 
 

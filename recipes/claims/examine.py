@@ -19,7 +19,7 @@ a CPU every process computes on one thread, so that results do not depend on the
                           how (the kind of interval), verdict
     verdict               "reproduced", "not reproduced at this scale" or "reversed"
     cost                  of the runs, each counted once, without prerequisites: runs, samples_seen, train_seconds, train_flops,
-                          hardware; and shared: how many of them are also a `make train-<model>`
+                          hardware; and shared: how many of them are also a `make train-<page>`
     date, commit, versions  of the runs: the last day, the code and the libraries that trained them; null where a run does not say
     commands              to run it again
 """

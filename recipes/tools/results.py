@@ -40,7 +40,7 @@ MODELS = """
 Test split, one row for each experiment. Of several seeds: the mean with its 95 % interval over seeds (Student t). Of one seed: the 95 %
 bootstrap interval over test samples, which does not include seed-to-seed variance. A model that cannot do a task has n/a. Controls are
 means over the models; *n* is the number of samples. Tasks and their papers: [eval/tasks](../eval/tasks). To repeat a row:
-`make train-<model> eval-<model> SEED=<seed>`, then `make results ARGS=collect`.
+`make train-<page> eval-<page> SEED=<seed>`, then `make results ARGS=collect`.
 """
 OLDER = """
 ### Models, older code

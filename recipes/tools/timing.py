@@ -1,4 +1,4 @@
-"""How long `make train-<model>` takes on this machine, from some steps of every stage: `make time-coca`.
+"""Training time of `make train-<page>` on this machine, extrapolated from some steps of every stage: `make time-coca`.
 
 Prerequisites are timed, too, and must be trained already: without them a stage would do other work.
 """

@@ -49,7 +49,8 @@ def open_run(folder: Path, recipe: AnyRecipe, page: str, preset: str, process: P
     begun = any((folder / left).exists() for left in (CHECKPOINT, "model.safetensors"))
     if begun:
         if differs := differences(json.loads(path.read_text()), wanted):
-            changes = "; ".join(f"{name}: {there} there, {now} now" for name, (there, now) in differs.items())
+            apart = [leaf for name, (there, now) in differs.items() for leaf in _leaves(name, there, now)]
+            changes = "; ".join(f"{name}: {there} there, {now} now" for name, there, now in apart)
             raise ValueError(f"{folder} was trained with another recipe ({changes}). Choose another OUT=, or remove it")
     elif process.rank == 0:
         write_json(path, wanted)
@@ -71,6 +72,15 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[A
     one, other = _complete(one), _complete(other)
     names = [name for name in dict.fromkeys([*one, *other]) if name not in FREE]
     return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
+
+
+def _leaves(name: str, there: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The fields in which two values differ, by their full names: ("model.embed_dim", 160, 128)."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        for inner in dict.fromkeys([*there, *now]):
+            yield from _leaves(f"{name}.{inner}", there.get(inner), now.get(inner))
+    elif there != now:
+        yield name, there, now
 
 
 def _complete(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,14 @@ from recipes.train.recipe import AnyRecipe
 def page(name: str) -> Any:
     """The module `recipes/<name>.py`. Raises ValueError where there is none."""
     try:
-        return importlib.import_module(f"recipes.{name}")
+        found = importlib.import_module(f"recipes.{name}") if name.isidentifier() else None
     except ModuleNotFoundError as error:
         if error.name != f"recipes.{name}":
             raise  # the page is there, and something that it imports is not
-        raise ValueError(f"no page recipes/{name}.py; there are {', '.join(names())}") from error
+        found = None
+    if found is None or hasattr(found, "__path__"):  # a folder, such as recipes/train/, is an engine
+        raise ValueError(f"no page recipes/{name}.py; there are {', '.join(names())}")
+    return found
 
 
 def names() -> list[str]:
@@ -28,7 +31,10 @@ def names() -> list[str]:
 
 def preset(page_name: str, name: str) -> AnyRecipe:
     """One recipe of a page. Raises ValueError for an unknown page, one without presets, or an unknown preset."""
-    presets: dict[str, AnyRecipe] = getattr(page(page_name), "PRESETS", {})
+    presets: dict[str, AnyRecipe] | None = getattr(page(page_name), "PRESETS", None)
+    if not presets:
+        raise ValueError(f"recipes/{page_name}.py declares no PRESETS, so nothing can be trained; pages with some: {', '.join(names())}")
     if name not in presets:
-        raise ValueError(f"recipes/{page_name}.py has no preset {name!r}, only {', '.join(presets) or 'none'}")
+        raise ValueError(f"recipes/{page_name}.py has no preset {name!r}, only {', '.join(presets)}")
     return presets[name]
+

@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from data.scenes.build import make_sample, told
+from data.scenes.build import make_sample, sample_of
 from data.scenes.compose import compose
 from data.scenes.draw import draw
 from data.scenes.language import agreement
@@ -18,7 +18,7 @@ def test_every_caption_is_true_of_the_scene_composed_from_it(preset: str, split:
     for index in range(12):
         for caption in make_sample(PRESETS[preset], split, index).captions:
             scene = compose(caption, PRESETS[preset], Random(caption))
-            assert agreement(caption, told(scene, 0)) == 1, caption
+            assert agreement(caption, sample_of(scene, 0)) == 1, caption
 
 
 def test_what_is_left_open_varies_and_the_same_generator_gives_the_same_scene() -> None:

@@ -15,7 +15,7 @@ from data.shards import find
 from data.texts import texts
 from models.shared.text import BPETokenizer
 from recipes.train.loop import train
-from recipes.train.pages import names
+from recipes.train.pages import names, preset
 from recipes.train.recipe import AnyRecipe, Log
 from tests.hub import connect
 from tests.recipes.test_train import steps
@@ -44,9 +44,26 @@ def presets(name: str) -> dict[str, AnyRecipe]:
 TRAINED = [name for name in names() if models.model_of(presets(name)["tiny"].model).paradigm != "training-free"]
 
 
-@pytest.mark.parametrize(("name", "preset"), [(name, preset) for name in TRAINED for preset in presets(name)])
-def test_schedules_warm_up_and_end_at_zero(name: str, preset: str) -> None:
-    for stage in presets(name)[preset].schedule:
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("nowhere", r"no page recipes/nowhere\.py; there are .*clip"),
+        ("../clip", "no page"),
+        ("clip.PRESETS", "no page"),
+        ("", "no page"),
+        ("train", "no page"),  # an engine
+        ("paradigms", r"declares no PRESETS"),  # claims only
+        ("lit", "has no preset 'huge', only tiny, small, paper"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(page: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        preset(page, "huge")
+
+
+@pytest.mark.parametrize(("name", "size"), [(name, size) for name in TRAINED for size in presets(name)])
+def test_schedules_warm_up_and_end_at_zero(name: str, size: str) -> None:
+    for stage in presets(name)[size].schedule:
         optim = stage.optim
         assert 0 < optim.lr_at(0, stage.budget) < optim.lr_at(optim.warmup // 2, stage.budget) < optim.lr
         assert optim.lr_at(optim.warmup, stage.budget) == pytest.approx(optim.lr)

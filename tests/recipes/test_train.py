@@ -159,6 +159,8 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe: AnyR
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match=r"another recipe.*seed: 0 there, 1 now"):
         train(replace(recipe, seed=1), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"another recipe \(optim\.lr: \S+ there, 0\.5 now\)"):  # the field alone, not the whole optimiser
+        train(replace(recipe, optim=replace(recipe.optim, lr=0.5)), tmp_path / "run")
 
 
 def test_the_seed_decides_everything(recipe: AnyRecipe, tmp_path: Path) -> None:

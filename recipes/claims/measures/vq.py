@@ -15,7 +15,7 @@ from typing import Any
 import models
 from data.files import write_json
 from data.sample import Sample
-from data.scenes.build import told
+from data.scenes.build import sample_of
 from data.scenes.compose import compose
 from eval.harness.source import from_shards
 from eval.scenes.oracle import preset_of
@@ -42,7 +42,7 @@ def main() -> None:
     source = from_shards(args.data)
     preset = preset_of(source.samples(source.primary)[0].image)
     prompts = [prompt for prompt in seen_prompts() if prompt.count(" a ") + prompt.count(" an ") == 0]
-    samples = [told(compose(prompt, preset, Random(prompt)), number) for number, prompt in enumerate(prompts)]
+    samples = [sample_of(compose(prompt, preset, Random(prompt)), number) for number, prompt in enumerate(prompts)]
     shares = kept(models.load(args.run, str(resolve_device(args.device))), recogniser_of(source), samples)
     write_json(args.run / "kept.json", {"data": args.data, "pictures": len(samples), "shares": shares})
     print(f"{args.run.name}, {len(samples)} pictures: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
