@@ -34,7 +34,7 @@ from eval.base import schemas
 from eval.base.capabilities import Draws, WeighsAnswers
 from eval.base.heartbeat import heartbeat
 from eval.base.provenance import provenance
-from eval.base.task import Task
+from eval.base.task import FallsBelowChance, Task
 from eval.harness.ask import Json, cells_of, chance_cells, hashed, title, variants
 from eval.harness.controls import untrained
 from eval.harness.outlook import Outlook, unit
@@ -257,6 +257,7 @@ def evaluate(
 
     settings = {title(task): task.settings() for task in planned}
     result: Json = {"schema": schemas.EVALUATION, **about}
+    result["notes"] = {task.name: task.below_chance for task in planned if isinstance(task, FallsBelowChance)} | about.get("notes", {})
     result |= {"dataset": source.name, "weights": weights, "limit": source.limit, "data_hashes": fingerprints}
     result |= {"prompts": {name: hashed(value) for name, value in settings.items()}, "cells": cells}
     if tasks is not None:

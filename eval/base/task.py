@@ -58,6 +58,13 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class FallsBelowChance(Protocol):
+    """A task in which a working model can be below chance, and why: reports say it beside the number, unless the model says more."""
+
+    below_chance: ClassVar[str]
+
+
+@runtime_checkable
 class Graded(Protocol):
     """A task whose measures are computed from all answers together."""
 

@@ -57,6 +57,9 @@ class Winoground:
     gallery: ClassVar[bool] = False
     needs: ClassVar[type] = Scorer
     needed_method: ClassVar[str] = "encode_image and encode_text, or score"
+    below_chance: ClassVar[str] = (
+        "A pair counts when all its comparisons are right and none is a tie: a model that misses the swap is far below chance."
+    )
 
     def __post_init__(self) -> None:
         self.partner = {group[0]: group[1] for group in together(self.samples)}

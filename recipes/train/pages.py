@@ -37,4 +37,3 @@ def preset(page_name: str, name: str) -> AnyRecipe:
     if name not in presets:
         raise ValueError(f"recipes/{page_name}.py has no preset {name!r}, only {', '.join(presets)}")
     return presets[name]
-
