@@ -145,7 +145,7 @@ def test_a_position_of_another_run_is_refused(folder: Path, tmp_path: Path) -> N
     unknown = make_split(tmp_path / "unknown", [3, 3], index=False)
     for budget in (HOLD, STREAM):
         state = make(folder, budget, workers=3).state()
-        with pytest.raises(DataError, match="position was made with data"):
+        with pytest.raises(DataError, match="the saved position has data"):
             make(other, budget, state=state)
         for options in ({"seed": 1}, {"batch_size": 5}, {"world": 2}):
             with pytest.raises(DataError, match=f"position was made with {next(iter(options))}"):
