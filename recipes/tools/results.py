@@ -20,9 +20,11 @@ from eval.base import schemas
 from eval.report import words
 from eval.report.claims import claim_of
 from eval.report.columns import COSTS, spoken
+from eval.report.headline import headline
 from eval.report.plain import cell
 from eval.report.results import Key, Result, Run, number, read_json, refuse_unlike, result_of
 from eval.report.rows import Row, Value, control, control_variants, keys, place, to_rows
+from eval.tasks import headlines
 from recipes.tools.collect import SCHEMA, Json, collect
 
 ROOT = Path(__file__).parents[2]
@@ -81,16 +83,6 @@ CALIBRATION = """
 A small detector, trained on the truth of the embedded data (`make calibrate`), answers every question by rule from what it finds: what it
 gets right the pictures show. Without the picture: chance, and for questions the most frequent training answer.
 """
-IN_README = (  # columns of its table, on the embedded data
-    "zeroshot: shape",
-    "retrieval: i2t R@1 (500)",
-    "foils: swap attribute",
-    "winoground: group",
-    "captioning: object F1",
-    "vqa: accuracy",
-    "pope: accuracy (adversarial)",
-    "drawing: colour + shape",
-)
 MARK = "\N{DAGGER}"  # of what comes from older code
 CLAIM = ("page", "sentence", "paper", "ours", "seeds", "verdict")  # columns of the table of claims
 SPEEDS = {  # how alike both sides of a comparison are -> its heading; what is like for like leads
@@ -376,8 +368,7 @@ def readme_table(published: Published) -> str:
         return "No run has been collected yet: see [recipes/RESULTS.md](recipes/RESULTS.md).\n"
     dataset, results = next(iter(published.results.items()), (published.older[0]["dataset"] if published.older else "", []))
     rows, older = to_rows(results), [row for row in published.older if row["dataset"] == dataset]
-    known = {column_name(key): key for key in (*older_keys(older), *keys(results))}
-    columns = [known[name] for name in IN_README if name in known]
+    columns = readme_columns(list(dict.fromkeys([*keys(results), *older_keys(older)])))
     flops = next(cost for cost in COSTS if cost.field == "train_flops")
     lines = []  # what they are sorted by, cells
     for row in rows:
@@ -397,6 +388,12 @@ def readme_table(published: Published) -> str:
         about.append(f"{MARK} trained with older code (commit {commits}) and not again yet.")
     heads = ["", "seeds", *map(column_name, columns), flops.label]
     return "\n".join([*table(heads, "lr" + "r" * len(columns) + "r", body), "", *about]) + "\n"
+
+
+def readme_columns(known: list[Key]) -> list[Key]:
+    """The first of each task's headline metrics, in the order of the tasks."""
+    firsts = {key.task: key for key in reversed(headline(known))}
+    return [firsts[task] for task in headlines() if task in firsts]
 
 
 def readme_controls(rows: Sequence[Row], older: Sequence[Json], columns: Sequence[Key]) -> list[list[str]]:
