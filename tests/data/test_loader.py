@@ -148,7 +148,7 @@ def test_a_position_of_another_run_is_refused(folder: Path, tmp_path: Path) -> N
         with pytest.raises(DataError, match="the saved position has data"):
             make(other, budget, state=state)
         for options in ({"seed": 1}, {"batch_size": 5}, {"world": 2}):
-            with pytest.raises(DataError, match=f"position was made with {next(iter(options))}"):
+            with pytest.raises(DataError, match=f"the saved position has {next(iter(options))}"):
                 make(folder, budget, state=state, **options)
         with pytest.raises(DataError, match=f"{TOTAL} samples, this one has 6|3 streams per rank, but 2 shards"):
             make(unknown, budget, state=state)
