@@ -26,6 +26,7 @@ from data.shards import find
 from models.contract import Model
 from recipes.train.loop import train
 from recipes.train.pages import names, page
+from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Log
 from recipes.train.stages import enter, set_training
 from recipes.train.step import backward
@@ -141,12 +142,21 @@ def test_micro_batches_give_the_gradients_of_the_batch(name: str, runs: Path, sc
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_what_a_stage_trains_has_a_gradient_and_nothing_else(name: str, runs: Path, scenes: Path) -> None:
-    model, _ = in_last_stage(name, trained(name, runs))
-    batch = model.collate(some_samples(scenes, 2 * BATCH), np.random.default_rng(0))
-    backward(model, batch, micro_batch=None, autocast=torch.autocast("cpu", enabled=False))
-    for key, parameter in model.named_parameters():
-        assert (parameter.grad is not None) == parameter.requires_grad, f"{key}: trained {parameter.requires_grad}"
+def test_what_is_trained_has_a_gradient_in_some_stage_and_what_is_frozen_has_none(name: str, runs: Path, scenes: Path) -> None:
+    folder, recipe = trained(name, runs), page(name).PRESETS["tiny"]
+    model, trains = models.load(folder), set(_progress(folder).trained)
+    progress = Progress(frozen=[key for key, _ in model.named_parameters() if key not in trains])
+    learns = set()
+    for number in range(len(recipe.schedule)):
+        enter(model, recipe, number, progress)
+        set_training(model)
+        batch = model.collate(some_samples(scenes, 2 * BATCH), np.random.default_rng(0))
+        model.zero_grad()
+        backward(model, batch, micro_batch=None, autocast=torch.autocast("cpu", enabled=False))
+        for key, parameter in model.named_parameters():
+            assert parameter.requires_grad or parameter.grad is None, f"{key} is frozen in stage {number}"
+            learns |= {key} if parameter.grad is not None else set()
+    assert learns == trains
 
 
 @pytest.mark.slow
@@ -172,6 +182,7 @@ from pathlib import Path
 
 from recipes.train.loop import train
 from recipes.train.pages import names, page
+from recipes.train.progress import Progress
 from tests.recipes.test_contract import short
 
 for each in names():
