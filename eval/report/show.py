@@ -104,10 +104,11 @@ def _where(result: Result, folder: Path, cells: Cells, shown: Sequence[Key]) -> 
     also = f" (also {words.short(', '.join(others), 50)})" if others else ""
     page, home = result.get("page", result["model"]), folder.parent.parent if result.get("stage") else folder
     which = {"WEIGHTS": result["published"]} if result.get("published") else {"OUT": home}
+    everything = " ".join(["--all", *([f"--limit {result['limit']}"] if result.get("limit") else [])])  # or all would be asked again
     return [
         f"Took {words.duration(result['seconds'])} on {result['hardware']}.",
         f"All {len(cells):,} numbers{also}, without asking again:",
-        "  " + words.make(f"eval-{page}", **which, TEST=result.get("data"), EVAL_ARGS="--all"),
+        "  " + words.make(f"eval-{page}", **which, TEST=result.get("data"), EVAL_ARGS=everything),
         f"Every answer, and eval.json: {folder / 'eval' / result['dataset']}/",
         "Beside other models: make compare",
     ]

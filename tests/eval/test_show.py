@@ -42,6 +42,7 @@ def test_the_screen_has_the_headline_beside_its_controls_and_a_line_for_what_is_
     assert "Not run: vqa (too many to score pair by pair)." in lines
     assert any("probe" in line and "also" in line for line in lines)
     assert any("make eval-toy OUT=.runs/toy-tiny-s0 EVAL_ARGS=--all" in line for line in lines)
+    assert any("EVAL_ARGS='--all --limit 60'" in line for line in printed(cells, limit=60))  # on all samples it would ask again
     assert not any("Below chance" in line for line in lines)
 
 
