@@ -46,7 +46,7 @@ eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on every task it
 	@test -n "$(AS_THEY_ARE)" || grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
 	$(PY) -m eval.run $(or $(AS_THEY_ARE),$(RUN)) --data "$(TEST)" --device $(DEVICE) $(if $(TASKS),--tasks $(TASKS)) $(EVAL_ARGS)
 
-chat-%: $(READY) data ## talk with a trained minigpt4 about a picture: IMAGE=photo.jpg
+chat-%: $(READY) data ## talk with a trained model about a picture, if its package has a chat.py: IMAGE=photo.jpg
 	@test -n "$(IMAGE)" || { echo "name a picture: make chat-$* IMAGE=photo.jpg"; exit 1; }
 	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
 	$(PY) -m models.$*.chat $(RUN) "$(IMAGE)" --device $(DEVICE) $(ARGS)

@@ -55,6 +55,9 @@ def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path 
 
 
 def _train(recipe: AnyRecipe, folder: Path, page: str, preset: str, shared: Path, process: Process) -> int:
+    if recipe.weights and recipe.prerequisites:
+        roles = ", ".join(each.role for each in recipe.prerequisites)
+        raise ValueError(f"weights {recipe.weights!r} bring the whole model, and this recipe builds on {roles}: leave WEIGHTS= out")
     split = find(recipe.data, "train").first(recipe.shards)
     with heartbeat(lambda: "" if process.rank else f"{folder}: getting ready"), exclusive_lock(folder, process):
         begun = open_run(folder, recipe, page, preset, process)
