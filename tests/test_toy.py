@@ -134,7 +134,7 @@ def test_it_trains_evaluates_and_is_compared_and_counted(copy: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_it_keeps_the_contract_and_the_architecture(copy: Path) -> None:
-    quiet = ("pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+    quiet = ("pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist")
     said = python(copy, *quiet, "tests/recipes/test_contract.py", "-k", "toy or package")
     assert "passed" in said
     assert "skipped" not in said
