@@ -44,12 +44,10 @@ def build(words: BPETokenizer, **changes: Any) -> CLIP:
 
 def test_equals_a_locked_open_clip_whose_image_projection_is_the_identity() -> None:
     """Features, loss, and the gradient of every parameter that either side trains."""
-    cfg: dict[str, Any] = {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 2, "width": 32, "head_width": 16},
-        "text_cfg": {"vocab_size": 100, "context_length": 12, "layers": 2, "width": 32, "heads": 2, "eos_id": 99, "pool_type": "eos"},
-    }
-    theirs = open_clip.CLIP(**cfg)
+    vision = {"image_size": 32, "patch_size": 8, "layers": 2, "width": 32, "head_width": 16}
+    text = {"vocab_size": 100, "context_length": 12, "layers": 2, "width": 32, "heads": 2}
+    cfg: dict[str, Any] = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}
+    theirs = open_clip.CLIP(32, vision, text | {"eos_id": 99, "pool_type": "eos"}, output_dict=True)
     randomise(theirs, 2)
     with torch.no_grad():
         theirs.visual.proj.copy_(torch.eye(32))

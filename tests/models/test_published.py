@@ -86,7 +86,7 @@ def test_transformers_siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     randomise(theirs, 0)
     theirs.save_pretrained(tmp_path)
     transformers.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    monkeypatch.setattr(module, "HubTokenizer", lambda name: tokenizer(pad=1, end=1))
+    monkeypatch.setattr("models.siglip.convert.HubTokenizer", lambda name: tokenizer(pad=1, end=1))
     ours: Any = published(f"hf:{tmp_path}")
     assert_close(ours.encode_image(PICTURES), _normalised(theirs.get_image_features(_pixels(HALF, HALF))), "image features")
     transformers.SiglipImageProcessor(image_mean=OPENAI_MEAN, image_std=OPENAI_STD).save_pretrained(tmp_path)

@@ -134,8 +134,8 @@ def test_the_language_model_reads_the_training_split_alone(tmp_path: Path, monke
         read.extend(model.tokenizer.decode(row) for row in batch["ids"].tolist())
         return real(model, batch, **options)
 
-    real = recipes.train.backward
-    monkeypatch.setattr(recipes.train, "backward", backward)
+    real = recipes.train.loop.backward
+    monkeypatch.setattr(recipes.train.loop, "backward", backward)
     recipe = short(lm.PRESETS["tiny"], tmp_path / "data", model=LMConfig(language=SMALL, context=32), budget=32, batch=8)
     assert train(replace(recipe, log=Log(every=1, validate=8)), tmp_path / "run") == 0
     assert events(tmp_path / "run", "validate")

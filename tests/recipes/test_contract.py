@@ -95,6 +95,7 @@ def test_a_run_names_its_page_and_its_model_and_gives_the_model_back(name: str, 
         assert models.load(folder / "stages" / stage).name == model.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_killed_and_resumed_equals_uninterrupted(name: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trained(name, runs)

@@ -94,7 +94,7 @@ def test_steps_equal_those_of_torchs_muon(shape: tuple[int, int], monkeypatch: p
 
 @pytest.mark.parametrize("presets", [clip.PRESETS, flava.PRESETS], ids=["one stage", "several"])
 def test_a_run_from_before_muon_goes_on_without_it(presets: dict[str, AnyRecipe]) -> None:
-    now = as_json(presets["tiny"], "tiny")
+    now = as_json(presets["tiny"], "page", "tiny")
     then = copy.deepcopy(now)
     for described in then.get("stages", [then]):
         del described["optim"]["muon"]
