@@ -48,6 +48,7 @@ from eval.tasks import plan
 from models.shared.device import hardware, resolve_device
 
 PRESETS = ("tiny", "small", "paper")
+LATER = "The paper asks it after the stage {}; this is a later model."
 
 
 def main(
@@ -167,7 +168,7 @@ def _about(folder: Path, home: Path, recipe: Json, spec: str, model: Any) -> Jso
     run = home.resolve().name
     stage = recipe.get("stage", "")
     later = {task: after for after, asked in getattr(model, "asked_after", {}).items() if after != stage for task in asked}
-    notes = {task: f"The paper asks it after the stage {after}; this is a later model." for task, after in later.items()}
+    notes = {task: LATER.format(after) for task, after in later.items()}
     return {
         "run": f"{run}-{stage}" if stage else run,
         "page": recipe.get("page") or recipe.get("name") or description["model"],

@@ -12,13 +12,14 @@ from typing import Any
 
 from eval.base.metrics import t_interval
 from eval.report import words
-from eval.report.results import CONTROL_ORDER, Cell, Key, Result
+from eval.report.results import CONTROL_ORDER, Cell, Key, Result, is_below
 from eval.tasks import headlines
 
 # Recipe fields that say where and how fast a run went, not what it was. Where the data lie is one: their name is the row's.
 CIRCUMSTANCES = {"seed", "data", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch"}
 ADD_UP = {"samples_seen", "train_seconds", "train_flops"}  # costs that are paid for the prerequisites too
 PARADIGM_ORDER = ("contrastive", "masking", "generative", "pretrained backbones", "training-free")  # others follow, by their names
+UNEXPLAINED = "The model declares no reason."
 IN_DISTRIBUTION = ("test", "val", "train")  # splits drawn like the training data, the one to headline first; any other is a shift
 
 
@@ -217,3 +218,24 @@ def control(rows: list[Row], key: Key, variant: str) -> Value:
         note=cells[0].note,
         how="range over runs" if spread else "",
     )
+
+
+def below(rows: list[Row], row: Row, key: Key) -> str:
+    """That a row's number is below chance, with the adapter that made it, whether another one does better, and why by the model's own
+    word; "" where it is not."""
+    chance, value = control(rows, key, "chance").value, row.value(key)
+    if value.value is None or not is_below(value.low, value.high, chance, value.better):
+        return ""
+    found = below_chance(row.name, key, value, chance)
+    for variant in other_adapters(row):
+        other = row.value(key, variant)
+        if other.value is not None and not is_below(other.low, other.high, chance, other.better):
+            found += f" {variant[:1].upper()}{variant[1:]} it is {words.quantity(other.value, other.unit)}."
+    return f"{found} {row.note(key.task) or UNEXPLAINED}"
+
+
+def below_chance(name: str, key: Key, value: Value, chance: float | None) -> str:
+    """The sentence that states it, without a reason."""
+    number, low, high, guess = (words.quantity(each, value.unit) for each in (value.value, value.low, value.high, chance))
+    made = f", by {value.adapter}" if value.adapter else ""
+    return f"{name}, {key.task} {key.metric}: {number} ({low}\N{EN DASH}{high}) where chance is {guess}{made}."

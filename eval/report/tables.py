@@ -9,8 +9,8 @@ from string import ascii_lowercase
 from eval.report import words
 from eval.report.columns import COSTS, Column, CostColumn
 from eval.report.paired import Proofs, image_use
-from eval.report.results import Key, is_below
-from eval.report.rows import Row, Value, control, control_variants, other_adapters
+from eval.report.results import Key
+from eval.report.rows import Row, Value, below, control, control_variants, other_adapters
 
 ALIKE = 0.9  # of the samples of another row: what a ratio is about (all who said yes) differs a little between models
 SHARED_CONTROLS = ("chance", "oracle")  # the same for all models; every other control belongs to a model
@@ -100,7 +100,10 @@ class TableMaker:
             shown = [self._entry(self._value(row, column, variant), column, letters, heat=not overview) for column in columns]
             if index is not None:
                 shown = [self._against_rivals(each, column, index) for each, column in zip(shown, columns, strict=True)]
-                shown = [replace(each, below=self._below(row, column)) for each, column in zip(shown, columns, strict=True)]
+                shown = [
+                    replace(each, below="" if column.minus else below(self.rows, row, column.key))
+                    for each, column in zip(shown, columns, strict=True)
+                ]
             paid = [cost_entry(row, cost) if variant == "model" else Entry(text="", kind="cost") for cost in costs]
             return Line(label=label, detail=detail, entries=shown + paid)
 
@@ -181,21 +184,6 @@ class TableMaker:
         fewer = shown.kind == "value" and n is not None and most is not None and n < ALIKE * most
         reason = f"{key.task} {key.split}: {n} samples, where another row has {most}"
         return replace(shown, best=best, mark=self.footnotes.number(reason) if fewer else shown.mark)
-
-    def _below(self, row: Row, column: Column) -> str:
-        """Its interval and chance, the adapter that made the number, whether another one does better, and the model's own word."""
-        key, chance = column.key, control(self.rows, column.key, "chance").value
-        value = row.value(key)
-        if column.minus or value.value is None or not is_below(value.low, value.high, chance, value.better):
-            return ""
-        number, low, high, guess = (words.quantity(each, value.unit) for each in (value.value, value.low, value.high, chance))
-        made = f", by {value.adapter}" if value.adapter else ""
-        found = f"{row.name}, {key.task} {key.metric}: {number} ({low}\N{EN DASH}{high}) where chance is {guess}{made}."
-        for variant in other_adapters(row):
-            other = row.value(key, variant)
-            if other.value is not None and not is_below(other.low, other.high, chance, other.better):
-                found += f" {variant[:1].upper()}{variant[1:]} it is {words.quantity(other.value, other.unit)}."
-        return f"{found} {row.note(key.task) or 'The model declares no reason.'}"
 
     def _controls(self, columns: Sequence[Column], costs: int) -> list[Line]:
         lines = []

@@ -104,6 +104,7 @@ def evaluation(run: Run, path: Path, origin: Json) -> Json:
         "hardware": result.hardware,
         "seconds": raw["seconds"],
         "inference_flops_per_image": raw["inference_flops_per_image"],
+        "notes": {task: note for task, note in result.notes.items() if task in tasks},
         "data_hashes": {split: result.data_hashes.get(split) for split in sorted({key.split for key in shown})},
         "prompts": {name: value[:12] for name, value in result.prompts.items() if name.split("-")[0] in tasks},
         "cells": [{name: cell[name] for name in CELL if cell.get(name) not in (None, "")} for cell in cells],

@@ -13,19 +13,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from eval import EvalError
 from eval.base import schemas
 from eval.report import words
 from eval.report.claims import claim_of
-from eval.report.columns import COSTS, spoken
+from eval.report.columns import COSTS
 from eval.report.headline import headline
 from eval.report.plain import cell
 from eval.report.results import Key, Result, Run, number, read_json, refuse_unlike, result_of
-from eval.report.rows import Row, Value, control, control_variants, keys, place, to_rows
+from eval.report.rows import Row, below, control, control_variants, keys, place, to_rows
 from eval.tasks import headlines
 from recipes.tools.collect import SCHEMA, Json, collect
+from recipes.tools.markdown import BELOW, code, column_name, origins, ratio, short, shown, table
+from recipes.tools.older import older_cell, older_keys, older_lines
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -43,14 +44,6 @@ Test split, one row for each experiment. Of several seeds: the mean with its 95 
 bootstrap interval over test samples, which does not include seed-to-seed variance. A model that cannot do a task has n/a. Controls are
 means over the models; *n* is the number of samples. Tasks and their papers: [eval/tasks](../eval/tasks). To repeat a row:
 `make train-<page> eval-<page> SEED=<seed>`, then `make results ARGS=collect`.
-"""
-OLDER = """
-### Models, older code
-
-Published before, on {dataset}; each row stays until a run of its page has been collected. Intervals are over seeds where there are
-several, else bootstrap intervals over test samples; a mean of two seeds has none. A note says where a value comes from another training
-than its row. Chance and oracle belong to the data; the other controls are means over the models, or of one model where only some rows
-have the measure.
 """
 MEASURES = """
 ### Measures of single models
@@ -171,7 +164,7 @@ class Published:
         block = self._one("earlier").get("models", {})
         finished = [each for results in self.results.values() for each in results if not each.stage]
         again = {(each.page, each.preset, each.dataset, each.trained_on) for each in finished}
-        about = {name: value for name, value in block.items() if name not in ("rows", "controls")}
+        about = {name: value for name, value in block.items() if name not in ("rows", "controls", "notes")}
         rows = [row for row in block.get("rows", ()) if (row["page"], block["preset"], block["dataset"], block["dataset"]) not in again]
         return [about | row for row in sorted(rows, key=lambda row: (*place(row["paradigm"]), row["page"]))]
 
@@ -179,6 +172,11 @@ class Published:
     def older_controls(self) -> list[Json]:
         """Of the older rows, to be shown as long as one of these is."""
         return list(self._one("earlier").get("models", {}).get("controls", ()))
+
+    @cached_property
+    def older_notes(self) -> dict[str, str]:
+        """Task -> why a working model can be below chance in it."""
+        return dict(self._one("earlier").get("models", {}).get("notes", {}))
 
     @cached_property
     def claims(self) -> list[Json]:
@@ -236,13 +234,15 @@ def models_section(published: Published) -> list[str]:
     for dataset, results in published.results.items():
         rows, columns = to_rows(results), keys(results)
         lines += [f"### {cell(dataset)}", "", *results_table(rows, columns)]
+        reasons = [reason for row in rows for key in columns if (reason := below(rows, row, key))]
+        lines += ["", *(f"- {BELOW} below chance: {cell(reason)}" for reason in reasons)] if reasons else []
         lines += ["", "What it cost, prerequisites included; means over seeds:", "", *costs_table(rows)]
         lines += ["", *origins("Trained", ((row, record_of(result)) for row in rows for result in row.results))]
         lines += [*origins("Evaluated", ((row, evaluation_of(result)) for row in rows for result in row.results)), ""]
     if not published.results:
         lines += ["No run has been collected yet.", ""]
     if published.older:
-        lines += older_lines(published.older, published.older_controls)
+        lines += older_lines(published.older, published.older_controls, published.older_notes)
     if measured := [run for run in published.runs if run.record["measures"]]:
         lines += [MEASURES, *table(("run", "measure", "value"), "lll", [line for run in measured for line in measure_lines(run)])]
     return lines
@@ -250,50 +250,15 @@ def models_section(published: Published) -> list[str]:
 
 def results_table(rows: Sequence[Row], columns: Sequence[Key]) -> list[str]:
     heads = ["", "seeds", *(column_name(key) for key in columns)]
-    lines = [[row.name, str(len(row.results)), *(shown(row.value(key)) for key in columns)] for row in rows]
+    lines = [
+        [row.name, str(len(row.results)), *(shown(row.value(key)) + BELOW * bool(below(rows, row, key)) for key in columns)] for row in rows
+    ]
     for variant in control_variants([result for row in rows for result in row.results]):
         values = [control(list(rows), key, variant) for key in columns]
         lines.append([f"*{variant}*", "", *(words.quantity(value.value, value.unit) for value in values)])
     most = [max((value.n for row in rows if (value := row.value(key)).n), default=None) for key in columns]
     lines.append(["*n*", "", *(str(n) if n else words.MISSING for n in most)])
     return table(heads, "lr" + "r" * len(columns), lines)
-
-
-def shown(value: Value, *, interval: bool = True) -> str:
-    text = words.quantity(value.value, value.unit) if value.value is not None else value.status or words.MISSING
-    if not interval or value.low is None or value.high is None:
-        return text
-    return f"{text} ({words.quantity(value.low, value.unit)}{words.MISSING}{words.quantity(value.high, value.unit)})"
-
-
-def older_lines(rows: Sequence[Json], controls: Sequence[Json]) -> list[str]:
-    """A table of what every row has, one of what some rows have, one of costs."""
-    columns = older_keys(rows)
-    common = [key for key in columns if all("/".join(key) in row["values"] for row in rows)]
-    lines = [OLDER.format(dataset=rows[0]["dataset"]).strip("\n"), ""]
-    for part in (common, [key for key in columns if key not in common]):
-        having = [row for row in rows if any("/".join(key) in row["values"] for key in part)]
-        cells = [[row["page"], str(row["seeds"]), *(older_cell(row, key) for key in part)] for row in having]
-        cells += [[f"*{each['variant']}*", "", *(older_cell(each, key) for key in part)] for each in controls]
-        lines += [*table(["", "seeds", *map(column_name, part)], "lr" + "r" * len(part), cells), ""] if part else []
-    costs = [cost for cost in COSTS if any(cost.field in row["cost"] for row in rows)]
-    paid = [[row["page"], *(row["cost"].get(cost.field, words.MISSING) for cost in costs)] for row in rows]
-    lines += ["What it cost, prerequisites included:", "", *table(["", *(cost.label for cost in costs)], "l" + "r" * len(costs), paid), ""]
-    return [*lines, *origins("Trained and evaluated", ((row["page"], row) for row in rows)), ""]
-
-
-def older_keys(rows: Sequence[Json]) -> list[Key]:
-    """What earlier.json names "task/split/metric"."""
-    return [Key(*name.split("/", 2)) for name in dict.fromkeys(name for row in rows for name in row["values"])]
-
-
-def older_cell(row: Json, key: Key, *, interval: bool = True) -> str:
-    value = Value(**row["values"].get("/".join(key), {}))
-    return ", ".join(filter(None, [shown(value, interval=interval), value.note]))
-
-
-def column_name(key: Key) -> str:
-    return f"{key.task}: {spoken(key.metric)}" + ("" if key.split == "test" else f", {key.split}")
 
 
 def costs_table(rows: Sequence[Row]) -> list[str]:
@@ -410,45 +375,6 @@ def readme_controls(rows: Sequence[Row], older: Sequence[Json], columns: Sequenc
             use_old = value.value is None and old != words.MISSING
             cells.append(old + mark if use_old else words.quantity(value.value, value.unit))
         lines.append([name, "", *cells, ""])
-    return lines
-
-
-# --------------------------------------------------------------------------------------------------------- pieces
-
-
-def table(heads: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table; `align` has l or r for each column."""
-    rule = "".join("|---" if side == "l" else "|---:" for side in align)
-    return ["| " + " | ".join(map(cell, heads)) + " |", rule + "|", *("| " + " | ".join(map(cell, row)) + " |" for row in rows)]
-
-
-def ratio(value: float, low: float, high: float) -> str:
-    return f"{value:.2f} ({low:.2f}{words.MISSING}{high:.2f})"
-
-
-def code(record: Json) -> str:
-    """The commit in a cell of a table."""
-    return short(record["commit"]) + (f", {record['mark']}" if record.get("mark") else "")
-
-
-def short(commit: str) -> str:
-    """1477950; several commits one after another."""
-    return ", ".join(dict.fromkeys(each[:7] + " with changes" * each.endswith("-dirty") for each in commit.split(", ")))
-
-
-def origins(what: str, records: Iterable[tuple[Any, Json]]) -> list[str]:
-    """A line for each commit, hardware and set of libraries: what comes from there, and on which days."""
-    groups: dict[tuple[str, str, str], tuple[list[str], list[str]]] = {}
-    for named, record in records:
-        versions = ", ".join(f"{library} {version}" for library, version in record["versions"].items())
-        names, days = groups.setdefault((short(record["commit"]), record["hardware"], versions), ([], []))
-        names.append(named.name if isinstance(named, Row) else str(named))
-        days.append(record["date"])
-    lines = []
-    for (commit, hardware, versions), (names, days) in groups.items():
-        which = ", ".join(filter(None, dict.fromkeys(names))) if len(groups) > 1 else ""
-        when = min(days) if min(days) == max(days) else f"{min(days)} to {max(days)}"
-        lines.append(f"{what}{f' ({cell(which)})' if which else ''}: commit {commit}, {when}, {cell(hardware)}; {cell(versions)}.  ")
     return lines
 
 

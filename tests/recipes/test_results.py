@@ -15,17 +15,19 @@ import pytest
 from eval import EvalError
 from eval.report.headline import headline
 from eval.report.words import MISSING
+from eval.run import LATER
 from eval.tasks import headlines
+from eval.tasks.winoground import Winoground
 from models import model_of
 from recipes.tools.collect import collect, pretty
+from recipes.tools.markdown import column_name
+from recipes.tools.older import older_keys
 from recipes.tools.results import (
     BEGIN,
     END,
     MARK,
     ROOT,
     Published,
-    column_name,
-    older_keys,
     readme_columns,
     readme_table,
     results_page,
@@ -120,6 +122,34 @@ def test_every_older_row_can_be_replaced() -> None:
     wanted = {column_name(key) for key in readme_columns(columns)}
     assert len(wanted) >= 8
     assert wanted <= set(cells((ROOT / "README.md").read_text(), "*oracle*"))
+
+
+def test_reasons_of_older_rows_are_what_the_code_says() -> None:
+    """Their evaluations did not record them yet."""
+    block = json.loads((ROOT / "recipes/results/earlier.json").read_text())["models"]
+    assert block["notes"] == {"winoground": Winoground.below_chance}
+    for row in block["rows"]:
+        model = model_of(preset(row["page"], block["preset"]).model)
+        later = {task: LATER.format(stage) for stage, tasks in model.asked_after.items() for task in tasks}
+        assert row.get("notes", {}) == {**later, **model.notes}, row["page"]
+
+
+def test_what_is_below_chance_says_why(uncollected: Path, runs: Path) -> None:
+    path = runs / "clip-tiny-s0" / "eval" / "scenes-tiny" / "eval.json"
+    result = json.loads(path.read_text())
+    for each in result["cells"]:
+        if (each["task"], each["metric"], each["split"], each["variant"]) == ("zeroshot", "shape", "test", "model"):
+            each |= {"value": 0.05, "low": 0.04, "high": 0.06}
+    write_json(path, result | {"notes": {"zeroshot": "It says the opposite."}})
+    results = uncollected / "recipes" / "results"
+    collect(runs, results, ["clip-tiny-s0"], COMMIT)
+    page = results_page(Published(results))
+    assert f".050 (.040{MISSING}.060)↓" == cells(page, "clip")["zeroshot: shape"]
+    said = f"- ↓ below chance: clip, zeroshot shape: .050 (.040{MISSING}.060) where chance is "
+    assert [line for line in page.splitlines() if line.startswith(said) and line.endswith("It says the opposite.")]
+    older = [line for line in page.splitlines() if line.startswith("- ↓ below chance: frozen, binding")]
+    assert len(older) == 1
+    assert "often writes neither" in older[0]
 
 
 def test_no_other_file_types_a_result() -> None:
