@@ -27,7 +27,6 @@ from data.shards import Split, find, splits
 from data.texts import texts
 from eval.base.heartbeat import heartbeat
 from models.contract import Batch, Model
-from models.published import published
 from models.shared.device import hardware
 from models.shared.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes.train import checkpoint
@@ -165,7 +164,7 @@ def build(
     kind = models.model_of(recipe.model)
     torch.manual_seed(recipe.seed)
     if recipe.weights:
-        model = published(recipe.weights)
+        model = models.load(recipe.weights)
         if not isinstance(model, kind):
             raise ValueError(f"{recipe.weights} is a {type(model).__name__}, and the recipe trains a {kind.__name__}")
         progress.sources |= {name: recipe.weights for name, _ in model.named_children()}
