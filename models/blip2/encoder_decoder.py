@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from data.sample import Sample
 from models.contract import IGNORE_INDEX
+from models.shared.backbones import cache_name
 from models.shared.generate import GREEDY, Decoding, generate, not_text
 from models.shared.prefix import PADDING, SOFT, PrefixCollate, embed, right_padded
 from models.shared.text import Tokenizer
@@ -94,8 +95,8 @@ class Reply:
             encoder_outputs=BaseModelOutput(self.read),
             attention_mask=self.real,
             decoder_input_ids=tokens[:, None],
-            past_key_values=self.cache,
             use_cache=True,
+            **{cache_name(self.language): self.cache},
         )
         return out.logits[:, -1]
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.shared.backbones import Continuation
+from models.shared.backbones import Continuation, cache_name
 from models.shared.prefix import left_padded
 
 
@@ -139,10 +139,10 @@ class Reader(Continuation):
             **inputs,
             attention_mask=self.real.long(),
             position_ids=places,
-            past_key_values=self.cache,
             use_cache=True,
             output_hidden_states=True,
             logits_to_keep=1,
+            **{cache_name(self.model): self.cache},
         )
         self.states = F.normalize(out.hidden_states[-1].float(), dim=-1)
         return out.logits[:, -1]

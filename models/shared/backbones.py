@@ -9,6 +9,8 @@ A hub name needs the network twice: for the architecture when the model is first
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,6 +146,16 @@ def freeze(module: Module) -> Module:
     return module.requires_grad_(False).eval()
 
 
+def cache_name(model: nn.Module) -> str:
+    """What a transformers model calls its cache, argument and output: `cache` from version 5.24 on, `past_key_values` before."""
+    return "cache" if _takes_cache(type(model)) else "past_key_values"
+
+
+@functools.cache
+def _takes_cache(kind: type[nn.Module]) -> bool:
+    return "cache" in inspect.signature(kind.forward).parameters
+
+
 class Continuation:
     """Texts being continued by a language model: the `Decoder` of models/shared/generate.py over its cache.
 
@@ -175,8 +187,8 @@ class Continuation:
             **inputs,
             attention_mask=self.real.long(),
             position_ids=places,
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **{cache_name(self.model): self.cache},
         )
         return out.logits[:, -1]

@@ -21,6 +21,7 @@ from data.loader import in_order
 from data.texts import texts
 from models.magic import MAGIC, MAGICConfig
 from models.magic.search import Eyes, magic_search
+from models.shared.backbones import cache_name
 from models.shared.text import BPETokenizer
 from recipes.bench.ratios import Bench, Row, interleaved, row_of
 
@@ -62,7 +63,7 @@ def gradient_guided(model: MAGIC, images: Sequence[np.ndarray], prompt: Sequence
         with torch.no_grad():
             out = language(ids, use_cache=True)
             before = out.logits[:, -1].softmax(dim=-1)
-        context = [(layer.keys[:, :, :-1], layer.values[:, :, :-1]) for layer in out.past_key_values.layers]
+        context = [(layer.keys[:, :, :-1], layer.values[:, :, :-1]) for layer in getattr(out, cache_name(language)).layers]
         shifts = [torch.zeros_like(part, requires_grad=True) for pair in context for part in pair]
         probabilities = _after(language, context, shifts, ids[:, -1:])
         candidates = probabilities.topk(k).indices  # [N, k]
@@ -83,7 +84,7 @@ def _after(language: Any, context: Sequence[tuple[Tensor, Tensor]], shifts: Sequ
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(context):
         cache.update(keys + shifts[2 * layer], values + shifts[2 * layer + 1], layer)
-    return language(last, past_key_values=cache, use_cache=True).logits[:, -1].softmax(dim=-1)
+    return language(last, use_cache=True, **{cache_name(language): cache}).logits[:, -1].softmax(dim=-1)
 
 
 BENCHES = {"guidance": guidance}

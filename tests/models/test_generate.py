@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from models.shared.backbones import cache_name
 from models.shared.generate import GREEDY, Decoding, generate, not_text
 from models.shared.transformer import Block, KeyValueCache, TransformerConfig, attend
 from tests.models.kit import assert_close, randomise
@@ -50,7 +51,7 @@ class GPT2:
         self.cache.batch_select_indices(rows)
 
     def _read(self, ids: Tensor) -> Tensor:
-        return self.model(ids, past_key_values=self.cache, use_cache=True).logits[:, -1]
+        return self.model(ids, use_cache=True, **{cache_name(self.model): self.cache}).logits[:, -1]
 
 
 @pytest.fixture(scope="module")
