@@ -1,12 +1,13 @@
 """Evaluate a trained model: `python -m eval.run .runs/clip-tiny-s0 [--data .data/scenes-tiny] [--tasks zeroshot,retrieval]`;
 or published weights: `python -m eval.run open_clip:ViT-B-32/laion2b_s34b_b79k --data .data/scenes-tiny`.
 
-Every task that the data allows and the model is capable of, beside its controls, on the test split and on both shifts where
-the data set has them. Answers stream to `RUN/eval/<data set>/<task>.<split>.<variant>.jsonl`; when all are there, `eval.json`
-(one cell per number), `prompts.json` and `showcase.json` are written next to them. An interrupted evaluation goes on.
+Runs every task that the data and the model's capabilities allow, together with its controls, on the test split and on both
+distribution shifts where the data set has them. Records stream to `RUN/eval/<data set>/<task>.<split>.<variant>.jsonl`. Once all tasks
+are complete, `eval.json` (one cell per number), `prompts.json` and `showcase.json` are written next to them. An interrupted evaluation
+resumes.
 
-A model may say that some tasks are asked after an earlier stage of its training (`Model.asked_after`). Where the run folder keeps the
-model of that stage, in `RUN/stages/<stage>`, they are asked of it, into `RUN/stages/<stage>/eval/`.
+A model can declare that some tasks are evaluated after an earlier training stage (`Model.asked_after`). If the run folder has the model
+of that stage in `RUN/stages/<stage>`, these tasks run on it, and their results go to `RUN/stages/<stage>/eval/`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from eval.tasks import plan
 from models.shared.device import hardware, resolve_device
 
 PRESETS = ("tiny", "small", "paper")
-LATER = "The paper asks it after the stage {}; this is a later model."
+LATER = "The paper evaluates this task after stage {}; this model was trained further."
 
 
 def main(
@@ -65,15 +66,15 @@ def main(
     """Evaluate a trained model.
 
     Args:
-        run: run folder, with model.json and model.safetensors; or published weights (open_clip:MODEL/TAG, hf:NAME), which become one.
-        data: data set folder or shards; the data set the model was trained on unless given.
-        tasks: only these, separated by commas (zeroshot, retrieval, foils, probe).
-        device: auto, cpu, cuda, cuda:1, mps.
-        limit: at most this many samples of each split, for a quick look.
-        batch_size: images or texts encoded at once; changes results in their last bits at most.
-        clip: judge of CLIPScore, a run folder or open_clip:MODEL/TAG; the finished CLIP run beside this one (seed 0) unless given.
-        judge: judge of VQAScore, the run folder of a model that answers; the model itself (its seed 0) unless given, if it does.
-        all: print every number, a table for each task and split, before the screen with the headline measures.
+        run: run folder with model.json and model.safetensors, or published weights (open_clip:MODEL/TAG, hf:NAME).
+        data: data set folder or shards. Default: the data set that the model was trained on.
+        tasks: comma-separated names of the tasks to run, such as zeroshot,retrieval. Default: all.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        limit: use at most this many samples per split, for a quick look.
+        batch_size: number of images or texts encoded at once; affects results only by rounding errors.
+        clip: model that computes CLIPScore, a run folder or open_clip:MODEL/TAG. Default: the finished CLIP run (seed 0) beside this one.
+        judge: model that computes VQAScore, the run folder of a model that answers questions. Default: the evaluated model (its seed 0).
+        all: print every number, one table per task and split, before the summary screen.
     """
     try:
         chosen = tuple(tasks.split(",")) if tasks else None
@@ -96,10 +97,10 @@ def evaluate_run(
     judge: str | None = None,
     everything: bool = False,
 ) -> Json:
-    """Evaluate the model in a run folder, print a screen (with `everything` all tables, too), and return what is in `eval.json`.
+    """Evaluate the model in a run folder, print a summary screen (with `everything` also all tables), and return what `eval.json` holds.
 
-    Tasks that its class asks after an earlier stage are asked of what `folder/stages` keeps of that stage, and of the finished model
-    only where `tasks` names them.
+    Tasks that belong to an earlier stage (`Model.asked_after`) run on the model of that stage in `folder/stages`. They run on the
+    finished model only if `tasks` names them.
     """
     options: Json = {"data": data, "device": device, "limit": limit, "batch_size": batch_size, "clip": clip, "judge": judge}
     with heartbeat(lambda: f"{folder.name}: loading"):
@@ -125,11 +126,11 @@ def _evaluate_folder(
     elsewhere: dict[str, str],
     lenient: bool = False,
 ) -> Json:
-    """One model; `elsewhere`: tasks that are asked after an earlier stage, which has a model of its own. `lenient`: tasks that the data
-    do not allow are left out."""
+    """Evaluate one saved model. `elsewhere` maps tasks that run on the model of an earlier stage to that stage. With `lenient`, tasks
+    that the data do not support are skipped instead of raising an error."""
     for name in ("model.json", "model.safetensors"):
         if not (folder / name).exists():
-            raise EvalError(f"{folder / name} is missing: expected a finished run, as `make train-clip` leaves it under .runs/")
+            raise EvalError(f"{folder / name} is missing: expected a finished run, such as `make train-clip` writes to .runs/")
     recipe = json.loads((folder / "recipe.json").read_text()) if (folder / "recipe.json").exists() else {}
     spec = data or recipe.get("data")
     if not spec:
@@ -138,7 +139,7 @@ def _evaluate_folder(
         device = str(resolve_device(device))
         model: Any = models.load(folder, device).requires_grad_(False)  # the FLOP counter would look for gradients
         source = from_shards(spec, limit)
-        home = folder.parent.parent if recipe.get("stage") else folder  # the run folder, which has others beside it
+        home = folder.parent.parent if recipe.get("stage") else folder  # the run folder, whose siblings are other runs
         fits: str | Path | None = clip or clip_beside(home)
         shows: str | Path | None = judge
         if not judge and isinstance(model, Draws) and isinstance(model, WeighsAnswers):
@@ -163,7 +164,7 @@ def _evaluate_folder(
 
 
 def _about(folder: Path, home: Path, recipe: Json, spec: str, model: Any) -> Json:
-    """What eval.json says of the run."""
+    """The fields of eval.json that describe the run."""
     description = json.loads((folder / "model.json").read_text())
     run = home.resolve().name
     stage = recipe.get("stage", "")
@@ -185,7 +186,7 @@ def _about(folder: Path, home: Path, recipe: Json, spec: str, model: Any) -> Jso
 
 
 def _asked_after(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Stage -> the tasks that are asked after it, of the stages that the run folder keeps a model of."""
+    """Stage -> tasks evaluated after it, for the stages whose model is in the run folder."""
     kept = {path.parent.name for path in folder.glob("stages/*/model.safetensors")}
     if not kept or not (folder / "model.json").exists():
         return {}
@@ -194,14 +195,16 @@ def _asked_after(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def stored(spec: str, runs: Path = Path(".runs")) -> Path:
-    """The run folder of published weights, named after them; fetched when there is none yet."""
+    """The run folder of published weights, named after `spec`. Downloads the weights if the folder does not exist."""
     folder = runs / re.sub(r"[^\w.]+", "-", spec)
     if not (folder / "recipe.json").exists():
         model: Any = models.load(spec)
         models.save(model, folder)
         name = json.loads((folder / "model.json").read_text())["model"]
         write_json(folder / "cost.json", {"total_parameters": sum(parameter.numel() for parameter in model.parameters())})
-        write_json(folder / "recipe.json", {"name": name, "preset": "published", "published": spec})  # the last: now it is whole
+        write_json(
+            folder / "recipe.json", {"name": name, "preset": "published", "published": spec}
+        )  # written last: marks the folder as complete
     return folder
 
 
@@ -219,21 +222,23 @@ def evaluate(
     everything: bool = False,
     elsewhere: dict[str, str] | None = None,
 ) -> Json:
-    """Evaluate `model` on `source`, with the untrained model `fresh` as a control, into `out/<data set>/`.
+    """Evaluate `model` on `source`, with the untrained model `fresh` as a control, and write results to `out/<data set>/`.
 
-    `weights` identifies the model: records made with other weights, data or prompts are not reused. `tasks` None means all;
-    with a selection the cells of other tasks are kept from an earlier evaluation of the same weights and data. `elsewhere`: tasks not
-    to be asked, and the stage of the training after which they are. With `everything` all tables are printed before the screen.
-    Raises EvalError when there is nothing to evaluate.
+    `weights` is a hash of the model: records made with other weights, data or prompts are not reused. `tasks=None` runs all tasks; with
+    a selection, cells of other tasks are kept from an earlier evaluation of the same weights and data. `elsewhere` maps tasks to skip
+    to the training stage whose model they run on. With `everything`, all tables are printed before the summary screen.
+    Raises EvalError if there is nothing to evaluate.
     """
     start, elsewhere, out = time.perf_counter(), elsewhere or {}, out / source.name
     console = console or Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH)
     planned = plan(source)
     names = list(dict.fromkeys(task.name for task in planned))
     if unknown := [name for name in tasks or () if name not in names]:
-        raise EvalError(f"{source.name}: no task {unknown[0]!r} for this data set; possible: {', '.join(names) or 'none'}")
+        raise EvalError(f"{source.name}: no task {unknown[0]!r} for this data set; available: {', '.join(names) or 'none'}")
     if not planned:
-        raise EvalError(f"{source.name}: nothing to ask; samples need captions, labels, foils or objects. See `make check-data DATA=...`")
+        raise EvalError(
+            f"{source.name}: nothing to evaluate; samples need captions, labels, foils or objects. See `make check-data DATA=...`"
+        )
     chosen = [task for task in planned if tasks is None or task.name in tasks]
     fingerprints = {split: source.fingerprint(split) for split in dict.fromkeys([*source.evaluated, *(task.split for task in planned)])}
     everyone = variants(model, fresh, source, fingerprints, weights, batch_size)
@@ -263,11 +268,11 @@ def evaluate(
     result |= {"prompts": {name: hashed(value) for name, value in settings.items()}, "cells": cells}
     if tasks is not None:
         result["cells"] = _kept_cells(out / "eval.json", result, chosen) + cells
-    # Where a task gave no number, what it would have asked with (which judge, say) cannot set two runs apart.
+    # Runs are comparable even if they differ in the settings (such as the judge) of a task that gave no number.
     answered = {cell["task"] for cell in result["cells"] if cell["variant"] == "model" and cell["value"] is not None}
     result["prompts"] = {title(task): result["prompts"][title(task)] for task in planned if task.name in answered}
     result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(_device_of(model)), **provenance()}
-    result |= {"seconds": _since(start), "seconds_of": [each for each in spent if each["seconds"]]}
+    result |= {"seconds": _since(start), "seconds_of": [entry for entry in spent if entry["seconds"]]}
     write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
     if shown:
         write_json(out / "showcase.json", shown)
@@ -282,9 +287,9 @@ def evaluate(
 
 
 def _later(task: Task, stage: str, about: Json) -> list[Json]:
-    note = f"asked after the stage {stage}, as in the paper: see the row {about.get('page', about['model'])} after {stage}"
+    note = f"evaluated after stage {stage}, as in the paper: see the row {about.get('page', about['model'])} after {stage}"
     common = {"task": task.name, "split": task.split, "variant": "model", "value": None, "status": "not run", "note": note}
-    return [common | {"metric": each.name, "unit": each.unit, "better": each.better} for each in task.measures]
+    return [common | {"metric": measure.name, "unit": measure.unit, "better": measure.better} for measure in task.measures]
 
 
 def _kept_cells(path: Path, result: Json, chosen: Sequence[Task]) -> list[Json]:
@@ -301,8 +306,8 @@ def _kept_cells(path: Path, result: Json, chosen: Sequence[Task]) -> list[Json]:
 
 
 def inference_flops(model: Any, source: Source) -> int | None:
-    """Floating-point operations (a multiply-add counts two) to take in one image; with its caption where only pairs can be scored, to
-    describe it where the model does nothing else."""
+    """Floating-point operations to encode one image (a multiply-add counts as two). For a model that only scores pairs, those to score
+    the image with its caption; for a model that only generates, those to caption it."""
     sample = source.samples(source.primary)[0]
     with FlopCounterMode(display=False) as counter:
         if hasattr(model, "encode_image"):
@@ -315,12 +320,12 @@ def inference_flops(model: Any, source: Source) -> int | None:
 
 
 def _device_of(model: Any) -> torch.device:
-    """The CPU for a model without parameters."""
+    """The device of the model's parameters; the CPU if it has none."""
     return next((parameter.device for parameter in getattr(model, "parameters", tuple)()), torch.device("cpu"))
 
 
 def _trained_on(spec: str) -> str:
-    """The training set's own name; the last part of its path where it is no longer there."""
+    """The name of the training set; the last part of its path if it no longer exists."""
     try:
         return find(spec, "train").name
     except (DataError, FileNotFoundError):

@@ -1,9 +1,9 @@
-"""What the training loop, the loader and the harness may ask of a model: every hook in one place.
+"""The model contract: every hook that the training loop, the data loader and the evaluation harness call on a model.
 
-A model is a subclass of `Model` in a package of its own. It sets `paradigm` and `Config`, takes `(config, tokenizer)`, has a `collate`,
-and writes `encode` and `objective`. Everything else has a default that does nothing.
+A model subclasses `Model` in its own package. It sets `paradigm` and `Config`, is constructed with `(config, tokenizer)`, provides a
+`collate`, and implements `encode` and `objective`. All other hooks default to doing nothing.
 
-What a model can do (`encode_image`, `caption`, `answer`, ...) is said by plain methods; eval/base/capabilities.py lists them.
+Capabilities (`encode_image`, `caption`, `answer`, ...) are plain methods; eval/base/capabilities.py lists them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from data.shards import Split
 if TYPE_CHECKING:
     from models.shared.text import Tokenizer
 
-IGNORE_INDEX = -100  # label of a token that is not to be predicted
+IGNORE_INDEX = -100  # label of tokens that do not count in the loss
 
 Batch = dict[str, Tensor]
 
 
 class Losses(NamedTuple):
-    """What an objective returns: the scalar to minimise, its named terms, and what a term (or "total") is at chance."""
+    """Return value of `Model.objective`: the scalar to minimise, its named terms, and the value of each term (or "total") at chance."""
 
     total: Tensor
     terms: dict[str, Tensor]
@@ -35,64 +35,64 @@ class Losses(NamedTuple):
 
     @classmethod
     def weighted(cls, terms: dict[str, Tensor], weights: Mapping[str, float], chance: Mapping[str, float]) -> Self:
-        """The sum of the terms by their weights. `weights` and `chance` may name terms that were not computed."""
+        """Weighted sum of the terms. `weights` and `chance` may contain names of terms that were not computed."""
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         return cls(total, terms, {name: chance[name] for name in terms})
 
     @classmethod
     def none(cls, like: Tensor) -> Self:
-        """The losses of a model that learns nothing from a batch, on the device of `like`."""
+        """A zero loss without terms, on the device of `like`, for models that are not trained by gradient."""
         return cls(torch.zeros((), device=like.device), {}, {})
 
 
 @dataclass(frozen=True)
 class Size:
-    """A configuration whose parameters `make params` counts. A package lists its own as `SIZES` in its sizes.py."""
+    """A configuration whose parameters `make params` counts. Each package lists its sizes as `SIZES` in sizes.py."""
 
     name: str
     config: Any
     published: int | None = None
-    """parameters by the paper or the released weights"""
+    """parameter count stated by the paper or measured on the released weights"""
     source: str = ""
-    """of the published figure; without one the size is counted with the vocabulary that is learned from the embedded data"""
+    """source of the published count; a size without one is counted with the vocabulary learned from the embedded data"""
     counted: tuple[str, ...] = ()
-    """the modules that the published figure counts; () for all"""
+    """modules included in the published count; () for all"""
     rounded: float = 0.0
-    """share by which the figure may differ, where a paper rounds it"""
+    """relative tolerance, for papers that round their count"""
 
 
 class Model(nn.Module):
-    """A model that `make train-<page>` trains and `make eval-<page>` evaluates.
+    """Base class of everything that `make train-<page>` trains and `make eval-<page>` evaluates.
 
-    A run folder keeps `config` (model.json), the tokenizer and the state dict; `type(self)(config, tokenizer)` and the state dict
-    must give the model back.
+    A run folder stores `config` (model.json), the tokenizer and the state dict. `type(self)(config, tokenizer)` followed by loading
+    the state dict must restore the model.
     """
 
-    # ------------------------------------------------------------------------------------------ what a class says
+    # ------------------------------------------------------------------------------------------- class attributes
 
     name: ClassVar[str]
-    """in model.json and on the command line; the class's name in lower case unless given"""
+    """identifier in model.json and on the command line; defaults to the class name in lower case"""
     paradigm: ClassVar[str]
-    """the heading under which reports show it; "prerequisite" for what is trained only for others to build on"""
+    """heading under which reports list the model; "prerequisite" for models that are trained only for others to build on"""
     Config: ClassVar[type[Any]]
-    """a frozen dataclass, with a class method for each size: `tiny`, `small`, `paper`"""
+    """a frozen dataclass with one class method per size: `tiny`, `small`, `paper`"""
     needs: ClassVar[tuple[str, ...]] = ("captions",)
-    """fields of `data.sample.Sample` that must not be empty: the loader drops samples without them, and counts them. A model that
-    needs neither captions nor questions reads no text and gets no tokenizer"""
+    """fields of `data.sample.Sample` that must not be empty; the loader drops and counts samples that lack one. A model that needs
+    neither captions nor questions reads no text and gets no tokenizer"""
     builds_on: ClassVar[tuple[str, ...]] = ()
-    """other packages of models/ whose code it imports"""
+    """other packages of models/ that this one imports"""
     asked_after: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """stage -> tasks that the paper asks at the end of that stage, not at the end of the training; the loop keeps the model as it is
-    then, and the harness evaluates both"""
+    """stage -> tasks that the paper evaluates at the end of that stage instead of at the end of training. The loop saves the model at
+    that point, and the harness evaluates both models"""
     notes: ClassVar[Mapping[str, str]] = {}
-    """task -> why the model's number there is what it is, where a reader would take it for a bug"""
+    """task -> explanation of a result that a reader might mistake for a bug"""
 
     config: Any
     tokenizer: Any
     """a `models.shared.text.Tokenizer`; None for a model that reads no text"""
     collate: Any
-    """`collate(samples, rng)`, run in the loader's workers, hence picklable: a dict of tensors with one row for each sample. The
-    generator draws crops, captions and masks; None means none of that: the first caption, the centre"""
+    """`collate(samples, rng)` returns a dict of tensors with one row per sample. It runs in the loader's workers, so it must be
+    picklable. `rng` draws crops, captions and masks; with None nothing is random: first caption, centre crop, no masks"""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -106,44 +106,45 @@ class Model(nn.Module):
     # ------------------------------------------------------------------------------------------------- every step
 
     def encode(self, batch: Batch) -> Batch:
-        """The costly half, in autocast: features with one row for each sample, which must not depend on the other rows. That makes
-        micro-batches exact."""
+        """The expensive half, run under autocast. Returns features with one row per sample, each independent of the other rows, so
+        that micro-batches give exactly the gradients of the full batch."""
         raise NotImplementedError(f"{type(self).__name__} has no encode")
 
     def objective(self, features: Batch) -> Losses:
-        """The half that couples the batch, in float32. Under torchrun the mean over ranks of losses and gradients must be those of
-        the whole batch (models/shared/distributed.py). A training-free model takes the features in here, and returns `Losses.none`."""
+        """The half that couples the samples of a batch, run in float32. Under torchrun, losses and gradients averaged over ranks must
+        equal those of the whole batch (models/shared/distributed.py). A training-free model collects the features here and returns
+        `Losses.none`."""
         raise NotImplementedError(f"{type(self).__name__} has no objective")
 
     def forward(self, batch: Batch) -> Losses:
         return self.objective(self.encode(batch))
 
     def after_step(self) -> str | None:
-        """After the optimiser's step, to clamp a temperature, say. Returns a warning, or None."""
+        """Called after each optimiser step, for example to clamp a temperature. Returns a warning to log, or None."""
         return None
 
     # --------------------------------------------------------------------------------------- before the first step
 
     @classmethod
     def configured(cls, config: Any, *, tokenizer: Tokenizer | None, split: Split) -> Any:
-        """The recipe's configuration with what tokenizer and data decide: the size of the vocabulary, if it has one."""
+        """The recipe's configuration, completed with values that depend on the tokenizer and the data, such as the vocabulary size."""
         return replace(config, vocab_size=tokenizer.vocab_size) if tokenizer is not None and hasattr(config, "vocab_size") else config
 
     def adopt(self, modules: Mapping[str, Any]) -> None:
-        """Take over trained prerequisites, role -> model, as part of its own configuration and weights."""
+        """Make trained prerequisites (role -> model) part of this model's configuration and weights."""
 
     def fetch(self) -> dict[str, str]:
-        """Load published backbones that the configuration names. Returns module -> where its weights come from."""
+        """Load the published backbones named in the configuration. Returns module -> source of its weights."""
         return {}
 
     def remember(self, batches: Iterable[Sequence[Sample]]) -> None:
-        """Read the training split once, in order, before training: documents to retrieve from, answers to choose among. What is kept
-        must be part of the state or the configuration."""
+        """Read the training split once, in order, before training, for example to collect documents to retrieve from or candidate
+        answers. Whatever is kept must be part of the state dict or the configuration."""
 
     def enter_stage(self, name: str) -> None:
-        """Set what is trained and what `collate` is, at the beginning of a stage and when it is resumed."""
+        """Set the trainable parameters and `collate` for a stage. Called when a stage starts and when it is resumed."""
 
     def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """The samples as `collate` will get them in this stage, computed once where the data are held in memory: with the features of
-        a frozen tower, say, where nothing random touches the pictures."""
+        """Return the samples that `collate` receives in this stage. Called once if the data are held in memory, for example to cache
+        the features of a frozen tower when images are not augmented."""
         return samples

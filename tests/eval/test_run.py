@@ -158,7 +158,7 @@ def test_one_sample(tmp_path: Path) -> None:
 def test_nothing_to_evaluate_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(EvalError, match=r"'test' has no usable samples.*check-data"):
         fakes.run(fakes.noisy(), {"test": []}, tmp_path)
-    with pytest.raises(EvalError, match="nothing to ask"):
+    with pytest.raises(EvalError, match="nothing to evaluate"):
         fakes.run(fakes.noisy(), {"test": [Sample(key="0", image=fakes.picture(0))]}, tmp_path)
     with pytest.raises(EvalError, match=r"test or val, found \['a', 'b'\]"):
         fakes.run(fakes.noisy(), {"a": fakes.captioned(2), "b": fakes.captioned(2)}, tmp_path)

@@ -63,7 +63,7 @@ def test_each_task_is_asked_of_the_model_of_its_stage(
     assert "zeroshot" in asked(finished)  # no model is kept of the stage another
     assert "retrieval" not in asked(finished)
     reasons = {cell.note for cell in finished.cells if cell.key.task == "retrieval" and cell.variant == "model"}
-    assert reasons == {"asked after the stage first, as in the paper: see the row two after first"}
+    assert reasons == {"evaluated after stage first, as in the paper: see the row two after first"}
     assert finished.notes["zeroshot"] == "three words only"
     assert "after the stage first" in finished.notes["retrieval"]
     assert [row.name for row in to_rows([finished, first])] == ["two", "two after first"]
@@ -71,7 +71,7 @@ def test_each_task_is_asked_of_the_model_of_its_stage(
     assert [set(shown.showcase["adapters"]) for shown in (first, finished)] == [{"ranked"}, set()]
     pictured = [[item["key"] for item in shown.showcase["items"]] for shown in (first, finished)]
     assert pictured[0] == pictured[1]  # or they would not stand side by side
-    assert "Not run: retrieval (asked after the stage first" in capsys.readouterr().out
+    assert "Not run: retrieval (evaluated after stage first" in capsys.readouterr().out
 
 
 def test_a_task_that_is_named_is_asked_of_both(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
