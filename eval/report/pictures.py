@@ -1,4 +1,4 @@
-"""The picture browser: what every model made of the same pictures."""
+"""Sample outputs: what each model generates, answers and ranks for the same test images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Answer:
 class Ranked:
     text: str
     score: float | None
-    correct: bool | None  # whether it is a text of this very picture
+    correct: bool | None  # whether the text belongs to this image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +37,16 @@ class Because:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What one model made of a picture. Empty is what it cannot do."""
+    """The outputs of one model for one image. Fields are empty for what the model cannot do."""
 
     model: str
-    caption: list[tuple[str, bool | None]]  # pieces of text, and whether they are true of the picture (None: nothing is claimed)
+    caption: list[tuple[str, bool | None]]  # pieces of the caption, and whether they are true of the image (None: makes no claim)
     answers: list[Answer]
     ranked: list[Ranked]  # best first
-    because: list[Because]  # pairs to which the first one owes its place
+    because: list[Because]  # training pairs that contribute most to the score of the first text
     drawing: str  # a data: URI
-    unmasked: list[str]  # data: URIs: parts hidden, filled in with the text's help, without it
-    how: dict[str, str]  # "answers", "ranked", ... -> the adapter behind it
+    unmasked: list[str]  # three data: URIs: masked image, reconstruction with the caption, reconstruction without it
+    how: dict[str, str]  # "answers", "ranked", ... -> the adapter that was used
 
     @property
     def gist(self) -> tuple[Any, ...]:
@@ -58,17 +58,17 @@ class Picture:
     key: str
     split: str
     image: str  # a data: URI
-    truth: list[str]  # the first is what drawings were asked to show
+    truth: list[str]  # captions; the first is the prompt of the drawings
     shown: list[Shown]
 
     @property
     def agree(self) -> bool:
-        """Whether all models say the same."""
+        """Whether all models give the same output."""
         return len({shown.gist for shown in self.shown}) == 1
 
 
 def pictures(rows: Sequence[Row]) -> list[Picture]:
-    """The showcase pictures, each with what every row's first seed made of it. Images that are no embedded raster are left out."""
+    """The showcase images with the outputs of every row's first seed. Items whose image is not an embedded raster are left out."""
     found: dict[str, Picture] = {}
     for row in rows:
         result = row.results[0]
@@ -82,21 +82,21 @@ def pictures(rows: Sequence[Row]) -> list[Picture]:
     return list(found.values())
 
 
-GALLERY = 4  # pictures that the report opens with
+GALLERY = 4  # images at the top of the report
 DOES = {"caption": "Says", "answers": "Answers", "drawing": "Draws", "ranked": "Ranks first"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What all models that can do one thing made of the gallery's pictures."""
+    """The gallery's part for one ability: the outputs of all models that have it."""
 
     ability: str
     head: str
-    lines: list[tuple[str, list[Shown | None]]]  # model, and what it made of each picture
+    lines: list[tuple[str, list[Shown | None]]]  # (model, its outputs for each image)
 
     @property
     def questions(self) -> list[str]:
-        """What the first answers are about, for each picture, with the right ones."""
+        """For each image the first question, followed by its correct answer."""
         columns = zip(*(made for _, made in self.lines), strict=True)
         asked = [next((shown.answers[0] for shown in column if shown and shown.answers), None) for column in columns]
         return [f"{each.question} ({each.truth})" if each else "" for each in asked]
@@ -104,14 +104,15 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """A few pictures side by side, with what every model says of them, answers, ranks and draws."""
+    """A few images side by side, with the outputs of every model."""
 
     pictures: list[Picture]
     parts: list[Part]
 
 
 def gallery(rows: Sequence[Row], found: Sequence[Picture]) -> Gallery:
-    """Evenly spaced among the showcase's pictures, whatever models made of them; a line for each page, the first of its rows."""
+    """Build the gallery from evenly spaced showcase images, chosen independently of the outputs. Each page gets one line, from the first
+    of its rows."""
     chosen = [found[i * len(found) // GALLERY] for i in range(GALLERY)] if len(found) > GALLERY else list(found)
     names = {row.label: row.name for row in reversed(rows)}  # the first row of each
     parts = []
@@ -127,7 +128,7 @@ def gallery(rows: Sequence[Row], found: Sequence[Picture]) -> Gallery:
 
 
 def abilities(shown: Sequence[Picture]) -> list[str]:
-    """Which columns the browser needs: those in which some model has something to show."""
+    """Columns of the image browser: the abilities that at least one model has."""
     everything = [each for picture in shown for each in picture.shown]
     return [
         name

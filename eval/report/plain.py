@@ -1,4 +1,4 @@
-"""The report without a browser: Markdown, CSV and the terminal."""
+"""The report as Markdown, CSV and terminal output."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def markdown(report: Report) -> str:
                 lines += ["", "Below chance (\N{DOWNWARDS ARROW}):", "", *(f"- {cell(reason)}" for reason in table.below)]
         proven = proven_lines(dataset)
         if proven:
-            lines += ["", "### Better than, by paired bootstrap", "", *(f"- {cell(line)}" for line in proven)]
+            lines += ["", "### Significant differences (paired bootstrap)", "", *(f"- {cell(line)}" for line in proven)]
         lines += ["", *(f"[{number}] {cell(reason)}  " for reason, number in dataset.footnotes.items())]
     if report.built_on:
-        lines += ["", "## What is built on what", ""]
+        lines += ["", "## Prerequisites", ""]
         for name, parts in report.built_on.items():
             lines.append(f"- {cell(name)}: " + ", ".join(cell(f"{page} as its {role.replace('_', ' ')}") for role, page in parts.items()))
     if report.claims:
         lines += ["", "## Claims", "", "| page | claim | paper | here | verdict |", "|---|---|---|---|---|"]
         for claim in report.claims:
-            told = (claim.page, claim.sentence, claim.paper, f"{claim.result}, {words.count(claim.seeds, 'seed')}", claim.verdict)
-            lines.append(f"| {' | '.join(cell(text) for text in told)} |")
+            fields = (claim.page, claim.sentence, claim.paper, f"{claim.result}, {words.count(claim.seeds, 'seed')}", claim.verdict)
+            lines.append(f"| {' | '.join(cell(text) for text in fields)} |")
     return "\n".join([*lines, "", "## Commands", "", "```", *report.commands, "```", ""])
 
 
@@ -86,19 +86,19 @@ def proven_lines(dataset: DatasetReport) -> list[str]:
 
 
 def cell(text: str) -> str:
-    """Text that cannot leave its Markdown cell, nor bring HTML or a link along."""
+    """Escape text so that it stays inside its Markdown cell and adds neither HTML nor links."""
     return escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("[", "\\[").replace("`", "'")
 
 
-COLUMN_WIDTH = 10  # of the terminal's tables
-NAME_WIDTH = 30  # at most
+COLUMN_WIDTH = 10  # characters, in terminal tables
+NAME_WIDTH = 30  # maximum
 TERMINAL_COSTS = ("samples_seen", "train_flops")
 ABOUT = ("dataset", "page", "stage", "model", "paradigm", "preset", "trained_on", "seed")
 NUMBERS = ("variant", "value", "low", "high", "n", "unit", "status", "adapter", "note")
 
 
 def table_csv(report: Report) -> str:
-    """Every cell of every run, one per line, unrounded; an empty value is a missing one. Costs are lines of the task `cost`."""
+    """Every cell of every run as one CSV line, unrounded. Missing values are empty. Costs are listed under the task `cost`."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, [*ABOUT, "run", *Key._fields, *NUMBERS], lineterminator="\n")
     writer.writeheader()
@@ -114,19 +114,19 @@ def table_csv(report: Report) -> str:
 
 
 def status(report: Report) -> list[str]:
-    """What is there and what is missing, in sentences."""
+    """Sentences that count the evaluated models and list missing ones."""
     names = list(dict.fromkeys(row.page for dataset in report.datasets for row in dataset.rows))
     counted: list[tuple[Sized, str]] = [(names, "model"), (report.runs, "run"), (report.datasets, "data set")]
     sentences = [", ".join(words.count(len(things), what) for things, what in counted) + (f": {', '.join(names)}." if names else ".")]
     if report.untrained:
-        sentences.append(f"Still untrained: {', '.join(report.untrained)}; make train-<page> eval-<page>.")
+        sentences.append(f"Not trained yet: {', '.join(report.untrained)} (make train-<page> eval-<page>).")
     if report.unevaluated:
-        sentences.append("Trained, not evaluated: " + ", ".join(f"{page} (make eval-{page})" for page in report.unevaluated) + ".")
+        sentences.append("Trained but not evaluated: " + ", ".join(f"{page} (make eval-{page})" for page in report.unevaluated) + ".")
     return sentences
 
 
 def terminal(report: Report, console: Console) -> None:
-    """The overview of each data set without its intervals, as many columns at a time as the terminal is wide."""
+    """Print the overview of each data set without intervals, split into tables that fit the width of the terminal."""
     for dataset in report.datasets:
         heads = [f"{group.partition(' ')[0]} {label}" for group, columns in dataset.overview.groups for label, _ in columns]
         shown = list(range(len(heads) - len(COSTS)))

@@ -1,4 +1,4 @@
-"""The report as data: what is compared on which data set, what could be proven, what is still missing."""
+"""The content of the report, independent of its layout: tables and comparisons per data set, claims, and runs that are missing."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class DatasetReport:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Split -> the data hash all runs agree on, or why there is none."""
+        """Split -> the data hash shared by all runs, or a remark that there is none."""
         splits = dict.fromkeys(split for result in self.results for split in result.data_hashes)
         found = {split: next((h for result in self.results if (h := result.data_hashes.get(split))), None) for split in splits}
         return {split: known[:12] if known else "not indexed, so unverified" for split, known in found.items()}
 
     @property
     def decided(self) -> list[Key]:
-        """Headline metrics on which at least one model is proven better than another."""
+        """Headline metrics on which at least one model is significantly better than another."""
         return [key for key in self.headline if any(pair.proven for pair in self.proofs.get(key, {}).values())]
 
     @property
@@ -59,7 +59,7 @@ class DatasetReport:
 
     @property
     def shifts(self) -> list[tuple[Key, list[Key]]]:
-        """Each headline metric with the same metric on other splits."""
+        """Each headline metric, with the keys of the same metric on other splits."""
         away = {
             key: [other for other in self.keys if other != key and (other.task, other.metric) == (key.task, key.metric)]
             for key in self.headline
@@ -83,14 +83,14 @@ class DatasetReport:
 class Report:
     datasets: list[DatasetReport]
     claims: list[Claim]
-    runs: list[Run]  # those with results
-    built_on: dict[str, dict[str, str]]  # page -> role -> the page that was trained first
+    runs: list[Run]  # runs with results
+    built_on: dict[str, dict[str, str]]  # page -> role -> page of the prerequisite
     untrained: list[str]
-    unevaluated: list[str]  # trained, no result yet
+    unevaluated: list[str]  # pages that are trained but have no results
 
     @property
     def commands(self) -> list[str]:
-        """What regenerates the report: per run its training, then its evaluations."""
+        """The commands that regenerate the report: for each run its training, then its evaluations."""
         judged: dict[str, list[tuple[Row, Result]]] = {}
         for row in (row for dataset in self.datasets for row in dataset.rows):
             for result in row.results:
@@ -111,12 +111,15 @@ class Report:
 
 
 def build(runs: list[Run], pages: Sequence[str] = (), only: str | None = None, claims: Path | None = None) -> Report:
-    """Read everything and refuse what is not comparable (EvalError). `pages` are those to name where no run of
-    them is there, `only` names one data set, `claims` the folder of what came of the papers' claims."""
+    """Build the report from the results of `runs`. Raises EvalError if they are not comparable.
+
+    Pages in `pages` without a trained or evaluated run are reported as missing. `only` restricts the report to one data set. `claims` is
+    the folder with the results of claims.
+    """
     everything = read_results(runs)
     results = [result for result in everything if only in (None, result.dataset)]
     refuse_unlike(results)
-    at_home = sorted(results, key=lambda result: result.dataset != result.trained_on)  # the data sets that models were trained on first
+    at_home = sorted(results, key=lambda result: result.dataset != result.trained_on)  # data sets that models were trained on come first
     names = list(dict.fromkeys(result.dataset for result in at_home))
     names.sort(key=lambda name: -sum(result.dataset == name for result in results))  # stable: most runs first
     datasets = [build_dataset(name, results) for name in names]
@@ -133,14 +136,14 @@ def build(runs: list[Run], pages: Sequence[str] = (), only: str | None = None, c
 
 
 def built_on(runs: Sequence[Run], shown: Collection[str]) -> dict[str, dict[str, str]]:
-    """Page -> role -> page, of the pages that are shown and of what they build on, as the runs' costs tell it."""
+    """Page -> role -> prerequisite page, for the shown pages and their prerequisites, as recorded in the runs' cost.json."""
     pages = {run.name: run.page for run in runs}
     found: dict[str, dict[str, str]] = {}
 
     def walk(page: str, cost: dict[str, Any]) -> None:
         for role, part in (cost.get("prerequisites") or {}).items():
             name = str(part.get("run", role))
-            other = pages.get(name) or name.split("-")[0]  # it may not lie here: runs are named like their pages
+            other = pages.get(name) or name.split("-")[0]  # the run may be missing here, but its name starts with the page
             found.setdefault(page, {})[str(role)] = other
             walk(other, part)
 
@@ -153,7 +156,7 @@ def built_on(runs: Sequence[Run], shown: Collection[str]) -> dict[str, dict[str,
 def build_dataset(name: str, results: list[Result]) -> DatasetReport:
     here = [result for result in results if result.dataset == name]
     rows, all_keys = to_rows(here), keys(here)
-    homes = {key.task: key.split for key in reversed(all_keys)}  # each task's first split: proofs of the shifts would double the time
+    homes = {key.task: key.split for key in reversed(all_keys)}  # first split of each task; testing the shifts too would double the time
     proofs, footnotes = differences(rows, [key for key in all_keys if key.split == homes[key.task]]), Footnotes()
     table = TableMaker(rows, proofs, footnotes)
     return DatasetReport(

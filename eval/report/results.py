@@ -1,9 +1,9 @@
-"""Result files of finished evaluations, read back: what the report knows, before any arithmetic.
+"""Read the result files of finished evaluations, the input of the report.
 
-A run folder holds `recipe.json`, `cost.json`, `train.jsonl` and, per data set it was judged on, `eval/<data set>/eval.json`
-(one cell per number), `showcase.json` (a few pictures with what the model made of them) and per-sample `*.jsonl` records. What it keeps
-of the model after an earlier stage of the training, in `stages/<stage>/`, is a run folder, too.
-Nothing here imports torch or a model: a report can be made where nothing can be trained.
+A run folder contains `recipe.json`, `cost.json`, `train.jsonl` and, per data set it was evaluated on, `eval/<data set>/eval.json`
+(one cell per number), `showcase.json` (a few images with the model's outputs) and per-sample records in `*.jsonl`. A model saved after
+an earlier training stage has a run folder of its own in `stages/<stage>/`.
+This module imports neither torch nor a model, so a report can be built on a machine without them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from eval import EvalError
 from eval.base import schemas
 from eval.report import words
 
-CONTROL_ORDER = ("chance", "oracle", "untrained", "shuffled images", "blank images")  # other variants follow, in the order they are met
+CONTROL_ORDER = ("chance", "oracle", "untrained", "shuffled images", "blank images")  # other variants follow in order of occurrence
 
 
 class Key(NamedTuple):
-    """What a number measures. Two runs are compared only under the same key on the same data."""
+    """Identifies a measurement. Runs are compared only under the same key and on the same data."""
 
     task: str
     split: str
@@ -32,7 +32,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One number of one run. `value` is None where there is none, and `note` then says why (never 0 for "could not")."""
+    """One number of one run. Without a number `value` is None and `note` gives the reason; 0 never means "could not"."""
 
     key: Key
     variant: str = "model"
@@ -45,31 +45,31 @@ class Cell:
     note: str = ""
     adapter: str = ""
     records: Path | None = None  # per-sample JSONL, for paired tests
-    field: str = ""  # the numeric field of the records whose mean is the value; "" where it is a statistic of all of them
-    weight: str = ""  # the field whose sum is divided by instead of the number of records: the value is a ratio
+    field: str = ""  # the numeric field of the records whose mean is the value; "" if the value is not a mean over records
+    weight: str = ""  # for ratios: the field whose sum is the denominator, instead of the number of records
     better: str = "higher"  # or "lower", or "neither" (a yes-rate is not a merit)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: its folder and what it cost. Read lazily, because most reports need only part of it."""
+    """One training run. Its files are read lazily, because most reports need only some of them."""
 
     name: str
     folder: Path
 
     @property
     def home(self) -> Path:
-        """The folder of the training: not that of one of its stages."""
+        """The folder of the whole training run, also for the model of one of its stages."""
         return self.folder.parent.parent if self.stage else self.folder
 
     @property
     def page(self) -> str:
-        """The page of recipes/ that it was trained from; in older runs, the model."""
+        """The page of recipes/ that it was trained from; for older runs, the model's name."""
         return str(self.recipe.get("page") or self.recipe.get("name") or "")
 
     @property
     def stage(self) -> str:
-        """The stage after which the model was kept; "" when the training is over."""
+        """The training stage after which the model was saved; "" for the finished model."""
         return str(self.recipe.get("stage") or "")
 
     @cached_property
@@ -81,41 +81,41 @@ class Run:
         return read_json(self.folder / "cost.json") if (self.folder / "cost.json").exists() else {}
 
     def spent(self, name: str) -> float | None:
-        """A number of cost.json, with what was spent on the runs that this one builds on; None where it was not recorded."""
+        """A number of cost.json, summed over this run and its prerequisites; None if it was not recorded."""
         own = number(self.cost.get(name))
         return None if own is None else own + sum(number(each.get(name)) or 0.0 for each in _prerequisites(self.cost).values())
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
-        """The logged steps in order. A step logged twice (a killed and resumed run repeats some) counts as logged last."""
+        """The logged steps in order. A resumed run repeats some steps; the last record of each step counts."""
         lines = [line for line in read_jsonl(self.folder / "train.jsonl") if "event" not in line]
         steps = {line["step"]: line for line in lines if {"step", "samples"} <= line.keys()}
         return [steps[step] for step in sorted(steps)]
 
     @cached_property
     def validation(self) -> list[tuple[float, float]]:
-        """(samples seen, total loss on validation samples), as measured along the way."""
+        """(samples seen, total validation loss) for each validation during training."""
         lines = [line for line in read_jsonl(self.folder / "train.jsonl") if line.get("event") == "validate"]
         return [(line["samples"], line["loss"]) for line in lines if number(line.get("loss")) is not None and "samples" in line]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One run judged on one data set."""
+    """The evaluation of one run on one data set."""
 
     run: Run
     folder: Path
-    page: str  # of recipes/, which names the row
-    stage: str  # after which the model was kept; "" when the training is over
+    page: str  # page of recipes/; names the row
+    stage: str  # training stage after which the model was saved; "" for the finished model
     model: str
     paradigm: str
     preset: str
     seed: int
     dataset: str
-    data: str | None  # where it lay when it was evaluated
+    data: str | None  # path or URL of the data set at the time of the evaluation
     trained_on: str
-    published: str  # what WEIGHTS= named, of weights that were not trained here
-    notes: dict[str, str]  # task -> why its number is what it is, by the model's own word
+    published: str  # the value of WEIGHTS= for published weights; "" for weights trained here
+    notes: dict[str, str]  # task -> the model's explanation of its result
     data_hashes: dict[str, str | None]
     prompts: dict[str, str]
     cells: tuple[Cell, ...]
@@ -155,7 +155,8 @@ def read_result(run: Run, folder: Path) -> Result:
 
 
 def result_of(raw: dict[str, Any], run: Run, path: Path) -> Result:
-    """What `eval.json` says, read from `path`; records lie beside it. Raises EvalError where it is none, or of another schema."""
+    """Parse the content of an `eval.json` at `path`; the records are in the same folder. Raises EvalError for invalid content or another
+    schema version."""
     if raw.get("schema") != schemas.EVALUATION:
         again = f"Evaluate again: make eval-{_page_of(raw)}"
         raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {schemas.EVALUATION}. {again}")
@@ -208,7 +209,9 @@ def read_cell(raw: dict[str, Any], folder: Path) -> Cell:
         status=status,
         note=note,
         adapter=str(raw.get("adapter") or ""),
-        records=folder / Path(raw["records"]).name if raw.get("records") else None,  # .name: records lie beside eval.json, nowhere else
+        records=folder / Path(raw["records"]).name
+        if raw.get("records")
+        else None,  # .name: records are in the folder of eval.json, nowhere else
         field=str(raw.get("field", raw["metric"])),
         weight=str(raw.get("weight") or ""),
         better=str(raw.get("better") or "higher"),
@@ -216,14 +219,14 @@ def read_cell(raw: dict[str, Any], folder: Path) -> Cell:
 
 
 def is_below(low: float | None, high: float | None, chance: float | None, better: str) -> bool:
-    """Whether the whole interval is on chance's worse side."""
+    """Whether the whole interval is worse than chance."""
     if chance is None or low is None or high is None:
         return False
     return (better == "higher" and high < chance) or (better == "lower" and low > chance)
 
 
 def refuse_unlike(results: list[Result]) -> None:
-    """Raise EvalError when runs judged on one data set saw different data or were asked with different prompts."""
+    """Raise EvalError if runs evaluated on the same data set used different data or different prompts."""
     complaints = []
     for dataset in dict.fromkeys(result.dataset for result in results):
         same = [result for result in results if result.dataset == dataset]
@@ -231,13 +234,13 @@ def refuse_unlike(results: list[Result]) -> None:
             for name in dict.fromkeys(name for result in same for name in getattr(result, kind)):
                 by_hash: dict[str, list[Result]] = {}
                 for result in same:
-                    if known := getattr(result, kind).get(name):  # a set without an index has no hash: nothing to hold against it
+                    if known := getattr(result, kind).get(name):  # a data set without an index has no hash to compare
                         by_hash.setdefault(known, []).append(result)
                 if len(by_hash) > 1:
-                    lines = [f"  {known[:12]}  {', '.join(result.run.name for result in who)}" for known, who in by_hash.items()]
-                    again = dict.fromkeys(result.command for who in by_hash.values() for result in who)
+                    lines = [f"  {known[:12]}  {', '.join(result.run.name for result in group)}" for known, group in by_hash.items()]
+                    again = dict.fromkeys(result.command for group in by_hash.values() for result in group)
                     complaints.append(
-                        f"{dataset}: the {what} {name!r} differs between runs, so their numbers may not share a table:\n"
+                        f"{dataset}: the {what} {name!r} differs between runs, so their results are not comparable:\n"
                         + "\n".join(lines)
                         + "\n  Evaluate the outdated ones again:\n    "
                         + "\n    ".join(again)
@@ -247,7 +250,7 @@ def refuse_unlike(results: list[Result]) -> None:
 
 
 def _prerequisites(cost: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the runs cost that a run builds on, and those they build on, each once: {run: its costs}."""
+    """Costs of all direct and indirect prerequisite runs, each run once: {run name: costs}."""
     found: dict[str, dict[str, Any]] = {}
     for role, each in (cost.get("prerequisites") or {}).items():
         found |= {str(each.get("run", role)): each} | _prerequisites(each)
@@ -265,11 +268,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, line by line; lines that do not parse are skipped (a run in progress ends in half a line)."""
+    """The JSON objects of a JSONL file. Lines that do not parse are skipped: the file of a run in progress can end in a partial line."""
     texts = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
     texts = [text for text in texts if text.strip()]
     try:
-        lines = json.loads(f"[{','.join(texts)}]")  # as one, which is faster
+        lines = json.loads(f"[{','.join(texts)}]")  # one call is faster than one per line
     except ValueError:
         lines = [_line(text) for text in texts]
     return [line for line in lines if isinstance(line, dict)]
@@ -283,7 +286,7 @@ def _line(text: str) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """A finite float, or None: NaN and infinities are no results."""
+    """A finite float, or None for None, NaN and infinities."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):

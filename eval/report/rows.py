@@ -1,7 +1,7 @@
-"""Runs become rows: seeds of one experiment side by side, each number with its interval.
+"""Group evaluated runs into table rows and aggregate their numbers over seeds, with intervals.
 
-A row is one *experiment*: the same model, preset, training data and recipe. Its runs differ by seed only. Anything else that
-differs (another learning rate, say) makes another row, labelled with what differs, so that a mean is never taken over unlike runs.
+A row is one *experiment*: the runs that share model, preset, training data and recipe, and differ only by seed. Runs that differ in
+anything else, such as the learning rate, form another row, labelled with the difference. So unlike runs are never averaged.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from eval.report import words
 from eval.report.results import CONTROL_ORDER, Cell, Key, Result, is_below
 from eval.tasks import headlines
 
-# Recipe fields that say where and how fast a run went, not what it was. Where the data lie is one: their name is the row's.
+# Recipe fields that affect where and how fast a run was executed, but not its result. `data` is a path; the row has the data set's name.
 CIRCUMSTANCES = {"seed", "data", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch"}
-ADD_UP = {"samples_seen", "train_seconds", "train_flops"}  # costs that are paid for the prerequisites too
-PARADIGM_ORDER = ("contrastive", "masking", "generative", "pretrained backbones", "training-free")  # others follow, by their names
+ADD_UP = {"samples_seen", "train_seconds", "train_flops"}  # costs that include those of the prerequisites
+PARADIGM_ORDER = ("contrastive", "masking", "generative", "pretrained backbones", "training-free")  # others follow in alphabetical order
 UNEXPLAINED = "The model declares no reason."
-IN_DISTRIBUTION = ("test", "val", "train")  # splits drawn like the training data, the one to headline first; any other is a shift
+IN_DISTRIBUTION = ("test", "val", "train")  # splits from the training distribution, in order of preference; all others are shifts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +28,13 @@ class Row:
     """One experiment on one data set."""
 
     page: str
-    stage: str = ""  # of its training, after which the model was kept
+    stage: str = ""  # training stage after which the model was saved; "" for the finished model
     paradigm: str
     preset: str
     trained_on: str
-    difference: str = ""  # what sets its recipe apart from rows of the same model, preset and data
-    varying: dict[str, Any] = field(default_factory=dict)  # the recipe fields that do so
-    name: str = ""  # the page, the stage, and in brackets what sets the row apart from others of that page
+    difference: str = ""  # how its recipe differs from other rows of the same model, preset and data, as text
+    varying: dict[str, Any] = field(default_factory=dict)  # the recipe fields that differ
+    name: str = ""  # page and stage, and in brackets whatever distinguishes the row from others of that page
     results: tuple[Result, ...]  # one per seed
 
     @property
@@ -50,7 +50,7 @@ class Row:
         return combine([result.by_key.get((key, variant)) for result in self.results], self.page, self.stage)
 
     def note(self, task: str) -> str:
-        """Why its number of a task is what it is, by the model's own word."""
+        """The model's explanation of its result in a task (`Model.notes`); "" if it gives none."""
         return next((note for result in self.results if (note := result.notes.get(task))), "")
 
     @property
@@ -58,9 +58,9 @@ class Row:
         return f"{self.page} after {self.stage}" if self.stage else self.page
 
     def cost(self, name: str) -> Any:
-        """The mean over seeds of a number of cost.json (None unless every seed has it); of words, the distinct ones.
+        """A field of cost.json: the mean over seeds of a number, or the distinct values of a text. None unless every seed has it.
 
-        What is spent on training includes the runs that this one builds on.
+        Training costs include those of the prerequisite runs.
         """
         values = [cost_of(result, name) for result in self.results]
         if any(value is None for value in values):
@@ -71,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """A number as the table shows it; `how` says what its interval means."""
+    """A number as shown in a table; `how` describes its interval."""
 
     value: float | None = None
     low: float | None = None
@@ -86,13 +86,13 @@ class Value:
 
 
 def to_rows(results: list[Result]) -> list[Row]:
-    """Rows of one data set: paradigms in their order, pages by their names, a stage behind the finished model, seeds ascending."""
+    """Rows of one data set, sorted by paradigm, page name and stage (the finished model first); seeds in ascending order."""
     families: dict[tuple[str, str, str, str, str], dict[str, list[Result]]] = {}
     for result in sorted(results, key=lambda result: (result.seed, result.run.name)):
         family = families.setdefault((result.paradigm, result.page, result.stage, result.preset, result.trained_on), {})
         same = json.dumps(substance(result), sort_keys=True)
         while any(other.seed == result.seed for other in family.get(same, [])):
-            same += " again"  # one seed trained twice is one seed: the repetition gets a row of its own
+            same += " again"  # a second run of a seed is not another seed: it gets a row of its own
         family.setdefault(same, []).append(result)
 
     rows: list[Row] = []
@@ -114,7 +114,7 @@ def to_rows(results: list[Result]) -> list[Row]:
 
 
 def place(paradigm: str) -> tuple[int, str]:
-    """What rows are sorted by first."""
+    """Sort key of a paradigm."""
     return PARADIGM_ORDER.index(paradigm) if paradigm in PARADIGM_ORDER else len(PARADIGM_ORDER), paradigm
 
 
@@ -125,7 +125,7 @@ def cost_of(result: Result, name: str) -> Any:
 
 
 def distinct_name(row: Row, rows: list[Row]) -> str:
-    """The page's name, and what tells this row from the page's other rows."""
+    """The page's name, followed by whatever distinguishes this row from the page's other rows."""
     others = [other for other in rows if other.label == row.label]
     apart = [
         part
@@ -137,7 +137,7 @@ def distinct_name(row: Row, rows: list[Row]) -> str:
 
 
 def substance(result: Result) -> dict[str, Any]:
-    """The recipe, flattened to {"optim.lr": 0.001}, without its circumstances."""
+    """The recipe without `CIRCUMSTANCES`, flattened to the form {"optim.lr": 0.001}."""
     flat: dict[str, Any] = {}
 
     def walk(value: Any, path: str) -> None:
@@ -145,15 +145,15 @@ def substance(result: Result) -> dict[str, Any]:
             for name, inner in value.items():
                 if name not in CIRCUMSTANCES:
                     walk(inner, f"{path}.{name}" if path else name)
-        elif value != []:  # no stages, no prerequisites: the same as no word of them
+        elif value != []:  # an empty list of stages or prerequisites is the same as a missing one
             flat[path] = value
 
-    walk({name: value for name, value in result.run.recipe.items() if name not in ("page", "stage")}, "")  # older runs do not say them
+    walk({name: value for name, value in result.run.recipe.items() if name not in ("page", "stage")}, "")  # missing in older runs
     return flat
 
 
 def combine(cells: list[Cell | None], page: str, stage: str = "") -> Value:
-    """One value from the cells of several seeds: mean and Student-t 95 % interval; a single seed keeps its bootstrap interval."""
+    """Combine the cells of all seeds: mean and 95 % Student t interval over seeds. A single seed keeps its bootstrap interval."""
     present = [cell for cell in cells if cell is not None]
     valued = [cell for cell in present if cell.value is not None]
     if not valued:
@@ -176,11 +176,11 @@ def combine(cells: list[Cell | None], page: str, stage: str = "") -> Value:
 
 
 def missing(page: str, stage: str) -> str:
-    return f"not asked after the stage {stage}: see the row {page}" if stage else f"not in the result file; make eval-{page} runs it"
+    return f"not evaluated after stage {stage}: see the row {page}" if stage else f"not in the result file; make eval-{page} runs it"
 
 
 def keys(results: list[Result]) -> list[Key]:
-    """All that was measured: tasks in the order of the headline, metrics as first met, splits in-distribution first."""
+    """The keys of all results: tasks in the order of the overview, in-distribution splits first, metrics in order of first occurrence."""
     found = dict.fromkeys(cell.key for result in results for cell in result.cells)
     tasks, splits, metrics = (list(dict.fromkeys(key[part] for key in found)) for part in range(3))
     known = list(headlines())
@@ -190,24 +190,24 @@ def keys(results: list[Result]) -> list[Key]:
 
 
 def other_adapters(row: Row) -> list[str]:
-    """Variants in which the trained model answers in another way: "by embedding similarity"."""
+    """Variants in which the trained model is evaluated through another adapter, such as "by embedding similarity"."""
     return list(dict.fromkeys(cell.variant for result in row.results for cell in result.cells if cell.variant.startswith("by ")))
 
 
 def control_variants(results: list[Result]) -> list[str]:
-    """Variants that are not the trained model, chance and oracle first."""
+    """Variants other than the trained model, chance and oracle first."""
     found = dict.fromkeys(cell.variant for result in results for cell in result.cells)
     found = {name: None for name in found if name != "model" and not name.startswith("by ")}
     return sorted(found, key=lambda name: CONTROL_ORDER.index(name) if name in CONTROL_ORDER else len(CONTROL_ORDER))
 
 
 def control(rows: list[Row], key: Key, variant: str) -> Value:
-    """A control over all runs: the mean, with the range where runs disagree (chance and oracle belong to the data, and should not)."""
+    """Mean of a control over all runs, with the range if they differ. Chance and oracle depend on the data only and should agree."""
     found = [cell for row in rows for result in row.results if (cell := result.by_key.get((key, variant)))]
     cells = [cell for cell in found if cell.value is not None]
     values = [cell.value for cell in cells if cell.value is not None]
     if not values:
-        return Value(status=found[0].status, note=found[0].note) if found else Value()  # there may be no such control of the task
+        return Value(status=found[0].status, note=found[0].note) if found else Value()  # not every task has every control
     spread = max(values) - min(values) > 1e-6
     return Value(
         value=sum(values) / len(values),
@@ -221,8 +221,8 @@ def control(rows: list[Row], key: Key, variant: str) -> Value:
 
 
 def below(rows: list[Row], row: Row, key: Key) -> str:
-    """That a row's number is below chance, with the adapter that made it, whether another one does better, and why by the model's own
-    word; "" where it is not."""
+    """A remark on a number below chance: its value, the adapter, other adapters that are not below chance, and the model's explanation.
+    "" if the number is not below chance."""
     chance, value = control(rows, key, "chance").value, row.value(key)
     if value.value is None or not is_below(value.low, value.high, chance, value.better):
         return ""
@@ -230,12 +230,12 @@ def below(rows: list[Row], row: Row, key: Key) -> str:
     for variant in other_adapters(row):
         other = row.value(key, variant)
         if other.value is not None and not is_below(other.low, other.high, chance, other.better):
-            found += f" {variant[:1].upper()}{variant[1:]} it is {words.quantity(other.value, other.unit)}."
+            found += f" {variant[:1].upper()}{variant[1:]}: {words.quantity(other.value, other.unit)}."
     return f"{found} {row.note(key.task) or UNEXPLAINED}"
 
 
 def below_chance(name: str, key: Key, value: Value, chance: float | None) -> str:
-    """The sentence that states it, without a reason."""
+    """The sentence that states that a number is below chance, without an explanation."""
     number, low, high, guess = (words.quantity(each, value.unit) for each in (value.value, value.low, value.high, chance))
     made = f", by {value.adapter}" if value.adapter else ""
-    return f"{name}, {key.task} {key.metric}: {number} ({low}\N{EN DASH}{high}) where chance is {guess}{made}."
+    return f"{name}, {key.task} {key.metric}: {number} ({low}\N{EN DASH}{high}), chance {guess}{made}."

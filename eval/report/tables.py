@@ -1,4 +1,4 @@
-"""Tables as data: which rows, which columns, what each cell says. HTML, Markdown and the terminal only lay them out."""
+"""The content of the tables: rows, columns and cells. HTML, Markdown and terminal output only lay them out."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from eval.report.paired import Proofs, image_use
 from eval.report.results import Key
 from eval.report.rows import Row, Value, below, control, control_variants, other_adapters
 
-ALIKE = 0.9  # of the samples of another row: what a ratio is about (all who said yes) differs a little between models
-SHARED_CONTROLS = ("chance", "oracle")  # the same for all models; every other control belongs to a model
+ALIKE = 0.9  # minimum share of another row's samples: the denominator of a ratio (such as all "yes" answers) varies a little by model
+SHARED_CONTROLS = ("chance", "oracle")  # the same for all models; all other controls are specific to a model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One cell as shown."""
+    """One table cell."""
 
     text: str
     interval: str = ""
     title: str = ""
-    mark: int | None = None  # number of its footnote
-    below: str = ""  # that it is below chance, and why, as far as that is known
-    adapter: str = ""  # letter of what turned the model's answers into a score, where the table knows several
+    mark: int | None = None  # footnote number
+    below: str = ""  # remark, if the value is below chance
+    adapter: str = ""  # letter of the adapter that computed the score, if the table contains several adapters
     sort: float | None = None
-    fill: float | None = None  # share of the way from chance (0) to the best possible (1); negative below chance
-    best: bool = False  # proven better than every other row
+    fill: float | None = None  # position between chance (0) and the best possible value (1); negative below chance
+    best: bool = False  # significantly better than every other row
     kind: str = "value"  # or "absent", "cost"
 
 
@@ -40,14 +40,14 @@ class Line:
 
     @property
     def absent(self) -> Entry | None:
-        """What stands for the whole line, where all of it is missing for one reason."""
+        """The common entry of all cells, if the whole line is missing for the same reason."""
         first = self.entries[0] if self.entries else None
         return first if first and first.text and all(entry == first and entry.kind == "absent" for entry in self.entries) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """An experiment: its line, one per other adapter, and one per run where it has several seeds."""
+    """The lines of one experiment: the main line, one line per other adapter, and one per run if there are several seeds."""
 
     paradigm: str
     line: Line
@@ -62,7 +62,7 @@ class Table:
     blocks: list[Block]
     controls: list[Line]
     remarks: list[str] = field(default_factory=list)
-    below: list[str] = field(default_factory=list)  # what its cells say of values below chance
+    below: list[str] = field(default_factory=list)  # remarks on values below chance
 
     @property
     def columns(self) -> list[str]:
@@ -70,7 +70,7 @@ class Table:
 
 
 class Footnotes(dict[str, int]):
-    """Reasons, numbered as they are first met."""
+    """Footnote texts, numbered in order of first use."""
 
     def number(self, reason: str) -> int:
         return self.setdefault(reason, len(self) + 1)
@@ -78,7 +78,7 @@ class Footnotes(dict[str, int]):
 
 @dataclass(frozen=True, eq=False)
 class TableMaker:
-    """Makes the tables of one data set: models in rows, then control rows."""
+    """Builds the tables of one data set: one row per model, followed by the control rows."""
 
     rows: list[Row]
     proofs: Proofs
@@ -86,8 +86,8 @@ class TableMaker:
     _used: dict[tuple[tuple[str, ...], Key, str], Value] = field(default_factory=dict)
 
     def __call__(self, title: str, columns: Sequence[Column], *, overview: bool = False, controls: bool = True) -> Table:
-        """The overview spans tasks, ends with cost columns and has a line for each seed; any other table fills its cells by
-        their distance from chance."""
+        """Build one table. The overview spans all tasks, ends with cost columns and has one line per seed. Cells of all other tables are
+        coloured by their distance from chance."""
         costs = COSTS if overview else ()
         letters = self._letters(columns)
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -134,7 +134,7 @@ class TableMaker:
         return self._used[place]
 
     def _letters(self, columns: Sequence[Column]) -> dict[str, str]:
-        """Adapter -> its letter, "" where the table knows only one."""
+        """Adapter -> its letter, or "" if the table contains only one adapter."""
         variants = [(row, variant) for row in self.rows for variant in ("model", *other_adapters(row))]
         scored = [column.key for column in columns if not column.minus]
         names = {value.adapter for key in scored for row, v in variants if (value := row.value(key, v)).value is not None}
@@ -163,17 +163,17 @@ class TableMaker:
         )
 
     def _from_chance(self, value: Value, column: Column) -> float | None:
-        """(value - chance) / (best possible - chance), clipped to [-1, 1]; None where chance or the best possible is unknown."""
+        """(value - chance) / (best possible - chance), clipped to [-1, 1]; None if chance or the best possible value is unknown."""
         chance = control(self.rows, column.key, "chance").value
         top = 1.0 if value.unit == "share" and value.better == "higher" else control(self.rows, column.key, "oracle").value
         if value.value is None or value.better == "neither" or chance is None or top is None or abs(top - chance) < 1e-9:
             return None
         if value.low is not None and value.high is not None and value.low <= chance <= value.high:
-            return 0.0  # not told apart from chance
+            return 0.0  # not significantly different from chance
         return max(-1.0, min(1.0, (value.value - chance) / (top - chance)))
 
     def _against_rivals(self, shown: Entry, column: Column, index: int) -> Entry:
-        """The entry of row `index`, marked when it is proven best, and when it was judged on fewer samples than another."""
+        """The entry of row `index`, marked if it is significantly better than all other rows or based on fewer samples than another."""
         if column.minus:
             return shown
         values, key = [row.value(column.key) for row in self.rows], column.key
@@ -182,7 +182,7 @@ class TableMaker:
         best = bool(rivals) and all((pair := pairs.get((index, other))) is not None and pair.proven for other in rivals)
         n, most = values[index].n, max((value.n for value in values if value.n), default=None)
         fewer = shown.kind == "value" and n is not None and most is not None and n < ALIKE * most
-        reason = f"{key.task} {key.split}: {n} samples, where another row has {most}"
+        reason = f"{key.task} {key.split}: {n} samples, while another row has {most}"
         return replace(shown, best=best, mark=self.footnotes.number(reason) if fewer else shown.mark)
 
     def _controls(self, columns: Sequence[Column], costs: int) -> list[Line]:
@@ -197,7 +197,7 @@ class TableMaker:
         return lines
 
     def _remarks(self, columns: Sequence[Column]) -> list[str]:
-        """What is noted on all metrics of a task, said once."""
+        """Notes that all metrics of a task share, stated once per task."""
         notes: dict[tuple[str, str], list[str]] = {}
         for key in (column.key for column in columns if not column.minus):
             found = [value.note for row in self.rows if (value := row.value(key)).value is not None]
@@ -210,13 +210,13 @@ class TableMaker:
 
 
 def plainly(line: Line, *, interval: bool = False) -> Line:
-    """Its numbers alone: hundreds of further explanations would make the page heavy, and the line of the experiment has them."""
+    """The line without tooltips: the main line of the experiment has them, and hundreds of copies would bloat the page."""
     bare = [replace(each, title="", fill=None, sort=None, interval=each.interval * interval) for each in line.entries]
     return replace(line, entries=bare)
 
 
 def numbers_only(line: Line) -> Line:
-    """Without what is missing: another adapter is asked where it says something of its own, and the model's line has the reasons."""
+    """The line without its missing entries: not every task runs through other adapters, and the model's main line gives the reasons."""
     return replace(line, entries=[each if each.kind == "value" else Entry(text="", kind=each.kind) for each in line.entries])
 
 
@@ -227,6 +227,6 @@ def cost_entry(row: Row, cost: CostColumn) -> Entry:
 
 
 def scored_by(letters: dict[str, str]) -> list[str]:
-    """How answers became scores: what the letters in a table stand for."""
-    said = ", ".join(f"{letter} = {adapter}" if letter else adapter for adapter, letter in letters.items())
-    return [f"Scored by: {said}."] if said else []
+    """The legend of the adapter letters in a table."""
+    legend = ", ".join(f"{letter} = {adapter}" if letter else adapter for adapter, letter in letters.items())
+    return [f"Scored by: {legend}."] if legend else []

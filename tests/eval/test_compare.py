@@ -57,13 +57,13 @@ def test_two_models_give_all_four_outputs_which_are_a_function_of_the_results(tm
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
     printed = capsys.readouterr().out
     assert "zeroshot" in printed
-    assert "Still untrained: siglip, lit;" in printed
+    assert "Not trained yet: siglip, lit (make" in printed
 
 
 def test_nothing_trained_yet_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(runs=tmp_path / "none", out=tmp_path / "out", pages="clip siglip") == 0
     printed = capsys.readouterr().out
-    assert "Still untrained: clip, siglip" in printed
+    assert "Not trained yet: clip, siglip" in printed
     assert "make train-clip eval-clip" in printed
     assert not (tmp_path / "out").exists()
 
@@ -358,7 +358,7 @@ def test_a_stage_and_a_page_have_rows_of_their_own(tmp_path: Path) -> None:
     rows = report.datasets[0].rows
     assert [row.name for row in rows] == ["clip", "lit", "flava", "blip2", "blip2 after represent"]  # paradigms, then names
     assert "unfinished" not in rows[-1].detail
-    assert rows[-1].value(COLOUR).note == "not asked after the stage represent: see the row blip2"
+    assert rows[-1].value(COLOUR).note == "not evaluated after stage represent: see the row blip2"
     assert rows[-1].value(Key("retrieval", "test", "i2t R@1 (500)")).value is not None
     assert len(report.runs) == 5
     home = tmp_path / "blip2-tiny-s0"
@@ -380,7 +380,7 @@ def test_a_cell_below_chance_says_why_in_place(tmp_path: Path) -> None:
     edit_cells(write_run(tmp_path, "blip2", notes={"retrieval": "Because <so>."}), key, value=0.002, low=0.0, high=0.004)
     edit_cells(write_run(tmp_path, "clip"), key, value=0.002, low=0.0, high=0.02)  # chance is in its interval
     (table,) = [table for table in report_on(tmp_path).datasets[0].tasks if table.title == "retrieval"]
-    said = "blip2, retrieval i2t R@5 (500): .002 (.000\N{EN DASH}.004) where chance is .010, by embedding similarity. Because <so>."
+    said = "blip2, retrieval i2t R@5 (500): .002 (.000\N{EN DASH}.004), chance .010, by embedding similarity. Because <so>."
     assert table.below == [said]
     assert compare(runs=tmp_path, out=tmp_path / "out") == 0
     page = (tmp_path / "out/report.html").read_text()
@@ -392,7 +392,7 @@ def test_a_cell_below_chance_says_why_in_place(tmp_path: Path) -> None:
 def test_below_chance_names_the_adapter_by_which_it_is_not(tmp_path: Path) -> None:
     edit_cells(write_run(tmp_path, "coca"), Key("foils", "test", "swap_relation"), value=0.1, low=0.0, high=0.2)
     (said,) = report_on(tmp_path).datasets[0].overview.below
-    assert re.search(r"where chance is \.500, by embedding similarity\. By likelihood it is \.\d+\. The model declares no reason\.", said)
+    assert re.search(r", chance \.500, by embedding similarity\. By likelihood: \.\d+\. The model declares no reason\.", said)
 
 
 def test_what_is_built_on_what(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_each_task_is_asked_of_the_model_of_its_stage(
     reasons = {cell.note for cell in finished.cells if cell.key.task == "retrieval" and cell.variant == "model"}
     assert reasons == {"evaluated after stage first, as in the paper: see the row two after first"}
     assert finished.notes["zeroshot"] == "three words only"
-    assert "after the stage first" in finished.notes["retrieval"]
+    assert "after stage first" in finished.notes["retrieval"]
     assert [row.name for row in to_rows([finished, first])] == ["two", "two after first"]
     assert [first.run.name, first.run.home] == ["two-tiny-s0-first", run]
     assert [set(shown.showcase["adapters"]) for shown in (first, finished)] == [{"ranked"}, set()]

@@ -145,7 +145,7 @@ def test_what_is_below_chance_says_why(uncollected: Path, runs: Path) -> None:
     collect(runs, results, ["clip-tiny-s0"], COMMIT)
     page = results_page(Published(results))
     assert f".050 (.040{MISSING}.060)↓" == cells(page, "clip")["zeroshot: shape"]
-    said = f"- ↓ below chance: clip, zeroshot shape: .050 (.040{MISSING}.060) where chance is "
+    said = f"- ↓ below chance: clip, zeroshot shape: .050 (.040{MISSING}.060), chance "
     assert [line for line in page.splitlines() if line.startswith(said) and line.endswith("It says the opposite.")]
     older = [line for line in page.splitlines() if line.startswith("- ↓ below chance: frozen, binding")]
     assert len(older) == 1
