@@ -1,8 +1,8 @@
-"""Side by side: every evaluated run as a terminal table, Markdown, CSV and one self-contained HTML page.
+"""Compare all evaluated runs in a terminal table, Markdown, CSV and one self-contained HTML page.
 
     python -m eval.compare [--runs .runs] [--out .runs/compare] [--dataset NAME] [--pages "clip lit siglip"]
 
-Reads result files only; needs neither torch nor the models. Runs that saw other data or prompts are refused, not averaged.
+Reads result files only and needs neither torch nor the models. Runs with different data or prompts are an error, never averaged.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from eval.report import page, plain
 from eval.report.report import build
 from eval.report.results import read_runs
 
-PLAIN_WIDTH = 160  # of what goes into a file or a pipe
+PLAIN_WIDTH = 160  # columns, if the output is not a terminal
 
 
 def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), dataset: str | None = None, pages: str = "") -> int:
     """Compare all evaluated runs.
 
     Args:
-        runs: folder of run folders.
-        out: where report.html, report.md and report.csv go.
+        runs: folder that contains the run folders.
+        out: output folder for report.html, report.md and report.csv.
         dataset: compare on this data set only.
-        pages: those of recipes/, separated by spaces: the report says which of them are still untrained.
+        pages: space-separated pages of recipes/; the report lists those that are not trained yet.
     """
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
     console, errors = Console(width=width), Console(stderr=True)

@@ -1,4 +1,4 @@
-"""Per-sample records as numbers: what paired comparisons are made of."""
+"""Read per-sample records as numeric arrays, for paired comparisons."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from eval.report.results import Cell, read_jsonl
 
-CLOSE = 1e-3  # a recomputed value may differ from the one in the table by this share of it
+CLOSE = 1e-3  # relative tolerance between a recomputed value and the one in the table
 
 
 @dataclass(frozen=True, eq=False)
 class Totals:
-    """A number for each sample as a sum and a count: their ratio over all samples is the value."""
+    """A metric as one sum and one count per sample; the value is the ratio of their totals."""
 
     names: list[str]  # sample keys
     sums: np.ndarray  # [samples, 2]
@@ -36,14 +36,14 @@ class Totals:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """The records of one file: each line's sample and its numbers (True and False count as 1 and 0, NaN where it has none)."""
+    """The records of one file: the sample and the numeric fields of each line (booleans as 0 and 1, NaN if missing)."""
 
     names: list[str]  # sample keys
     sample: np.ndarray  # [lines], index into names
     fields: dict[str, np.ndarray]  # [lines] each
 
     def totals(self, field: str, weight: str = "") -> Totals | None:
-        """Per sample the sum of `field` and of `weight` (without: the number of lines), over the lines that have the field."""
+        """Per sample, the sum of `field` and the sum of `weight` (or the number of lines), over lines that have the field."""
         if field not in self.fields or (weight and weight not in self.fields):
             return None
         values = self.fields[field]
@@ -58,7 +58,7 @@ class Answers:
 
 
 def read_answers(path: Path) -> Answers:
-    """Read once, unless the file has changed since."""
+    """Read a file, cached until it changes."""
     if not path.exists():
         return Answers([], np.empty(0, np.int64), {})
     found = path.stat()
@@ -86,13 +86,13 @@ def _read(path: Path, _time: int, _size: int) -> Answers:
 
 
 def totals_of(cell: Cell | None) -> dict[str, tuple[float, float]]:
-    """The cell's (sum, count) per sample, or {} where they do not add up to its value (a statistic of all answers, say)."""
+    """The cell's (sum, count) per sample; {} if they do not add up to its value, for example for a correlation."""
     found = sums_of(cell)
     return {name: (float(total), float(count)) for name, (total, count) in zip(found.names, found.sums, strict=True)} if found else {}
 
 
 def sums_of(cell: Cell | None) -> Totals | None:
-    """The cell's value by sample; None where the records do not add up to it."""
+    """The cell's totals per sample; None if the records do not add up to its value."""
     if cell is None or cell.value is None or cell.records is None or not cell.field:
         return None
     found = read_answers(cell.records).totals(cell.field, cell.weight)
@@ -100,7 +100,7 @@ def sums_of(cell: Cell | None) -> Totals | None:
 
 
 def shared(totals: Sequence[Totals]) -> list[str]:
-    """The samples that all of these know, in the order of the first."""
+    """The samples that all of `totals` have in common, in the order of the first."""
     names = totals[0].names if totals else []
     for other in totals[1:]:
         if other.names != names:

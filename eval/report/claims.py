@@ -1,4 +1,5 @@
-"""Results of papers' claims (`make claims-<page>`): `claims/<page>/<claim>.json` in the folder of runs (recipes/claims/examine.py)."""
+"""Read and plot the results of claims (`make claims-<page>`): `claims/<page>/<claim>.json` in the folder of runs, written by
+recipes/claims/examine.py."""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ class Arm:
     mean: float
     low: float | None
     high: float | None
-    differs: str  # from the first arm, in words
+    differs: str  # differences from the first arm, as text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The first arm minus another one."""
+    """The paired difference between the first arm and another one."""
 
     against: str
     effect: float
@@ -42,7 +43,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    page: str  # of recipes/: a model, or another that declares claims
+    page: str  # page of recipes/ that declares the claim
     name: str
     preset: str
     dataset: str
@@ -60,13 +61,13 @@ class Claim:
 
     @property
     def result(self) -> str:
-        """Our figures in a sentence."""
+        """Our results in one sentence."""
         arms = "; ".join(f"{arm.name} {figure(arm.mean)}" for arm in self.arms)
         return f"{self.metric}: {arms}. {self.arms[0].name} ahead of " + ", of ".join(f"{c.against} by {c.text}" for c in self.comparisons)
 
 
 def read_claims(folder: Path, order: Sequence[str]) -> list[Claim]:
-    """All finished claims, pages in the order of the models, others behind them. Raises EvalError for a file that is none."""
+    """All finished claims, sorted by page in the given order, with other pages last. Raises EvalError for an invalid file."""
     place = {name: number for number, name in enumerate(order)}
     paths = sorted(folder.glob("*/*.json"), key=lambda path: (place.get(path.parent.name, len(place)), path))
     return [read_claim(path) for path in paths]
@@ -77,7 +78,7 @@ def read_claim(path: Path) -> Claim:
 
 
 def claim_of(raw: dict[str, Any], path: Path) -> Claim:
-    """The claim in a file, read from `path`. Raises EvalError for any other content, or another schema."""
+    """Parse the content of a claim file at `path`. Raises EvalError for invalid content or another schema version."""
     again = f"Test it again: make claims-{raw.get('model', '<page>')}"
     if raw.get("schema") != schemas.CLAIM:
         raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {schemas.CLAIM}. {again}")
@@ -125,7 +126,7 @@ def claim_of(raw: dict[str, Any], path: Path) -> Claim:
 
 
 def arms_figure(claim: Claim) -> str:
-    """A line for each arm: its seeds, their mean, its interval where there is one."""
+    """Plot one line per arm: its seeds, their mean, and the interval if there is one."""
     with panel(3.4, 0.5 + 0.27 * len(claim.arms)) as (drawing, axes):
         for height, arm in enumerate(reversed(claim.arms)):
             colour = HUES[0] if arm is claim.arms[0] else HUES[1]

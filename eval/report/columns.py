@@ -1,4 +1,4 @@
-"""The columns of the tables and their heads."""
+"""Define the columns of the report's tables."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from eval.report.results import Key
 from eval.report.rows import Row
 from eval.tasks import headlines
 
-LOOKING_AWAY = ("shuffled images", "blank images")  # controls without the right picture
+LOOKING_AWAY = ("shuffled images", "blank images")  # controls without the correct image
 ATTRIBUTES = ("shape", "colour", "size", "fill", "relation", "count", "exist", "match")
-PARTS = {"text", "image"}  # scores that a group score summarises
+PARTS = {"text", "image"}  # scores that are summarised by a group score
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A number of each row; with `minus` how much better it is than that of a control."""
+    """One number per row. With `minus`, the improvement over that control."""
 
     group: str
     label: str
@@ -33,12 +33,12 @@ class Column:
 class CostColumn:
     label: str
     title: str
-    field: str  # of cost.json, or inference_flops
+    field: str  # field of cost.json, or inference_flops
     show: Callable[[Any], str]
 
 
 COSTS = (
-    CostColumn("samples", "training samples seen, those of prerequisites included", "samples_seen", words.si),
+    CostColumn("samples", "training samples seen, prerequisites included", "samples_seen", words.si),
     CostColumn("trained", "trainable parameters", "trainable_parameters", words.si),
     CostColumn("total", "all parameters, frozen ones included", "total_parameters", words.si),
     CostColumn("train FLOP", "floating-point operations of the whole training, prerequisites included", "train_flops", words.si),
@@ -50,13 +50,13 @@ COSTS = (
 
 
 def overview_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
-    """The split is named where it is not the first, which is most tasks'."""
+    """The headline metrics. The split is named if it differs from the first one, which most tasks use."""
     home = keys[0].split if keys else ""
     return [_column(key, key.task if key.split == home else f"{key.task} · {key.split}", rows) for key in headline(list(keys))]
 
 
 def task_columns(task: str, keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
-    """Every metric under its split, then the image use of the headline metrics."""
+    """All metrics of a task grouped by split, followed by the image use of its headline metrics."""
     of_task = [key for key in keys if key.task == task]
     shown = [_column(key, key.split, rows) for key in of_task]
     for key in headline(of_task) or of_task[:1]:
@@ -65,15 +65,15 @@ def task_columns(task: str, keys: Sequence[Key], rows: Sequence[Row]) -> list[Co
 
 
 def use_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
-    """Per task, the image use of its first headline metric."""
+    """The image use of each task's first headline metric."""
     known = [*headline(list(keys)), *keys]
     firsts = [next(key for key in known if key.task == task) for task in dict.fromkeys(key.task for key in keys)]
     return [column for key in firsts for column in _use(key, rows, f"{key.task} {spoken(key.metric)}", "")]
 
 
 def attribute_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
-    """Per attribute of the embedded data, what each task says first about it alone, on its first split: replacing and swapping
-    it (foils) are two things."""
+    """For each attribute of the embedded data, each task's first metric that concerns only this attribute, on the task's first split.
+    Foils have two columns, one for replaced and one for swapped attributes."""
     found: dict[tuple[str, str, str], Column] = {}
     for attribute in ATTRIBUTES:
         for key in keys:
@@ -87,7 +87,7 @@ def attribute_columns(keys: Sequence[Key], rows: Sequence[Row]) -> list[Column]:
 
 
 def spoken(metric: str) -> str:
-    """In words, which a narrow column can break."""
+    """The metric's name with spaces, so that narrow columns can break it."""
     return metric.replace("_", " ").replace("+", " + ")
 
 
@@ -98,13 +98,13 @@ def _column(key: Key, group: str, rows: Sequence[Row], label: str = "") -> Colum
 
 
 def _use(key: Key, rows: Sequence[Row], group: str, metric: str) -> list[Column]:
-    """Empty without controls that take the picture away."""
+    """Image use columns, one per control without the correct image; empty if no such control was run."""
     asked = [control for control in LOOKING_AWAY if any(row.value(key, control).value is not None for row in rows)]
     return [
         Column(
             group=group,
             label=f"{spoken(metric)} {words.MINUS}\N{NO-BREAK SPACE}{control.split()[0]}".strip(),
-            title=f"{key.task}, {key.split}: {key.metric}, how much better with its own pictures than with {control}",
+            title=f"{key.task}, {key.split}: {key.metric}, improvement with own images over {control}",
             key=key,
             minus=control,
         )

@@ -14,19 +14,19 @@ from eval.report.rows import Row, Value, control
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CURVE_POINTS = 150  # per curve: more is invisible at this size and makes the page heavy
+CURVE_POINTS = 150  # per curve: more are invisible at this size and bloat the page
 
 
 def training_curves(runs: Sequence[Run], title: str, longest: float) -> str | None:
-    """One model's loss terms over samples seen, each divided by its chance value, so that all panels share both axes.
+    """Plot a model's loss terms over samples seen, each divided by its chance value, so that all panels share both axes.
 
-    A term without a chance value of its own is drawn dashed, relative to that of the total, or else to where it began.
-    Circles are the loss on validation samples, as far as the run took it.
+    Terms without a chance value are dashed and divided by that of the total, or else by their first value. Circles are the validation
+    loss, if the run has one. None without logged terms.
     """
     logs = [run.log for run in runs if run.log]
     chances = {name: value for log in logs for line in log for name, value in line.get("chance", {}).items() if value}
     terms = list(dict.fromkeys(term for log in logs for line in log for term in line.get("terms", {})))
-    terms = [term for term in terms if term != "total" or term in chances] or terms  # a sum without chance says nothing more
+    terms = [term for term in terms if term != "total" or term in chances] or terms  # without a chance value the total adds no information
     if not terms:
         return None
     of_total = chances.get("total") or (next(iter(chances.values())) if len(set(chances.values())) == 1 else None)
@@ -61,13 +61,12 @@ def training_curves(runs: Sequence[Run], title: str, longest: float) -> str | No
 
 
 def stage_starts(log: Sequence[dict[str, Any]]) -> list[float]:
-    """Samples seen where a second or later stage begins."""
+    """Samples seen at the start of every stage after the first."""
     return [before["samples"] for before, after in pairwise(log) if before.get("stage") != after.get("stage")]
 
 
 def quality_against_compute(rows: Sequence[Row], key: Key) -> str | None:
-    """A score over training FLOPs. The line is the Pareto front: no model on it is beaten for less; dotted is chance. None when no
-    row has both."""
+    """Plot a score over training FLOPs, with the Pareto front as a line and chance dotted. None if no row has both values."""
     from matplotlib.ticker import NullLocator
 
     scored = [(row, row.cost("train_flops"), row.value(key)) for row in rows]
@@ -97,7 +96,7 @@ def quality_against_compute(rows: Sequence[Row], key: Key) -> str | None:
 
 
 def pareto_front(points: Sequence[tuple[float, float]], *, lower: bool = False) -> list[tuple[float, float]]:
-    """The (cost, score) that no cheaper or equally cheap one matches, cheapest first. `lower`: small scores are good."""
+    """The Pareto-optimal (cost, score) points, cheapest first. With `lower`, lower scores are better."""
     sign = -1 if lower else 1
     front: list[tuple[float, float]] = []
     for cost, score in sorted(points, key=lambda point: (point[0], -sign * point[1])):
@@ -107,8 +106,9 @@ def pareto_front(points: Sequence[tuple[float, float]], *, lower: bool = False) 
 
 
 def robustness(rows: Sequence[Row], home: Key, away: Key) -> str | None:
-    """A shifted score over the one in distribution. On the diagonal nothing is lost; of two models at one place across, the
-    higher is the more robust ("effective robustness", Taori et al. 2020, arXiv 2007.00644). None when it is no share."""
+    """Plot the score under a shift over the in-distribution score. On the diagonal the shift costs nothing; of two models with the same
+    in-distribution score, the higher one is more robust ("effective robustness", Taori et al. 2020, arXiv 2007.00644). None if the
+    metric is not a share."""
     valued = [(row, row.value(home), row.value(away)) for row in rows]
     points = [(row, x.value, y.value, y) for row, x, y in valued if x.value is not None and y.value is not None and x.unit == "share"]
     if not points:
@@ -129,7 +129,7 @@ def robustness(rows: Sequence[Row], home: Key, away: Key) -> str | None:
 
 
 def look(row: Row, rows: Sequence[Row]) -> tuple[str, str]:
-    """A colour and a mark for each paradigm."""
+    """The colour and marker of the row's paradigm."""
     place = list(dict.fromkeys(other.paradigm for other in rows)).index(row.paradigm)
     return HUES[place % len(HUES)], MARKERS[place % len(MARKERS)]
 

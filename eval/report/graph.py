@@ -1,19 +1,19 @@
-"""What is built on what, as a small picture: a box for each page, with a line for each part that another page has trained."""
+"""Draw the prerequisites graph as SVG: one box per page, with a line for each part that comes from another page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
-WIDTH, GAP = 168, 72  # of a box, and between columns
-HEAD, LINE, MARGIN = 24, 16, 14  # heights: of a box's name, of a part, between boxes
+WIDTH, GAP = 168, 72  # width of a box, and the gap between columns
+HEAD, LINE, MARGIN = 24, 16, 14  # height of a box's name, of a part, and the space between boxes
 
-BuiltOn = Mapping[str, Mapping[str, str]]  # page -> role -> page
-Node = str | tuple[str, str, int]  # a page, or where the arrow from one page to another passes through a column
+BuiltOn = Mapping[str, Mapping[str, str]]  # page -> role -> prerequisite page
+Node = str | tuple[str, str, int]  # a page, or the point where the arrow from one page to another passes through a column
 
 
 def svg(built_on: BuiltOn) -> str:
-    """Pages that build on none stand left, arrows lead right. "" where nothing is built on anything."""
+    """The graph, drawn from left to right, with pages without prerequisites on the left. "" if no page has prerequisites."""
     if not built_on:
         return ""
     columns = layers(built_on)
@@ -52,17 +52,17 @@ def svg(built_on: BuiltOn) -> str:
 
 
 def apart(built_on: BuiltOn, pages: Sequence[str]) -> list[str]:
-    """The pages that neither build on others nor are built on."""
+    """Pages that neither have prerequisites nor are prerequisites."""
     joined = {*built_on, *(part for parts in built_on.values() for part in parts.values())}
     return sorted({*pages} - joined)
 
 
 def layers(built_on: BuiltOn) -> list[list[Node]]:
-    """Columns: a page stands right of all that it builds on, near them in height; an arrow that is longer than one step has a place in
-    each column between."""
+    """Assign nodes to columns and sort them. A page is to the right of all its prerequisites and close to them vertically. An arrow that
+    spans several columns gets a node in each column in between."""
     pages = list(dict.fromkeys([*(part for parts in built_on.values() for part in parts.values()), *built_on]))
     depth = dict.fromkeys(pages, 0)
-    for _ in pages:  # as often as the longest chain can be
+    for _ in pages:  # the longest possible chain
         for page, parts in built_on.items():
             depth[page] = min(len(pages), max([depth[page], *(depth[part] + 1 for part in parts.values() if part != page)]))
     levels = {old: new for new, old in enumerate(sorted(set(depth.values())))}

@@ -1,7 +1,7 @@
-"""Hallucination: true against false "yes", from the records of the task `pope`.
+"""Plot hallucination as ROC curves (true against false "yes" rate), from the records of the task `pope`.
 
-A record has the true answer (`truth`, 1 or 0), the model's answer (`said`, 1 or 0; none where it could not be parsed) and, of
-models that weigh their answer, by how much yes is ahead of no (`margin`).
+A record has the true answer (`truth`, 1 or 0), the model's answer (`said`, 1 or 0, missing if it could not be parsed) and, for models
+that score answers, the score of "yes" minus the score of "no" (`margin`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from eval.report.results import Key, read_jsonl
 from eval.report.rows import Row
 
 TASK = "pope"
-CORNERS = 120  # of a curve: more is invisible at this size and makes the page heavy
+CORNERS = 120  # points per curve: more are invisible at this size and bloat the page
 
 
 def panels(rows: Sequence[Row], keys: Sequence[Key]) -> list[tuple[str, str]]:
-    """(kind of question, figure) for every kind on the task's first split; [] without records."""
+    """(kind of question, figure) for each kind on the task's first split; [] without records."""
     split = next((key.split for key in keys if key.task == TASK), None)
     found: dict[str, list[tuple[Row, list[dict[str, Any]]]]] = {}
     for row in rows:
@@ -32,15 +32,15 @@ def panels(rows: Sequence[Row], keys: Sequence[Key]) -> list[tuple[str, str]]:
 
 
 def rates(records: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
-    """(false yes rate on absent objects, true yes rate on present ones); an answer that could not be parsed is no yes. None
-    unless there are questions about both."""
+    """(yes rate on absent objects, yes rate on present objects). An answer that could not be parsed does not count as yes. None unless
+    there are questions about both."""
     yes = {truth: [record.get("said") == 1 for record in records if record["truth"] == truth] for truth in (0, 1)}
     return (float(np.mean(yes[0])), float(np.mean(yes[1]))) if yes[0] and yes[1] else None
 
 
 def curve(records: Sequence[dict[str, Any]]) -> np.ndarray:
-    """`[points, 2]`: the same two rates at every threshold on the margin, from never yes to always yes; questions of equal margin
-    turn together. Empty without margins, or without questions about both."""
+    """The same two rates at every threshold on the margin, from "never yes" to "always yes", as an array `[points, 2]`. Questions with
+    equal margins share a point. Empty without margins, or without questions about both present and absent objects."""
     margins = [record.get("margin") for record in records]
     truth = np.array([record["truth"] for record in records], dtype=float)
     if any(margin is None for margin in margins) or not 0 < truth.sum() < len(truth):
@@ -70,7 +70,7 @@ def _by_kind(row: Row, split: str | None) -> dict[str, list[dict[str, Any]]]:
 
 
 def _part(path: Path) -> str:
-    """pope-random.test.model.jsonl holds the questions of kind random."""
+    """The kind of question from a file name: pope-random.test.model.jsonl has questions of kind random."""
     return path.name.split(".")[0].removeprefix(TASK).removeprefix("-") or TASK
 
 

@@ -1,4 +1,4 @@
-"""The headline metrics of each task, for the overview."""
+"""Select the headline metrics of each task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eval.tasks import headlines
 
 
 def headline(keys: list[Key]) -> list[Key]:
-    """The columns of the overview, in the order of the tasks, each on the task's first split."""
+    """The headline metrics among `keys`, in the order of the tasks, each on the task's first split."""
     shown: list[Key] = []
     for task in dict.fromkeys(key.task for key in keys):
         of_task = [key for key in keys if key.task == task]

@@ -1,7 +1,7 @@
 "use strict";
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-// Sorting: whole blocks (an experiment with its seeds) move; paradigm headings step aside; controls stay at the foot.
+// Sorting moves whole blocks (an experiment with its seeds). Paradigm headings are collected at the top; controls stay at the bottom.
 all("table.results").forEach(table => {
   const original = [...table.tBodies];
   const heads = [...table.tHead.rows[1].cells].slice(1);
@@ -39,7 +39,7 @@ all("[data-toggle]").forEach(button => {
   set(name === "no-seeds");
 });
 
-// Pictures: one at a time, chosen from the strip or with the arrow keys; or all of them.
+// Images: one at a time, selected in the strip or with the arrow keys, or all of them.
 all(".browser").forEach(browser => {
   const articles = all("article", browser), buttons = all(".strip button", browser), whole = browser.querySelector("[data-all]");
   const show = index => {
@@ -63,6 +63,6 @@ all(".browser").forEach(browser => {
   show(0);
 });
 
-// Whatever is folded is printed, and found by a link into it.
+// Open collapsed sections for printing, and when a link leads into one.
 addEventListener("beforeprint", () => all("details.task, .guide details").forEach(each => { each.open = true; }));
 addEventListener("hashchange", () => document.querySelector(location.hash)?.closest("details")?.setAttribute("open", ""));

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing but a browser: no network, no fonts, a little script for sorting and browsing."""
+"""Render the report as one self-contained HTML file: no network, no fonts, a small script for sorting and browsing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Panels:
 
 
 def html(report: Report) -> str:
-    """Everything that came from a file is escaped by the template; only our style, script and figures are marked as safe."""
+    """Render the report. The template escapes everything read from files; only our own CSS, script and figures are marked as safe."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -54,7 +54,7 @@ def html(report: Report) -> str:
 
 
 def curves(report: Report) -> list[Panel]:
-    """One panel per experiment, whatever number of data sets it was judged on."""
+    """One panel of training curves per experiment, even if it was evaluated on several data sets."""
     rows = {tuple(result.run.name for result in row.results): row for dataset in report.datasets for row in dataset.rows}
     longest = max((line.get("samples", 0) for run in report.runs for line in run.log), default=0)
     return _drawn(
@@ -64,7 +64,7 @@ def curves(report: Report) -> list[Panel]:
 
 
 def panels(dataset: DatasetReport) -> Panels:
-    """Per task, its first headline metric against compute and against itself on the shifts; every kind of question about what is there."""
+    """Per task, its first headline metric over compute and under distribution shift, and one hallucination panel per kind of question."""
     firsts = {key.task: key for key in reversed(dataset.headline)}
     chosen = [key for key in dataset.headline if firsts[key.task] is key]
     away: dict[Key, list[Key]] = dict(dataset.shifts)

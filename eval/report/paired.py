@@ -1,7 +1,7 @@
-"""Is A better than B, and does a model look at its pictures? Paired bootstraps over the samples that both sides answered.
+"""Paired bootstrap over the samples that two sides have in common: is model A better than B, and does a model use its images?
 
-Both are resampled with the same draws, so that the shared difficulty of a sample cancels. If a row has several seeds, they are
-resampled, too: the interval then includes seed-to-seed variance, as far as a few seeds show it.
+Both sides are resampled with the same draws, so that the difficulty of a sample cancels out. If a row has several seeds, the seeds are
+resampled as well, and the interval includes seed-to-seed variance, as far as a few seeds can show it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better A is than B (positive is better, also for metrics where less is more), with a 95 % interval."""
+    """How much better A is than B, with a 95 % interval. Positive means better, also for metrics where lower is better."""
 
     value: float
     low: float
@@ -36,7 +36,7 @@ Proofs = dict[Key, dict[tuple[int, int], Difference]]
 
 
 def differences(rows: list[Row], keys: list[Key]) -> Proofs:
-    """Per metric, for every ordered pair of row numbers that have records for it, the difference A - B."""
+    """For each metric, the difference A - B for every ordered pair of row indices with records."""
     found: Proofs = {}
     for key in keys:
         samples = {index: runs for index, row in enumerate(rows) if (runs := row_samples(row, key))}
@@ -56,21 +56,23 @@ def differences(rows: list[Row], keys: list[Key]) -> Proofs:
 
 
 def row_samples(row: Row, key: Key) -> list[Totals]:
-    """One per seed; empty unless every seed has usable records."""
+    """The per-sample totals of each seed; empty unless every seed has usable records."""
     cells = [result.by_key.get((key, "model")) for result in row.results]
     runs = [found for cell in cells if cell and cell.better != "neither" and (found := sums_of(cell))]
     return runs if len(runs) == len(cells) else []
 
 
 def image_use(row: Row, key: Key, control: str) -> Value:
-    """How much better the model answers with its own pictures than with those of a control (`shuffled images`), on the
-    samples that both answered: the mean over seeds with their Student-t interval; for one seed, a paired bootstrap."""
+    """How much better the model does with its own images than with those of a control (such as `shuffled images`), on common samples.
+
+    The value is the mean over seeds with a Student t interval; for a single seed the interval is a paired bootstrap.
+    """
     found = [_use(result, key, control, resampled=len(row.results) == 1) for result in row.results]
     values = [each.value for each in found if each.value is not None]
     if len(values) < len(found) or len(found) == 1:
         return next((each for each in found if each.value is None), found[0])
     low, high = t_interval(values)
-    how = f"own pictures minus {control}, 95 % over {len(values)} seeds"
+    how = f"own images minus {control}, 95 % over {len(values)} seeds"
     return Value(value=sum(values) / len(values), low=low, high=high, n=found[0].n, unit=found[0].unit, how=how)
 
 
@@ -80,11 +82,11 @@ def _use(result: Result, key: Key, control: str, *, resampled: bool) -> Value:
         missing = next((cell for cell in (own, other) if cell and cell.value is None), None)
         return Value(status=missing.status if missing else "not run", note=missing.note if missing else f"no control with {control}")
     sign = -1 if own.better == "lower" else 1
-    how = f"own pictures minus {control}"
+    how = f"own images minus {control}"
     samples = [found for cell in (own, other) if (found := sums_of(cell))]
     names = shared(samples) if len(samples) == 2 else []
     if len(names) < 2:
-        note = "a statistic of all answers: no paired interval, and the control may have fewer samples"
+        note = "not a mean over samples: no paired interval, and the control may have fewer samples"
         return Value(value=sign * (own.value - other.value), n=other.n, unit=own.unit, how=how, note=note)
     if not resampled:
         means = [total / max(count, 1e-9) for total, count in (each.among(names).sum(axis=0) for each in samples)]
@@ -96,7 +98,7 @@ def _use(result: Result, key: Key, control: str, *, resampled: bool) -> Value:
 
 
 def resample(samples: dict[int, list[Totals]], names: list[str]) -> dict[int, tuple[float, np.ndarray]]:
-    """Per row its mean over seeds and samples, and bootstrap replicates of it [RESAMPLES] from draws of samples that all rows share."""
+    """For each row its mean over seeds and samples, and bootstrap replicates [RESAMPLES] of it; all rows share the draws of samples."""
     runs = [run for row_runs in samples.values() for run in row_runs]
     totals = np.stack([run.among(names) for run in runs], axis=1).astype(np.float32)  # [N, runs, 2]: sum, count
     drawn = (draws(len(names)) @ totals.reshape(len(names), -1)).reshape(RESAMPLES, len(runs), 2)
@@ -117,5 +119,5 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
 
 @lru_cache(maxsize=8)
 def draws(count: int) -> np.ndarray:
-    """How often each of `count` samples is drawn in each replicate, float32 [RESAMPLES, count]."""
+    """Number of times that each of `count` samples is drawn in each replicate, float32 [RESAMPLES, count]."""
     return np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float32)

@@ -1,6 +1,6 @@
-"""A screenshot of the report's first screen, for the README: `python -m eval.report.picture --out report.png` (= `make picture`).
+"""Take a screenshot of the report's first screen, for the README: `python -m eval.report.picture --out report.png` (= `make picture`).
 
-Needs Chromium or Chrome, which is no Python package: `apt-get install chromium`, or name one with --browser.
+Requires Chromium or Chrome, which pip cannot install: `apt-get install chromium`, or name its command with --browser.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from eval import EvalError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PATIENCE = 180  # seconds
-COLOURS = 256  # of the PNG: a page of text and small pictures needs no more
+COLOURS = 256  # palette size of the PNG, enough for text and small images
 
 
 def picture(
@@ -27,11 +27,11 @@ def picture(
     """Take a screenshot of the report.
 
     Args:
-        out: the PNG to write.
-        report: the page, as `make compare` writes it.
-        width: of the window, in pixels; 390 is a phone's.
-        height: of the window, in pixels.
-        browser: command of a Chromium or Chrome; the first one found unless given.
+        out: PNG file to write.
+        report: HTML report written by `make compare`.
+        width: width of the window in pixels; 390 is typical of a phone.
+        height: height of the window in pixels.
+        browser: command of Chromium or Chrome. Default: the first one found.
     """
     if not report.exists():
         raise EvalError(f"{report} is missing: `make compare` writes it")
@@ -43,10 +43,10 @@ def picture(
         try:
             done = subprocess.run([command, *options], capture_output=True, text=True, timeout=PATIENCE, check=False)
         except subprocess.TimeoutExpired as error:
-            raise EvalError(f"{command} took no picture of {report} within {PATIENCE} s; try again on a quieter machine") from error
+            raise EvalError(f"{command} took no screenshot of {report} within {PATIENCE} s; try again on a less busy machine") from error
         if not shot.exists():
             said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-            raise EvalError(f"{command} took no picture of {report} (exit {done.returncode}); it says: {said[0]}")
+            raise EvalError(f"{command} took no screenshot of {report} (exit {done.returncode}); its last message: {said[0]}")
         with Image.open(shot) as image:
             small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -55,11 +55,11 @@ def picture(
 
 
 def found(browser: str = "") -> str:
-    """The command of a browser that is there. Raises EvalError where there is none."""
+    """The path of an installed browser. Raises EvalError if there is none."""
     for name in [browser] if browser else BROWSERS:
         if command := shutil.which(name):
             return command
-    wanted = f"no {browser!r} here" if browser else f"no Chromium or Chrome here (looked for {', '.join(BROWSERS)})"
+    wanted = f"no {browser!r} found" if browser else f"no Chromium or Chrome found (looked for {', '.join(BROWSERS)})"
     raise EvalError(f"{wanted}: install one, for example with `apt-get install chromium`, or name one with --browser")
 
 

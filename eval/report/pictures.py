@@ -83,7 +83,7 @@ def pictures(rows: Sequence[Row]) -> list[Picture]:
 
 
 GALLERY = 4  # images at the top of the report
-DOES = {"caption": "Says", "answers": "Answers", "drawing": "Draws", "ranked": "Ranks first"}
+DOES = {"caption": "Captions", "answers": "Answers", "drawing": "Draws", "ranked": "Ranks first"}
 
 
 @dataclass(frozen=True, kw_only=True)

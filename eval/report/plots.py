@@ -1,4 +1,4 @@
-"""Inline SVG: text stays text, ink follows the page's colour, hues follow its light or dark palette."""
+"""Matplotlib figures as inline SVG: text stays text, and colours follow the page's light or dark palette."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARKERS = "osD^vPX*"
 
 
 def label(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names to the right of the axes, each tied to its point: (x, y, name, colour). Draw them last, when limits are set."""
+    """Write names to the right of the axes, each connected to its point (x, y, name, colour). Call this last, after setting the limits."""
     low, high = axes.get_ylim()
     heights = spread([(y - low) / (high - low) for _, y, _, _ in points], gap=0.075)
     for (x, y, name, colour), height in zip(points, heights, strict=True):
@@ -48,7 +48,7 @@ def label(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
 
 
 def round_numbers(low: float, high: float) -> list[float]:
-    """A few ticks for a logarithmic axis: whole decades, or 1, 2, 5 within them where decades are too few."""
+    """A few ticks for a logarithmic axis: whole decades, or 1, 2 and 5 within them if there are too few decades."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5) if low <= digit * 10.0**decade <= high]
     coarse = [10.0**decade for decade in decades if low <= 10.0**decade <= high]
@@ -56,7 +56,7 @@ def round_numbers(low: float, high: float) -> list[float]:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """The same heights in the same order, moved apart to at least `gap` (less where there are too many of them) within 0 to 1."""
+    """Move heights apart to at least `gap` (less if there are too many), within 0 to 1 and without changing their order."""
     moved, gap = list(heights), min(gap, 1 / max(1, len(heights) - 1))
     order = sorted(range(len(moved)), key=lambda index: -moved[index])
     ceiling, floor = 1.0, 0.0
@@ -71,16 +71,16 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 @contextmanager
 def panel(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """An empty figure of `width` x `height` inches in the page's manner. matplotlib is imported here: only the page needs it."""
+    """An empty figure of `width` x `height` inches in the page's style. matplotlib is imported here because only the page needs it."""
     import matplotlib
     from matplotlib.figure import Figure
 
     style: Any = {
         "svg.fonttype": "none",
-        "svg.hashsalt": "paragone",  # the same ids every time: the page is a function of the results
+        "svg.hashsalt": "paragone",  # reproducible ids: the same results give the same page
         "font.family": "sans-serif",
         "font.size": 8.5,
-        "text.parse_math": False,  # a model named $x$ is not mathematics
+        "text.parse_math": False,  # names with dollar signs are not formulas
         "text.color": INK,
         "axes.labelcolor": INK,
         "axes.edgecolor": INK,
@@ -107,13 +107,13 @@ def panel(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def svg(figure: Figure, title: str) -> str:
-    """The figure as an SVG element that scales with its container, its title for screen readers."""
+    """The figure as an SVG element that scales with its container, with a title for screen readers."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
     text = buffer.getvalue()
     head, body = text[text.index("<svg") :].split(">", 1)
-    head = re.sub(r' (width|height)="[^"]*"', "", head)  # the view box alone: the page sets the size
-    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|font-family: [^;]*; ", "", body, flags=re.DOTALL)  # the page's font and rules
+    head = re.sub(r' (width|height)="[^"]*"', "", head)  # keep only the view box: the page sets the size
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|font-family: [^;]*; ", "", body, flags=re.DOTALL)  # use the page's font and rules
     text = f'{head} role="img"><title>{escape(title)}</title>{body}'.replace(INK, "currentColor")
     places = re.compile(r' (?:d|x|y|x1|x2|y1|y2|width|height|transform|points)="[^"]*"')
     text = places.sub(lambda place: re.sub(r"(\.\d)\d+", r"\1", place[0]), text)  # a tenth of a point is enough

@@ -1,4 +1,4 @@
-"""A sheet of drawings with their prompts, framed green where colours and shapes are right: `drawings.png`."""
+"""Write `drawings.png`, a contact sheet of generated images with their prompts, framed green if colours and shapes are correct."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from PIL import Image, ImageDraw, ImageFont
 from eval.harness.source import spread
 
 COLUMNS, ROWS = 8, 6
-SIDE, FRAME, LINE = 96, 2, 12  # pixels: of a drawing, its frame, and a line of text
+SIDE, FRAME, LINE = 96, 2, 12  # size of a drawing, of its frame, and of a line of text, in pixels
 LINES = 3
 GREEN, RED = (40, 150, 60), (200, 50, 50)
 
 
 def write_sheet(records: Path) -> None:
-    """Up to 48 drawings, evenly spread over finished records of the task "drawing", into `drawings.png` beside them."""
+    """Write up to 48 drawings, evenly spread over the finished records of the task "drawing", to `drawings.png` in the same folder."""
     lines = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
     shown: list[dict[str, Any]] = spread([line for line in lines if "drawing" in line], COLUMNS * ROWS)
     width, height = SIDE + 4 * FRAME, SIDE + 4 * FRAME + LINES * LINE

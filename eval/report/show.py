@@ -1,4 +1,4 @@
-"""An evaluation on the terminal: one screen, or all of its tables."""
+"""Print an evaluation on the terminal, as a one-screen summary or in full."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from eval.report.headline import headline
 from eval.report.results import Key, is_below
 
 VARIANTS = ("model", "chance", "untrained", "shuffled images", "oracle")
-CONTROLS = ("chance", "untrained", "shuffled images", "blank images", "oracle")  # beside the model, as many as the screen is wide
+CONTROLS = ("chance", "untrained", "shuffled images", "blank images", "oracle")  # columns after the model's; the last are cut first
 WIDTH = 100
 LINES = 40
-REMARKS = 10  # lines below the table that say what is missing, and what is below chance
+REMARKS = 10  # lines below the table, for missing tasks and values below chance
 
 Result = dict[str, Any]
 Cells = dict[tuple[Key, str], dict[str, Any]]
 
 
 def print_screen(console: Console, result: Result, folder: Path) -> None:
-    """What the model can do, beside its controls; what it cannot, and why; where everything else is. At most 40 lines, 100 columns."""
+    """Print the headline metrics with their controls, missing tasks with reasons, and paths to the full results, in at most 40 lines of
+    100 columns."""
     cells = {(Key(cell["task"], cell["split"], cell["metric"]), cell["variant"]): cell for cell in result["cells"]}
     keys = list(dict.fromkeys(key for key, _ in cells))
     shown = [key for key in headline(keys) if cells.get((key, "model"), {}).get("value") is not None]
@@ -39,7 +40,7 @@ def print_screen(console: Console, result: Result, folder: Path) -> None:
     below = [_below(key, cells, result.get("notes", {})) for key in shown if is_below(*_beside_chance(key, cells))]
     missing = _missing(keys, cells)
     room = REMARKS - 2 * len(missing)
-    lines = [*missing, *below[:room]] + ([f"Below chance too: {len(below) - room} more headline measures."] if len(below) > room else [])
+    lines = [*missing, *below[:room]] + ([f"{len(below) - room} more headline measures are below chance."] if len(below) > room else [])
     for line in lines:
         for part in Text(line).wrap(console, width)[:2]:
             console.print(part)
@@ -82,7 +83,7 @@ def _below(key: Key, cells: Cells, notes: dict[str, str]) -> str:
 
 
 def _missing(keys: Sequence[Key], cells: Cells) -> list[str]:
-    """A line for each kind: what the model cannot do, and what was not asked, with the tasks of one reason together."""
+    """One line for tasks that the model cannot do and one for tasks that were not run, with tasks grouped by reason."""
     lines = []
     answered = {key.task for key in keys if cells.get((key, "model"), {}).get("value") is not None}
     for status, heading in (("n/a", "It cannot"), ("not run", "Not run")):
@@ -97,25 +98,27 @@ def _missing(keys: Sequence[Key], cells: Cells) -> list[str]:
 
 
 def _where(result: Result, folder: Path, cells: Cells, shown: Sequence[Key]) -> list[str]:
-    """How long it took, and where everything else is."""
+    """The time that the evaluation took, and where to find the full results."""
     answered = [key for (key, variant), cell in cells.items() if variant == "model" and cell["value"] is not None]
     others = [task for task in dict.fromkeys(key.task for key in answered) if task not in {key.task for key in shown}]
     others += [f"split {split}" for split in dict.fromkeys(key.split for key in answered) if split not in {key.split for key in shown}]
     also = f" (also {words.short(', '.join(others), 50)})" if others else ""
     page, home = result.get("page", result["model"]), folder.parent.parent if result.get("stage") else folder
     which = {"WEIGHTS": result["published"]} if result.get("published") else {"OUT": home}
-    everything = " ".join(["--all", *([f"--limit {result['limit']}"] if result.get("limit") else [])])  # or all would be asked again
+    everything = " ".join(
+        ["--all", *([f"--limit {result['limit']}"] if result.get("limit") else [])]
+    )  # without the limit everything would run again
     return [
         f"Took {words.duration(result['seconds'])} on {result['hardware']}.",
-        f"All {len(cells):,} numbers{also}, without asking again:",
+        f"All {len(cells):,} numbers{also}, without evaluating again:",
         "  " + words.make(f"eval-{page}", **which, TEST=result.get("data"), EVAL_ARGS=everything),
-        f"Every answer, and eval.json: {folder / 'eval' / result['dataset']}/",
-        "Beside other models: make compare",
+        f"Per-sample records and eval.json: {folder / 'eval' / result['dataset']}/",
+        "Comparison with other models: make compare",
     ]
 
 
 def print_tables(console: Console, result: Result) -> None:
-    """One table per task and split, 80 columns wide; a row per metric, a column per variant."""
+    """Print one table per task and split, 80 columns wide, with a row per metric and a column per variant."""
     cells = {(cell["task"], cell["split"], cell["metric"], cell["variant"]): cell for cell in result["cells"]}
     for task, split in dict.fromkeys((cell["task"], cell["split"]) for cell in result["cells"]):
         table = Table(title=f"[bold]{task}[/], {split}", title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False, padding=0)

@@ -1,4 +1,4 @@
-"""Numbers as people read them, commands as they type them. A missing value is a dash, never a zero."""
+"""Format numbers and commands for display. A missing value is a dash, never a zero."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3,
 
 
 def share(value: float | None) -> str:
-    """.712, 1.000, −.034: three decimals, no zero before the point."""
+    """Three decimals without a leading zero: .712, 1.000, −.034."""
     if value is None:
         return MISSING
     text = f"{abs(value):.3f}"
@@ -26,13 +26,13 @@ def quantity(value: float | None, unit: str = "share") -> str:
 
 
 def difference(value: float | None, unit: str = "share") -> str:
-    """+.034, −.120, .000: with its sign, unless it rounds to nothing."""
+    """A score with its sign, unless it rounds to zero: +.034, −.120, .000."""
     text = quantity(value, unit)
     return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
 
 
 def si(value: float | None, unit: str = "") -> str:
-    """640 k, 1.25 PFLOP: three significant digits and an SI prefix, held together by no-break spaces."""
+    """Three significant digits with an SI prefix, joined by no-break spaces: 640 k, 1.25 PFLOP."""
     if value is None:
         return MISSING
     for scale, prefix in PREFIXES:
@@ -64,6 +64,6 @@ def memory(megabytes: float | None) -> str:
 
 
 def make(target: str, **variables: Any) -> str:
-    """A make command line, whatever is in the variables; those without a value are left out."""
+    """A make command line with quoted variables; variables without a value are left out."""
     given = [f"{name}={shlex.quote(' '.join(str(value).split()))}" for name, value in variables.items() if value not in (None, "")]
     return " ".join(["make", shlex.quote(target), *given])

@@ -1,4 +1,4 @@
-"""`python -m recipes.claims siglip [--seeds 0,1,2] [--only NAME]` (= `make claims-siglip`)."""
+"""Command line of the claims: `python -m recipes.claims siglip [--seeds 0,1,2] [--only NAME]` (= `make claims-siglip`)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from recipes.claims.experiment import plan
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Test a paper's claims as controlled experiments", prog="recipes.claims")
-    parser.add_argument("page", help="any page of recipes/ that declares claims")
+    parser.add_argument("page", help="page of recipes/ that declares claims")
     parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--seeds", help="0,1,2; each claim's own unless given")
-    parser.add_argument("--only", default="", help="the name of one claim")
-    parser.add_argument("--data", default="", help="data set; the preset's unless given")
+    parser.add_argument("--seeds", help="comma-separated seeds, such as 0,1,2 (default: those of each claim)")
+    parser.add_argument("--only", default="", help="name of a single claim to test")
+    parser.add_argument("--data", default="", help="data set (default: that of the preset)")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--jobs", type=int, help="parallel runs; by default two on a CPU with two cores, one on a GPU")
+    parser.add_argument("--jobs", type=int, help="number of parallel runs (default: one on a GPU, otherwise up to two)")
     parser.add_argument("--runs", type=Path, default=Path(".runs"))
     parser.add_argument("--run", help=argparse.SUPPRESS)
     args = parser.parse_args()

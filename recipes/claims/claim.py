@@ -9,8 +9,8 @@
         metric=Cell("retrieval", "i2t R@1 (500)"),
     )
 
-The first arm should come out best; it is compared with each of the others, seed by seed. Arms are changes of one recipe, other
-pages (across paradigms), or other metrics of the same run (another prompt, another decoding).
+The first arm is expected to be the best; it is compared with each of the others, seed by seed. Arms are changes to one recipe, other
+pages (across paradigms), or other metrics of the same run (another prompt, another decoding method).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Change = Callable[[AnyRecipe], AnyRecipe]
 
 
 class ClaimError(ValueError):
-    """A claim that cannot be tested as it is declared."""
+    """A claim cannot be tested as declared."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The value of a metric for one run. `samples` (key -> sum and count; the value is the ratio of their totals) allow a bootstrap;
-    empty where the metric is not a mean over samples."""
+    """The value of a metric for one run. `samples` maps keys to (sum, count), where the value is the ratio of the totals; they are used
+    for the bootstrap. It is empty if the metric is not a mean over samples."""
 
     value: float
     samples: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -44,19 +44,19 @@ class Measurement:
 class Metric(Protocol):
     @property
     def about(self) -> str:
-        """A description for the report. It must differ for metrics that can have different values."""
+        """A description for the report. Metrics that can have different values must have different descriptions."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Tasks of the harness that must have been evaluated."""
+        """Tasks of the evaluation harness that must have been run."""
 
     def measure(self, folder: Path, recipe: AnyRecipe, dataset: str) -> Measurement:
-        """The metric of the finished run in `folder`, evaluated on `dataset`. Raises ClaimError without a number."""
+        """The metric of the finished run in `folder`, evaluated on `dataset`. Raises ClaimError if there is no value."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of the harness: a cell of eval.json."""
+    """A metric of the evaluation harness, identified by its cell in eval.json."""
 
     task: str
     metric: str
@@ -88,7 +88,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Minus:
-    """The difference of two cells of one run: accuracy lost under a shift, or against a control."""
+    """The difference between two cells of one run, such as the accuracy lost under a shift."""
 
     cell: Cell
     other: Cell
@@ -108,7 +108,7 @@ class Minus:
 
 @dataclass(frozen=True)
 class Measured:
-    """Any number of a finished run: `function(folder, recipe)` returns a value for every sample, by its key, or one for all."""
+    """Any other metric of a finished run. `function(folder, recipe)` returns one value per sample, keyed by sample, or a single value."""
 
     name: str
     function: Callable[[Path, AnyRecipe], dict[str, float] | float]
@@ -138,11 +138,11 @@ class Arm:
 
     name: str
     change: Change = unchanged
-    """of the claim's base recipe"""
+    """change to the claim's base recipe"""
     page: str = ""
-    """another page than the claim's; needed where the claim's page has no presets"""
+    """a page other than the claim's; required if the claim's page has no presets"""
     metric: Metric | None = None
-    """instead of the claim's: the same run, measured in another way"""
+    """metric to use instead of the claim's, for arms that measure the same run in another way"""
 
 
 @dataclass(frozen=True)
@@ -150,36 +150,36 @@ class Claim:
     """A sentence of a paper, and the experiment that tests it."""
 
     name: str
-    """of its result file: lower-case letters, digits and hyphens"""
+    """name of the result file: lower-case letters, digits and hyphens"""
     sentence: str
     """the paper's claim, in our words"""
     paper: str
-    """its figures, with section or table"""
+    """the paper's numbers, with section or table"""
     arms: tuple[Arm, ...]
     metric: Metric
     better: Literal["higher", "lower"] = "higher"
-    """whether the first arm's metric should be higher or lower than the others'"""
+    """whether the claim expects the first arm's metric to be higher or lower than the others'"""
     base: Change = unchanged
-    """the change that all arms share, such as a smaller budget"""
+    """change shared by all arms, such as a smaller budget"""
     note: str = ""
     """how the experiment differs from the paper's"""
     seeds: tuple[int, ...] = (0, 1, 2)
     same: bool = False
-    """the arms are identical on purpose: a control, whose verdict should be that nothing was reproduced"""
+    """the arms are identical on purpose: a control that should not be reproduced"""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9-]+", self.name):
-            raise ClaimError(f"claim {self.name!r}: a name has lower-case letters, digits and hyphens only")
+            raise ClaimError(f"claim {self.name!r}: expected a name with only lower-case letters, digits and hyphens")
         names = [arm.name for arm in self.arms]
         if len(names) < 2 or len(set(names)) < len(names):
-            raise ClaimError(f"claim {self.name}: expected two or more arms with names of their own, found {names}")
+            raise ClaimError(f"claim {self.name}: expected two or more arms with distinct names, found {names}")
 
     def metric_of(self, arm: Arm) -> Metric:
         return arm.metric or self.metric
 
 
 def flat(recipe: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """{"optim.lr": 0.001, "stages.0.batch": 96, ...} of a recipe as json."""
+    """A recipe in JSON form, flattened to {"optim.lr": 0.001, "stages.0.batch": 96, ...}."""
     found: dict[str, Any] = {}
     for name, value in recipe.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):

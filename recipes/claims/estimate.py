@@ -1,4 +1,4 @@
-"""How long trainings will take: from finished runs of the same kind, or else from a few steps."""
+"""Estimate training time from finished runs of the same kind, or else from a few training steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recipes.train.loop import train
 from recipes.train.recipe import AnyRecipe, Log, Stage
 from recipes.train.stages import prerequisites
 
-STEPS = 5  # that are timed, after one that is not
+STEPS = 5  # timed steps, after one that is not timed
 
 
 class Run(Protocol):
@@ -31,9 +31,10 @@ class Run(Protocol):
 
 
 def estimate(untrained: Sequence[Run], missing: int, jobs: int, runs: Path) -> str:
-    """A sentence about the runs to train, `jobs` at a time; `missing` counts all runs without a measurement, trained or not."""
+    """A sentence with the estimated time to train the runs, `jobs` in parallel. `missing` counts all runs without a measurement, whether
+    or not they are trained."""
     if not untrained:
-        return f"Nothing to train; {missing} finished runs to evaluate" if missing else "Everything is trained and measured"
+        return f"Nothing to train; {missing} finished runs to evaluate" if missing else "All runs are trained and measured"
     known: dict[str, tuple[float, str]] = {}
     seconds = 0.0
     for run in untrained:
@@ -51,7 +52,7 @@ def estimate(untrained: Sequence[Run], missing: int, jobs: int, runs: Path) -> s
 
 
 def _finished_rate(run: Run, runs: Path) -> tuple[float, str] | None:
-    """Seconds per sample of finished runs of the same model and preset on one thread or on a GPU."""
+    """Seconds per sample of finished runs with the same model and preset, on one thread or on a GPU."""
     found = []
     for path in [*runs.glob("*/recipe.json"), *(runs / "claims" / "runs").glob("*/recipe.json")]:
         recipe = json.loads(path.read_text())
@@ -64,11 +65,11 @@ def _finished_rate(run: Run, runs: Path) -> tuple[float, str] | None:
 
 
 def _measured_rate(run: Run, runs: Path) -> tuple[float, str]:
-    """Seconds per sample in a few steps of every stage; 0 if a prerequisite of the run is not trained yet."""
+    """Seconds per sample, measured in a few steps of each stage; 0 if a prerequisite is not trained yet."""
     if not all(finished(each.folder) for each in prerequisites(run.recipe, run.preset, runs)):
         return 0.0, ""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the runs will have it
+    torch.set_num_threads(1)  # as in the runs themselves
     rates = measured_rates(run.recipe, run.preset, runs, STEPS)
     torch.set_num_threads(threads)
     seconds = sum(stage.budget / rate for stage, rate in zip(run.recipe.schedule, rates, strict=True))
@@ -76,7 +77,7 @@ def _measured_rate(run: Run, runs: Path) -> tuple[float, str]:
 
 
 def measured_rates(recipe: AnyRecipe, preset: str, runs: Path, steps: int) -> list[float]:
-    """Samples per second of each stage of a recipe, the median of `steps` steps; its prerequisites are found under `runs`."""
+    """Samples per second of each stage of a recipe, the median over `steps` steps. `runs` contains its prerequisites."""
     short = _shortened(recipe, steps + 1)  # the first one is not counted
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         train(short, Path(folder) / "run", preset, shared=runs)

@@ -1,27 +1,27 @@
 """Test a paper's claims: `python -m recipes.claims siglip [--seeds 0,1,2] [--only NAME]` (= `make claims-siglip`).
 
-Prints how the arms differ and an estimate of the time, trains and evaluates missing runs (a run that several claims or
-`make train-<page>` share exists once, and finished runs are reused), and concludes. Called again after an interruption, it resumes. On
-a CPU every process computes on one thread, so that results do not depend on the number of parallel jobs.
+Prints how the arms differ and an estimate of the time, trains and evaluates missing runs, and writes the result. Finished runs are
+reused, also those of other claims and of `make train-<page>`. After an interruption, the same command resumes. On a CPU each process uses
+one thread, so that results do not depend on the number of parallel jobs.
 
-    .runs/claims/runs/<page>-<preset>-<digest of the recipe>-s<seed>/   runs that are not in .runs already
+    .runs/claims/runs/<page>-<preset>-<digest of the recipe>-s<seed>/   runs that are not already in .runs
     .runs/claims/<page>/measured/<claim>.<arm>.s<seed>.json             the measurement of one run
-    .runs/claims/<page>/<claim>.json                                    the conclusion:
+    .runs/claims/<page>/<claim>.json                                    the result of one claim:
 
     schema                1
     model, claim, preset, dataset, seeds
-    sentence, paper       the paper's claim, and its figures with section or table
+    sentence, paper       the paper's claim, and the paper's numbers with section or table
     note                  how this experiment differs from the paper's
-    metric, better        the metric, and whether the first arm should be "higher" or "lower"
-    arms                  of each: name, page, metric, values (one per seed), mean, low, high (95 % Student t over seeds; null for
-                          one seed), differs ({field: [its value in the first arm, here]}), runs (folders), samples_seen by one run
-    comparisons           of the first arm with each other one: against, effect (first - other), low, high, differences (per seed),
-                          how (the kind of interval), verdict
+    metric, better        the metric, and whether the first arm is expected to be "higher" or "lower"
+    arms                  one entry per arm: name, page, metric, values (one per seed), mean, low, high (95 % Student t over seeds; null
+                          for one seed), differs ({field: [value in the first arm, value here]}), runs (folders), samples_seen per run
+    comparisons           one entry per other arm: against, effect (first - other), low, high, differences (per seed), how (kind of
+                          interval), verdict
     verdict               "reproduced", "not reproduced at this scale" or "reversed"
-    cost                  of the runs, each counted once, without prerequisites: runs, samples_seen, train_seconds, train_flops,
-                          hardware; and shared: how many of them are also a `make train-<page>`
-    date, commit, versions  of the runs: the last day, the code and the libraries that trained them; null where a run does not say
-    commands              to run it again
+    cost                  total over distinct runs, without prerequisites: runs, samples_seen, train_seconds, train_flops, hardware;
+                          shared: number of runs that are also runs of `make train-<page>`
+    date, commit, versions  the last date, the code and the library versions of the runs; null if a run does not record them
+    commands              commands that repeat the test
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def examine(
 ) -> int:
     """Test the claims of `recipes/<page>.py` and write the results. `program` is the command that runs this module in another process.
 
-    Returns 0, 1 where a claim could not be tested, or 128 + the signal that stopped it. Raises ClaimError for claims that are
-    declared wrongly.
+    Returns 0; 1 if a claim could not be tested; or 128 + the number of the signal that stopped it. Raises ClaimError if a claim is
+    declared incorrectly.
     """
     console = Console(highlight=False, soft_wrap=True)
     questions = plan(page, preset=preset, seeds=seeds, only=only, data=data, device=device, runs=runs)
@@ -76,7 +76,7 @@ def examine(
         console.print(f"{claim.name}: {claim.sentence}", markup=False)
         for arm, differing in apart(claim, questions).items():
             fields = "; ".join(f"{name}: {there} | {here}" for name, (there, here) in differing.items())
-            console.print(f"  {claim.arms[0].name} | {arm}: they differ in {fields or 'nothing, as declared'}", markup=False)
+            console.print(f"  {claim.arms[0].name} | {arm}: differ in {fields or 'nothing, as declared'}", markup=False)
 
     missing = {question.run.key: question.run for question in questions if question.answer is None}
     console.print(estimate([run for run in missing.values() if not finished(run.folder)], len(missing), jobs, runs), markup=False)
@@ -90,7 +90,7 @@ def examine(
     for claim in claims:
         mine = [question for question in questions if question.claim == claim]
         if absent := [f"{question.arm.name} s{question.run.recipe.seed}" for question in mine if question.answer is None]:
-            console.print(f"{claim.name}: not tested, because these runs have no number: {', '.join(absent)}", markup=False)
+            console.print(f"{claim.name}: not tested, because these runs have no measurement: {', '.join(absent)}", markup=False)
             status = 1
             continue
         try:
@@ -104,11 +104,11 @@ def examine(
     return status
 
 
-# ------------------------------------------------------------------------------------------------- what is done
+# ------------------------------------------------------------------------------------------------- training and evaluation
 
 
 def answer(key: str, questions: Sequence[Question], runs: Path) -> int:
-    """Train one run if need be, evaluate the tasks that its questions are about, and write down the answers."""
+    """Train one run if necessary, evaluate the tasks that its questions require, and write the measurements."""
     open_questions = [question for question in questions if question.run.key == key and question.answer is None]
     if not open_questions:
         return 0
@@ -127,21 +127,21 @@ def answer(key: str, questions: Sequence[Question], runs: Path) -> int:
 
 
 def _work(commands: dict[str, list[str]], jobs: int, logs: Path, console: Console) -> int:
-    """Run commands, `jobs` at a time, each with a log of its own. A signal is passed on to them, once: they save and stop."""
+    """Run commands, `jobs` in parallel, each with its own log file. A signal is forwarded once to all processes, which save and stop."""
     logs.mkdir(parents=True, exist_ok=True)
     waiting, running, status = list(commands.items()), dict[str, tuple[subprocess.Popen[bytes], float]](), 0
-    stopped, told = Signals(), False
+    stopped, forwarded = Signals(), False
     while running or (waiting and not stopped.signal):
         while waiting and len(running) < jobs and not stopped.signal:
             key, command = waiting.pop(0)
             with (logs / f"{key}.log").open("w") as log:
                 environment = os.environ | {"OMP_NUM_THREADS": "1"}
-                # Not in the terminal's process group: its Ctrl-C would reach the child twice, and the second is not caught.
+                # A new session, because the terminal's Ctrl-C would reach the child a second time, and only the first is caught.
                 process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
             running[key] = process, time.monotonic()
-            console.print(f"{key}: under way, {len(waiting)} to come ({logs / key}.log)", markup=False)
-        if stopped.signal and not told:
-            told = True
+            console.print(f"{key}: started, {len(waiting)} waiting ({logs / key}.log)", markup=False)
+        if stopped.signal and not forwarded:
+            forwarded = True
             for process, _ in running.values():
                 process.terminate()
         for key, (process, began) in list(running.items()):
@@ -151,7 +151,7 @@ def _work(commands: dict[str, list[str]], jobs: int, logs: Path, console: Consol
             if code and not stopped.signal:
                 status = 1
                 last = (logs / f"{key}.log").read_text(errors="replace").splitlines()[-5:]
-                console.print("\n  ".join([f"{key}: failed with status {code}; {logs / key}.log ends with", *last]), markup=False)
+                console.print("\n  ".join([f"{key}: failed with status {code}; last lines of {logs / key}.log:", *last]), markup=False)
             else:
                 console.print(f"{key}: {'stopped' if code else 'done'} after {time.monotonic() - began:,.0f} s", markup=False)
         time.sleep(0.2)
@@ -159,13 +159,13 @@ def _work(commands: dict[str, list[str]], jobs: int, logs: Path, console: Consol
     return 128 + stopped.signal if stopped.signal else status
 
 
-# ---------------------------------------------------------------------------------------------- what came of it
+# ---------------------------------------------------------------------------------------------- result
 
 
 def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str, data: str) -> Json:
-    """The claim's result, as the head of this page describes it, from questions that all have answers.
+    """The claim's result, in the format described at the top of this file. All questions must have answers.
 
-    Raises ClaimError where there is no interval.
+    Raises ClaimError if an interval cannot be computed.
     """
     answers = {question: question.answer or {} for question in questions}
     by_arm = {arm.name: [answers[question] for question in questions if question.arm == arm] for arm in claim.arms}
@@ -214,8 +214,7 @@ def conclude(page: str, claim: Claim, questions: Sequence[Question], preset: str
 
 
 def origin(costs: Sequence[Json]) -> Json:
-    """Date, commit and versions of the runs that a claim rests on: the last date, every commit; what an older run does not say is
-    missing."""
+    """The last date, all commits and the library versions of the runs. Commit is None if an older run does not record it."""
     known = [cost for cost in costs if cost.get("commit")]
     return {
         "date": max((cost["date"] for cost in known), default=None),
@@ -225,7 +224,7 @@ def origin(costs: Sequence[Json]) -> Json:
 
 
 def summary(result: Json) -> list[str]:
-    """The result in a few lines."""
+    """The result as a few lines of text."""
     values = {arm["name"]: f"{arm['mean']:.3f}" for arm in result["arms"]}
     first = result["arms"][0]["name"]
     lines = [f"{result['claim']}: {result['verdict']}", f"  {result['sentence']} ({result['paper']})", f"  {result['metric']}"]

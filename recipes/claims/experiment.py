@@ -1,4 +1,4 @@
-"""From claims to runs: which recipe each arm trains with each seed, what sets the arms apart, and what has been answered."""
+"""Plan the runs of claims: the recipe of each arm and seed, the differences between arms, and measurements that already exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that claims need: `recipe` trained into `folder`. `key` tells it from the others, wherever it lies."""
+    """A run that claims require: `recipe`, trained in `folder`. `key` identifies it independently of the folder."""
 
     key: str
     page: str
@@ -32,7 +32,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Question:
-    """One arm of one claim with one seed: a metric of a run, and the file that holds the answer."""
+    """One arm of one claim with one seed: the metric of a run, and the file with the measurement."""
 
     claim: Claim
     arm: Arm
@@ -45,18 +45,18 @@ class Question:
 
     @property
     def identity(self) -> Json:
-        """Changes when the answer would."""
+        """Everything that the measurement depends on."""
         data, recipe = self.run.recipe.data, as_json(self.run.recipe, self.run.page, self.run.preset)
         return {"recipe": recipe, "metric": self.metric.about, "data": {split: find(data, split).hash for split in splits(data)}}
 
     @property
     def answer(self) -> Json | None:
-        """What was measured, None if that has not been done or was about something else."""
+        """The measurement; None if it does not exist or was made for another recipe, metric or data set."""
         if not self.path.exists():
             return None
         found = _read(self.path)
         then, now = found["identity"], self.identity
-        same_data = then["data"].items() <= now["data"].items()  # a split that has come since does not matter
+        same_data = then["data"].items() <= now["data"].items()  # splits that were added since do not matter
         same = same_data and then["metric"] == now["metric"] and not differences(then["recipe"], now["recipe"])
         return found if same else None
 
@@ -64,9 +64,9 @@ class Question:
 def plan(
     page: str, *, preset: str, seeds: Sequence[int] | None = None, only: str = "", data: str = "", device: str = "auto", runs: Path
 ) -> list[Question]:
-    """Every question of the claims of `recipes/<page>.py`, or of the `only` one; `seeds` instead of each claim's own.
+    """All questions of the claims of `recipes/<page>.py`, or of the claim named `only`. `seeds` overrides those of the claims.
 
-    Raises ClaimError where there is no such claim, recipe or preset.
+    Raises ClaimError for an unknown claim, page or preset.
     """
     claims: Sequence[Claim] = getattr(pages.page(page), "CLAIMS", ())
     chosen = [claim for claim in claims if only in ("", claim.name)]
@@ -104,8 +104,8 @@ def _read(path: Path) -> Json:
 
 
 def apart(claim: Claim, questions: Sequence[Question]) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """Other arm -> field -> its value in the first arm and in this one. Raises ClaimError for arms that are the same though they
-    should not be, or the other way round."""
+    """Arm -> field -> (value in the first arm, value in this arm), for all arms but the first. Raises ClaimError if arms are identical
+    but should differ, or vice versa."""
     runs = {question.arm: question.run for question in questions if question.claim == claim}
     described = {arm: flat(as_json(run.recipe, run.page, run.preset)) for arm, run in runs.items()}
     first = claim.arms[0]
@@ -119,8 +119,8 @@ def apart(claim: Claim, questions: Sequence[Question]) -> dict[str, dict[str, tu
         pairs["metric"] = claim.metric_of(first).about, claim.metric_of(arm).about
         differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
         if bool(differing) == claim.same:
-            expected = "nothing, but they are declared to be the same" if claim.same else "one thing"
+            expected = "no difference, as declared by `same`" if claim.same else "one difference"
             what = f"in {', '.join(differing)}" if differing else "in nothing"
-            raise ClaimError(f"claim {claim.name}: arms {first.name!r} and {arm.name!r} differ {what}; expected: {expected}")
+            raise ClaimError(f"claim {claim.name}: arms {first.name!r} and {arm.name!r} differ {what}; expected {expected}")
         found[arm.name] = differing
     return found

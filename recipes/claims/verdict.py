@@ -1,4 +1,4 @@
-"""The outcome of an experiment: the difference of two arms over seeds, its interval, and one of three verdicts."""
+"""Compare the arms of an experiment: the difference over seeds, its interval, and one of three verdicts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPRODUCED, NOT_REPRODUCED, REVERSED = "reproduced", "not reproduced at this sca
 
 @dataclass(frozen=True)
 class Comparison:
-    """`effect`: the mean over seeds of first - other, as measured."""
+    """Comparison of two arms; `effect` is the mean over seeds of first - other."""
 
     effect: float
     low: float
@@ -28,7 +28,7 @@ class Comparison:
 
 
 def compare(first: Sequence[Measurement], other: Sequence[Measurement], better: Literal["higher", "lower"]) -> Comparison:
-    """Compare two arms, paired by seed. Runs of one seed see the same data in the same order, so that shared variance cancels.
+    """Compare two arms, paired by seed. Runs with the same seed see the same data in the same order, so that shared variance cancels out.
 
     With two or more seeds the interval is Student's t of the paired differences. With one seed it is a bootstrap over the test
     samples of both arms, which does not include seed-to-seed variance.
@@ -38,7 +38,7 @@ def compare(first: Sequence[Measurement], other: Sequence[Measurement], better: 
     if len(differences) > 1:
         low, high = t_interval(list(differences))
         how = f"95 % paired Student t over {len(differences)} seeds"
-        how += "; with two seeds it is wide, three are the least to trust" if len(differences) == 2 else ""
+        how += "; two seeds give a wide interval, use at least three" if len(differences) == 2 else ""
     else:
         low, high = _bootstrap(first[0], other[0])
         how = "one seed: 95 % paired bootstrap over test samples, which does not include seed-to-seed variance"
@@ -56,10 +56,10 @@ def overall(verdicts: Sequence[str]) -> str:
 
 
 def _bootstrap(first: Measurement, other: Measurement) -> tuple[float, float]:
-    """Both arms are resampled with the same draws, so that shared difficulty of a sample cancels."""
+    """Resample both arms with the same draws, so that the difficulty of a sample cancels out."""
     shared = sorted(set(first.samples) & set(other.samples))
     if len(shared) < 2:
-        raise ClaimError("no interval: one seed, and a metric that is no mean over samples. Use more seeds: SEEDS=0,1,2")
+        raise ClaimError("no interval: one seed, and the metric is not a mean over samples. Use more seeds: SEEDS=0,1,2")
     totals = np.array([[arm.samples[key] for arm in (first, other)] for key in shared])  # [samples, arms, 2]: sum, count
     draws = np.random.default_rng(0).multinomial(len(shared), np.full(len(shared), 1 / len(shared)), size=RESAMPLES)
     sums = np.einsum("rs,sac->rac", draws, totals)

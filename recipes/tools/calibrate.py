@@ -1,9 +1,9 @@
-"""Is the embedded data set learnable? `make calibrate` trains one small detector on the truth and asks it everything.
+"""Measure how much of the embedded data set can be learned: `make calibrate` trains a small detector on its ground truth.
 
-The detector (`eval.scenes.recogniser`) sees the same training pictures as the models of this suite, but with the position and attributes
-of each object as labels. Questions are then answered by rule from the objects it finds. Whatever it gets right can be learned from these
-pictures: a model that stays at chance there lacks supervision or budget, not data. The table that it prints is published in
-recipes/RESULTS.md.
+The detector (`eval.scenes.recogniser`) is trained on the same images as the models of this suite, but with the position and attributes of
+each object as labels. All questions are then answered by rules from the detected objects. If the detector answers a kind of question
+correctly, the images suffice to learn it: a model that stays at chance lacks supervision or budget, not data. The printed table is
+published in recipes/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from models.shared.device import hardware
 def measure(
     samples: Sequence[Sample], found: Sequence[tuple[list[Object], dict[str, str]]], training: Sequence[Sample]
 ) -> list[dict[str, object]]:
-    """One row for every attribute and question type: accuracy with interval, chance, and the best answer without the picture."""
+    """One row per attribute and question type: accuracy with interval, and the accuracy without the image (chance, or the best guess)."""
     right: dict[str, list[float]] = defaultdict(list)
     for sample, (objects, background) in zip(samples, found, strict=True):
         for name, value in background.items():
@@ -64,7 +64,7 @@ def measure(
 
 
 def _text_only(samples: Sequence[Sample], training: Sequence[Sample]) -> dict[str, float]:
-    """Accuracy of the most frequent training answer to each question's exact words; to its kind, where they are new."""
+    """Accuracy of the most frequent training answer to the exact question, or to its kind if the question is not in the training set."""
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     for sample in training:
         for question in sample.questions:
@@ -89,11 +89,11 @@ def _value(thing: Object, name: str) -> str:
 
 def _report(seen: int, loss: float) -> None:
     if seen % 12_800 == 0:
-        print(f"{seen:>7,} pictures  loss {loss:.3f}", flush=True)
+        print(f"{seen:>7,} images  loss {loss:.3f}", flush=True)
 
 
 def _show(rows: Sequence[dict[str, object]], title: str) -> None:
-    table = Table("skill", "accuracy", "95% interval", "without the picture", "n", title=title)
+    table = Table("skill", "accuracy", "95% interval", "without the image", "n", title=title)
     for row in rows:
         table.add_row(
             str(row["skill"]), f"{row['accuracy']:.3f}", f"{row['low']:.3f} - {row['high']:.3f}", f"{row['chance']:.3f}", str(row["n"])
@@ -104,7 +104,7 @@ def _show(rows: Sequence[dict[str, object]], title: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=".data/scenes-tiny")
-    parser.add_argument("--budget", type=int, default=100_000, help="pictures to train on, repeats counted")
+    parser.add_argument("--budget", type=int, default=100_000, help="number of training images, counting repetitions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(".runs/calibrate.json"))
     args = parser.parse_args()
@@ -114,7 +114,7 @@ def main() -> None:
     started = time.monotonic()
     model = train(training, budget=args.budget, seed=args.seed, report=_report)
     rows = measure(test, model.recognise([sample.image for sample in test]), training)
-    _show(rows, f"{args.budget:,} pictures in {time.monotonic() - started:.0f} s, seed {args.seed}, {args.data}/test")
+    _show(rows, f"{args.budget:,} images in {time.monotonic() - started:.0f} s, seed {args.seed}, {args.data}/test")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"data": find(args.data, "test").name, "budget": args.budget, "seed": args.seed, "hardware": hardware(torch.device("cpu"))}
     write_json(args.out, about | provenance() | {"rows": rows})

@@ -1,11 +1,11 @@
-"""From runs to small files that are committed: `python -m recipes.tools.results collect [RUN ...] [--runs .runs] [--commit HASH]`.
+"""Collect results from runs into small files to commit: `python -m recipes.tools.results collect [RUN ...] [--runs .runs] [--commit HASH]`.
 
-    recipes/results/runs/<run>.json              a finished run: where it comes from, its recipe and costs; of every data set that it was
-                                                 evaluated on the headline cells, controls included; measures of its own
-    recipes/results/claims/<page>.<claim>.json   a concluded claim
+    recipes/results/runs/<run>.json              a finished run: provenance, recipe and costs; the headline cells and controls for each
+                                                 data set it was evaluated on; model-specific measures
+    recipes/results/claims/<page>.<claim>.json   a finished claim
     recipes/results/bench.json timing.json calibrate.json
 
-A file keeps what its published numbers need and nothing else. Whatever was collected before stays until it is measured again.
+A file contains only what is needed for the published numbers. Earlier results are kept until they are measured again.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ CELL = ("task", "split", "metric", "variant", "value", "low", "high", "n", "unit
 
 
 def collect(runs: Path, results: Path, names: Sequence[str] = (), commit: str = "") -> list[str]:
-    """Write the files; of all runs under `runs`, or of the named ones and of nothing else. `commit` stands for what an older run does not
-    say itself: it was trained with that, and with the libraries that are installed now.
+    """Write result files for everything under `runs`, or only for the named runs. `commit` is assumed for older runs that do not record
+    theirs, together with the library versions that are installed now.
 
-    Returns a line about each file written and each run left out. Raises EvalError where something cannot be read, or says no commit.
+    Returns one line per written file and skipped run. Raises EvalError if a file cannot be read or no commit is known.
     """
     found = {run.name: run for run in read_runs(runs)}
     if unknown := [name for name in names if name not in found]:
-        raise EvalError(f"{runs}: no run {unknown[0]!r}; there are {', '.join(found) or 'none'}")
+        raise EvalError(f"{runs}: no run {unknown[0]!r}; available: {', '.join(found) or 'none'}")
     said = []
     for run in found.values():
         if run.name not in (names or found):
             continue
         if why := _unfit(run):
-            said.append(f"left out: {run.name}, {why}")
+            said.append(f"skipped: {run.name}, {why}")
         else:
             said.append(_write(results / "runs" / f"{run.name}.json", run_file(run, commit)))
     if names:
@@ -63,11 +63,11 @@ def collect(runs: Path, results: Path, names: Sequence[str] = (), commit: str = 
 
 
 def _unfit(run: Run) -> str:
-    """Why a run is not published, "" where it is."""
+    """The reason not to publish a run, or "" if there is none."""
     if run.recipe.get("published"):
         return "published weights, not trained here"
     if not run.cost.get("finished") and not run.stage:
-        return "its training is not finished"
+        return "training is not finished"
     if not _evaluations(run) and not any((run.folder / name).exists() for name in MEASURES):
         return f"not evaluated on whole splits yet; make eval-{run.recipe.get('page', run.recipe.get('name', '<page>'))}"
     return ""
@@ -90,7 +90,7 @@ def run_file(run: Run, commit: str = "") -> Json:
 
 
 def evaluation(run: Run, path: Path, origin: Json) -> Json:
-    """The headline cells of an eval.json, their controls included, and what tells whether two of them may share a table."""
+    """The headline cells of an eval.json with their controls, and the hashes that decide whether two evaluations are comparable."""
     raw, result = read_json(path), read_result(run, path.parent)
     shown = headline(keys([result]))
     order = {key: place for place, key in enumerate(shown)}
@@ -116,25 +116,25 @@ def _key(cell: Json) -> Key:
 
 
 def _evaluations(run: Run) -> list[Path]:
-    """Of whole splits: what was asked of the first few samples is a look, no result."""
+    """The run's evaluations on whole splits; those with `--limit` are not published."""
     return [path for path in sorted(run.folder.glob("eval/*/eval.json")) if read_json(path).get("limit") is None]
 
 
 def _paid(cost: Json) -> Json:
-    """What a training cost, and what the runs cost that it builds on."""
+    """The costs of a training run and of its prerequisites."""
     own = {name: cost.get(name) for name in PAID}
     return own | {"prerequisites": {role: {"run": each["run"]} | _paid(each) for role, each in (cost.get("prerequisites") or {}).items()}}
 
 
 def claim_file(path: Path, commit: str = "") -> Json:
-    read_claim(path)  # which says what is wrong with it
+    read_claim(path)  # raises an EvalError that names what is invalid
     raw = _originated(read_json(path), path, commit)
     kept = ("name", "values", "mean", "low", "high", "differs")
     return raw | {"arms": [{name: arm[name] for name in kept} for arm in raw["arms"]]}
 
 
 def benched(before: Json, new: Json) -> Json:
-    """Blocks of rows, each with where they come from: a benchmark that was run again leaves its older block."""
+    """Put new benchmark rows before the older blocks; a benchmark that was run again is removed from its older block."""
     rows = [
         {name: row[name] for name in ("what", "ours", "theirs", "alike", "shapes")}
         | {"times_faster": median(row["ratios"]), "low": min(row["ratios"]), "high": max(row["ratios"]), "repetitions": len(row["ratios"])}
@@ -147,7 +147,7 @@ def benched(before: Json, new: Json) -> Json:
 
 
 def timed(before: Json, new: Json) -> Json:
-    """Run -> its minutes, each entry with where it comes from."""
+    """Merge new timings: run -> minutes and provenance."""
     return {"schema": SCHEMA, "runs": before.get("runs", {}) | new}
 
 
@@ -155,11 +155,11 @@ def calibrated(before: Json, new: Json) -> Json:
     return {"schema": SCHEMA} | new
 
 
-# ------------------------------------------------------------------------------------------------------ where from
+# ------------------------------------------------------------------------------------------------------ provenance
 
 
 def _originated(raw: Json, path: Path, commit: str) -> Json:
-    """With date, commit and versions; of timings, which have them run by run, each."""
+    """Add date, commit and library versions; timings record them for each run."""
     if path.name == "timing.json":
         return {name: each | _origin(each, path, commit) for name, each in raw.items()}
     return raw | _origin(raw, path, commit)
@@ -169,7 +169,7 @@ def _origin(raw: Json, path: Path, commit: str) -> Json:
     if raw.get("commit"):
         return {name: raw[name] for name in ("date", "commit", "versions")}
     if not commit:
-        raise EvalError(f"{path}: does not say which commit it comes from. If you know: recipes.tools.results collect --commit HASH")
+        raise EvalError(f"{path}: no commit is recorded. If you know it: python -m recipes.tools.results collect --commit HASH")
     day = datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat()
     return {"date": day, "commit": commit, "versions": provenance()["versions"]}
 
@@ -179,11 +179,11 @@ def _write(path: Path, value: Json) -> str:
     same = path.exists() and path.read_text(encoding="utf-8") == text
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    return f"{'as it was' if same else 'written'}: {path}"
+    return f"{'unchanged' if same else 'written'}: {path}"
 
 
 def _rounded(value: Any) -> Any:
-    """Six digits: twice as many as are shown."""
+    """Round to six significant digits, twice as many as are shown."""
     if isinstance(value, dict):
         return {name: _rounded(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -192,7 +192,7 @@ def _rounded(value: Any) -> Any:
 
 
 def pretty(value: Any, depth: int = 0) -> str:
-    """JSON in which a cell of a table stands in a line of its own, and so does whatever fits in one."""
+    """JSON with one line per table cell, and per object or list that fits on a line."""
     flat = json.dumps(value, ensure_ascii=False)
     if not value or not isinstance(value, dict | list):
         return flat

@@ -1,4 +1,4 @@
-"""What the tables of RESULTS.md and of README.md are made of."""
+"""Format Markdown tables and provenance lines for RESULTS.md and README.md."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def column_name(key: Key) -> str:
 
 
 def table(heads: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table; `align` has l or r for each column."""
+    """Lines of a Markdown table; `align` has an l or r for each column."""
     rule = "".join("|---" if side == "l" else "|---:" for side in align)
     return ["| " + " | ".join(map(cell, heads)) + " |", rule + "|", *("| " + " | ".join(map(cell, row)) + " |" for row in rows)]
 
@@ -37,17 +37,17 @@ def ratio(value: float, low: float, high: float) -> str:
 
 
 def code(record: Json) -> str:
-    """The commit in a cell of a table."""
+    """The commit of a record, for a table cell."""
     return short(record["commit"]) + (f", {record['mark']}" if record.get("mark") else "")
 
 
 def short(commit: str) -> str:
-    """1477950; several commits one after another."""
+    """Abbreviated commit hash, such as 1477950; several hashes are joined."""
     return ", ".join(dict.fromkeys(each[:7] + " with changes" * each.endswith("-dirty") for each in commit.split(", ")))
 
 
 def origins(what: str, records: Iterable[tuple[Any, Json]]) -> list[str]:
-    """A line for each commit, hardware and set of libraries: what comes from there, and on which days."""
+    """One line per combination of commit, hardware and library versions, with its records and dates."""
     groups: dict[tuple[str, str, str], tuple[list[str], list[str]]] = {}
     for named, record in records:
         versions = ", ".join(f"{library} {version}" for library, version in record["versions"].items())

@@ -1,4 +1,5 @@
-"""Rows that were published before result files existed (recipes/results/earlier.json), each until a run of its page is collected."""
+"""Format results that were published before result files existed (recipes/results/earlier.json). A row is shown until a run of its page
+is collected."""
 
 from __future__ import annotations
 
@@ -14,15 +15,16 @@ from recipes.tools.markdown import BELOW, column_name, origins, shown, table
 OLDER = """
 ### Models, older code
 
-Published before, on {dataset}; each row stays until a run of its page has been collected. Intervals are over seeds where there are
-several, else bootstrap intervals over test samples; a mean of two seeds has none. A note says where a value comes from another training
-than its row. Chance and oracle belong to the data; the other controls are means over the models, or of one model where only some rows
-have the measure.
+Published earlier, on {dataset}; a row stays until a run of its page is collected. Intervals are over seeds if there are several, otherwise
+bootstrap intervals over test samples; means of two seeds have no interval. A note marks values from a different training run than the rest
+of the row. Chance and oracle depend only on the data; other controls are means over the models, or come from a single model for metrics
+that only some rows have.
 """
 
 
 def older_lines(rows: Sequence[Json], controls: Sequence[Json], notes: Json) -> list[str]:
-    """A table of what every row has, one of what some rows have, what is below chance and why (by `notes` on tasks), a table of costs."""
+    """A table of the metrics that all rows have, one of the other metrics, values below chance with reasons (from `notes`, by task), and
+    a table of costs."""
     columns = older_keys(rows)
     common = [key for key in columns if all("/".join(key) in row["values"] for row in rows)]
     lines = [OLDER.format(dataset=rows[0]["dataset"]).strip("\n"), ""]
@@ -44,7 +46,7 @@ def older_lines(rows: Sequence[Json], controls: Sequence[Json], notes: Json) -> 
     paid = [[row["page"], *(row["cost"].get(cost.field, words.MISSING) for cost in costs)] for row in rows]
     lines += [
         "",
-        "What it cost, prerequisites included:",
+        "Costs, prerequisites included:",
         "",
         *table(["", *(cost.label for cost in costs)], "l" + "r" * len(costs), paid),
         "",
@@ -53,7 +55,7 @@ def older_lines(rows: Sequence[Json], controls: Sequence[Json], notes: Json) -> 
 
 
 def older_keys(rows: Sequence[Json]) -> list[Key]:
-    """What earlier.json names "task/split/metric"."""
+    """The keys of all values; earlier.json writes them as "task/split/metric"."""
     return [Key(*name.split("/", 2)) for name in dict.fromkeys(name for row in rows for name in row["values"])]
 
 
@@ -63,7 +65,7 @@ def older_cell(row: Json, key: Key, *, interval: bool = True) -> str:
 
 
 def older_below(row: Json, key: Key, controls: Sequence[Json]) -> str:
-    """That a number is below chance; "" where it is not, or has no interval."""
+    """The sentence that a value is below chance; "" if it is not or has no interval."""
     name = "/".join(key)
     chance = next((each["values"].get(name, {}).get("value") for each in controls if each["variant"] == "chance"), None)
     value = Value(**row["values"].get(name, {}))

@@ -1,6 +1,6 @@
-"""`python -m recipes.tools.params` (= `make params`): our parameter counts against the papers' and the released models'.
+"""Compare parameter counts with those of the papers and released models: `python -m recipes.tools.params` (= `make params`).
 
-Every model at `tiny`, and the `SIZES` that its package lists. Counted on the meta device: no memory is taken.
+Covers every model at `tiny` and the `SIZES` listed by its package. Models are built on the meta device, so no memory is allocated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEARNED = 436  # tokens, of the embedded data set's captions
 
 
 def sizes() -> Iterator[Size]:
-    """Those of all models, each model's smallest first."""
+    """The sizes of all models, for each model the smallest first."""
     for package in models.packages():
         listed = importlib.import_module(f"models.{package}.sizes").SIZES if importlib.util.find_spec(f"models.{package}.sizes") else ()
         for kind in models.all_models().values():
@@ -34,7 +34,7 @@ def sizes() -> Iterator[Size]:
 
 
 def _learned(config: Any) -> Any:
-    """With the vocabulary learned from the embedded data set, also for its parts."""
+    """The configuration with the vocabulary learned from the embedded data set, also in nested configurations."""
     if not hasattr(config, "vocab_size"):
         return config
     inside = {name: _learned(value) for name, value in vars(config).items() if hasattr(value, "vocab_size")}
@@ -42,7 +42,7 @@ def _learned(config: Any) -> Any:
 
 
 def count(size: Size) -> int:
-    """Parameters of the modules that the published figure counts."""
+    """Number of parameters in the modules that the published count includes."""
     kind = models.model_of(size.config)
     with torch.device("meta"):
         model = kind(size.config, OpenCLIPTokenizer() if kind.reads_text() else None)
@@ -55,7 +55,7 @@ def agrees(size: Size) -> bool:
 
 
 def main() -> int:
-    """Print the table. Returns 1 when a count differs from the published one."""
+    """Print the table. Returns 1 if a count differs from the published one."""
     table = Table("model", "variant", "ours", "published", "source")
     for column in (2, 3):
         table.columns[column].justify = "right"

@@ -1,6 +1,6 @@
-"""Training time of `make train-<page>` on this machine, extrapolated from some steps of every stage: `make time-coca`.
+"""Estimate the training time of `make train-<page>` on this machine from a few steps of each stage: `make time-coca`.
 
-Prerequisites are timed, too, and must be trained already: without them a stage would do other work.
+Prerequisites are timed as well. They must be trained already, because a stage without them would do different work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STEPS = 20
 
 
 def trainings(name: str, recipe: AnyRecipe, preset: str, runs: Path) -> Iterator[tuple[Path, str, AnyRecipe]]:
-    """A run's folder, preset and recipe, after those of all that it builds on, each once."""
+    """Folder, preset and recipe of a run, preceded by those of all its prerequisites, each once."""
     seen = set()
     for needed in prerequisites(recipe, preset, runs):
         for folder, its_preset, its_recipe in trainings(needed.page, needed.recipe, needed.preset, runs):
@@ -40,12 +40,11 @@ def trainings(name: str, recipe: AnyRecipe, preset: str, runs: Path) -> Iterator
 
 
 def timed(name: str, recipe: AnyRecipe, preset: str, runs: Path, steps: int = STEPS) -> list[tuple[str, str, int, float]]:
-    """Of every training its run, stage, samples, and samples per second. Raises ValueError where something that others build on is
-    not trained yet."""
+    """Run, stage, samples, and samples per second of every training stage. Raises ValueError if a prerequisite is not trained yet."""
     found = []
     chain = list(trainings(name, recipe, preset, runs))
     if missing := [folder for folder, *_ in chain[:-1] if not finished(folder)]:
-        raise ValueError(f"{', '.join(map(str, missing))}: not trained yet, and {name} builds on it; `make train-{name}` does both")
+        raise ValueError(f"{', '.join(map(str, missing))}: not trained yet, but required by {name}; `make train-{name}` trains both")
     for folder, its_preset, its_recipe in chain:
         rates = measured_rates(its_recipe, its_preset, runs, steps)
         for stage, rate in zip(its_recipe.schedule, rates, strict=True):
@@ -54,14 +53,14 @@ def timed(name: str, recipe: AnyRecipe, preset: str, runs: Path, steps: int = ST
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How long a training takes on this machine", prog="recipes.tools.timing")
-    parser.add_argument("page", help="a page of recipes/: clip, lit, ...")
+    parser = argparse.ArgumentParser(description="Estimate the training time on this machine", prog="recipes.tools.timing")
+    parser.add_argument("page", help="page of recipes/, such as clip or lit")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--data", default="")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path(".runs"))
-    parser.add_argument("--out", type=Path, help="file that gathers the times of all runs; timing.json among the runs unless given")
+    parser.add_argument("--out", type=Path, help="file that collects the times of all runs (default: timing.json in the folder of runs)")
     args = parser.parse_args()
     try:
         recipe = preset(args.page, args.preset)
@@ -76,7 +75,7 @@ def main() -> None:
     for (run, stage, samples, rate), each in zip(rows, minutes, strict=True):
         table.add_row(run, stage, f"{samples:,}", f"{rate:,.0f}", f"{each:.1f}")
     own = sum(each for (run, *_), each in zip(rows, minutes, strict=True) if run == rows[-1][0])
-    table.add_row("together", "", "", "", f"{sum(minutes):.1f}, of which {own:.1f} its own")
+    table.add_row("total", "", "", "", f"{sum(minutes):.1f}, {own:.1f} of them without prerequisites")
     Console().print(table)
     path = args.out or args.runs / "timing.json"
     path.parent.mkdir(parents=True, exist_ok=True)

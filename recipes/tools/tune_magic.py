@@ -1,8 +1,8 @@
-"""MAGIC's alpha and beta on the val split: `python -m recipes.tools.tune_magic .runs/magic-tiny-s0` (= `make tune-magic`).
+"""Tune MAGIC's alpha and beta on the val split: `python -m recipes.tools.tune_magic .runs/magic-tiny-s0` (= `make tune-magic`).
 
-Captions are written with every pair of weights. The table goes to the terminal and to tune.json in the run folder, with the best pair
-by object F1 named; the presets' own weights come from it. The CLIP that gives CLIPScore is usually the one that MAGIC looks through:
-object F1, which is read off against the truth, decides.
+Captions are generated with every pair of weights. The table is printed and written to tune.json in the run folder, with the best pair by
+object F1; the presets use that pair. CLIPScore does not decide, because it is usually computed with the same CLIP that guides MAGIC; object
+F1 is computed from the ground truth.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 
 def sweep(folder: Path, data: str, weights: list[Search], *, most: int, device: str) -> list[Row]:
-    """One row for each search: its weights, the three numbers with their intervals, seconds, and one of the captions."""
+    """One row per search configuration: its weights, three metrics with intervals, seconds, and a sample caption."""
     model: Any = models.load(folder, device)
     samples, judge = pictures(data, "val", most), judge_of(folder, device)
     rows = []
@@ -62,13 +62,13 @@ def show(rows: list[Row], title: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="MAGIC's alpha and beta on the val split", prog="recipes.tools.tune_magic")
+    parser = argparse.ArgumentParser(description="Tune MAGIC's alpha and beta on the val split", prog="recipes.tools.tune_magic")
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default=".data/scenes-tiny")
-    parser.add_argument("--k", type=_numbers, default=[], help="the run's own unless given")
+    parser.add_argument("--k", type=_numbers, default=[], help="default: that of the run")
     parser.add_argument("--alpha", type=_numbers, default=[0.0, 0.1, 0.3])
     parser.add_argument("--beta", type=_numbers, default=[0.0, 0.25, 0.5, 1.0, 2.0])
-    parser.add_argument("--most", type=int, default=300, help="pictures")
+    parser.add_argument("--most", type=int, default=300, help="maximum number of images")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     try:
@@ -79,7 +79,7 @@ def main() -> None:
         rows = sweep(args.run, args.data, weights, most=args.most, device=str(device))
     except (ClaimError, DataError, EvalError, KeyError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    show(rows, f"{args.most} pictures of {args.data}/val, {args.run}")
+    show(rows, f"{args.most} images of {args.data}/val, {args.run}")
     write_json(args.run / "tune.json", {"data": args.data, "pictures": args.most, "hardware": hardware(device), "rows": rows})
 
 

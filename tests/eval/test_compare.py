@@ -303,7 +303,7 @@ def test_pictures_show_what_was_hidden_and_filled_in(tmp_path: Path) -> None:
     assert compare(runs=tmp_path, out=tmp_path / "out") == 0
     page = (tmp_path / "out/report.html").read_text()
     assert all(page.count(f"base64,{name}") == 1 for name in ("hidden", "helped", "alone"))
-    assert page.count("filled in without the text") >= 1
+    assert page.count("reconstructed without the caption") >= 1
 
 
 def test_pictures_show_what_a_ranking_rests_on(tmp_path: Path) -> None:
@@ -425,7 +425,7 @@ def test_a_circle_of_prerequisites_does_not_hang() -> None:
 def test_without_a_browser_the_picture_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "report.html").write_text("<p>hello")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EvalError, match=r"no Chromium or Chrome here.*apt-get install chromium"):
+    with pytest.raises(EvalError, match=r"no Chromium or Chrome found.*apt-get install chromium"):
         screenshot.picture(out=tmp_path / "a.png", report=tmp_path / "report.html")
     with pytest.raises(EvalError, match=r"none\.html is missing: `make compare` writes it"):
         screenshot.picture(out=tmp_path / "a.png", report=tmp_path / "none.html")

@@ -69,7 +69,7 @@ def test_replies_count_that_end_repeat_nothing_and_have_the_form(monkeypatch: py
 
 def test_nothing_to_ask_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     blank = [Sample(str(i), np.zeros((4, 4, 3), np.uint8), captions=("a",)) for i in range(3)]
-    with pytest.raises(ClaimError, match="no test picture allows a request for number"):
+    with pytest.raises(ClaimError, match="no test image supports a request for number"):
         share(monkeypatch, lambda *_: Reply("", True), "number", samples=blank)
 
 

@@ -229,7 +229,7 @@ def test_the_model_of_an_earlier_stage_has_a_row_of_its_own(uncollected: Path, r
     write(uncollected)
     page = (uncollected / "recipes" / "RESULTS.md").read_text()
     assert cells(page, "coca after contrast")["zeroshot: shape"] == cells(page, "coca")["zeroshot: shape"]
-    costs = page[page.index("What it cost") :]
+    costs = page[page.index("Costs, prerequisites included") :]
     assert [cells(costs, row)["samples"] for row in ("coca after contrast", "coca")] == ["1.00 k", "640 k"]
 
 
@@ -308,7 +308,7 @@ def test_a_tested_claim_replaces_its_older_row(uncollected: Path, runs: Path) ->
 
 def test_like_for_like_leads_the_speeds() -> None:
     page = results_page(Published(ROOT / "recipes" / "results"))
-    assert page.index("both sides, fp32") < page.index("both sides, bf16") < page.index("our defaults against theirs")
+    assert page.index("Like for like, fp32") < page.index("Like for like, bf16") < page.index("Default settings of both libraries")
 
 
 def test_a_benchmark_run_again_replaces_its_rows_alone(project: Path, runs: Path) -> None:

@@ -1,4 +1,4 @@
-"""ASIF's accuracy with its anchors used or edited in other ways, for claims; the run itself is not changed."""
+"""Measure ASIF's accuracy with changed settings or additional anchors, for its claims; the run itself is not modified."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ TARGET, TEMPLATES = "colour+shape", ("a {size} {fill} {colour} {shape}",)
 
 
 def recognises(split: str = "test", *, k: int = 0, p: float = 0.0, added: int = 0) -> Measured:
-    """Zero-shot accuracy of colour and shape together, for any model with embeddings; for ASIF also with other k and p (0: its
-    own), or with `added` pairs of the split's first half as further anchors. Splits other than test are evaluated on the second half."""
+    """Zero-shot accuracy of colour and shape together, for any model with embeddings. For ASIF, `k` and `p` override its settings (0: no
+    change), and `added` pairs of the split's first half become additional anchors. Splits other than test are evaluated on their second
+    half."""
     how = [f"k = {k}"] * (k > 0) + [f"p = {p:g}"] * (p > 0) + [f"{added} pairs of it added"] * (added > 0)
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Numbers of finished CM3leon runs for its claims: its perplexity on pictures, and whether its drawings show their prompts."""
+"""Measure finished CM3leon runs for its claims: perplexity on images, and whether generated images match their prompts."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ PICTURES = 512
 
 
 def surprise_after(documents: int, *, random: bool = False) -> Measured:
-    """Log-perplexity: nats per image token of test pictures, after their captions and documents retrieved by picture and caption, or
-    documents drawn at random."""
+    """Log-perplexity of test images in nats per image token, given their captions and documents that are retrieved by image and caption
+    or, with `random`, drawn at random."""
 
     def rows(model: Any, samples: Sequence[Sample], generator: torch.Generator) -> tuple[list[list[Token]], Kind, list[int]]:
         texts = [sample.captions[0] for sample in samples]
@@ -46,8 +46,8 @@ def surprise_after(documents: int, *, random: bool = False) -> Measured:
 
 
 def surprise_in_boxes(*, infilled: bool) -> Measured:
-    """Nats per image token of the span with a test picture's first object: infilled given the tokens on both sides, or predicted
-    from the left alone."""
+    """Nats per image token of the span that contains the first object of a test image, infilled from the tokens on both sides or predicted
+    only from those on the left."""
 
     def rows(model: Any, samples: Sequence[Sample], generator: torch.Generator) -> tuple[list[list[Token]], Kind, list[int]]:
         found, counts = [], []
@@ -66,8 +66,8 @@ def surprise_in_boxes(*, infilled: bool) -> Measured:
 
 
 def drawn_right(guidance: float, samples: int = 1) -> Measured:
-    """Share of single-object prompts whose drawing has the right colour and shape, by the recogniser; with several samples
-    per prompt, of the one that the retriever chooses."""
+    """Share of single-object prompts whose generated image has the correct colour and shape according to the recogniser. With several
+    samples per prompt, the retriever selects one."""
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
         model: Any = models.load(folder, str(resolve_device(recipe.device)))

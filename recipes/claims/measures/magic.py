@@ -1,4 +1,4 @@
-"""Numbers of MAGIC's captions under any weights of its search, for its claims and for `make tune-magic`."""
+"""Measure MAGIC's captions with any weights of its search, for its claims and for `make tune-magic`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class Captioned:
-    """A property of the captions of evenly spread test pictures, with the run's own search except for `changes`."""
+    """A metric of captions for evenly spaced test images, generated with the run's search settings and `changes`."""
 
     what: What
     changes: tuple[tuple[str, Any], ...] = ()
@@ -59,15 +59,15 @@ def captioned(what: What, *, shuffled: bool = False, **changes: Any) -> Captione
 
 
 def pictures(data: str, split: str, most: int) -> list[Sample]:
-    """At most that many captioned samples of the embedded data set's split, evenly spread. Raises ClaimError for other data."""
+    """At most `most` evenly spaced samples with captions from a split of the embedded data set. Raises ClaimError for other data."""
     found = spread([sample for sample in from_shards(data).samples(split) if sample.captions], most)
     if not has_truth(found):
-        raise ClaimError(f"{data}: the truth about a caption's objects is known for the embedded data set only")
+        raise ClaimError(f"{data}: the objects in a caption can be verified only on the embedded data set")
     return found
 
 
 def judge_of(folder: Path, device: str) -> NamedCLIP:
-    """The CLIP of the harness's CLIPScore: that of seed 0 next to the run, which at seed 0 is also the CLIP that MAGIC uses."""
+    """The CLIP model used for CLIPScore: that of seed 0 next to the run. For seed 0 it is also the one that guides MAGIC."""
     path = clip_beside(folder)
     if path is None:
         raise ClaimError(f"{folder}: {NO_CLIP}")
@@ -80,7 +80,7 @@ def write(model: Any, samples: Sequence[Sample], how: Any) -> list[str]:
 
 
 def scores(what: What, captions: Sequence[str], samples: Sequence[Sample], judge: NamedCLIP | None) -> list[tuple[float, float]]:
-    """A sum and a count for each caption; the number is the ratio of their totals."""
+    """A (sum, count) pair for each caption; the metric is the ratio of the totals."""
     if what == "object F1":
         said = [content(caption, sample) for caption, sample in zip(captions, samples, strict=True)]
         return [(record[what], record["objects said and there"]) for record in said]

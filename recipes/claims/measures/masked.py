@@ -1,9 +1,9 @@
-"""Reconstruction by masked models: `python -m recipes.claims.measures.masked .runs/maskvlm-tiny-s0 [--data .data/scenes-tiny]`.
+"""Measure reconstruction by masked models: `python -m recipes.claims.measures.masked .runs/maskvlm-tiny-s0 [--data .data/scenes-tiny]`.
 
-Words: the share of masked tokens of test captions that the model predicts, given the caption's own picture, another one, and a
-blank one. Pictures: the mean absolute error of reconstructed patches, for colour levels between 0 and 1, inside of objects' boxes
-and everywhere; given the caption, another caption and none, and for the trivial reconstruction: the median colour of the visible
-patches. Results go to masked.json in the run folder.
+Text: the share of masked caption tokens that the model predicts correctly, given the correct image, another image and a blank image.
+Images: the mean absolute error of reconstructed patches, with pixel values between 0 and 1, inside object boxes and everywhere; given the
+caption, another caption and no caption, and for a trivial baseline, the median colour of the visible patches. Results are written to
+masked.json in the run folder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Where = Literal["objects", "everywhere"]
 
 
 def words_found(shown: Shown = "own") -> Measured:
-    """Share of masked tokens that the model predicts, for each picture."""
+    """For each image, the share of masked tokens that the model predicts correctly."""
 
     def found(model: Any, samples: Sequence[Sample]) -> dict[str, float]:
         images = [sample.image for sample in samples]
@@ -49,7 +49,7 @@ def words_found(shown: Shown = "own") -> Measured:
             images = [images[other] for other in exchanged(samples)]
         if shown == "blank":
             images = [np.full_like(image, 127) for image in images]
-        masking = replace(model.collate.masking, mask_share=1.0, random_share=0.0)  # every chosen token is hidden
+        masking = replace(model.collate.masking, mask_share=1.0, random_share=0.0)  # every selected token is replaced by the mask token
         right: dict[str, float] = {}
         for start in range(0, len(samples), BATCH):
             part = samples[start : start + BATCH]
@@ -70,7 +70,7 @@ def words_found(shown: Shown = "own") -> Measured:
 
 
 def filled_in(where: Where = "objects", help: Help = "own caption") -> Measured:
-    """Mean absolute error of masked pixels, levels between 0 and 1, for each picture with such pixels."""
+    """For each image with masked pixels, their mean absolute error, with values between 0 and 1."""
 
     def error(model: Any, samples: Sequence[Sample]) -> dict[str, float]:
         texts = [sample.captions[0] for sample in samples]
@@ -106,12 +106,12 @@ def _measured(name: str, function: Callable[[Any, Sequence[Sample]], dict[str, f
 
 @cache
 def pictures(data: str) -> list[Sample]:
-    """The first test pictures."""
+    """The first test images."""
     return from_shards(data).samples("test")[:PICTURES]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Reconstruction by masked models", prog="recipes.claims.measures.masked")
+    parser = argparse.ArgumentParser(description="Measure reconstruction by masked models", prog="recipes.claims.measures.masked")
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default="")
     parser.add_argument("--device", default="auto")

@@ -1,7 +1,8 @@
-"""Whether MiniGPT-4 replies in the requested form: `python -m recipes.claims.measures.reply_format .runs/minigpt4-tiny-s0`.
+"""Measure whether MiniGPT-4 replies in the requested format: `python -m recipes.claims.measures.reply_format .runs/minigpt4-tiny-s0`.
 
-A reply is well formed if it has the form, ends by itself and repeats no words in a row. Each test picture gets one request for every
-form; with greedy decoding, and sampled as in a chat (`make chat-minigpt4`). Results go to form.json in the run folder.
+A reply is well formed if it has the requested format, ends with the end token and does not repeat a phrase. Each test image
+gets one request per format, with greedy decoding and with sampling as in a chat (`make chat-minigpt4`). Results are written to form.json
+in the run folder.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from recipes.train.recipe import AnyRecipe
 
 BATCH = 64
 PICTURES = 500
-ASKED: tuple[Form, ...] = ("description", "list", "number", "word")  # forms that a request asks for
+ASKED: tuple[Form, ...] = ("description", "list", "number", "word")  # formats that can be requested
 Quality = Literal["in the form asked for", "well formed"]
 QUALITIES: tuple[Quality, ...] = ("in the form asked for", "well formed")
 
 
 def in_the_form_asked_for(*forms: Form, how: Decoding = GREEDY, quality: Quality = "well formed") -> Measured:
-    """Share of replies to requests for these forms (all unless given); one request per picture, the forms in turn."""
+    """Share of replies to requests for these formats (default: all) that meet `quality`; one request per image, cycling through the
+    formats."""
     kinds = f" ({', '.join(forms)})" if forms else ""
     decoding = "greedy" if how == GREEDY else "sampled"
 
@@ -47,20 +49,20 @@ def in_the_form_asked_for(*forms: Form, how: Decoding = GREEDY, quality: Quality
 
 
 def holds(request: Request, reply: Reply, quality: Quality) -> bool:
-    """Whether a reply has the requested form, be it true or not."""
+    """Whether a reply has the requested format, regardless of its content."""
     whole = reply.ended and not repeats(reply.text)
     return has_form(reply.text, request.form) and (whole or quality == "in the form asked for")
 
 
 def replies(model: Any, data: str, forms: tuple[Form, ...], how: Decoding) -> list[tuple[str, Request, Reply]]:
-    """Key, request and reply for each picture that allows a request for its form."""
+    """Key, request and reply for each image that supports a request."""
     asked = []
     for number, sample in enumerate(from_shards(data).samples("test")[:PICTURES]):
         possible = [request for request in requests(sample) if request.form == forms[number % len(forms)]]
         if possible:
             asked.append((sample, possible[number // len(forms) % len(possible)]))
     if not asked:
-        raise ClaimError(f"{data}: no test picture allows a request for {', '.join(forms)}")
+        raise ClaimError(f"{data}: no test image supports a request for {', '.join(forms)}")
     found = []
     for start in range(0, len(asked), BATCH):
         batch = asked[start : start + BATCH]
@@ -70,7 +72,9 @@ def replies(model: Any, data: str, forms: tuple[Form, ...], how: Decoding) -> li
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Whether replies have the requested form", prog="recipes.claims.measures.reply_format")
+    parser = argparse.ArgumentParser(
+        description="Measure whether replies have the requested format", prog="recipes.claims.measures.reply_format"
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default="")
     parser.add_argument("--device", default="auto")

@@ -1,7 +1,7 @@
-"""Objects that survive an image tokenizer: `python -m recipes.claims.measures.vq .runs/vq-tiny-s0 [--data .data/scenes-tiny]`.
+"""How well an image tokenizer preserves objects: `python -m recipes.claims.measures.vq .runs/vq-tiny-s0 [--data .data/scenes-tiny]`.
 
-Pictures of the drawing task's single-object prompts are encoded and decoded, and a recogniser reads colour, shape, size and fill from
-the reconstructions: an upper bound for models that draw in these tokens. Results go to kept.json in the
+Images of the drawing task's single-object prompts are encoded and decoded, and a recogniser reads colour, shape, size and fill from the
+reconstructions. The accuracy is an upper bound for models that generate images with these tokens. Results are written to kept.json in the
 run folder.
 """
 
@@ -25,8 +25,8 @@ from models.shared.device import resolve_device
 
 
 def kept(tokenizer: Any, recogniser: Any, samples: list[Sample]) -> dict[str, float]:
-    """Share of these single-object samples whose reconstruction has the right "colour", "shape", "size" and "fill"; no recognised
-    object counts as wrong."""
+    """Shares of single-object samples whose reconstruction has the correct "colour", "shape", "size" and "fill". A reconstruction without
+    a recognised object counts as wrong."""
     pictures = tokenizer.paint(tokenizer.tokens([sample.image for sample in samples]))
     read = [looks(things[0]) if things else {} for things, _ in recogniser.recognise(pictures)]
     truth = [looks(sample.objects[0]) for sample in samples]
@@ -34,7 +34,7 @@ def kept(tokenizer: Any, recogniser: Any, samples: list[Sample]) -> dict[str, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What of objects an image tokenizer keeps")
+    parser = argparse.ArgumentParser(description="Measure how well an image tokenizer preserves objects")
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default=".data/scenes-tiny")
     parser.add_argument("--device", default="auto")

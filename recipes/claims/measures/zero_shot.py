@@ -1,4 +1,4 @@
-"""Numbers of finished runs that are no cells of the harness, for claims: zero-shot classification with other prompts."""
+"""Measure zero-shot classification with other prompts than those of the harness, for claims."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from recipes.train.recipe import AnyRecipe
 
 
 def zero_shot(target: str, templates: Sequence[str], split: str = "test") -> Measured:
-    """Accuracy of one attribute of the embedded data set's single objects, by embeddings, with these prompts: "a {colour} {shape}".
+    """Zero-shot accuracy for one attribute of single objects in the embedded data set, with prompts such as "a {colour} {shape}".
 
-    Attributes in the prompts are marginalised as in the harness; others are left to the model.
+    Other attributes in the prompts are marginalised, as in the harness; attributes that the prompts do not mention are not.
     """
 
     def measure(folder: Path, recipe: AnyRecipe) -> dict[str, float]:
@@ -30,7 +30,7 @@ def zero_shot(target: str, templates: Sequence[str], split: str = "test") -> Mea
 
 
 def recognised(model: Any, samples: Sequence[Sample], target: str, templates: Sequence[str]) -> dict[str, float]:
-    """Key -> 1 or 0 for each sample of one object: whether `target` ("shape", "colour+shape") is right by the model's embeddings."""
+    """Key -> 1 or 0 for each single-object sample: whether `target` ("shape", "colour+shape") is classified correctly."""
     scorer = Subject(model).embeddings
     if scorer is None:
         raise ClaimError(
