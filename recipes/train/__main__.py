@@ -1,4 +1,4 @@
-"""`python -m recipes.train clip tiny --out .runs/clip-tiny-s0 [--optim.lr 1e-3 ...]` (= `make train-clip`)."""
+"""Command line of training: `python -m recipes.train clip tiny --out .runs/clip-tiny-s0 [--optim.lr 1e-3 ...]` (= `make train-clip`)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from recipes.train.recipe import Recipe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a model. Any field of its recipe is an option: --optim.lr 1e-3", add_help=False)
-    parser.add_argument("page", help="a page of recipes/: clip, lit, ...")
-    parser.add_argument("preset", help="any of the page's PRESETS")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shared", type=Path, help="folder of the prerequisites' runs; the parent of --out unless given")
+    parser = argparse.ArgumentParser(
+        description="Train a model. Every field of its recipe is an option, such as --optim.lr 1e-3", add_help=False
+    )
+    parser.add_argument("page", help="page of recipes/, such as clip or lit")
+    parser.add_argument("preset", help="one of the page's PRESETS")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--shared", type=Path, help="folder of the prerequisite runs (default: the parent of --out)")
     args, rest = parser.parse_known_args()
     try:
         default = preset(args.page, args.preset)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # so that tyro shows the fields of this model's configuration
+    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # tyro then shows the fields of this model's configuration
     recipe = tyro.cli(kind, default=default, args=rest, prog=f"recipes.train {args.page} {args.preset}")
     try:
         sys.exit(train(recipe, args.out, args.preset, args.shared, page=args.page))

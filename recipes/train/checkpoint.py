@@ -1,4 +1,4 @@
-"""The state of a training in one safetensors file: nothing in it can execute, and it appears whole or not at all."""
+"""Checkpoints: the whole training state in one safetensors file, which cannot contain code and is written atomically."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's, Muon'
 
 
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Weights, optimiser moments, and `progress`. Random numbers need no state: every step seeds its own."""
+    """Save weights, optimiser moments and `progress`. There is no random state to save, because every step is seeded."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     names = _names(model, optimizer)
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optim.{key}.{names[index]}": value for key, value in moments.items()}
     about = {"progress": json.dumps(asdict(progress))}
-    # Copies, because tied weights share memory, which the format refuses.
+    # Copied, because tied weights share memory, which the format does not allow.
     with replacing(path) as partial:
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial, about)
 
 
 def read_progress(path: Path) -> Progress:
-    """Raises ValueError when the file is no checkpoint."""
+    """Read the progress from a checkpoint. Raises ValueError if the file is not a checkpoint."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return Progress(**json.loads((file.metadata() or {})["progress"]))
@@ -39,7 +39,7 @@ def read_progress(path: Path) -> Progress:
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the state back in place. Raises ValueError when the file is not of this training."""
+    """Restore the state of model and optimiser. Raises ValueError if the checkpoint belongs to another run."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -56,11 +56,11 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
 
 
 def _foreign(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is not a checkpoint of this training ({error}); remove its folder or choose another OUT=")
+    return ValueError(f"{path} is not a checkpoint of this run ({error}); remove its folder or choose another OUT=")
 
 
 def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:
-    """Position in the optimiser -> name of the parameter."""
+    """Index in the optimiser -> name of the parameter."""
     by_identity = {id(parameter): name for name, parameter in model.named_parameters()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return {index: by_identity[id(parameter)] for index, parameter in enumerate(parameters)}

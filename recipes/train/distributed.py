@@ -1,4 +1,4 @@
-"""Where a process runs: its rank among its peers, its device, and what that device can do."""
+"""The process in a distributed run: rank, device, and collective operations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.shared.device import resolve_device
 
 @dataclass(frozen=True)
 class Process:
-    """This process among its peers, and its device."""
+    """Rank and device of this process."""
 
     rank: int
     world: int
@@ -25,8 +25,8 @@ class Process:
 
     @classmethod
     def find(cls, device: str) -> Process:
-        """From torchrun's environment; alone without it. `device` as `resolve_device` takes it; under torchrun every process has its own
-        GPU."""
+        """Initialise from torchrun's environment; without it, the only process. `device` is an argument of `resolve_device`; under
+        torchrun each process uses its own GPU."""
         found = resolve_device(device)
         if "WORLD_SIZE" not in os.environ:
             return cls(0, 1, found)
@@ -42,7 +42,7 @@ class Process:
         return torch.autocast(self.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
     def any(self, flag: bool) -> bool:
-        """True on every rank when it is true on one, so that all leave the loop at the same step."""
+        """True on all ranks if `flag` is true on any, so that all leave the loop at the same step."""
         if self.world == 1:
             return flag
         votes = torch.tensor(float(flag), device=self.device)
@@ -56,7 +56,7 @@ class Process:
         return values
 
     def mean(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Scalars averaged over ranks."""
+        """Average scalars over ranks."""
         stacked = torch.stack([value.detach() for value in values.values()])
         if self.world > 1:
             dist.all_reduce(stacked)
@@ -79,7 +79,7 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def peak_memory_mb() -> float:
-    if torch.cuda.is_initialized():  # not is_available: a training on the CPU of a CUDA machine
+    if torch.cuda.is_initialized():  # not is_available: the run may use the CPU of a CUDA machine
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,4 +1,4 @@
-"""A run folder: its recipe, whether the training is finished, and its cost."""
+"""Run folders: recipe, lock, training status and cost."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Optim, Recipe, Stage
 
 CHECKPOINT = "checkpoint.safetensors"
-# Fields that may change when a run is resumed: they affect place, speed and rounding, not the training itself.
+# Fields that may change when a run is resumed: they affect location, speed and rounding errors, not the training itself.
 FREE = ("page", "preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
 
 
 @contextmanager
 def exclusive_lock(folder: Path, process: Process) -> Iterator[None]:
-    """One training at a time in a folder: another one waits, and then finds the finished run."""
+    """Allow one training process per folder. Another process waits, and then finds the run finished."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         if process.rank == 0:
@@ -43,7 +43,7 @@ def exclusive_lock(folder: Path, process: Process) -> Iterator[None]:
 
 
 def open_run(folder: Path, recipe: AnyRecipe, page: str, preset: str, process: Process) -> bool:
-    """Make a run folder this recipe's. Returns whether there is anything to continue; raises ValueError where that was another recipe."""
+    """Write the recipe to the run folder. Returns True if there is a run to resume; raises ValueError if its recipe differs."""
     path = folder / "recipe.json"
     wanted = as_json(recipe, page, preset)
     begun = any((folder / left).exists() for left in (CHECKPOINT, "model.safetensors"))
@@ -59,8 +59,8 @@ def open_run(folder: Path, recipe: AnyRecipe, page: str, preset: str, process: P
 
 
 def as_json(recipe: AnyRecipe, page: str, preset: str) -> dict[str, Any]:
-    """What recipe.json says: the page and the preset, the model's name, and every field of the recipe that says something (no stages
-    where there are none, nothing that stages replace)."""
+    """The content of recipe.json: page, preset, model name, and the fields of the recipe. Empty stages and prerequisites are left out,
+    and so are fields that stages replace."""
     unsaid = {"optim", "budget", "batch"} if recipe.stages else {"stages"}
     unsaid |= set() if recipe.prerequisites else {"prerequisites"}
     named = {"page": page, "preset": preset, "name": models.model_of(recipe.model).name, **asdict(recipe)}
@@ -68,14 +68,14 @@ def as_json(recipe: AnyRecipe, page: str, preset: str) -> dict[str, Any]:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Field -> both values, where two recipes as json train differently."""
+    """Field -> both values, for fields in which two recipes (in JSON form) differ and that affect the training."""
     one, other = _complete(one), _complete(other)
     names = [name for name in dict.fromkeys([*one, *other]) if name not in FREE]
     return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
 
 
 def _leaves(name: str, there: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """The fields in which two values differ, by their full names: ("model.embed_dim", 160, 128)."""
+    """The nested fields in which two values differ, by full name: ("model.embed_dim", 160, 128)."""
     if isinstance(there, dict) and isinstance(now, dict):
         for inner in dict.fromkeys([*there, *now]):
             yield from _leaves(f"{name}.{inner}", there.get(inner), now.get(inner))
@@ -84,11 +84,11 @@ def _leaves(name: str, there: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _complete(recipe: dict[str, Any]) -> dict[str, Any]:
-    """With the fields that did not exist yet when it was written: they are at their defaults there."""
+    """Add fields that did not exist when the recipe was written, with their default values."""
     default = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
     try:
         model = asdict(models.from_dict(models.model_class(recipe["name"]).Config, recipe["model"]))
-    except TypeError:  # a field that does not exist any more: it will differ
+    except TypeError:  # a field that no longer exists: the recipes will differ
         model = recipe["model"]
     recipe = json.loads(json.dumps(default | recipe | {"model": model}, default=asdict))
     for described in [recipe, *recipe.get("stages", ())]:
@@ -103,7 +103,7 @@ def finished(folder: Path) -> bool:
 
 
 def keep_stage(folder: Path, recipe: AnyRecipe, stage: Stage, model: Model, process: Process, progress: Progress) -> None:
-    """The model as it is at the end of a stage, as a run folder of its own in `folder`/stages: for the tasks that the paper asks then."""
+    """Save the model at the end of a stage as a run folder in `folder`/stages, for tasks that the paper evaluates after that stage."""
     kept = folder / "stages" / stage.name
     models.save(model, kept)
     write_cost(kept, recipe, model, process, progress)
@@ -112,7 +112,7 @@ def keep_stage(folder: Path, recipe: AnyRecipe, stage: Stage, model: Model, proc
 
 
 def write_cost(folder: Path, recipe: AnyRecipe, model: Model, process: Process, progress: Progress) -> None:
-    """`cost.json`: what all stages cost together, what the runs cost that this one builds on, and which code and libraries trained it."""
+    """Write `cost.json`: the total cost of all stages, the costs of prerequisite runs, and the versions of code and libraries."""
     cost = {
         **provenance(),
         "samples_seen": progress.samples,

@@ -1,4 +1,4 @@
-"""Where a training reports: train.jsonl always, a progress bar on a terminal or else a plain line now and then, wandb when asked."""
+"""Log a training run: train.jsonl, a progress bar on a terminal or plain lines elsewhere, and wandb on request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recipes.train.recipe import AnyRecipe
 
 
 class Reporter:
-    """Only rank 0 writes; on other ranks every method does nothing."""
+    """Writes the logs on rank 0; on other ranks all methods do nothing."""
 
     def __init__(self, folder: Path, recipe: AnyRecipe, *, step: int, samples: int, active: bool) -> None:
         self.active = active
@@ -41,13 +41,13 @@ class Reporter:
         )
         self.task = self.bar.add_task(folder.name, total=recipe.samples, completed=samples, status="getting ready")
         self.bar.start()
-        self.heart = ExitStack()  # speaks where steps are slow, and while there are none yet
+        self.heart = ExitStack()  # prints a line if steps are slow, or before the first step
         self.heart.enter_context(heartbeat(lambda: self.plain_line() if self.plain else ""))
-        atexit.register(self.bar.stop)  # or a training that ends in an error would leave the terminal without its cursor
+        atexit.register(self.bar.stop)  # otherwise an error would leave the terminal without a cursor
         self.wandb = _wandb(folder, recipe) if recipe.log.wandb != "off" else None
 
     def line(self, record: dict[str, Any]) -> None:
-        """One measured step."""
+        """Log one measured step."""
         if not self.active:
             return
         self._write(record)
@@ -64,7 +64,7 @@ class Reporter:
             self.wandb.log({**{k: v for k, v in record.items() if isinstance(v, (int, float))}, **flat}, step=record["step"])
 
     def at(self, samples: int) -> None:
-        """Progress after every step, for the estimate of the time left."""
+        """Record progress after every step, to estimate the remaining time."""
         if self.active:
             self.samples = samples
             self.pace.at(samples)
@@ -77,7 +77,7 @@ class Reporter:
         return "  ".join(filter(None, [self.name, share, self.status, remaining(self.pace.left)]))
 
     def event(self, kind: str, message: str, **fields: Any) -> None:
-        """Something that happened once: start, resume, save, validate, warning, end."""
+        """Log an event: start, resume, stage, save, validate, warning or end."""
         if not self.active:
             return
         self._write({"event": kind, "message": message, **fields})
@@ -99,7 +99,7 @@ class Reporter:
 
 
 def _cut_after(path: Path, step: int) -> None:
-    """Drop lines that a killed run wrote after its last checkpoint: these steps are run again."""
+    """Remove lines that were written after the last checkpoint of a killed run: these steps are repeated."""
     if not path.exists():
         return
     kept = []
@@ -108,7 +108,7 @@ def _cut_after(path: Path, step: int) -> None:
             if json.loads(line).get("step", 0) <= step:
                 kept.append(line + "\n")
         except ValueError:
-            continue  # the line being written when the process died
+            continue  # incomplete line from the moment when the process was killed
     write_text(path, "".join(kept))
 
 
@@ -118,7 +118,7 @@ def _wandb(folder: Path, recipe: AnyRecipe) -> Any:
     return wandb.init(
         project=recipe.log.project,
         name=folder.name,
-        id=f"{folder.name}-{int((folder / 'recipe.json').stat().st_mtime)}",  # a folder trained anew is another run
+        id=f"{folder.name}-{int((folder / 'recipe.json').stat().st_mtime)}",  # a new run for a folder that is trained from the start again
         resume="allow",
         dir=folder,
         mode="offline" if recipe.log.wandb == "offline" else "online",

@@ -1,6 +1,7 @@
-"""The only training loop. It knows a model by models/contract.py.
+"""The training loop for all models. It uses a model only through the interface in models/contract.py.
 
-Called again it resumes. Ctrl-C or SIGTERM saves first. Under torchrun every process takes a share of each batch.
+An interrupted run resumes when started again. Ctrl-C and SIGTERM save a checkpoint before stopping. Under torchrun, each process gets a
+share of every batch.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ from recipes.train.watch import Signals, Watch
 
 
 def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path | None = None, *, page: str = "") -> int:
-    """Train into a run folder, from its last checkpoint; before that its prerequisites, into folders under `shared` (next to
-    `folder` unless given). The run says that it is of this page (the model's name unless given) and preset.
+    """Train a recipe in a run folder, from its last checkpoint if there is one. Missing prerequisites are trained first, in folders under
+    `shared` (default: the parent of `folder`). `page` (default: the model's name) and `preset` are recorded in recipe.json.
 
-    Returns a process exit status: 0, or 128 + the signal that stopped it.
+    Returns a process exit status: 0, or 128 + the number of the signal that stopped it.
     """
     process = Process.find(recipe.device)
     status = _train(recipe, folder, page or models.model_of(recipe.model).name, preset, shared or folder.parent, process)
@@ -56,18 +57,18 @@ def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path 
 def _train(recipe: AnyRecipe, folder: Path, page: str, preset: str, shared: Path, process: Process) -> int:
     if recipe.weights and recipe.prerequisites:
         roles = ", ".join(each.role for each in recipe.prerequisites)
-        raise ValueError(f"weights {recipe.weights!r} bring the whole model, and this recipe builds on {roles}: leave WEIGHTS= out")
+        raise ValueError(f"weights {recipe.weights!r} replace the whole model, but this recipe builds on {roles}: omit WEIGHTS=")
     split = find(recipe.data, "train").first(recipe.shards)
     with heartbeat(lambda: "" if process.rank else f"{folder}: getting ready"), exclusive_lock(folder, process):
         begun = open_run(folder, recipe, page, preset, process)
         if finished(folder):
             if process.rank == 0:
-                print(f"{folder} is trained ({recipe.samples:,} samples). Another: SEED=, OUT=, or remove the folder", file=sys.stderr)
+                print(f"{folder} is trained ({recipe.samples:,} samples). For a new run set SEED= or OUT=", file=sys.stderr)
             return 0
         needed = [] if begun else prerequisites(recipe, preset, shared)
         for each in needed:
             if process.rank == 0:
-                print(f"{folder} needs {each.folder} as its {each.role}: {each.state}", file=sys.stderr)
+                print(f"{folder} requires {each.folder} as {each.role}: {each.state}", file=sys.stderr)
             if finished(each.folder):
                 open_run(each.folder, each.recipe, each.page, each.preset, process)
             elif status := _train(each.recipe, each.folder, each.page, each.preset, shared, process):
@@ -78,18 +79,18 @@ def _train(recipe: AnyRecipe, folder: Path, page: str, preset: str, shared: Path
 def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, needed: Sequence[Needed], *, begun: bool) -> int:
     for stage in recipe.schedule:
         if stage.batch % process.world:
-            raise ValueError(f"batch {stage.batch} cannot be shared by {process.world} processes; make it a multiple of {process.world}")
+            raise ValueError(f"batch {stage.batch} must be a multiple of the number of processes, {process.world}")
     state_path = folder / CHECKPOINT
     left = checkpoint.read_progress(state_path) if state_path.exists() else None
     if left and left.loader and len(left.loader) != process.world:
-        raise ValueError(f"{folder} was begun by {len(left.loader)} processes, now there are {process.world}: resume with as many")
+        raise ValueError(f"{folder} was started with {len(left.loader)} processes, not {process.world}: resume with the same number")
     progress = left or Progress()
     report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=process.rank == 0)
     model = build(recipe, split, folder, process, needed, progress, begun=begun)
     if not begun:
         model.remember(in_order(split, batch_size=256, needs=model.needs))
         if process.rank == 0:
-            models.describe(model, folder)  # what it remembers may be part of its configuration
+            models.describe(model, folder)  # `remember` may have changed its configuration
     report.event("resume" if progress.step else "start", _headline(recipe, model, split, process, progress), step=progress.step)
     if recipe.compile:
         model.encode = torch.compile(model.encode)  # type: ignore[method-assign]
@@ -130,7 +131,7 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
             watch.step(losses, norm, optimizer.param_groups[0]["lr"], loader)
             if validation and progress.in_stage // stage.batch % max(1, stage.budget // stage.batch // 10) == 0:
                 _validate(model, validation, autocast, report, progress)
-            if process.any(watch.due_to_save()):  # saving gathers from all ranks, and their clocks differ
+            if process.any(watch.due_to_save()):  # all ranks must agree: saving gathers from all of them, and their clocks differ
                 _save(state_path, model, optimizer, progress, loader, watch, report, process)
         _save(state_path, model, optimizer, progress, loader, watch, report, process)
         if progress.in_stage < stage.budget:
@@ -143,21 +144,21 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
     if process.rank == 0:
         models.save(model, folder)
         write_cost(folder, recipe, model, process, progress)
-        end = "done" if done else "stopped by a signal and saved: run again to resume"
+        end = "done" if done else "stopped by a signal and saved; run the same command to resume"
         report.event("end", f"{folder}: {progress.samples:,} samples in {progress.seconds:,.0f} s, {end}", step=progress.step)
     report.close()
-    process.wait()  # on every rank the files are there when this returns
-    return 0 if done else 128 + (stopped.signal or signal.SIGTERM)  # another rank may have got the signal
+    process.wait()  # so that the files exist on every rank when this returns
+    return 0 if done else 128 + (stopped.signal or signal.SIGTERM)  # the signal may have reached another rank
 
 
-# ------------------------------------------------------------------------------------------------ what is trained
+# ------------------------------------------------------------------------------------------------ the model
 
 
 def build(
     recipe: AnyRecipe, split: Split, folder: Path, process: Process, needed: Sequence[Needed], progress: Progress, *, begun: bool
 ) -> Model:
-    """The model with its tokenizer and all that it takes over, the same on every rank; as the run folder describes it when
-    training there has begun."""
+    """Build the model with its tokenizer, prerequisites and published backbones, identically on every rank. If training has begun
+    (`begun`), build it as described in the run folder."""
     if begun:
         return models.load(folder, str(process.device), weights=False)
     adopted = {each.role: models.load(each.folder) for each in needed}
@@ -166,7 +167,7 @@ def build(
     if recipe.weights:
         model = models.load(recipe.weights)
         if not isinstance(model, kind):
-            raise ValueError(f"{recipe.weights} is a {type(model).__name__}, and the recipe trains a {kind.__name__}")
+            raise ValueError(f"{recipe.weights} is a {type(model).__name__}, but the recipe trains a {kind.__name__}")
         progress.sources |= {name: recipe.weights for name, _ in model.named_children()}
     else:
         tokenizer = _tokenizer(recipe, split, adopted) if kind.reads_text() else None
@@ -187,13 +188,13 @@ def _tokenizer(recipe: AnyRecipe, split: Split, adopted: Mapping[str, Any]) -> T
     return named_tokenizer(recipe.tokenizer)
 
 
-# ---------------------------------------------------------------------------------------------------- on the side
+# ---------------------------------------------------------------------------------------------------- helpers
 
 
 def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Model, process: Process, progress: Progress) -> Loader:
     def precompute(samples: Sequence[Sample]) -> Sequence[Sample]:
-        """What it takes is part of the training's cost; only the first time, because a resumed run is to cost what an uninterrupted one
-        does."""
+        """Add the cost of precomputing to that of the training, but not again on resuming: a resumed run reports the same cost as an
+        uninterrupted one."""
         start = time.monotonic()
         with _flop_counter() as flops:
             found = model.precompute(samples)
@@ -206,7 +207,7 @@ def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Model, process
         split,
         batch_size=stage.batch // process.world,
         collate=model.collate,
-        seed=recipe.seed + 1_000_003 * progress.stage,  # another order than in the stage before
+        seed=recipe.seed + 1_000_003 * progress.stage,  # a different order in each stage
         rank=process.rank,
         world=process.world,
         workers=recipe.workers,
@@ -235,8 +236,8 @@ def _save(
 
 
 def _validation_batches(recipe: AnyRecipe, stage: Stage, model: Model, process: Process) -> list[Batch]:
-    """The first samples of the val split as batches of the training's size, so that losses compare; empty without such a split,
-    and where nothing is learned."""
+    """The first samples of the val split, in batches of the training batch size, so that losses are comparable. Empty without a val split
+    and for models that are not trained by gradient."""
     batches: list[Batch] = []
     learning = any(parameter.requires_grad for parameter in model.parameters())
     if not learning or not recipe.log.validate or process.world > 1 or "val" not in splits(recipe.data):
@@ -273,8 +274,8 @@ def _headline(recipe: AnyRecipe, model: Model, split: Split, process: Process, p
 
 
 def _flop_counter() -> FlopCounterMode:
-    """Counts all modules together. Its own tracker of modules fails where a parameter is expanded without gradients, as
-    SigLIP's pooling does in the first pass over micro-batches."""
+    """A FLOP counter that does not count per module: torch's module tracker fails if a parameter is expanded without gradients, as in
+    SigLIP's pooling in the first pass over micro-batches."""
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = SimpleNamespace(parents={"Global"}, __enter__=lambda: None, __exit__=lambda: None)  # type: ignore[assignment]
     return counter

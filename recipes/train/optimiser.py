@@ -1,4 +1,4 @@
-"""What turns gradients into steps: AdamW, or Muon for the matrices of repeated blocks and AdamW for the rest."""
+"""Optimisers: AdamW, or Muon for the matrices of repeated blocks and AdamW for all other parameters."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from recipes.train.recipe import Optim
 
 
 def optimiser(model: nn.Module, optim: Optim, *, fused: bool = True) -> torch.optim.Optimizer:
-    """AdamW, whose decay is for matrices only, not for gains, biases and scalars; with `optim.muon` Muon beside it.
+    """AdamW with weight decay for matrices only, not for gains, biases and scalars; with `optim.muon`, combined with Muon.
 
-    Raises ValueError where Muon has nothing to do.
+    Raises ValueError if Muon has no parameters.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     inner = [matrix for matrix in repeated_matrices(model) if matrix.requires_grad] if optim.muon else []
     if optim.muon and not inner:
-        raise ValueError("optim.muon: nothing that is trained here has repeated blocks of linear layers; leave it out")
+        raise ValueError("optim.muon: no trainable module has repeated blocks of linear layers; do not set it")
     apart = {id(matrix) for matrix in inner}
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2 and id(p) not in apart], "weight_decay": optim.weight_decay},
@@ -32,17 +32,17 @@ def optimiser(model: nn.Module, optim: Optim, *, fused: bool = True) -> torch.op
 
 
 def repeated_matrices(model: nn.Module) -> list[Tensor]:
-    """Weights of linear layers inside of numbered modules ("blocks.0.attn.proj"): those of transformers' blocks, and neither
-    embeddings nor heads, not even heads of several layers ("head.2")."""
+    """Weights of linear layers inside numbered modules ("blocks.0.attn.proj"). This selects the blocks of transformers and excludes
+    embeddings and heads, even heads with several layers ("head.2")."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     return [module.weight for name, module in linear.items() if any(part.isdigit() for part in name.split(".")[:-1])]
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose singular values are all brought near one (https://kellerjordan.github.io/posts/muon), so that a step
-    moves all directions alike; as large as AdamW's steps (arXiv 2502.16982, section 2.2), so that both share a learning rate.
+    """Nesterov momentum, orthogonalised so that all singular values are close to one (https://kellerjordan.github.io/posts/muon). Updates
+    are scaled to the size of AdamW's (arXiv 2502.16982, section 2.2), so that both use the same learning rate.
 
-    torch's own does the same, but multiplies in bf16 even on a CPU that cannot, which emulates it.
+    torch's implementation is equivalent, but always multiplies in bf16, which CPUs without native support emulate slowly.
     """
 
     MOMENTUM = 0.95
@@ -75,9 +75,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices with the same singular vectors and singular values of about one (0.7 to 1.2), by five steps of a quintic
-    Newton-Schulz iteration, in bf16 where the hardware multiplies that. `[N, A, B]`: all of one shape at once, which is
-    faster than one after another."""
+    """Orthogonalise a stack of matrices `[N, A, B]`: keep the singular vectors and bring all singular values close to one (0.7 to 1.2), by
+    five steps of a quintic Newton-Schulz iteration, in bf16 if the hardware supports it. Stacking is faster than one matrix at a time."""
     x = matrices.to(torch.bfloat16 if multiplies_bf16(matrices.device) else torch.float32)
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).contiguous()
@@ -90,7 +89,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class ChainedOptimizer(torch.optim.Optimizer):
-    """Optimisers of different parameters as one: their groups and states one after another."""
+    """Several optimisers for different parameters behind the interface of one, with concatenated groups and states."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         self.parts = parts
@@ -98,7 +97,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """The groups are the parts' own: a rate that is set here is theirs."""
+        """Use the parts' own group objects, so that a learning rate set here applies to the parts."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""The pages of recipes/: any module there that declares `PRESETS` can be trained by its name, with any preset in it."""
+"""Find the pages of recipes/. Every module there that declares `PRESETS` can be trained by name, with any of its presets."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from recipes.train.recipe import AnyRecipe
 
 
 def page(name: str) -> Any:
-    """The module `recipes/<name>.py`. Raises ValueError where there is none."""
+    """The module `recipes/<name>.py`. Raises ValueError if it does not exist."""
     try:
         found = importlib.import_module(f"recipes.{name}") if name.isidentifier() else None
     except ModuleNotFoundError as error:
         if error.name != f"recipes.{name}":
-            raise  # the page is there, and something that it imports is not
+            raise  # the page exists, but something that it imports does not
         found = None
     if found is None or hasattr(found, "__path__"):  # a folder, such as recipes/train/, is an engine
-        raise ValueError(f"no page recipes/{name}.py; there are {', '.join(names())}")
+        raise ValueError(f"no page recipes/{name}.py; available: {', '.join(names())}")
     return found
 
 
@@ -30,10 +30,10 @@ def names() -> list[str]:
 
 
 def preset(page_name: str, name: str) -> AnyRecipe:
-    """One recipe of a page. Raises ValueError for an unknown page, one without presets, or an unknown preset."""
+    """A recipe of a page. Raises ValueError for an unknown page, a page without presets, or an unknown preset."""
     presets: dict[str, AnyRecipe] | None = getattr(page(page_name), "PRESETS", None)
     if not presets:
-        raise ValueError(f"recipes/{page_name}.py declares no PRESETS, so nothing can be trained; pages with some: {', '.join(names())}")
+        raise ValueError(f"recipes/{page_name}.py declares no PRESETS, so it cannot be trained; pages with presets: {', '.join(names())}")
     if name not in presets:
         raise ValueError(f"recipes/{page_name}.py has no preset {name!r}, only {', '.join(presets)}")
     return presets[name]

@@ -1,4 +1,4 @@
-"""How far a training is, over all its stages."""
+"""The progress of a training run over all its stages."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from recipes.train.recipe import AnyRecipe
 
 @dataclass
 class Progress:
-    """Ready for json: kept in the checkpoint."""
+    """Progress of a run, JSON-serialisable; part of the checkpoint."""
 
     stage: int = 0
-    """number of the stage under way, from 0"""
+    """index of the current stage, from 0"""
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
     began: int = 0
     """samples seen before this stage"""
     spent: float = 0.0
-    """FLOPs of the stages before"""
+    """FLOPs of earlier stages"""
     flops: float = 0.0
-    """per sample of this stage; 0 until they are counted"""
+    """FLOPs per sample in this stage; 0 until they are counted"""
     loader: list[dict[str, Any]] | None = None
-    """its position, one for every rank"""
+    """loader position of each rank"""
     frozen: list[str] = field(default_factory=list)
-    """parameters that this stage does not train"""
+    """parameters that are not trained in this stage"""
     trained: list[str] = field(default_factory=list)
-    """parameters that any stage so far trained"""
+    """parameters trained in this or an earlier stage"""
     sources: dict[str, str] = field(default_factory=dict)
-    """module -> where its weights came from; from scratch unless named"""
+    """module -> source of its weights; modules that are missing start from scratch"""
     prerequisites: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """role -> the run that filled it, and what that cost"""
+    """role -> prerequisite run and its costs"""
 
     @property
     def in_stage(self) -> int:

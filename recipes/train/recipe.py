@@ -1,4 +1,4 @@
-"""A training, typed: every field is also a command-line option (`ARGS="--optim.lr 1e-3"`)."""
+"""Typed training recipes. Every field is also a command-line option (`ARGS="--optim.lr 1e-3"`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW, or Muon and AdamW; linear warm-up, cosine to zero. Weight decay for matrices only, not for gains, biases and scalars."""
+    """AdamW, or Muon with AdamW, with linear warm-up and cosine decay to zero. Weight decay applies only to matrices, not to gains, biases
+    and scalars."""
 
     lr: float
     weight_decay: float = 0.05
@@ -21,10 +22,10 @@ class Optim:
     """samples"""
     clip_norm: float = 1.0
     muon: bool = False
-    """Muon instead for the matrices of repeated blocks, at the same learning rate"""
+    """use Muon for the matrices of repeated blocks, at the same learning rate"""
 
     def lr_at(self, samples: int, budget: int) -> float:
-        """Learning rate of the step that begins when `samples` of `budget` have been seen."""
+        """Learning rate of a step that starts after `samples` of `budget` samples."""
         if samples < self.warmup:
             return self.lr * (samples + 1) / self.warmup
         progress = (samples - self.warmup) / max(1, budget - self.warmup)
@@ -33,38 +34,39 @@ class Optim:
 
 @dataclass(frozen=True)
 class Log:
-    """The logs of a run. Everything goes to train.jsonl in the run folder; to wandb only on request."""
+    """Logging options. train.jsonl in the run folder is always written, wandb only on request."""
 
     every: int = 20
-    """steps between two lines"""
+    """steps between log lines"""
     wandb: Literal["off", "offline", "online"] = "off"
     project: str = "paragone"
     validate: int = 512
-    """validation samples (in whole batches, at least one) for a loss that a single process measures ten times a run; 0 for none"""
+    """number of validation samples (rounded to whole batches, at least one), used ten times per stage in single-process runs; 0: none"""
 
 
 @dataclass(frozen=True)
 class Prerequisite:
-    """A model that this one builds on: the finished run of another page, with the same data and the same seed. Before its
-    first step the model takes it over, `model.adopt({role: module})`, as part of its own configuration and weights: the trained run
-    loads from its own folder alone."""
+    """A model to build on: the finished run of another page with the same data and seed. Before the first step,
+    `model.adopt({role: module})` makes it part of the model's own configuration and weights, so the trained model loads from its own
+    run folder."""
 
     role: str
-    """its role in the model: image_tokenizer, language_model, ..."""
+    """its role in the model, such as image_tokenizer or language_model"""
     recipe: str
+    """its page of recipes/"""
     preset: str = ""
-    """of that recipe; the same as this one's unless given"""
+    """its preset (default: the preset of this recipe)"""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training with its own optimiser and schedule. When it begins, or is resumed, `model.enter_stage(name)` freezes
-    modules and sets `model.collate`."""
+    """A training stage with its own optimiser and schedule. When it starts or is resumed, `model.enter_stage(name)` freezes modules and
+    sets `model.collate`."""
 
     name: str
     optim: Optim
     budget: int
-    """training samples to see in this stage, over all ranks"""
+    """training samples in this stage, over all ranks"""
     batch: int
     """samples per step, over all ranks and micro-batches"""
 
@@ -76,49 +78,49 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe(Generic[Config]):
-    """One training. `recipes/<page>.py` has one for each preset, next to the paper's setup."""
+    """Everything that defines a training run. `recipes/<page>.py` declares one recipe per preset, next to the paper's setup."""
 
     model: Config
     optim: Optim = Optim(lr=0.0)
     budget: int = 0
-    """training samples to see, over all ranks"""
+    """training samples, over all ranks"""
     batch: int = 0
     """samples per step, over all ranks and micro-batches"""
     stages: tuple[Stage, ...] = ()
-    """run in this order, each with its own optim, budget and batch instead of the three above"""
+    """stages in order, each with its own optim, budget and batch, which replace the three fields above"""
     prerequisites: tuple[Prerequisite, ...] = ()
-    """trained first, unless they are trained already"""
+    """trained first, unless they are already trained"""
     micro_batch: int | None = None
-    """samples per forward pass on each rank; smaller needs less memory and changes nothing else"""
+    """samples per forward pass on each rank; a smaller value saves memory and changes nothing else"""
     data: str = ".data/scenes-tiny"
-    """data set folder, folder of shards, or pattern of shards"""
+    """data set folder, folder of shards, or shard pattern"""
     shards: int = 0
-    """train on the first shards only (0: on all); prerequisites are trained on all"""
+    """number of shards to train on, from the first (0: all); prerequisites always use all"""
     weights: str = ""
     """published weights to start from, such as open_clip:ViT-B-32/laion2b_s34b_b79k or hf:google/siglip-base-patch16-224; they
-    bring their own architecture and tokenizer"""
+    determine the architecture and the tokenizer"""
     tokenizer: str = "train"
-    """"train" (a small BPE from the training captions), "train+questions" (from questions and answers, too), "open_clip", a hub
-    id, or the role of a prerequisite to take it from"""
+    """"train" (a small BPE trained on the training captions), "train+questions" (also on questions and answers), "open_clip", a hub
+    id, or the role of a prerequisite whose tokenizer to use"""
     vocab_size: int = 4096
-    """most tokens that a trained BPE may have"""
+    """maximum vocabulary size of a trained BPE"""
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the hardware multiplies it natively"""
+    """auto: bf16 if the hardware supports it natively"""
     compile: bool = False
     workers: int = 0
-    """loader processes"""
+    """number of loader processes"""
     memory_gb: float = 4.0
-    """data sets that decode to less are held in memory (by every rank), larger ones are streamed"""
+    """data sets with a smaller decoded size are held in memory (by every rank), larger ones are streamed"""
     save_minutes: float = 2.0
     log: Log = field(default_factory=Log)
 
     def __post_init__(self) -> None:
         if self.stages and (self.budget or self.batch or self.optim.lr):
             names = ", ".join(stage.name for stage in self.stages)
-            raise ValueError(f"optim, budget and batch belong to the stages here ({names}): set --stages.0.budget and so on")
-        _ = self.schedule  # a stage refuses a budget or batch below 1
+            raise ValueError(f"this recipe has stages ({names}), each with its own optim, budget and batch: set --stages.0.budget etc.")
+        _ = self.schedule  # raises for a budget or batch below 1
         if self.shards < 0:
             raise ValueError(f"shards must be 0 (all of them) or more, got {self.shards}")
         if self.micro_batch is not None and self.micro_batch < 1:
@@ -126,12 +128,12 @@ class Recipe(Generic[Config]):
 
     @property
     def schedule(self) -> tuple[Stage, ...]:
-        """The stages; of a recipe without any, its own optim, budget and batch as the only one."""
+        """The stages; for a recipe without stages, a single one with its optim, budget and batch."""
         return self.stages or (Stage("train", self.optim, self.budget, self.batch),)
 
     @property
     def samples(self) -> int:
-        """Training samples that all stages together see."""
+        """Training samples over all stages."""
         return sum(stage.budget for stage in self.schedule)
 
 

@@ -1,4 +1,4 @@
-"""Prerequisites and stages of a training: where weights come from, which modules are frozen."""
+"""Prerequisites and stages of a training run: where weights come from, and which modules are frozen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recipes.train.recipe import AnyRecipe, Stage
 
 @dataclass(frozen=True)
 class Needed:
-    """A prerequisite as a run: `recipe` trained into `folder`."""
+    """The run of a prerequisite: `recipe`, trained in `folder`."""
 
     role: str
     page: str
@@ -32,15 +32,15 @@ class Needed:
     @property
     def state(self) -> str:
         if finished(self.folder):
-            return "trained already"
+            return "already trained"
         seen = f"{self.recipe.samples:,} samples"
-        return f"begun, will be finished first ({seen})" if (self.folder / CHECKPOINT).exists() else f"will be trained first ({seen})"
+        return f"interrupted, will be resumed first ({seen})" if (self.folder / CHECKPOINT).exists() else f"will be trained first ({seen})"
 
 
 def prerequisites(recipe: AnyRecipe, preset_named: str, shared: Path) -> list[Needed]:
-    """The runs under `shared` that a recipe builds on: with its data and its seed, and where and how it runs itself.
+    """The prerequisite runs of a recipe, in folders under `shared`, with its data, seed, device and logging options.
 
-    Raises ValueError where a recipe has no such preset.
+    Raises ValueError for an unknown page or preset.
     """
     found = []
     for prerequisite in recipe.prerequisites:
@@ -56,13 +56,13 @@ def prerequisites(recipe: AnyRecipe, preset_named: str, shared: Path) -> list[Ne
 
 
 def run_name(name: str, preset: str, recipe: AnyRecipe, standard_data: str) -> str:
-    """As the Makefile names runs: also after their data, unless it is the preset's own."""
+    """The name of a run folder, as in the Makefile. It contains the data set's name unless that is the preset's default."""
     place = Path(recipe.data).parent if ".tar" in recipe.data else Path(recipe.data)
     return f"{name}-{preset}{'' if recipe.data == standard_data else f'-{place.name}'}-s{recipe.seed}"
 
 
 def adopt(model: Model, needed: Sequence[Needed], adopted: Mapping[str, Model], progress: Progress) -> None:
-    """Pass the trained prerequisites to the model, and record their cost and which modules of the model hold them."""
+    """Pass the trained prerequisites to the model. Record their costs and which modules of the model contain them."""
     if not adopted:
         return
     model.adopt(dict(adopted))
@@ -74,7 +74,7 @@ def adopt(model: Model, needed: Sequence[Needed], adopted: Mapping[str, Model], 
 
 
 def _sources(model: nn.Module, adopted: dict[str, nn.Module]) -> dict[str, str]:
-    """Module -> whose matrices it holds, by their values: it does not matter how a model takes them over."""
+    """Module -> prerequisite from which its matrices come. They are compared by value, whichever way the model copied them."""
     found: dict[str, str] = {}
     for name, mine in model.named_parameters():
         for source, module in adopted.items() if mine.ndim >= 2 else ():
@@ -87,12 +87,12 @@ def _sources(model: nn.Module, adopted: dict[str, nn.Module]) -> dict[str, str]:
 
 
 def enter(model: Model, recipe: AnyRecipe, number: int, progress: Progress) -> Stage:
-    """Begin stage `number`, or return to it."""
+    """Start or resume stage `number`."""
     stage = recipe.schedule[number]
     if number > progress.stage:
         progress.next_stage()
     for name, parameter in model.named_parameters():
-        if name in progress.frozen:  # by `adopt`, in a process that is no more
+        if name in progress.frozen:  # by `adopt`, in the process that was interrupted
             parameter.requires_grad_(False)
     torch.manual_seed(recipe.seed + number)
     model.enter_stage(stage.name)
@@ -103,7 +103,7 @@ def enter(model: Model, recipe: AnyRecipe, number: int, progress: Progress) -> S
 
 
 def set_training(model: nn.Module) -> None:
-    """Training mode, except for whatever is wholly frozen: no dropout there, and running statistics stay."""
+    """Set training mode, but evaluation mode for entirely frozen modules, which disables dropout and updates of running statistics."""
     model.train()
     for module in model.modules():
         parameters = list(module.parameters())
@@ -112,7 +112,7 @@ def set_training(model: nn.Module) -> None:
 
 
 def describe(model: nn.Module, recipe: AnyRecipe, stage: Stage, progress: Progress) -> str:
-    """A line for the stage, and one for every module: where its weights come from, frozen or trained, how many."""
+    """A line about the stage, followed by one line per module: source of its weights, frozen or trained, number of parameters."""
     start = f"stage {progress.stage + 1} of {len(recipe.schedule)}, {stage.name}: " if recipe.stages else ""
     rows = [_module_row(name, list(parameters), progress) for name, parameters in _modules(model).items()]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

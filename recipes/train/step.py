@@ -1,4 +1,4 @@
-"""One optimisation step's gradients, exact whatever the micro-batch and the number of ranks."""
+"""Compute the gradients of one optimisation step, exactly for any micro-batch size and number of ranks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from models.contract import Batch, Losses, Model
 
 
 def backward(model: Model, batch: Batch, *, micro_batch: int | None, autocast: Any, seed: int = 0) -> Losses:
-    """Accumulate the gradients of the batch's loss into the parameters.
+    """Accumulate the gradients of the batch's loss in the parameters.
 
-    A contrastive loss compares every pair of the batch, so the mean over micro-batches of their losses is a different
-    loss. Instead (as in GradCache, arXiv 2101.06983): encode all micro-batches without a graph, take the loss of the
-    whole batch and its gradient with respect to the features, then encode each micro-batch again with a graph and push
-    those gradients through it. `seed` makes both passes draw the same dropout.
+    A contrastive loss compares all pairs of a batch, so averaging the losses of micro-batches would give a different loss.
+    Instead, as in GradCache (arXiv 2101.06983): encode all micro-batches without a graph, compute the loss of the whole
+    batch and its gradient with respect to the features, then encode each micro-batch again with a graph and backpropagate
+    those gradients through it. `seed` ensures that both passes use the same dropout masks.
     """
     size = len(next(iter(batch.values())))
     if micro_batch is None or micro_batch >= size:
@@ -26,7 +26,7 @@ def backward(model: Model, batch: Batch, *, micro_batch: int | None, autocast: A
         with autocast:
             features = model.encode(batch)
         losses = model.objective(features)
-        if losses.total.requires_grad:  # of a training-free model it does not
+        if losses.total.requires_grad:  # False for training-free models
             losses.total.backward()
         return losses
 
@@ -55,10 +55,10 @@ def _encode(model: Model, part: Batch, autocast: Any, seed: int) -> dict[str, Te
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Mean over ranks, in one message.
+    """Average gradients over ranks, in a single all-reduce.
 
-    DistributedDataParallel is not used: it counts a parameter's gradient as final after the first backward pass, and
-    accumulation above has one pass for the objective's own parameters and several for the towers'.
+    DistributedDataParallel does not fit: it considers a gradient final after the first backward pass, but `backward` has
+    one pass for the parameters of the objective and several for those of the towers.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return

@@ -1,4 +1,4 @@
-"""What watches over a training: clocks, averages, two guards, and signals that want it to stop."""
+"""Monitor a training run: timing, logged averages, warnings about bad losses, and signals that stop the run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from recipes.train.log import Reporter
 from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Stage
 
-NON_FINITE_STEPS = 10  # in a row, before the run is given up
+NON_FINITE_STEPS = 10  # consecutive steps before the run is aborted
 
 
 class Watch:
-    """Clocks, averages, and the two guards: losses that stay at chance, and numbers that are no longer numbers."""
+    """Measures time, logs steps, warns about losses that stay at chance, and aborts if gradients are no longer finite."""
 
     def __init__(self, recipe: AnyRecipe, stage: Stage, report: Reporter, progress: Progress, process: Process) -> None:
         self.recipe, self.stage, self.report, self.progress, self.process = recipe, stage, report, progress, process
@@ -84,7 +84,7 @@ class Watch:
             if late and name not in self.warned and self.recent[name] > 0.97 * at_chance:
                 self.warned.add(name)
                 found = f"loss '{name}' is still at chance ({self.recent[name]:.3f}, chance {at_chance:.3f})"
-                advice = "do captions belong to their images (`make check-data`)? Is the learning rate right?"
+                advice = "check that captions match their images (`make check-data`) and that the learning rate is suitable"
                 self.report.event("warning", f"{found} after {seen:,} samples: {advice}", step=self.progress.step)
 
     def _guard_numbers(self, losses: Losses, norm: float, lr: float) -> None:
@@ -97,13 +97,13 @@ class Watch:
         self.report.event("warning", f"step {step}: gradient norm {norm}, losses {terms}; step skipped", step=step)
         if self.non_finite >= NON_FINITE_STEPS:
             raise FloatingPointError(
-                f"{NON_FINITE_STEPS} steps in a row without finite gradients, last losses {terms} at learning rate {lr:.2e}. "
-                "The last checkpoint is from before; try a lower --optim.lr, or --precision fp32"
+                f"{NON_FINITE_STEPS} consecutive steps without finite gradients, last losses {terms} at learning rate {lr:.2e}. "
+                "Try a lower --optim.lr or --precision fp32; the last checkpoint is from an earlier step"
             )
 
 
 class Signals:
-    """Remembers SIGTERM and SIGINT until the step is over; a second one is not caught."""
+    """Catches the first SIGTERM or SIGINT and records it until the step is complete; a second signal is not caught."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

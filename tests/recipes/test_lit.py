@@ -34,6 +34,6 @@ def test_the_locked_tower_is_the_donors_after_training_and_says_so(scenes: Path,
 
 def test_published_weights_would_replace_the_locked_tower_and_are_refused(scenes: Path, tmp_path: Path) -> None:
     recipe = replace(lit.PRESETS["tiny"], data=str(scenes), weights="open_clip:ViT-B-32/laion2b_s34b_b79k")
-    with pytest.raises(ValueError, match="bring the whole model, and this recipe builds on image_tower"):
+    with pytest.raises(ValueError, match="replace the whole model, but this recipe builds on image_tower"):
         train(recipe, tmp_path / "run", "tiny", page="lit")
     assert not (tmp_path / "classifier-tiny-s0").exists()

@@ -50,7 +50,7 @@ def test_gains_of_heads_are_no_matrices_though_they_look_like_some() -> None:
 
 
 def test_muon_without_anything_to_do_says_so() -> None:
-    with pytest.raises(ValueError, match=r"optim\.muon: nothing that is trained here has repeated blocks"):
+    with pytest.raises(ValueError, match=r"optim\.muon: no trainable module has repeated blocks"):
         optimiser(nn.Linear(3, 3), Optim(lr=0.1, muon=True))
 
 

@@ -47,7 +47,7 @@ TRAINED = [name for name in names() if models.model_of(presets(name)["tiny"].mod
 @pytest.mark.parametrize(
     ("page", "said"),
     [
-        ("nowhere", r"no page recipes/nowhere\.py; there are .*clip"),
+        ("nowhere", r"no page recipes/nowhere\.py; available: .*clip"),
         ("../clip", "no page"),
         ("clip.PRESETS", "no page"),
         ("", "no page"),

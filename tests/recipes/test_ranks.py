@@ -28,7 +28,7 @@ def test_two_ranks_save_together_stop_together_and_resume(recipe: AnyRecipe, tmp
     stopped, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("stopped", "whole"))
     assert all(torch.equal(stopped[name], whole[name]) for name in whole)
     (tmp_path / "stopped" / "cost.json").unlink()
-    with pytest.raises(ValueError, match="begun by 2 processes, now there are 1"):
+    with pytest.raises(ValueError, match="started with 2 processes, not 1"):
         train(recipe, tmp_path / "stopped")
 
 

@@ -40,10 +40,10 @@ def whole(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_a_model_builds_on_is_trained_first_and_once(bridge: AnyRecipe, tmp_path: Path, capsys: Any) -> None:
     train(bridge, tmp_path / "one", "tiny")
     said = capsys.readouterr().err
-    assert f"needs {tmp_path / 'tower-tiny-s0'} as its tower: will be trained first (96 samples)" in said
+    assert f"requires {tmp_path / 'tower-tiny-s0'} as tower: will be trained first (96 samples)" in said
     stamp = (tmp_path / "tower-tiny-s0" / "model.safetensors").stat().st_mtime_ns
     train(bridge, tmp_path / "two", "tiny")
-    assert "trained already" in capsys.readouterr().err
+    assert "already trained" in capsys.readouterr().err
     assert (tmp_path / "tower-tiny-s0" / "model.safetensors").stat().st_mtime_ns == stamp
     assert same_weights(tmp_path / "one", tmp_path / "two")
     train(replace(bridge, seed=1), tmp_path / "elsewhere" / "three", "tiny", shared=tmp_path)
@@ -141,7 +141,7 @@ def test_stopped_in_a_prerequisite_the_next_call_goes_on_there(
     assert len(steps(tmp_path / "tower-tiny-s0")) == 3
     capsys.readouterr()
     assert train(bridge, tmp_path / "bridge", "tiny") == 0
-    assert "begun, will be finished first" in capsys.readouterr().err
+    assert "interrupted, will be resumed first" in capsys.readouterr().err
     assert same_weights(whole, tmp_path / "bridge")
 
 
@@ -161,7 +161,7 @@ def test_other_data_has_other_prerequisites(bridge: AnyRecipe, scenes: Path, tmp
 
 
 def test_recipes_that_contradict_themselves_are_refused(bridge: AnyRecipe, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"optim, budget and batch belong to the stages here \(align, tune\)"):
+    with pytest.raises(ValueError, match=r"this recipe has stages \(align, tune\), each with its own optim"):
         replace(bridge, budget=1000)
     with pytest.raises(ValueError, match="batch must be at least 1, got 0 in stage 'tune'"):
         replace(bridge.stages[1], batch=0)

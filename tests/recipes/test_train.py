@@ -188,7 +188,7 @@ def test_losses_that_are_no_numbers_stop_the_run(recipe: AnyRecipe, tmp_path: Pa
         return real(self, {"image": features["image"] * float("nan"), "text": features["text"]})
 
     monkeypatch.setattr(CLIP, "objective", broken)
-    with pytest.raises(FloatingPointError, match=r"10 steps in a row.*learning rate"):
+    with pytest.raises(FloatingPointError, match=r"10 consecutive steps.*learning rate"):
         train(recipe, tmp_path / "run")
     assert len(events(tmp_path / "run", "warning")) == 10
 
@@ -228,7 +228,7 @@ def test_a_training_starts_from_published_weights(recipe: AnyRecipe, tmp_path: P
     train(start, tmp_path / "run")
     trained: Any = models.load(tmp_path / "run")
     assert torch.allclose(trained.visual_projection.weight, theirs.visual_projection.weight, atol=1e-6)
-    with pytest.raises(ValueError, match="is a CLIP, and the recipe trains a SigLIP"):
+    with pytest.raises(ValueError, match="is a CLIP, but the recipe trains a SigLIP"):
         train(replace(start, model=siglip.PRESETS["tiny"].model), tmp_path / "other")
 
 
