@@ -1,11 +1,11 @@
 """Published weights in our models, by name:
 
     published("open_clip:ViT-B-32/laion2b_s34b_b79k")         open_clip.list_pretrained() knows the names
-    published("open_clip:ViT-B-32/my_run/weights.safetensors")  a file of yours in place of the tag
-    published("open_clip:coca_ViT-B-32/laion2b_s13b_b90k")    models whose convert.py knows open_clip's
-    published("hf:google/siglip-base-patch16-224")            models whose convert.py knows transformers', or a folder like one
+    published("open_clip:ViT-B-32/my_run/weights.safetensors")  a local file instead of the tag
+    published("open_clip:coca_ViT-B-32/laion2b_s13b_b90k")    models whose convert.py supports open_clip's
+    published("hf:google/siglip-base-patch16-224")            models whose convert.py supports transformers'; also a local folder
 
-Only safetensors are read: any other checkpoint is a pickle, and loading one runs the code inside it.
+Only safetensors files are read, because loading a pickled checkpoint can execute code.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from models.shared.sources import fetched
 
 
 def published(spec: str, device: str = "cpu") -> Model:
-    """The model in eval mode, with the tokenizer and pixel normalisation it was trained with.
+    """Load the model in eval mode, with the tokenizer and pixel normalisation that it was trained with.
 
-    Raises ValueError for names and architectures that are unknown here and for checkpoints that are pickles, and
-    ConnectionError when the files are neither at hand nor within reach.
+    Raises ValueError for unknown names, unsupported architectures and pickled checkpoints, and ConnectionError if the files are
+    not cached and cannot be downloaded.
     """
     source, _, name = spec.partition(":")
     if source == "open_clip" and "/" in name:
@@ -49,7 +49,7 @@ def _from_open_clip(name: str, tag: str) -> Model:
     trained = open_clip.get_pretrained_cfg(name, tag)
     if not trained and not Path(tag).is_file():
         known = ", ".join(open_clip.list_pretrained_tags_by_model(name))
-        raise ValueError(f"open_clip has no weights {tag!r} of {name}, and there is no such file; it has {known}")
+        raise ValueError(f"open_clip has no weights {tag!r} for {name}, and there is no file with this name; available: {known}")
     convert = next(each for each in _converters("is_open_clip") if each.is_open_clip(cfg))
     config = convert.config_from_open_clip(cfg | ({"quick_gelu": trained["quick_gelu"]} if "quick_gelu" in trained else {}))
     state = convert.from_open_clip(_safetensors(fetched(f"{name}/{tag}", download_pretrained, trained) if trained else tag))
@@ -61,7 +61,7 @@ def _from_transformers(name: str) -> Model:
     theirs = fetched(name, AutoConfig.from_pretrained, name)
     known = {each.TRANSFORMERS_TYPE: each for each in _converters("TRANSFORMERS_TYPE")}
     if theirs.model_type not in known:
-        raise ValueError(f"{name} is a {theirs.model_type!r}; only {' and '.join(known)} can be loaded")
+        raise ValueError(f"{name} is a {theirs.model_type!r}; supported: {', '.join(known)}")
     convert = known[theirs.model_type]
     config = convert.config_from_transformers(theirs)
     model = fetched(name, AutoModel.from_pretrained, name, use_safetensors=True)
@@ -70,19 +70,19 @@ def _from_transformers(name: str) -> Model:
 
 
 def _converters(attribute: str) -> list[Any]:
-    """The packages' convert.py that have the attribute: `is_open_clip(cfg)`, whether a model of open_clip's is one of theirs, or
-    `TRANSFORMERS_TYPE`, the `model_type` of transformers that they read."""
+    """The convert.py modules that have the attribute: `is_open_clip(cfg)`, which tells whether they can read an open_clip model, or
+    `TRANSFORMERS_TYPE`, the transformers `model_type` that they read."""
     with_one = [package for package in models.packages() if importlib.util.find_spec(f"models.{package}.convert")]
     found = [importlib.import_module(f"models.{package}.convert") for package in with_one]
     return [convert for convert in found if hasattr(convert, attribute)]
 
 
 def _build(convert: Any, config: Any, state: State, tokenizer: str | None, *, mean: Any, std: Any) -> Model:
-    """`convert.tokenizer(name)` makes the tokenizer that the weights were trained with."""
+    """Build the model from a converted state; `convert.tokenizer(name)` returns the tokenizer of the weights."""
     if mean and hasattr(config, "mean"):
         config = replace(config, mean=tuple(mean), std=tuple(std))
     elif mean and (tuple(mean), tuple(std)) != (HALF, HALF):
-        raise ValueError(f"these weights expect pixels normalised by {mean} and {std}; this model has {HALF} for both")
+        raise ValueError(f"these weights expect pixels normalised with mean {mean} and std {std}; this model uses {HALF} for both")
     model = models.model_of(config)(config, convert.tokenizer(tokenizer))
     model.load_state_dict(state)
     return model
@@ -91,7 +91,7 @@ def _build(convert: Any, config: Any, state: State, tokenizer: str | None, *, me
 def _safetensors(path: str) -> State:
     if not path.endswith(".safetensors"):
         raise ValueError(
-            f"{path} is a pickle, which runs code when it is loaded: only .safetensors are read. If you trust it: "
+            f"{path} is a pickle, which can execute code when it is loaded; only .safetensors files are read. If you trust it: "
             "torch.load(path, weights_only=True), then safetensors.torch.save_file(state, NEW), and open_clip:MODEL/NEW"
         )
     return load_file(path)

@@ -1,10 +1,10 @@
-"""Pretrained backbones as building blocks: built from a configuration or fetched by name, frozen, and decoded from.
+"""Pretrained backbones: build them from a configuration or fetch them by name, freeze them, and generate text with them.
 
-Language models are transformers' own classes, so that a suite-trained tiny Llama, `gpt2` and `facebook/opt-125m` work alike here;
-image towers are timm's. How a paper uses a frozen language model is in its package; this page only continues embeddings.
+Language models are transformers' classes, so a tiny Llama trained by this suite, `gpt2` and `facebook/opt-125m` all work the same way;
+image towers are timm's. How a paper uses a frozen language model is implemented in its package; here is only generation from embeddings.
 
-A hub name needs the network twice: for the architecture when the model is first built, and for the weights when training begins
-(the model's `fetch`, which the trainer calls). Both become part of the run folder, which loads without a network.
+A hub name requires the network twice: for the architecture when the model is first built, and for the weights when training begins
+(`Model.fetch`). Both are stored in the run folder, which loads without a network.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from models.shared.sources import fetched, run_folder
 from models.shared.text import Tokenizer, named_tokenizer
 
 Module = TypeVar("Module", bound=nn.Module)
-OWN = ", or take the suite's own language model (`make train-lm`)"
+OWN = ", or use the suite's own language model (`make train-lm`)"
 
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """A language model: one by name, or else a Llama (rotary positions, RMSNorm, SwiGLU) of these sizes."""
+    """A language model by name or, without a name, a Llama (rotary positions, RMSNorm, SwiGLU) of the given size."""
 
-    source: str = ""  # tiny:lm, a run folder, a hub id such as gpt2, or a folder like one; the sizes below are then its own
-    architecture: str = ""  # of the source, transformers' json; filled in by `known`, so that a trained run loads without the source
+    source: str = ""  # tiny:lm, a run folder, a hub id such as gpt2, or a local copy of one; it determines the sizes below
+    architecture: str = ""  # transformers' JSON configuration of the source; set by `known`, so that a trained run loads without it
     width: int = 192
     depth: int = 4
     heads: int = 3
@@ -45,9 +45,9 @@ class LanguageConfig:
 
 
 def known(config: LanguageConfig) -> LanguageConfig:
-    """With the architecture of the language model that it names, looked up unless it is known already.
+    """The configuration with the architecture of its source, which is looked up if it is not known yet.
 
-    Raises ConnectionError, naming what can be done offline, where the hub is out of reach.
+    Raises ConnectionError, with advice for offline use, if the hub cannot be reached.
     """
     if not config.source or config.architecture:
         return config
@@ -57,8 +57,8 @@ def known(config: LanguageConfig) -> LanguageConfig:
 
 
 def language_model(config: LanguageConfig, *, weights: bool = False) -> nn.Module:
-    """transformers' module: with `weights` the named one as it was trained, else its architecture with random weights, to load
-    others into. Raises ConnectionError as `known` does."""
+    """The transformers module: with `weights`, the pretrained model; otherwise its architecture with random weights. Raises
+    ConnectionError like `known`."""
     if not config.source and not config.architecture:
         llama = LlamaConfig(
             vocab_size=config.vocab_size,
@@ -79,45 +79,44 @@ def language_model(config: LanguageConfig, *, weights: bool = False) -> nn.Modul
 
 
 def language_backbone(source: str) -> tuple[nn.Module, Tokenizer]:
-    """The language model of that name, frozen and in eval mode, and the tokenizer it was trained with."""
+    """The named language model, frozen and in eval mode, and its tokenizer."""
     return freeze(language_model(LanguageConfig(source=source), weights=True)), named_tokenizer(source)
 
 
 def fetch_language(language: nn.Module, source: str, tokenizer: Tokenizer) -> dict[str, str]:
-    """Load the named language model's weights into `language`, which has its architecture; nothing for the name "".
+    """Load the weights of the language model `source` into `language`, which has the same architecture. Does nothing if `source` is "".
 
-    Returns its part of what a model's `fetch` returns: {"language": source}, or {}. Raises ValueError where texts are read with
-    another tokenizer than its own.
+    Returns {"language": source} or {}, for use in `Model.fetch`. Raises ValueError if `tokenizer` is not that of the language model.
     """
     if not source:
         return {}
     theirs, own = language_backbone(source)
     text = "question: which of the 3 shapes, the largest, is blue? answer: the large one"
     if own.encode(text) != tokenizer.encode(text) or own.end != tokenizer.end:
-        raise ValueError(f"language model {source!r} does not know the tokens of tokenizer {tokenizer.name!r}: add --tokenizer {source}")
+        raise ValueError(f"language model {source!r} was not trained with tokenizer {tokenizer.name!r}: add --tokenizer {source}")
     language.load_state_dict(theirs.state_dict())
     return {"language": source}
 
 
 def image_tower(name: str, *, weights: bool = False) -> Any:
-    """timm's transformer of that name without its last block and last norm (BLIP-2's image encoder, section 4.1): its
-    `forward_features` takes normalised pixels `[B, 3, S, S]` to states `[B, 1 + N, num_features]`.
+    """timm's vision transformer `name` without its last block and final norm (BLIP-2's image encoder, section 4.1). `forward_features`
+    maps normalised pixels `[B, 3, S, S]` to states `[B, 1 + N, num_features]`.
 
-    Raises ValueError for models that are no transformers, and as `named_tower` does.
+    Raises ValueError for models that are not transformers, and otherwise like `named_tower`.
     """
     tower = named_tower(name, weights=weights)
     if not hasattr(tower, "blocks"):
-        raise ValueError(f"timm's {name!r} is no vision transformer: it has no blocks")
+        raise ValueError(f"timm's {name!r} is not a vision transformer: it has no blocks")
     tower.blocks = tower.blocks[:-1]
     tower.norm = tower.fc_norm = nn.Identity()
     return tower
 
 
 def named_tower(name: str, *, weights: bool = False) -> Any:
-    """timm's model of that name, from normalised pixels `[B, 3, S, S]` to a pooled feature `[B, num_features]`.
+    """timm's model `name`, which maps normalised pixels `[B, 3, S, S]` to a pooled feature `[B, num_features]`.
 
-    With `weights` the published ones, else random. Raises ValueError for names that timm does not know, ConnectionError where the
-    weights are out of reach.
+    With `weights` it has the published weights, otherwise random ones. Raises ValueError for names unknown to timm, and ConnectionError if
+    the weights cannot be downloaded.
     """
     if not timm.is_model(name) or ("." in name and not timm.is_model_pretrained(name)):
         near = timm.list_models(f"{name.split('.')[0]}*", pretrained=True) or timm.list_models(f"{name.split('_')[0]}*", pretrained=True)
@@ -125,7 +124,7 @@ def named_tower(name: str, *, weights: bool = False) -> Any:
     published: dict[str, Any] = {}
     if weights:
         repository = timm.get_pretrained_cfg(name).hf_hub_id
-        file = fetched(f"image tower {name!r}", cached_file, repository, "model.safetensors")  # timm would take a pickle, too
+        file = fetched(f"image tower {name!r}", cached_file, repository, "model.safetensors")  # timm would also accept a pickle
         published = {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
     return timm.create_model(name, num_classes=0, **published)
 
@@ -137,17 +136,17 @@ def _ask_hub(kind: Any, source: str, **options: Any) -> Any:
 def _trained(run: Path, *, weights: bool) -> Any:
     model = models.load(run, weights=weights)
     if not hasattr(model, "language"):
-        raise ValueError(f"{run} holds a {type(model).__name__}, which has no language model; `make train-lm` trains one")
+        raise ValueError(f"{run} contains a {type(model).__name__}, which has no language model; `make train-lm` trains one")
     return model.language
 
 
 def freeze(module: Module) -> Module:
-    """In eval mode and without gradients of its own; gradients still flow through it."""
+    """Set the module to eval mode and disable gradients of its parameters; gradients still flow through it."""
     return module.requires_grad_(False).eval()
 
 
 def cache_name(model: nn.Module) -> str:
-    """What a transformers model calls its cache, argument and output: `cache` from version 5.24 on, `past_key_values` before."""
+    """The name of the cache argument and output of a transformers model: `cache` since version 5.24, `past_key_values` before."""
     return "cache" if _takes_cache(type(model)) else "past_key_values"
 
 
@@ -157,9 +156,9 @@ def _takes_cache(kind: type[nn.Module]) -> bool:
 
 
 class Continuation:
-    """Texts being continued by a language model: the `Decoder` of models/shared/generate.py over its cache.
+    """Text generation with a transformers language model: implements `Decoder` of models/shared/generate.py with its cache.
 
-    Prompts are embeddings `[N, T, D]`, padded on the left, where `real` `[N, T]` is False. Construct it with `begin`.
+    Prompts are embeddings `[N, T, D]`, padded on the left; `real` `[N, T]` is False for padding. Construct it with `begin`.
     """
 
     def __init__(self, model: Any, real: Tensor) -> None:
@@ -168,7 +167,7 @@ class Continuation:
     @classmethod
     @torch.no_grad()
     def begin(cls, model: nn.Module, embeddings: Tensor, real: Tensor) -> tuple[Self, Tensor]:
-        """The decoder that has read the prompts, and the logits of the first new token `[N, V]`."""
+        """Read the prompts. Returns the decoder and the logits of the first new token `[N, V]`."""
         self = cls(model, real.bool())
         places = (self.real.cumsum(dim=1) - 1).clamp(min=0)
         return self, self._read(places, inputs_embeds=embeddings)

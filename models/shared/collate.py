@@ -1,4 +1,4 @@
-"""Samples -> batches of image-caption pairs, in the loader's workers."""
+"""Collate samples into batches of image-caption pairs; runs in the loader's workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.shared.text import Tokenizer, layout
 
 @dataclass(frozen=True)
 class PairCollate:
-    """uint8 pixels `[B, 3, S, S]` and token ids `[B, T]`; T is `context` when `fixed_length`, else the longest caption's."""
+    """Returns uint8 pixels `[B, 3, S, S]` and token ids `[B, T]`, where T is `context` if `fixed_length`, else the longest caption."""
 
     transform: ImageTransform
     tokenizer: Tokenizer
@@ -23,7 +23,7 @@ class PairCollate:
     fixed_length: bool = False
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
-        """With a generator: one caption at random and a random crop. Without: the first caption and the centre."""
+        """With a generator, use a random caption and a random crop; without, the first caption and the centre crop."""
         ids = self.captions(samples, rng)  # the generator draws captions first, then crops
         return {"pixels": self.images([sample.image for sample in samples], rng), "ids": ids}
 

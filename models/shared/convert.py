@@ -1,7 +1,6 @@
-"""Weights under other libraries' names: a table of rows, read in either direction.
+"""Convert weights from and to the names of other libraries, by tables that work in both directions.
 
-Every operation is a renaming, a cut, or a change of shape, so round trips are exact to the bit, and what holds for
-weights holds for their gradients.
+The only operations are renaming, splitting and reshaping, so round trips are bit-exact, and gradients convert like weights.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Names = str | tuple[str, ...]
 
 
 class Shape(NamedTuple):
-    """How a tensor's shape changes on the way to our side, and back."""
+    """A change of shape in both directions."""
 
     to_ours: Callable[[Tensor], Tensor]
     to_theirs: Callable[[Tensor], Tensor]
@@ -36,9 +35,9 @@ DROP_TWO = Shape(lambda x: x[0, 0], lambda x: x[None, None])  # theirs [1, 1, D]
 
 
 class Row(NamedTuple):
-    """One kind of tensor on both sides. `*` is the same piece of both names (a block's number, "weight"), `**` several pieces.
+    """A naming rule for one kind of tensor. `*` matches the same component in both names (a block's index, "weight"), `**` several.
 
-    A side that is a tuple is the other side's tensor cut along dimension 0, in the proportions `parts`.
+    If one side is a tuple of names, the other side's tensor is split along dimension 0, in the proportions `parts`.
     """
 
     ours: Names
@@ -56,7 +55,7 @@ def to_theirs(state: State, table: Sequence[Row]) -> State:
 
 
 def open_clip_blocks(ours: str, theirs: str, *, mlp: str = "") -> list[Row]:
-    """A transformer's blocks in open_clip. `mlp` is "mlp." where ours are timm's, which nest the MLP's two layers."""
+    """Rules for transformer blocks of open_clip. `mlp` is "mlp." if ours are timm's blocks, which nest the two MLP layers."""
     return [
         Row(f"{ours}.*.norm1.*", f"{theirs}.*.ln_1.*"),
         Row(f"{ours}.*.attn.qkv.*", f"{theirs}.*.attn.in_proj_*"),
@@ -68,7 +67,7 @@ def open_clip_blocks(ours: str, theirs: str, *, mlp: str = "") -> list[Row]:
 
 
 def transformers_blocks(ours: str, theirs: str, *, mlp: str = "") -> list[Row]:
-    """The same in transformers' CLIP and SigLIP."""
+    """Rules for transformer blocks of CLIP and SigLIP in transformers."""
     qkv = (f"{theirs}.*.self_attn.q_proj.*", f"{theirs}.*.self_attn.k_proj.*", f"{theirs}.*.self_attn.v_proj.*")
     return [
         Row(f"{ours}.*.norm1.*", f"{theirs}.*.layer_norm1.*"),
@@ -81,7 +80,7 @@ def transformers_blocks(ours: str, theirs: str, *, mlp: str = "") -> list[Row]:
 
 
 def open_clip_vision(cfg: dict[str, Any]) -> VisionConfig:
-    """The image tower of open_clip's description of a CLIP or CoCa of its own (not timm's)."""
+    """The image tower of an open_clip configuration of CLIP or CoCa with open_clip's own tower (not timm's)."""
     vision = cfg["vision_cfg"]
     return VisionConfig(
         width=vision["width"],
@@ -108,12 +107,12 @@ def activation_from_transformers(name: str) -> Activation:
         "relu": "relu",
     }
     if name not in names:
-        raise ValueError(f"activation {name!r} of the transformers configuration is unknown here; known are {', '.join(names)}")
+        raise ValueError(f"activation {name!r} of the transformers configuration is not supported; supported: {', '.join(names)}")
     return names[name]
 
 
 def _rename(state: State, rules: list[tuple[Names, Names, Callable[[Tensor], Tensor], tuple[int, ...]]]) -> State:
-    """Raises ValueError naming the tensors that no rule knows: nothing is lost in silence."""
+    """Apply the rules. Raises ValueError for tensors without a rule, so that nothing is dropped silently."""
     left = dict(state)
     renamed: State = {}
     for sources, targets, reshape, parts in rules:

@@ -1,4 +1,4 @@
-"""The device to compute on, and its name in results."""
+"""Select the compute device and describe it for results."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of that name (cpu, cuda, cuda:1, mps); `auto` is CUDA where there is one, else the CPU.
+    """The device named cpu, cuda, cuda:1 or mps; `auto` is CUDA if available, otherwise the CPU.
 
-    Raises ValueError for a CUDA device where there is none.
+    Raises ValueError for an unknown name, or if CUDA is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -20,12 +20,12 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"device {name!r}: expected auto, cpu, cuda, cuda:1 or mps") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name}: torch {torch.__version__} sees no CUDA device here; use cpu or auto")
+        raise ValueError(f"device {name}: torch {torch.__version__} finds no CUDA device; use cpu or auto")
     return device
 
 
 def hardware(device: torch.device) -> str:
-    """As reports name it: the GPU's name, or the processor and how many of its threads torch uses."""
+    """Description for reports: the GPU's name, or the processor and the number of threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     kind = "CPU" if device.type == "cpu" else device.type

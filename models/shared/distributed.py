@@ -1,4 +1,4 @@
-"""For objectives across ranks: rows of all ranks, and exact means."""
+"""Helpers for distributed objectives: gather rows with gradients, and exact means over all ranks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of all ranks, own rows differentiable from every rank's loss. `[b, ...]` -> `[world * b, ...]`; x itself when alone."""
+    """Gather rows `[b, ...]` from all ranks to `[world * b, ...]`, with gradients from every rank's loss. Returns x in a single process."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return x
     return _Gather.apply(x)
 
 
 def mean_of_all(totals: Tensor, counts: Tensor) -> Tensor:
-    """sum(totals) / sum(counts) over the samples of all ranks, `[b]` each; 0 when nothing was counted.
+    """sum(totals) / sum(counts) over the samples of all ranks, both `[b]`; 0 if all counts are zero.
 
-    A rank's own value is its share times the number of ranks, so that the mean over ranks, and of their gradients, is exact
-    whatever the counts of each.
+    Each rank returns its own contribution times the number of ranks, so that averaging values and gradients over ranks gives
+    the exact mean even if counts differ between ranks.
     """
     everywhere = gather(counts)
     return totals.sum() * (len(everywhere) / len(counts)) / everywhere.sum().clamp(min=1)
@@ -38,5 +38,5 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         grad = grad.contiguous()
-        dist.all_reduce(grad)  # every rank's loss has a share in these rows
+        dist.all_reduce(grad)  # the losses of all ranks depend on these rows
         return grad.chunk(dist.get_world_size())[dist.get_rank()]

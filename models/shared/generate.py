@@ -1,7 +1,7 @@
-"""Decoding: texts, token by token, from any model that gives logits of the next token.
+"""Generate text token by token with any model that predicts the logits of the next token.
 
-Greedy, sampled (temperature, top-k, nucleus: Holtzman et al., 2020, arXiv 1904.09751) or by beam search. A model passes a
-`Decoder` that has read the prompts, and the logits of the first new token.
+Supports greedy decoding, sampling (temperature, top-k, nucleus: Holtzman et al., 2020, arXiv 1904.09751) and beam search. A model passes
+a `Decoder` that has read the prompts, and the logits of the first new token.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from models.shared.text import Tokenizer
 
 
 class Decoder(Protocol):
-    """Unfinished texts, one per row, with a cache of the tokens read."""
+    """A batch of unfinished texts, one per row, with a cache of the tokens read so far."""
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Read one more token of each row, int64 `[N]`; the logits of the next one `[N, V]`."""
+        """Read the next token of each row, int64 `[N]`. Returns the logits of the token after it `[N, V]`."""
 
     def select(self, rows: Tensor) -> None:
-        """Continue with these rows, in this order; a row may occur several times (beams) or not at all (finished)."""
+        """Continue with these rows in this order. A row may occur several times (beams) or not at all (finished texts)."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen; the default is greedy, the likeliest token always."""
+    """Decoding method; greedy by default."""
 
     beams: int = 1
-    """more than 1: beam search"""
+    """number of beams; more than 1 selects beam search"""
     length_penalty: float = 1.0
-    """beam search prefers the highest log-probability / length ** length_penalty; 0 is the likeliest text"""
+    """beam search maximises log-probability / length ** length_penalty; with 0 it finds the most likely text"""
     temperature: float = 0.0
-    """more than 0: sample from softmax(logits / temperature)"""
+    """if positive, sample from softmax(logits / temperature)"""
     top_k: int = 0
-    """sample among this many likeliest tokens only; 0 for all"""
+    """sample only among the k most likely tokens; 0: all"""
     top_p: float = 1.0
-    """sample from the nucleus only: the fewest likeliest tokens that hold this share of the probability"""
+    """sample only from the nucleus, the smallest set of most likely tokens with at least this total probability"""
     seed: int = 0
     """of the samples; a row's draws depend on its place in the batch, not on the other rows"""
 
@@ -47,9 +47,9 @@ class Decoding:
         if self.beams < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"expected beams >= 1, temperature >= 0, top_k >= 0 and 0 < top_p <= 1; got {self}")
         if self.beams > 1 and self.temperature > 0:
-            raise ValueError(f"beam search does not sample: give beams or a temperature, not both; got {self}")
+            raise ValueError(f"beam search does not sample: set beams or temperature, not both; got {self}")
         if self.temperature == 0 and (self.top_k or self.top_p < 1):
-            raise ValueError(f"top_k and top_p choose what is sampled: they need a temperature, 1.0 for example; got {self}")
+            raise ValueError(f"top_k and top_p only affect sampling: set a temperature, for example 1.0; got {self}")
 
 
 GREEDY = Decoding()
@@ -59,13 +59,13 @@ GREEDY = Decoding()
 def generate(
     decoder: Decoder, logits: Tensor, *, end: int, limit: int, never: Sequence[int] = (), how: Decoding = GREEDY
 ) -> list[list[int]]:
-    """Continue every row until its `end` token (not part of the result) or for `limit` tokens.
+    """Continue every row until its `end` token (not included in the result) or for `limit` tokens.
 
-    logits: of the first new token `[N, V]`. never: ids that are not written, such as those of `not_text`.
-    Raises ValueError when the logits are NaN, or when `end` is among `never`.
+    logits: those of the first new token, `[N, V]`. never: ids that must not be generated, such as those of `not_text`.
+    Raises ValueError if the logits are NaN or if `never` contains `end`.
     """
     if end in never:
-        raise ValueError(f"the end token {end} is among those never to be written, {list(never)}: nothing could end")
+        raise ValueError(f"the end token {end} is among the forbidden tokens {list(never)}: no text could end")
     if logits.isnan().any():
         raise ValueError("the logits of the first token are NaN: the weights may have diverged, look at train.jsonl")
     if limit < 1 or not len(logits):
@@ -76,25 +76,25 @@ def generate(
 
 
 def not_text(tokenizer: Tokenizer) -> list[int]:
-    """The ids without text: padding and start, unless one of them is also the end."""
+    """Ids of tokens without text: padding and start, except one that is also the end token."""
     return [token for token in (tokenizer.pad, tokenizer.start) if token is not None and token != tokenizer.end]
 
 
 # ------------------------------------------------------------------------------------------- one token at a time
 
-Choose = Callable[[Tensor, Tensor], Tensor]  # logits [n, V], which of the N rows they are of [n] -> tokens [n]
+Choose = Callable[[Tensor, Tensor], Tensor]  # (logits [n, V], their row indices among the N [n]) -> tokens [n]
 
 
 def _one_at_a_time(decoder: Decoder, logits: Tensor, end: int, limit: int, never: Sequence[int], choose: Choose) -> list[list[int]]:
     written = torch.full((len(logits), limit), end, device=logits.device)
-    rows = torch.arange(len(logits), device=logits.device)  # those of `written` that the decoder still goes on with
+    rows = torch.arange(len(logits), device=logits.device)  # unfinished rows of `written`, in the decoder's order
     for place in range(limit):
         tokens = choose(_legal(logits, never), rows)
         written[rows, place] = tokens
         open_ = (tokens != end).nonzero()[:, 0]
         if not len(open_) or place == limit - 1:
             break
-        if len(open_) < len(rows):  # leaving out finished rows costs less than continuing them
+        if len(open_) < len(rows):  # dropping finished rows costs less than continuing them
             rows, tokens = rows[open_], tokens[open_]
             decoder.select(open_)
         logits = decoder.step(tokens)
@@ -133,17 +133,17 @@ def _sampler(how: Decoding, total: int) -> Choose:
 
 
 def _beam_search(decoder: Decoder, logits: Tensor, end: int, limit: int, never: Sequence[int], how: Decoding) -> list[list[int]]:
-    """The best text found for each row, at `beams` open texts per row. A row stops once none of its open texts can win."""
+    """Beam search: the best finished text of each row, with `beams` open texts per row. A row stops once none of them can win."""
     device, beams = logits.device, how.beams
     best = torch.full((len(logits), limit), end, device=device)
     best_score = torch.full((len(logits),), float("-inf"), device=device)
-    rows = torch.arange(len(logits), device=device)  # those of `best` that are still open
+    rows = torch.arange(len(logits), device=device)  # rows of `best` that are still open
     texts = torch.empty(len(logits), 1, 0, dtype=torch.long, device=device)  # [n, K, place]: one empty text each at first
     scores = torch.zeros(len(logits), 1, device=device)  # [n, K] log-probabilities
     for place in range(limit):
         n, k = scores.shape
         tokens_log_p = _legal(logits, never).log_softmax(dim=-1).view(n, k, -1)  # [n, K, V]
-        # Of twice as many candidates at most half can end: as many as there are beams go on.
+        # At most half of 2K candidates end (one per beam), so at least K continue.
         found, flat = (scores[:, :, None] + tokens_log_p).flatten(1).topk(min(2 * beams, k * tokens_log_p.shape[2]))
         parents, tokens = flat // tokens_log_p.shape[2], flat % tokens_log_p.shape[2]  # [n, 2K]
         longer = torch.cat([texts[torch.arange(n, device=device)[:, None], parents], tokens[:, :, None]], dim=-1)

@@ -1,4 +1,4 @@
-"""Raw pictures (uint8 arrays of any size) -> the uint8 batch a model's tower takes; the model normalises it on its device."""
+"""Transform raw images (uint8 arrays of any size) into a uint8 batch for an image tower; the model normalises it on its device."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch import Tensor
 
 from data.sample import Sample
 
-OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training set
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # statistics of CLIP's training set
 HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Shorter side to `size`, then a square crop: at random when a generator is given and `random_crop` is set, else the centre.
+    """Resize the shorter side to `size` and take a square crop: a random one if a generator is given, otherwise the centre.
 
-    A random square crop of the resized image is CLIP's only augmentation (section 2.3). `random_crop` is the smallest share
-    of the side that is kept; 1 keeps the whole shorter side.
+    A random square crop of the resized image is CLIP's only augmentation (section 2.3). `random_crop` is the minimum side of
+    the crop relative to the shorter side of the image; with 1 the crop covers the whole shorter side.
     """
 
     size: int
     random_crop: float = 1.0
 
     def __call__(self, images: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> Tensor:
-        """uint8 `[height, width, 3]` each -> uint8 `[B, 3, size, size]`."""
+        """Transform uint8 images `[height, width, 3]` of any size to a uint8 batch `[B, 3, size, size]`."""
         pixels = np.stack([self._one(image, rng) for image in images])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
@@ -47,15 +47,15 @@ class ImageTransform:
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 `[B, 3, H, W]` in 0..255 -> float32, zero mean and unit variance over the data set the constants come from."""
+    """Normalise uint8 pixels `[B, 3, H, W]` to float32 by mean and standard deviation, which are given for pixel values in 0..1."""
     scale = 255.0 * torch.tensor(std, device=pixels.device).view(3, 1, 1)
     return (pixels.float() - 255.0 * torch.tensor(mean, device=pixels.device).view(3, 1, 1)) / scale
 
 
 def distinct(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
-    """The pictures without repetition, and for each image which of them it is, `[N]`.
+    """The distinct images, and for each input image its index among them, `[N]`.
 
-    One picture often comes with many texts; a tower need encode it once. Pictures are told apart by identity, not by their pixels.
+    An image often occurs with many texts but needs to be encoded only once. Images are compared by identity, not by their pixels.
     """
     pictures = {id(image): image for image in images}
     order = {name: place for place, name in enumerate(pictures)}
@@ -63,7 +63,8 @@ def distinct(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[int]]
 
 
 def inside_boxes(samples: Sequence[Sample]) -> list[np.ndarray]:
-    """uint8 `[height, width, 3]` for each sample: 255 inside of the boxes of its objects, 0 elsewhere; transformed as its picture is."""
+    """A uint8 mask `[height, width, 3]` for each sample: 255 inside the boxes of its objects, 0 elsewhere. An image-like array, so that
+    it can be transformed like the image."""
     masks = [np.zeros(sample.image.shape, np.uint8) for sample in samples]
     for mask, sample in zip(masks, samples, strict=True):
         for thing in sample.objects:

@@ -1,6 +1,6 @@
-"""Masks for models that learn by reconstruction: patches of images and tokens of texts, drawn in the loader's workers.
+"""Random masks of image patches and text tokens, for models that learn by reconstruction; drawn in the loader's workers.
 
-Every function draws from the generator it is given, so a batch's masks depend on the seed, the rank and the batch alone.
+All functions take a random generator, so the masks of a batch depend only on the seed, the rank and the batch.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from models.shared.text import LONGEST, Tokenizer
 
 
 def random_mask(side: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` of the side x side patches, each set alike (SimMIM, arXiv 2111.09886). bool `[side, side]`."""
+    """Mask `count` of the side x side patches, uniformly at random (SimMIM, arXiv 2111.09886). Returns bool `[side, side]`."""
     chosen = rng.permutation(side * side) < _within(count, side)
     return chosen.reshape(side, side)
 
 
 def block_mask(side: int, count: int, rng: np.random.Generator, *, smallest: int = 16, aspect: float = 0.3) -> np.ndarray:
-    """Exactly `count` patches in rectangles (BEiT, arXiv 2106.08254, algorithm 1). bool `[side, side]`.
+    """Mask exactly `count` patches in rectangular blocks (BEiT, arXiv 2106.08254, algorithm 1). Returns bool `[side, side]`.
 
-    Each block has `smallest` patches or more, as far as that many are still wanted, and a ratio of its sides between `aspect`
-    and 1 / `aspect`; the patches of the last one that would exceed `count` are left visible. A grid smaller than a block is
-    masked in smaller ones.
+    Each block has at least `smallest` patches, unless fewer are left to mask, and an aspect ratio between `aspect` and
+    1 / `aspect`. Patches of the last block that would exceed `count` stay visible. Blocks are clipped to the grid.
     """
     count = _within(count, side)
     mask = np.zeros((side, side), bool)
@@ -51,11 +50,11 @@ def _within(count: int, side: int) -> int:
 
 @dataclass(frozen=True)
 class TokenMasking:
-    """Masking of tokens as in BERT (arXiv 1810.04805, section 3.1): of the share `rate`, 80 % become the mask token, 10 % a random
-    one, 10 % stay, so that a model cannot rely on visible tokens being right."""
+    """Token masking as in BERT (arXiv 1810.04805, section 3.1). Of the selected tokens (a share of `rate`), 80 % become the mask token,
+    10 % a random token and 10 % stay unchanged, so that a model cannot rely on visible tokens being correct."""
 
     rate: float = 0.15
-    whole_words: bool = False  # the tokens of a word are chosen together
+    whole_words: bool = False  # select all tokens of a word together
     mask_share: float = 0.8
     random_share: float = 0.1
 
@@ -67,9 +66,11 @@ class TokenMasking:
     def __call__(
         self, tokenizer: Tokenizer, texts: Sequence[str], context: int, *, mask: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`[start] tokens end pad...` of each text: unmasked, masked, and labels (`IGNORE_INDEX` where not masked).
+        """Tokenise and mask texts, laid out as `[start] tokens end pad...`. Returns the original ids, the masked ids and the labels
+        (`IGNORE_INDEX` for tokens that are not selected).
 
-        int64 `[B, T]` each; T is the longest text's. At least one token of a text that has any is chosen, unless the rate is 0.
+        All are int64 `[B, T]`, where T is the length of the longest text. At least one token of a non-empty text is selected, unless the
+        rate is 0.
         """
         start = [] if tokenizer.start is None else [tokenizer.start]
         rows, hidden, labels = [], [], []

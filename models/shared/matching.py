@@ -1,7 +1,7 @@
-"""Image-text matching with hard negatives: wrong pairs with high similarity (ALBEF, arXiv 2107.07651, section 3.2), and foils.
+"""Image-text matching with hard negatives (wrong pairs with high similarity: ALBEF, arXiv 2107.07651, section 3.2) and with foils.
 
-BLIP-2 and MaskVLM match this way, each with its own logit of a pair. FLAVA matches, too, but against foils and captions of other samples
-that its `collate` draws before anything is encoded: a hard negative is chosen by the features of the step.
+BLIP-2 and MaskVLM use hard negatives, which are selected by the features of the current step; each computes the matching logits in its own
+way. FLAVA's negatives are foils and captions of other samples, drawn by its `collate` before anything is encoded.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from torch import Tensor
 
 from data.sample import Foil, Sample
 
-CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3  # loss of saying "one in three matches", which is true
+CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3  # loss of predicting probability 1/3, the true share of matches
 
 
 def matching_loss(logits: Tensor, positives: int) -> Tensor:
-    """Mean cross-entropy of logits `[N, 2]`; class 1 is "match", which holds for the first `positives` pairs only."""
+    """Mean cross-entropy of logits `[N, 2]`, where class 1 is "match" and only the first `positives` pairs match."""
     right = (torch.arange(len(logits), device=logits.device) < positives).long()
     return F.cross_entropy(logits.float(), right)
 
 
 def hard_negatives(similarity: Tensor, captions: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """For each image another pair's text, and for each text another pair's image: indices `[B]` each.
+    """Draw a text of another pair for each image, and an image of another pair for each text: two index tensors `[B]`.
 
-    similarity: scaled, `[image, text]`, among this rank's pairs; the draw is proportional to its softmax.
-    captions: token ids `[B, T]`; a text with the same words is no negative, unless there is no other. They also seed the draw unless
-    a generator is given: a resumed run draws the same.
+    similarity: scaled similarities `[image, text]` of this rank's pairs; draws are proportional to their softmax.
+    captions: token ids `[B, T]`. An identical caption is not a negative, unless there is no other. Without a generator they also seed the
+    draw, so that a resumed run draws the same negatives.
     """
     generator = generator or torch.Generator().manual_seed(int(captions.sum()))
     with torch.no_grad():
@@ -37,7 +37,7 @@ def hard_negatives(similarity: Tensor, captions: Tensor, generator: torch.Genera
         itself = torch.eye(len(same), dtype=torch.bool, device=same.device)
         allowed = ~same | same.all(dim=1, keepdim=True) & ~itself
         if len(same) == 1:
-            allowed = torch.ones_like(allowed)  # a pair alone has no negative but itself
+            allowed = torch.ones_like(allowed)  # a single pair can only be its own negative
         draws = []
         for logits in (similarity, similarity.T):
             weights = logits.float().masked_fill(~allowed, float("-inf")).softmax(dim=1)
@@ -46,12 +46,12 @@ def hard_negatives(similarity: Tensor, captions: Tensor, generator: torch.Genera
 
 
 def draw_foil(sample: Sample, rng: np.random.Generator, *, swaps: float) -> Foil | None:
-    """One of the sample's foils, with the true caption that it was made from; None where it has none.
+    """Draw one of the sample's foils, which comes with its original caption; None if the sample has no foils.
 
-    Use the foil as the negative and its caption as the positive: foils have a wording of their own, and a matching head that
-    recognises it need not look at the picture. `swaps` is the share, where a sample has both, of foils that exchange words of the
-    caption (kinds such as "swap_attribute"), because negatives from the batch hardly ever have the same words. The others replace
-    one.
+    Use the foil as the negative and its original caption as the positive: foils have a distinctive wording, and with any other
+    positive a matching head could recognise them without looking at the image. `swaps` is the probability of a foil that swaps
+    words of the caption (kinds such as "swap_attribute") rather than replacing one, if the sample has both kinds. Swaps matter
+    because negatives from the batch hardly ever consist of the same words.
     """
     exchanged = [foil for foil in sample.foils if foil.kind.startswith("swap")]
     others = [foil for foil in sample.foils if not foil.kind.startswith("swap")]

@@ -1,7 +1,7 @@
-"""Sequences for a language model with tokens in some places and vectors in others: images as a prefix.
+"""Language model inputs that mix tokens and image embeddings, such as images as a prefix of the text.
 
-A sequence is a list of token ids in which `SOFT` marks the place of one vector. Workers lay batches out as ids; the model looks
-them up and puts the vectors in. Frozen, BLIP-2 and MiniGPT-4 differ in where the vectors come from, not in this.
+A sequence is a list of token ids in which `SOFT` is a placeholder for one embedding. Workers lay out batches as ids; the model looks up
+the tokens and inserts the image embeddings. Frozen, BLIP-2 and MiniGPT-4 share this and differ in how they compute the embeddings.
 """
 
 from __future__ import annotations
@@ -29,33 +29,34 @@ SOFT, PADDING = -1, -2
 
 
 def right_padded(rows: Sequence[Sequence[int]], padding: int = PADDING) -> Tensor:
-    """int64 `[N, T]`, T the longest row's; for training, where what follows the end is not read."""
+    """Pad rows on the right to int64 `[N, T]`, where T is the longest row. For training, where padding after the end has no effect."""
     longest = max(map(len, rows), default=0)
     return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.long).view(len(rows), longest)
 
 
 def left_padded(rows: Sequence[Sequence[int]], padding: int = PADDING) -> Tensor:
-    """int64 `[N, T]`; for generation, where all rows go on at the same place."""
+    """Pad rows on the left to int64 `[N, T]`. For generation, where all rows continue at the same position."""
     longest = max(map(len, rows), default=0)
     return torch.tensor([[*[padding] * (longest - len(row)), *row] for row in rows], dtype=torch.long).view(len(rows), longest)
 
 
 def embed(language: Any, ids: Tensor, soft: Tensor) -> Tensor:
-    """ids `[N, T]` with `SOFT` and `PADDING`, soft vectors `[..., D]` in the order of their places -> `[N, T, D]`.
+    """Embed ids `[N, T]` that contain `SOFT` and `PADDING`. Returns `[N, T, D]`, with the soft vectors `[..., D]` inserted in order.
 
-    Raises ValueError when there are more or fewer vectors than places.
+    Raises ValueError if the number of vectors differs from the number of placeholders.
     """
     vectors, places = soft.flatten(0, -2), ids == SOFT
     if len(vectors) != int(places.sum()):
         raise ValueError(f"{len(vectors)} vectors for {int(places.sum())} places in the sequences")
-    embedded = as_autocast(language.get_input_embeddings()(ids.clamp(min=0)))  # the residual stream too: faster on a CPU
+    embedded = as_autocast(language.get_input_embeddings()(ids.clamp(min=0)))  # also casts the residual stream, which is faster on a CPU
     return embedded.index_put(places.nonzero(as_tuple=True), vectors.to(embedded.dtype))
 
 
 def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood in nats of what `labels` `[N, T]` ask for (`IGNORE_INDEX` elsewhere), summed `[N]`, and how many those are.
+    """Negative log-likelihood of `labels` `[N, T]` in nats, summed per row `[N]`, and the number of labels per row. Labels are
+    `IGNORE_INDEX` where nothing is predicted.
 
-    The place before a label predicts it; the first place has no label.
+    A label is predicted at the position before it; the first position has no label.
     """
     out = language(inputs_embeds=embed(language, ids, soft), attention_mask=(ids != PADDING).long(), use_cache=False)
     asked = labels[:, 1:] != IGNORE_INDEX
@@ -66,16 +67,16 @@ def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tenso
 
 @torch.no_grad()
 def log_likelihood(language: Any, ids: Tensor, labels: Tensor, soft: Tensor, pictures: Sequence[int]) -> Tensor:
-    """As -`nll`'s sum, float32 `[N]`, of sequences of which many show the same picture: what they have in common is read once.
+    """Log-likelihood float32 `[N]`, the negative of `nll`'s sum, for many sequences about few images: common prefixes are computed once.
 
-    soft `[P, places, D]` are the vectors of P pictures, of which the i-th sequence shows `pictures[i]`, and no other.
+    soft `[P, places, D]` has the embeddings of P images; the i-th sequence contains only image `pictures[i]`.
     """
     rows = [[token for token in row if token != PADDING][:-1] for row in ids.tolist()]  # nothing is predicted from the last token
     found = torch.zeros(len(rows), device=soft.device)
     for forest in forests(rows, pictures):
         size = forest.depths.shape[1]
         padded = right_padded([[*tokens, *[PADDING] * (size - len(tokens))] for tokens in forest.tokens]).to(soft.device)
-        before = ((padded == SOFT)[:, None] & forest.sees.to(soft.device)).sum(dim=2) - 1  # of a place: how many of its kind precede it
+        before = ((padded == SOFT)[:, None] & forest.sees.to(soft.device)).sum(dim=2) - 1  # index of each placeholder within its sequence
         trees, nodes = (padded == SOFT).nonzero(as_tuple=True)
         vectors = soft[torch.tensor(forest.groups, device=soft.device)[trees], before[trees, nodes]]
         embedded = embed(language, padded, vectors)
@@ -95,7 +96,7 @@ def write(
     end: int | None = None,
     how: Decoding = GREEDY,
 ) -> list[str]:
-    """What follows each sequence, until its `end` token (the tokenizer's unless given) or for `limit` tokens."""
+    """Generate a continuation of each sequence, until the `end` token (default: the tokenizer's) or for `limit` tokens."""
     return [tokenizer.decode(tokens) for tokens in continued(language, tokenizer, rows, soft, limit=limit, end=end, how=how)]
 
 
@@ -110,7 +111,7 @@ def continued(
     end: int | None = None,
     how: Decoding = GREEDY,
 ) -> list[list[int]]:
-    """As `write`, in tokens: fewer than `limit` where the end came by itself."""
+    """Like `write`, but returns tokens. Fewer than `limit` tokens mean that the end token was generated."""
     if not rows:
         return []
     ids = left_padded(rows).to(soft.device)
@@ -121,7 +122,8 @@ def continued(
 
 @dataclass(frozen=True)
 class PrefixCollate:
-    """Pictures and the sequences that begin with them: a caption, or a question with its answer, which alone is the target."""
+    """Collates images and sequences that begin with them: a caption as the target, or a question as the prompt and its answer as the
+    target."""
 
     transform: ImageTransform
     tokenizer: Tokenizer
@@ -130,13 +132,13 @@ class PrefixCollate:
     questions: float
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
-        """ "pixels" uint8 `[B, 3, S, S]`; "ids" `[B, T]` and "labels" `[B, T]`. Without a generator: the first caption of each."""
+        """ "pixels" uint8 `[B, 3, S, S]`; "ids" `[B, T]` and "labels" `[B, T]`. Without a generator: the first caption."""
         prompts, targets = zip(*(self._text(sample, rng) for sample in samples), strict=True)
         ids, labels = self.laid_out(prompts, targets)
         return {"pixels": self.transform([sample.image for sample in samples], rng), "ids": ids, "labels": labels}
 
     def laid_out(self, prompts: Sequence[list[int]], targets: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Image, prompt, target: ids and labels `[N, T]`. The labels are the target's tokens; image and prompt are only read."""
+        """Ids and labels `[N, T]` of sequences of image, prompt and target. Only the tokens of the target are labels."""
         rows, labels = [], []
         for prompt, target in zip(prompts, targets, strict=True):
             tokens = [*self.tokens(target), self.tokenizer.end]
@@ -145,14 +147,14 @@ class PrefixCollate:
         return right_padded(rows), right_padded(labels, IGNORE_INDEX)
 
     def _text(self, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], str]:
-        """Prompt and target: a question and its answer, or nothing and a caption."""
+        """Prompt and target: a question and its answer, or an empty prompt and a caption."""
         if rng is not None and sample.questions and rng.random() < self.questions:
             asked = sample.questions[int(rng.integers(len(sample.questions)))]
             return self.question(asked.question), asked.answer
         return [], sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))] if sample.captions else ""
 
     def question(self, question: str) -> list[int]:
-        """On a line of its own after the image, as after a description in the texts that `models.lm` reads."""
+        """The question on a new line after the image, in the format of the training texts of `models.lm`."""
         return self.tokens("\n" + ask(question))
 
     def tokens(self, text: str) -> list[int]:
@@ -160,7 +162,7 @@ class PrefixCollate:
 
 
 def token_nll(logits: Tensor, ids: Tensor, real: Tensor) -> Tensor:
-    """Negative log-likelihood in nats of each row's tokens `ids` `[B, T]` where `real`, summed `[B]`; logits `[B, T, V]` are those
-    that predict them (of the places before)."""
+    """Negative log-likelihood in nats of tokens `ids` `[B, T]`, summed over `real` tokens per row `[B]`. logits `[B, T, V]` must be
+    aligned with the tokens that they predict."""
     nll = F.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")  # [B, T]
     return (nll * real).sum(dim=1)

@@ -1,4 +1,4 @@
-"""The prompt for questions to a language model: BLIP-2's and Frozen's in their evaluations of VQA.
+"""The question prompt for language models, as used by BLIP-2 and Frozen to evaluate VQA.
 
 The suite's language models are trained on it, models put it after an image, and few-shot tasks build their prompts from it.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 
 def ask(question: str) -> str:
-    """Up to where the answer begins."""
+    """The prompt up to the beginning of the answer."""
     return f"question: {question} answer:"
 
 
 def question_of(prompt: str) -> str:
-    """The question of a prompt that `ask` made, on a line of its own or not; any other text is itself the question."""
+    """The question in a prompt made by `ask`; any other text is returned unchanged."""
     return prompt.strip("\n").removeprefix("question: ").removesuffix(" answer:")
 
 

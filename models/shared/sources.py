@@ -1,4 +1,4 @@
-"""Sources of pretrained models: run folders of this suite, and the hub."""
+"""Locate pretrained models in run folders of this suite or on the hub."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ Found = TypeVar("Found")
 
 
 def run_folder(source: str) -> Path | None:
-    """The run folder that a name stands for: `tiny:lm` is .runs/lm-tiny-s0, a folder with a model.json itself; None for other names.
+    """The run folder of a name: .runs/lm-tiny-s0 for `tiny:lm`, or the path itself if it contains a model.json; None for other names.
 
-    Raises FileNotFoundError where a run is named that does not exist.
+    Raises FileNotFoundError if the name refers to a run that does not exist.
     """
     preset, _, name = source.partition(":")
     folder = Path(".runs") / f"{name}-{preset}-s0" if name else Path(source)
     if (folder / "model.json").exists():
         return folder
     if name:
-        raise FileNotFoundError(f"{source}: {folder} holds no model.json; `make train-{name} PRESET={preset}` trains one there")
+        raise FileNotFoundError(f"{source}: {folder} has no model.json; `make train-{name} PRESET={preset}` trains it")
     return None
 
 
 def fetched(what: str, function: Callable[..., Found], *args: object, instead: str = "", **options: object) -> Found:
-    """`function(...)`, which reads `what` from the hub or its cache.
+    """Call `function(...)`, which loads `what` from the hub or its cache.
 
-    Raises ConnectionError, naming what can be done offline (`instead`: an alternative that needs no network), where neither has it.
+    Raises ConnectionError if neither has it, with advice for offline use (`instead`: an alternative that needs no network).
     """
     try:
         return function(*args, **options)
     except OSError as error:
         raise ConnectionError(
-            f"{what} cannot be had: not in the cache, and not within reach ({str(error).splitlines()[0]}). "
+            f"{what} is not in the cache and cannot be downloaded ({str(error).splitlines()[0]}). "
             f"Check the name and the network; on a machine without one, copy the folder here and name its path{instead}"
         ) from error

@@ -1,7 +1,7 @@
-"""Tokenizers: a small BPE trained on the training captions, open_clip's, or one from the hub, behind one interface.
+"""Tokenizers with a common interface: a small BPE trained on the captions, open_clip's, or one from the hub.
 
 A tokenizer is a picklable object with `vocab_size`, `pad`, `start`, `end` (ids; `start` may be None) and
-`encode(text) -> list[int]` without start and end. How a sequence is laid out is each paper's own choice: `layout`.
+`encode(text) -> list[int]`, which adds neither start nor end. Models lay out sequences in their own way; `layout` is the usual one.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ LONGEST = 10_000  # characters, more than any context holds: BPE takes quadratic
 
 
 def layout(tokenizer: Tokenizer, texts: Sequence[str], context: int, *, fixed: bool = False) -> Tensor:
-    """`[start] tokens end pad...`, int64 `[B, T]`, cut so that `end` always stays.
+    """Token ids `[start] tokens end pad...` as int64 `[B, T]`. Long texts are truncated before `end`.
 
-    T is the longest text of the batch, which makes short captions cheap, or `context` when `fixed`.
+    T is the longest text of the batch, so that short captions are cheap, or `context` if `fixed`.
     """
     start = [] if tokenizer.start is None else [tokenizer.start]
     rows = [[*[*start, *tokenizer.encode(text[:LONGEST])][: context - 1], tokenizer.end] for text in texts]
@@ -48,13 +48,13 @@ def layout(tokenizer: Tokenizer, texts: Sequence[str], context: int, *, fixed: b
 
 
 def until_end(ids: Tensor, end: int) -> Tensor:
-    """Where `[B, T]` is text: up to the first end token, which counts, whatever the id of padding."""
+    """Mask `[B, T]` that is True up to and including the first end token, whatever the padding id."""
     length = (ids == end).int().argmax(dim=1, keepdim=True) + 1
     return torch.arange(ids.shape[1], device=ids.device) < length
 
 
 class BPETokenizer:
-    """Lower-cased byte-level BPE, as CLIP's, learned from captions. Ids 0, 1, 2 are padding, start and end."""
+    """Lower-cased byte-level BPE like CLIP's, trained on captions. Ids 0, 1 and 2 are padding, start and end."""
 
     pad = 0
     start: int | None = 1
@@ -62,14 +62,14 @@ class BPETokenizer:
 
     def __init__(self, fast: FastTokenizer) -> None:
         self.fast = fast
-        self.fast.encode_special_tokens = True  # as plain text: a caption that contains "<end>" does not end there
+        self.fast.encode_special_tokens = True  # "<end>" in a caption is plain text
         self.vocab_size: int = fast.get_vocab_size()
         self.name = "bpe"
         self._known: dict[str, list[int]] = {}  # captions repeat every epoch; encoding them costs more than a look-up
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> BPETokenizer:
-        """Learn at most `vocab_size` tokens. Raises ValueError when there is no text to learn from."""
+        """Train a BPE with at most `vocab_size` tokens. Raises ValueError if there are no texts."""
         fast = FastTokenizer(models.BPE())
         fast.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
         fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -77,7 +77,7 @@ class BPETokenizer:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=["<pad>", "<start>", "<end>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # any text can be written, also unseen characters
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # covers any text, including unseen characters
             show_progress=False,
         )
         texts = list(texts)
@@ -105,7 +105,7 @@ class BPETokenizer:
 
 
 class OpenCLIPTokenizer:
-    """CLIP's own 49,408-token BPE, shipped inside open_clip: works offline. Padding is 0, as in the released models."""
+    """CLIP's BPE with 49,408 tokens, which is part of the open_clip package and works offline. Padding is 0, as in the released models."""
 
     pad = 0
 
@@ -126,7 +126,8 @@ class OpenCLIPTokenizer:
 
 
 class HubTokenizer:
-    """A transformers tokenizer by hub id or local folder (`google/siglip-base-patch16-224`, `gpt2`, ...), or as `describe` describes it."""
+    """A transformers tokenizer, from a hub id or local folder (`google/siglip-base-patch16-224`, `gpt2`, ...) or from a description made
+    by `describe`."""
 
     def __init__(self, source: str, described: dict[str, Any] | None = None) -> None:
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -150,7 +151,7 @@ class HubTokenizer:
         return self.inner.decode(list(ids), skip_special_tokens=True).strip()
 
     def describe(self) -> dict[str, Any]:
-        """All that makes it, ready for json; only its name where transformers has it in Python alone."""
+        """A complete JSON-serialisable description, or only the name if transformers implements the tokenizer in Python only."""
         fast = getattr(self.inner, "backend_tokenizer", None)
         if fast is None:
             return {"tokenizer": self.name}
@@ -167,7 +168,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def as_text(tokenizer: Tokenizer) -> str:
-    """The whole tokenizer as json, so that a run loads without the hub; only the name of one that a library provides."""
+    """The tokenizer as JSON, so that a run loads without the hub; for tokenizers that a library provides, only the name."""
     if isinstance(tokenizer, BPETokenizer):
         return tokenizer.fast.to_str()
     described = tokenizer.describe() if isinstance(tokenizer, HubTokenizer) else {"tokenizer": tokenizer.name}
@@ -185,8 +186,8 @@ def from_text(text: str) -> Tokenizer:
 
 
 def named_tokenizer(name: str) -> Tokenizer:
-    """`open_clip`, a run's (`tiny:lm`, or its folder), or a hub id / folder that transformers' AutoTokenizer loads (needs the network
-    unless it is cached)."""
+    """Load a tokenizer by name: `open_clip`, a run (`tiny:lm` or its folder), or a hub id or folder for transformers' AutoTokenizer
+    (which needs the network unless it is cached)."""
     if name == "open_clip":
         return OpenCLIPTokenizer()
     run = run_folder(name)

@@ -1,7 +1,6 @@
-"""Blocks shared by the models: a pre-norm transformer for text, timm's vision transformer for images, and what losses need.
+"""Transformer layers shared by the models: attention, cross-attention, key-value cache and pre-norm blocks.
 
-The image tower is timm's `VisionTransformer`. Small presets put a convolutional stem in front of its blocks: within a CPU
-budget a plain patch embedding learns colour but not shape.
+The image tower is in models/shared/vision.py.
 """
 
 from __future__ import annotations
@@ -55,14 +54,14 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor, *, causal: bool = False, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """`[B, T, D]` -> `[B, T, D]`. With a cache, x continues what the cache has read and attends to that, too."""
+        """`[B, T, D]` -> `[B, T, D]`. With a cache, x continues the cached sequence and also attends to it."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, H, T, D/H]
         q, k, v = qkv if cache is None else (qkv[0], *cache.append(qkv[1:]))
         return self.proj(attend(q, k, v, causal=causal, mask=mask).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
-    """Attention of a sequence to a memory, whose keys and values can be computed once for many steps."""
+    """Attention from a sequence to a memory, whose keys and values can be computed once for many steps."""
 
     def __init__(self, width: int, heads: int, *, memory_width: int) -> None:
         super().__init__()
@@ -72,7 +71,8 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], *, mask: Tensor | None = None) -> Tensor:
-        """`[B, T, D]` -> `[B, T, D]`; or `[1, T, D]`, one sequence (learned queries) for every row of the memory. `mask` as `attend`'s."""
+        """`[B, T, D]` -> `[B, T, D]`. x may also be `[1, T, D]`, one sequence (learned queries) for all rows of the memory. `mask`: see
+        `attend`."""
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return self.proj(attend(q.expand(len(memory[0]), -1, -1, -1), *memory, mask=mask).transpose(1, 2).flatten(2))
 
@@ -83,23 +83,23 @@ class CrossAttention(nn.Module):
 
 
 class KeyValueCache:
-    """Keys and values of what a self-attention layer has read so far, of at most `length` positions.
+    """Keys and values of the positions that a self-attention layer has read, at most `length`.
 
-    On a CPU, products in bf16 first copy what is not in one piece, in float32 they do not. So in bf16 room is taken little by little,
-    and `attend` goes through all of it, whether it is filled yet or not.
+    On a CPU, bf16 products copy operands that are not contiguous; float32 products do not. So in bf16 the buffer grows in small steps, and
+    `attend` uses the whole buffer, including positions that are not filled yet.
     """
 
-    STEP = 32  # positions that room is taken for at once, in bf16 on a CPU
+    STEP = 32  # positions by which the buffer grows, in bf16 on a CPU
 
     def __init__(self, length: int) -> None:
         self.length, self.filled = length, 0
         self._held: Tensor | None = None  # [2, B, H, room, D/H]
 
     def append(self, kv: Tensor) -> Tensor:
-        """Keys and values `[2, B, H, T, D/H]` of T more positions -> those of all positions. Raises ValueError when there is no room."""
+        """Append keys and values `[2, B, H, T, D/H]` and return those of all positions. Raises ValueError if the cache is full."""
         end = self.filled + kv.shape[3]
         if end > self.length:
-            raise ValueError(f"{end} positions do not fit into a cache that was made for {self.length}")
+            raise ValueError(f"{end} positions do not fit into a cache for {self.length}")
         if self._held is None or end > self._held.shape[3]:
             room = min(self.length, math.ceil(end / self.STEP) * self.STEP) if _by_hand(kv) else self.length
             held = _room(kv, kv.shape[1], room)
@@ -111,7 +111,7 @@ class KeyValueCache:
         return self._held[:, :, :, :end]
 
     def attend(self, q: Tensor, *, bias: Tensor | None = None) -> Tensor:
-        """Attention of one query a row, `[B, H, 1, D/H]`, to all that is held; `bias` `[B, 1, 1, S]` is added to its logits."""
+        """Attention from one query per row `[B, H, 1, D/H]` to all cached positions; `bias` `[B, 1, 1, S]` is added to the logits."""
         assert self._held is not None
         if not _by_hand(q):
             k, v = self._held[:, :, :, : self.filled]
@@ -132,33 +132,33 @@ class KeyValueCache:
 
 
 def _by_hand(x: Tensor) -> bool:
-    """Whether attention in the type of x is written out: torch's fused kernel for bf16 on a CPU is far slower."""
+    """Whether to write out attention for the dtype of x: torch's fused kernel for bf16 is much slower on a CPU."""
     return x.device.type == "cpu" and x.dtype != torch.float32
 
 
 def _room(like: Tensor, rows: int, positions: int) -> Tensor:
-    """`[2, rows, H, positions, D/H]`: zeros where attention goes through all of it."""
+    """A buffer `[2, rows, H, positions, D/H]`, filled with zeros if attention uses all of it."""
     shape = (2, rows, like.shape[2], positions, like.shape[4])
     return like.new_zeros(shape) if _by_hand(like) else like.new_empty(shape)
 
 
 def as_autocast(x: Tensor) -> Tensor:
-    """x in the type that autocast multiplies in; unchanged without autocast. What norms leave is float32: cast before it is kept for an
-    `objective`, which works in the type it finds, or on a CPU before a residual stream, which then costs half."""
+    """Cast x to the dtype of autocast; without autocast, return x. Norms return float32 under autocast, so cast features for an
+    `objective`, which uses their dtype, and on a CPU also the input of a residual stream, which then costs half."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def autocast_like(x: Tensor) -> torch.autocast:
-    """For an `objective` that runs layers, which is called outside of autocast: in bfloat16 where `encode` left x in it."""
+    """An autocast context for layers in an `objective`, which is called outside autocast: enabled if `encode` returned x in bfloat16."""
     return torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention of q `[B, H, T, D]` to k and v `[B, H, S, D]`.
+    """Scaled dot-product attention from q `[B, H, T, D]` to k and v `[B, H, S, D]`.
 
-    Causal: the queries are the last T of the S positions, and see none that follow. `mask` (instead) `[B or 1, 1, T, S]` is true where a
-    query may look, or, if it is not bool, added to the logits.
+    With `causal`, the queries are the last T of the S positions and attend only to themselves and earlier positions. Alternatively, `mask`
+    `[B or 1, 1, T, S]` is True where a query may attend or, if it is not bool, is added to the logits.
     """
     if causal and q.shape[2] == 1:
         causal = False  # the newest position sees everything
@@ -190,9 +190,3 @@ class Block(nn.Module):
     def forward(self, x: Tensor, *, causal: bool = False, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         x = x + self.attn(self.norm1(x), causal=causal, mask=mask, cache=cache)
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))
-
-
-# -------------------------------------------------------------------------------------------------- image tower
-
-
-# ------------------------------------------------------------------------------------------------ across ranks

@@ -1,9 +1,9 @@
-"""Shared beginnings of sequences are computed once: many texts about one picture, laid out as a tree.
+"""Score many texts about one image with tree attention, which computes common prefixes only once.
 
-A causal model's state at a token depends on the tokens before it and on nothing else, so that texts share the states of the words
-they begin with. The distinct beginnings of a group of sequences are the nodes of a tree; they are read as one sequence in which every
-node attends to its ancestors only (tree attention, SpecInfer, Miao et al., 2023, arXiv 2305.09781, section 4). The results equal
-those of each sequence by itself, up to rounding.
+In a causal model the state of a token depends only on the tokens before it, so sequences share the states of their common prefixes. The
+distinct prefixes of a group of sequences are the nodes of a tree, which is processed as one sequence in which each node attends only to
+itself and its ancestors (tree attention: SpecInfer, Miao et al., 2023, arXiv 2305.09781, section 4). Results equal those of separate
+sequences up to rounding errors.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from torch import Tensor
 
 from models.contract import IGNORE_INDEX
 
-PLACES = 2048  # most nodes, padding included, that are read at once; a larger tree is read alone
+PLACES = 2048  # maximum number of nodes per forward pass, padding included; a larger tree gets a pass of its own
 
 
 @dataclass(frozen=True)
 class Forest:
-    """One tree for each group of sequences, a parent before its children, padded on the right to T nodes."""
+    """A batch of trees, one per group of sequences. Parents precede their children; trees are padded on the right to T nodes."""
 
     groups: list[int]
     """`[G]`, the group of each tree"""
     tokens: list[list[Any]]
-    """of each node, not padded"""
+    """token of each node, without padding"""
     sees: Tensor
-    """bool `[G, T, T]`, where a node looks: at itself and its ancestors"""
+    """bool `[G, T, T]`, True where a node attends: at itself and its ancestors"""
     depths: Tensor
-    """int64 `[G, T]`, how many ancestors a node has; 0 for padding"""
+    """int64 `[G, T]`, number of ancestors of each node; 0 for padding"""
     sequences: list[int]
-    """the N sequences that are read here"""
+    """indices of the n sequences in this batch"""
     nodes: list[list[int]]
-    """`[N]`, of each of their tokens the node among all `G * T`"""
+    """for each sequence the nodes of its tokens, as indices into all `G * T` nodes"""
 
     def bias(self, dtype: torch.dtype) -> Tensor:
-        """What is added to attention's logits `[G, 1, T, T]`: 0 where a node looks, else the smallest number."""
+        """Attention bias `[G, 1, T, T]`: 0 where a node attends, otherwise the smallest number of the dtype."""
         return torch.zeros(self.sees.shape, dtype=dtype).masked_fill_(~self.sees, torch.finfo(dtype).min)[:, None]
 
     def log_likelihoods(self, logits: Tensor, following: Tensor) -> Tensor:
@@ -57,7 +57,8 @@ class Forest:
 
 
 def forests(sequences: Sequence[Sequence[Hashable]], groups: Sequence[int]) -> Iterator[Forest]:
-    """The trees of sequences, the i-th in group `groups[i]`; trees of like size come together, at most `PLACES` nodes at once."""
+    """Build the trees of sequences, where the i-th sequence belongs to group `groups[i]`. Batches have trees of similar size and at most
+    `PLACES` nodes."""
     members: dict[int, list[int]] = {}
     for number, group in enumerate(groups):
         members.setdefault(group, []).append(number)
@@ -90,7 +91,7 @@ class _Tree:
 def _forest(groups: list[int], trees: list[_Tree], members: list[list[int]], size: int) -> Forest:
     sees, depths = np.zeros((len(trees), size, size), bool), np.zeros((len(trees), size), np.int64)
     for own, depth, tree in zip(sees, depths, trees, strict=True):
-        np.fill_diagonal(own, True)  # padding too, or its softmax would have nothing to sum over
+        np.fill_diagonal(own, True)  # also for padding, whose softmax would otherwise be empty
         for node, parent in enumerate(tree.parents):
             if parent >= 0:
                 own[node] |= own[parent]

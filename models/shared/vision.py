@@ -1,6 +1,6 @@
 """The image tower: timm's vision transformer.
 
-Small presets put a convolutional stem in front of its blocks: within a CPU budget a plain patch embedding learns colour but not shape.
+Small presets use a convolutional stem instead of the patch embedding, with which a model learns colour but not shape in a CPU budget.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.shared.transformer import ACTIVATIONS, TransformerConfig, attend
 
 @dataclass(frozen=True)
 class VisionConfig(TransformerConfig):
-    """timm's vision transformer. `stem` "patch" is the paper's; "conv" is the small presets' stack of convolutions."""
+    """timm's vision transformer. `stem` "patch" is the paper's patch embedding, "conv" the convolutional stem of small presets."""
 
     image_size: int = 224
     patch_size: int = 16
@@ -31,16 +31,16 @@ class VisionConfig(TransformerConfig):
     patch_dropout: float = 0.0
 
 
-# The tower of every `tiny` preset. It is one constant because models take each other's towers over: LiT, FLAVA and ASIF the
-# classifier's, MaskVLM and BLIP-2 CLIP's, and a state dict loads only into a tower of the same shape. `pool` may differ where no
-# tower is taken over (CoCa pools by itself).
+# The tower of every `tiny` preset. It is a shared constant because models reuse each other's towers (LiT, FLAVA and ASIF that of the
+# classifier, MaskVLM and BLIP-2 that of CLIP), and a state dict only loads into a tower of the same shape. `pool` may differ in models
+# that do not reuse a tower (CoCa has its own pooling).
 TINY_TOWER = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
 
 
 def vision_transformer(config: VisionConfig) -> VisionTransformer:
-    """Tower from normalised pixels `[B, 3, image_size, image_size]` to a pooled feature `[B, width]`.
+    """Build a tower that maps normalised pixels `[B, 3, image_size, image_size]` to a pooled feature `[B, width]`.
 
-    Its `forward_features` gives the tokens before pooling `[B, N, width]`; with pool "none" so does the tower itself.
+    `forward_features` returns the tokens before pooling `[B, N, width]`, as does the tower itself with pool "none".
     """
 
     def norm(width: int, **_: object) -> nn.LayerNorm:
@@ -65,7 +65,7 @@ def vision_transformer(config: VisionConfig) -> VisionTransformer:
     )
     if config.pool == "map":
         tower.attn_pool.fused_attn = False  # one query: nothing to fuse, and see `attend`
-    if config.stem == "conv":  # blocks that start as the identity: the stem learns first, and everything learns faster
+    if config.stem == "conv":  # blocks start as the identity: the stem learns first, which speeds up training
         for block in tower.blocks:
             nn.init.zeros_(block.attn.proj.weight)
             nn.init.zeros_(block.mlp.fc2.weight)
@@ -73,7 +73,7 @@ def vision_transformer(config: VisionConfig) -> VisionTransformer:
 
 
 class _VisionAttention(TimmAttention):
-    """timm's attention, parameters and all, computed by `attend`."""
+    """timm's attention with the same parameters, computed by `attend`."""
 
     def forward(self, x: Tensor, **_: object) -> Tensor:  # [B, T, D] -> [B, T, D]
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -81,10 +81,10 @@ class _VisionAttention(TimmAttention):
 
 
 class ConvStem(nn.Module):
-    """A small stack of convolutions in the place of the patch embedding, `[B, 3, S, S]` -> `[B, (S / patch_size)^2, D]`.
+    """A small stack of convolutions instead of the patch embedding, `[B, 3, S, S]` -> `[B, (S / patch_size)^2, D]`.
 
-    It has no BatchNorm, whose batch statistics would make micro-batches and ranks differ from the full batch: residual
-    branches that start at zero and one LayerNorm at the end train as well (and faster, on a CPU).
+    It has no BatchNorm, because batch statistics would differ between micro-batches, ranks and the full batch. Residual branches that
+    start at zero and one final LayerNorm train equally well (and faster on a CPU).
     """
 
     def __init__(self, *, img_size: int, patch_size: int, embed_dim: int, **_: object) -> None:
@@ -130,10 +130,10 @@ class _ConvBlock(nn.Module):
 
 
 def image_states(tower: VisionTransformer, pixels: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-    """A tower's states for pictures whose `hidden` patches are replaced by the mask token.
+    """A tower's states for images whose `hidden` patches are replaced by the mask token.
 
-    pixels: normalised `[B, 3, S, S]`; hidden: bool `[B, N]`, None for none; mask_token `[D]`. Returns the states before the last
-    norm, `[B, 1 + N, D]` with a class token. Hidden patches are blanked in the pixels, too: convolutions look beyond their patch.
+    pixels: normalised `[B, 3, S, S]`; hidden: bool `[B, N]`, None for no masking; mask_token: `[D]`. Returns the states before the final
+    norm, `[B, 1 + N, D]` with a class token. Hidden patches are also blanked in the pixels, because convolutions extend beyond a patch.
     """
     side = math.isqrt(tower.patch_embed.num_patches)
     if not len(pixels):  # not every layer accepts an empty batch
@@ -150,6 +150,6 @@ def image_states(tower: VisionTransformer, pixels: Tensor, hidden: Tensor | None
 
 
 def patches_to_pixels(hidden: Tensor, size: int) -> Tensor:
-    """Patches `[B, N]` -> the same as pixels `[B, 1, size, size]`."""
+    """Expand a patch mask `[B, N]` to pixels `[B, 1, size, size]`."""
     side = math.isqrt(hidden.shape[1])
     return hidden.view(-1, 1, side, side).repeat_interleave(size // side, 2).repeat_interleave(size // side, 3)

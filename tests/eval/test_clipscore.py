@@ -129,7 +129,7 @@ def test_the_clip_beside_a_run(run: Path) -> None:
 
 
 def test_a_judge_that_is_none_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no model\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no model\.json"):
         named_clip(str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="open_clip has no model"):
         named_clip("open_clip:ViT-X-99/nobody")

@@ -114,7 +114,7 @@ def test_a_run_of_the_suite_is_a_backbone(source: str, runs: Path, monkeypatch: 
 
 
 def test_runs_that_are_missing_or_no_language_models_are_named(runs: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"small:lm: .runs/lm-small-s0 holds no model.json; `make train-lm PRESET=small`"):
+    with pytest.raises(FileNotFoundError, match=r"small:lm: .runs/lm-small-s0 has no model.json; `make train-lm PRESET=small`"):
         language_backbone("small:lm")
     with pytest.raises(ValueError, match="clip-tiny-s0 holds a CLIP, which has no language model"):
         language_backbone("tiny:clip")
@@ -125,9 +125,9 @@ def test_out_of_reach_says_what_to_do_offline(monkeypatch: pytest.MonkeyPatch) -
     for ask in (lambda: known(LanguageConfig(source="gpt2")), lambda: language_backbone("gpt2")):
         with pytest.raises(ConnectionError, match=r"language model 'gpt2' .* \(no route to host\).*copy the folder here.*make train-lm"):
             ask()
-    with pytest.raises(ConnectionError, match="tokenizer 'gpt2' cannot be had"):
+    with pytest.raises(ConnectionError, match="tokenizer 'gpt2' is not in the cache"):
         named_tokenizer("gpt2")
-    with pytest.raises(ConnectionError, match=r"image tower 'vit_base_patch16_clip_224.openai' cannot be had"):
+    with pytest.raises(ConnectionError, match=r"image tower 'vit_base_patch16_clip_224.openai' is not in the cache"):
         image_tower("vit_base_patch16_clip_224.openai", weights=True)
 
 
@@ -176,7 +176,7 @@ def test_an_image_tower_sees_what_the_last_block_would_read(asked: list[str], mo
 def test_names_that_are_no_towers_are_refused() -> None:
     with pytest.raises(ValueError, match=r"no model 'vit_base_patch16_clip_224.nobody'; it has .*vit_base_patch16_clip_224.laion2b"):
         image_tower("vit_base_patch16_clip_224.nobody")
-    with pytest.raises(ValueError, match="'resnet18' is no vision transformer"):
+    with pytest.raises(ValueError, match="'resnet18' is not a vision transformer"):
         image_tower("resnet18")
 
 

@@ -18,7 +18,7 @@ def test_auto_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch, there:
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_cuda_that_is_not_there_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=f"device {name}: .* sees no CUDA device here; use cpu or auto"):
+    with pytest.raises(ValueError, match=f"device {name}: .* finds no CUDA device; use cpu or auto"):
         resolve_device(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device(name) == torch.device(name)

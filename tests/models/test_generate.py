@@ -162,7 +162,7 @@ def test_a_seed_repeats_and_another_row_finishing_changes_nothing(gpt2: Any) -> 
 
 def test_bad_requests_are_refused() -> None:
     decoder = Bigram(torch.zeros(6, 6))
-    with pytest.raises(ValueError, match="nothing could end"):
+    with pytest.raises(ValueError, match="no text could end"):
         generate(decoder, decoder.first, end=END, limit=3, never=[END])
     with pytest.raises(ValueError, match="NaN"):
         generate(decoder, torch.full((1, 6), math.nan), end=END, limit=3)
@@ -171,7 +171,7 @@ def test_bad_requests_are_refused() -> None:
             Decoding(**wrong)
     with pytest.raises(ValueError, match="does not sample"):
         Decoding(beams=2, temperature=1.0)
-    with pytest.raises(ValueError, match="need a temperature"):
+    with pytest.raises(ValueError, match="set a temperature"):
         Decoding(top_p=0.9)
 
 

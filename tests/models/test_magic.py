@@ -307,7 +307,7 @@ def test_out_of_reach_it_says_what_to_do(words: BPETokenizer, clip: CLIP, monkey
     model = build(LLAMA, words, clip)
     assert model.fetch() == {}
     model.config = replace(model.config, clip_source=CLIP_NAME)
-    with pytest.raises(ConnectionError, match=r"laion2b_s34b_b79k cannot be had.*copy the folder here"):
+    with pytest.raises(ConnectionError, match=r"laion2b_s34b_b79k is not in the cache.*copy the folder here"):
         model.fetch()
     with pytest.raises(ConnectionError, match=r"gpt2.*make train-lm"):
         MAGIC(replace(model.config, language=LanguageConfig(source="gpt2")), words)
