@@ -1,6 +1,6 @@
 """Run a task on a model and its controls, and turn the records into table cells.
 
-A `Variant` is a row of the table. Answers stream to `<task>.<split>.<variant>.jsonl`; an interrupted evaluation resumes there.
+A `Variant` is a row of the table. Records stream to `<task>.<split>.<variant>.jsonl`; an interrupted evaluation resumes from there.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from eval.harness.source import Source, spread, together
 from eval.scenes.oracle import Oracle, has_truth
 
 Json = dict[str, Any]
-CONTROL_SAMPLES = 100  # a share of .3 has an interval of +-.09, narrower where a picture has several questions: it tells chance from sight
+CONTROL_SAMPLES = 100  # enough to detect use of the image: a share of .3 has an interval of +-.09 (less with several questions per image)
 PAIRED_SAMPLES, PAIRED_SHIFTED_SAMPLES = (
     1000,
     500,
-)  # by a score of pairs, which looks at every text with every picture: +-.03, +-.04 at most
+)  # for models that score one image-text pair at a time; intervals of at most +-.03 and +-.04
 CONTROL_PAIRS = 14_000
-ORACLE_SAMPLES = 100  # it parses captions in Python
-RERANKED_PAIRS = 25_000  # of shortlists: some 260 pictures as queries, and all of their captions
-PAIRS = 25_000  # in a gallery, at most, for a scorer of single pairs
+ORACLE_SAMPLES = 100  # the oracle parses captions in Python, which is slow
+RERANKED_PAIRS = 25_000  # pairs in all shortlists: about 260 image queries and all of their captions
+PAIRS = 25_000  # maximum number of pairs in a gallery for models that score one pair at a time
 ORACLE_PAIRS = 125_000
-RANKED_SAMPLES = 100  # for a model that needs a forward pass for every candidate answer
+RANKED_SAMPLES = 100  # for models that need one forward pass per candidate answer
 UNKNOWN = "the truth is known for the embedded data set only"
-FEWEST = 30  # samples; with fewer an interval is meaningless
+FEWEST = 30  # samples; with fewer the interval is meaningless
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """The subject of an evaluation and the pictures it is shown. `subject` None: not applicable, for the reason `why_not`."""
+    """What is evaluated, and on which images: the model or a control. `subject` is None if it does not apply, for the reason `why_not`."""
 
     name: str
     subject: Subject | None
-    identity: str  # changes when the answers would: a hash of the weights, say
+    identity: str  # identifies the subject, such as a hash of the weights; its change invalidates earlier records
     why_not: str = ""
     pictures: Literal["own", "shuffled", "blank"] = "own"
-    other_adapter: bool = False  # use the model's second adapter, where it has one
-    most: int | None = None  # at most this many samples, evenly spread
+    other_adapter: bool = False  # use the model's second adapter, if it has one
+    most: int | None = None  # maximum number of samples, evenly spaced
     most_pairs: int = PAIRS
-    primary_only: bool = False  # not on the shifts
-    beside: Subject | None = None  # the model that a control belongs to
+    primary_only: bool = False  # skip the shifts
+    beside: Subject | None = None  # the model that this control is compared with
 
     @property
     def slug(self) -> str:
@@ -61,7 +61,7 @@ class Variant:
 
 
 def variants(model: Any, fresh: Any, source: Source, splits: Iterable[str], weights: str, batch_size: int) -> list[Variant]:
-    """The model, the model through its other adapter, and the controls, for tasks on these splits."""
+    """The variants for tasks on these splits: the model, the model through its other adapter, and the controls."""
     subject, beginner = Subject(model, batch_size), Subject(fresh, batch_size)
     samples = [sample for split in splits for sample in source.samples(split)]
     controls: Json = {"most": CONTROL_SAMPLES, "most_pairs": CONTROL_PAIRS, "primary_only": True}
@@ -88,7 +88,7 @@ def variants(model: Any, fresh: Any, source: Source, splits: Iterable[str], weig
 def cells_of(
     task: Task, variant: Variant, source: Source, out: Path, data: str, batch_size: int, advance: Callable[[float], None]
 ) -> list[Json]:
-    """A cell for each measure of the task; none where the variant does not apply."""
+    """One cell per measure of the task; none if the variant is not evaluated on it."""
     if variant.primary_only and task.split in source.shifts:
         return []
     able = variant.subject.able(task.needs, gallery=task.gallery) if variant.subject else []
@@ -110,7 +110,7 @@ def cells_of(
 
 
 def chance_cells(task: Task) -> list[Json]:
-    """Exact, so the interval has no width."""
+    """Cells of the chance control, which is computed exactly and has no interval."""
     records = [{"i": i} | record for i, group in enumerate(task.chance()) for record in group]
     measures = [measure for measure in task.measures if any(measure.name in record for record in records)]
     cells = summarise(measures, records, resample=False)
@@ -128,8 +128,7 @@ def answer(
     batch_size: int,
     advance: Callable[[float], None],
 ) -> list[Record]:
-    """All records of one task by one variant: those on disk, and the rest computed now, in batches that do not depend on
-    an earlier interruption."""
+    """All records of one variant on one task. Missing records are computed in the same batches as without an interruption."""
     header = {"task": title(task), "split": task.split, "variant": variant.name, "samples": len(asked), "data": data}
     header |= {"settings": hashed(task.settings()), "subject": variant.identity, "adapter": adapter.adapter}
     file = RecordFile(path, header, [task.samples[row].key for row in asked], batch_size)
@@ -141,7 +140,7 @@ def answer(
         images = [images[other] for other in exchanged(task.samples)]
     if variant.pictures == "blank":
         images = [np.full_like(images[0], 127)] * len(images)
-    # A text to be drawn is a sample's first caption; those that nobody is asked about are not drawn.
+    # Drawing prompts are the first captions; only those of the selected samples are drawn.
     texts = [task.samples[row].captions[0] for row in asked] if task.needs is Drawer else task.texts()
     adapter.prepare(images if variant.pictures == "blank" else [sample.image for sample in source.samples(task.split)], texts)
     for first in range(file.answered, len(asked), batch_size):
@@ -160,7 +159,7 @@ def answer(
 
 
 def summarise(measures: Sequence[Measure], records: Sequence[Record], *, resample: bool = True) -> list[Json]:
-    """A cell per measure: the mean of its field, with a bootstrap over samples (a sample's records stay together)."""
+    """One cell per measure: the mean of its field with a bootstrap interval over samples (records of a sample stay together)."""
     return [{"metric": each.name, "unit": each.unit, "better": each.better} | _summary(each, records, resample) for each in measures]
 
 
@@ -184,12 +183,12 @@ def _summary(measure: Measure, records: Sequence[Record], resample: bool) -> Jso
 
 
 def _rows(task: Task, variant: Variant, adapter: Any, *, shifted: bool) -> list[int]:
-    """The rows to evaluate: fewer for controls, and for a scorer of single pairs."""
+    """Indices of the samples to evaluate: fewer for controls and for models that score one pair at a time."""
     most = variant.most
     if isinstance(adapter, PairScorer) and not task.gallery:
         most = min(most or len(task.samples), PAIRED_SHIFTED_SAMPLES if shifted else PAIRED_SAMPLES)
     if task.gallery and isinstance(adapter, PairScorer):
-        texts = getattr(task, "prompts", None) or task.texts()  # of a class it reads one
+        texts = getattr(task, "prompts", None) or task.texts()  # one prompt per class is scored
         most = min(most or len(task.samples), variant.most_pairs // max(1, len(texts)))
     if isinstance(adapter, ReRanked):
         most = min(most or len(task.samples), RERANKED_PAIRS // SHORTLIST * len(task.samples) // (len(task.samples) + len(task.texts())))
@@ -199,7 +198,7 @@ def _rows(task: Task, variant: Variant, adapter: Any, *, shifted: bool) -> list[
 
 
 def _obstacle(task: Task, variant: Variant, adapter: Any, rows: Sequence[int]) -> tuple[str, str]:
-    """Why there can be no number: a status and its reason; ("", "") if there can be one."""
+    """The status and reason if the task cannot be evaluated; otherwise ("", "")."""
     if variant.subject is None:
         return "n/a", variant.why_not
     if adapter is None:

@@ -1,6 +1,6 @@
-"""Controls: the untrained model, and pictures exchanged between samples.
+"""Controls: the untrained model, and images shuffled between samples.
 
-Chance is not here: each task computes its own exactly (`Task.chance`). The oracle is in eval/scenes/oracle.py.
+Chance is computed exactly by each task (`Task.chance`). The oracle is in eval/scenes/oracle.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from eval.harness.source import together
 
 
 def derangement(n: int, seed: int = 0) -> list[int]:
-    """A random permutation of range(n) that leaves nothing in its place (one cycle through all). Needs n >= 2."""
+    """A random permutation of range(n) without fixed points (a single cycle). Requires n >= 2."""
     if n < 2:
         raise ValueError(f"cannot derange {n} item(s): shuffling images needs at least two samples")
     order = np.random.default_rng(seed).permutation(n)
@@ -28,9 +28,9 @@ def derangement(n: int, seed: int = 0) -> list[int]:
 
 
 def exchanged(samples: Sequence[Sample], seed: int = 0) -> list[int]:
-    """For each sample the index of the sample whose picture replaces its own: never its own or its partner's.
+    """For each sample the index of the sample whose image replaces its own, never itself or its partner.
 
-    The two pictures of a pair become those of another pair. Needs two samples that are not partners.
+    The two images of a pair are replaced by those of another pair. Requires at least two samples that are not partners.
     """
     groups = together(samples)
     other = [0] * len(samples)

@@ -1,4 +1,4 @@
-"""How far an evaluation is, and when it will end: a bar on a terminal, a plain line now and then elsewhere."""
+"""Show the progress and estimated end of an evaluation, as a bar on a terminal or plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from eval.base.heartbeat import heartbeat, news, remaining
 from eval.base.task import Task
 from eval.harness.ask import Variant
 
-TICKS = 1000  # of the bar
+TICKS = 1000  # resolution of the bar
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A task asked of one variant."""
+    """One task on one variant."""
 
     label: str
-    kind: tuple[str, bool]  # units of one kind take about equally long per sample: those of a task, the oracle apart
-    samples: int  # 0 where nothing will be asked
+    kind: tuple[str, bool]  # (task, is it the oracle): units of the same kind take about the same time per sample
+    samples: int  # 0 if it will not be evaluated
 
 
 def unit(task: Task, variant: Variant, shifts: Sequence[str]) -> Unit:
@@ -34,8 +34,8 @@ def unit(task: Task, variant: Variant, shifts: Sequence[str]) -> Unit:
 
 
 class Outlook:
-    """Time left: of every kind of unit the seconds per sample so far, times its samples still to come; of kinds not met yet the
-    mean of the others."""
+    """Estimates the remaining time from the seconds per sample of each kind of unit so far; kinds without a measurement use the mean of
+    the others."""
 
     def __init__(self, name: str, units: Sequence[Unit], console: Console) -> None:
         self.name, self.units, self.console = name, list(units), console
@@ -61,27 +61,27 @@ class Outlook:
         return not self.console.is_terminal
 
     def next(self) -> None:
-        """The next unit begins."""
+        """Start the next unit."""
         self._settle()
         self.number += 1
         self.doing, self.done, self.fresh, self.since = self.units[self.number].label, 0.0, -1.0, time.monotonic()
         self._show()
 
     def advance(self, samples: float) -> None:
-        """Samples of this unit are answered; the first call counts those that an earlier evaluation has left, which took no time."""
+        """Count finished samples of the current unit. The first call counts those from an earlier evaluation, which took no time."""
         self.done += samples
         self.fresh = 0.0 if self.fresh < 0 else self.fresh + samples
         self._show()
 
     def finish(self, doing: str) -> None:
-        """All units are done, and this remains."""
+        """All units are done; `doing` describes the remaining work."""
         self._settle()
         self.number, self.doing, self.done = len(self.units), doing, 0.0
         self._show()
 
     @property
     def left(self) -> float | None:
-        """Seconds; None before anything was answered."""
+        """Estimated remaining seconds; None before the first sample."""
         seconds, samples = dict(self.seconds), dict(self.samples)
         now = self.units[self.number] if 0 <= self.number < len(self.units) else None
         if now and self.fresh > 0:

@@ -1,15 +1,15 @@
-"""A few pictures with all of a model's outputs for them, for the report's picture browser: `showcase.json`.
+"""Write `showcase.json`: a few images with all of a model's outputs, for the report's image browser.
 
     {"schema": 3, "split": "test", "adapters": {"caption": ..., "answers": ..., ...},
-     "items": [{"key": ..., "image": <data URI>, "truth": [captions, of which the first is what was to be drawn],
+     "items": [{"key": ..., "image": <data URI>, "truth": [captions; the first is the prompt for "drawing"],
                 "caption": [[piece of text, true | false | null], ...],
                 "answers": [{"question": ..., "truth": ..., "said": ..., "right": true | false}, ...],
                 "ranked": [{"text": ..., "score": ..., "correct": true | false}, ...],    best first
-                "because": [{"image": <data URI>, "text": ..., "share": ...}, ...],       why the first one was ranked first
+                "because": [{"image": <data URI>, "text": ..., "share": ...}, ...],       pairs that explain the first rank
                 "drawing": <data URI>,
-                "unmasked": [<data URI>, ...]}]}    with parts hidden, filled in with the text's help, filled in without it
+                "unmasked": [<data URI>, ...]}]}    masked image, reconstruction with the caption, reconstruction without it
 
-The pictures depend on the data alone, so that all models have the same. Missing capabilities are left out.
+The images depend only on the data, so they are the same for all models. Outputs that a model cannot produce are left out.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from eval.scenes.mistakes import marked
 from eval.scenes.oracle import has_truth
 
 PICTURES = 24
-ASKING = ("captioning", "vqa", "retrieval")  # tasks that decide which pictures are shown
+ASKING = ("captioning", "vqa", "retrieval")  # tasks whose samples are preferred
 QUESTIONS = 4
 RANKED = 3
 REASONS = 3
-CANDIDATES = 64  # texts to rank, few enough for models that look at every pair
-LARGEST = 160  # pixels; larger pictures are shown smaller
+CANDIDATES = 64  # texts to rank, few enough for models that score every pair
+LARGEST = 160  # pixels; larger images are scaled down
 
 Json = dict[str, Any]
 
 
 def showcase(subject: Subject, tasks: Sequence[Task], source: Source, only: Collection[str] | None = None) -> Json:
-    """The subject's captions, answers, rankings, drawings and reconstructions, for the same main-split pictures as all models; `only`
-    the tasks of this name, if given."""
+    """The subject's captions, answers, rankings, drawings and reconstructions for images of the primary split. `only` restricts them to
+    the outputs of these tasks."""
 
     def asked(task: str) -> bool:
         return only is None or task in only
@@ -77,7 +77,7 @@ def showcase(subject: Subject, tasks: Sequence[Task], source: Source, only: Coll
 
 
 def pictured(tasks: Sequence[Task], source: Source) -> list[Sample]:
-    """Samples used by as many tasks as possible, evenly spread."""
+    """Evenly spaced samples among those used by the most tasks."""
     samples = source.samples(source.primary)
     chosen = [task for task in tasks if task.name in ASKING] or tasks
     asked = Counter(key for task in chosen for key in {sample.key for sample in task.samples})
@@ -86,14 +86,14 @@ def pictured(tasks: Sequence[Task], source: Source) -> list[Sample]:
 
 
 def captions(captioner: Captioner, samples: Sequence[Sample]) -> list[Any]:
-    """Each in pieces, marked where the truth is known."""
+    """Captions in pieces, marked as true or false if the ground truth is known."""
     found = captioner.captions([sample.image for sample in samples])
     truthful = has_truth(samples)
     return [marked(text, sample) if truthful else [(text, None)] for text, sample in zip(found, samples, strict=True)]
 
 
 def answers(answerer: Answerer, task: Any, samples: Sequence[Sample]) -> list[Any]:
-    """Some of the questions of the task `vqa` about each picture, scored as there."""
+    """Answers to some questions of the task `vqa` about each image, scored as in that task."""
     row_of = {sample.key: row for row, sample in enumerate(task.samples)}
     rows = [row_of[sample.key] for sample in samples if sample.key in row_of]
     asked = dict(zip(rows, task.ask(answerer, [sample.image for sample in task.samples], rows), strict=True))
@@ -101,7 +101,7 @@ def answers(answerer: Answerer, task: Any, samples: Sequence[Sample]) -> list[An
 
 
 def candidates(by_name: dict[str, Any], samples: Sequence[Sample]) -> list[str]:
-    """The first caption of every picture and of other ones; without captions, the class prompts."""
+    """Texts to rank: the first captions of the shown and of other images or, without captions, the class prompts."""
     if "retrieval" in by_name:
         own = [sample.captions[0] for sample in samples if sample.captions]
         rest = [sample.captions[0] for sample in by_name["retrieval"].samples]
@@ -115,7 +115,7 @@ def candidates(by_name: dict[str, Any], samples: Sequence[Sample]) -> list[str]:
 
 
 def ranked(scorer: Scorer, texts: Sequence[str], samples: Sequence[Sample], by_name: dict[str, Any]) -> list[Any]:
-    """The texts that fit each picture best, and whether they are its own."""
+    """The best-scoring texts for each image, and whether they belong to it."""
     classes = {} if "retrieval" in by_name else _class_texts(by_name["zeroshot"], samples)
     scores = scorer.matrix([sample.image for sample in samples], texts)
     found = []
@@ -127,7 +127,7 @@ def ranked(scorer: Scorer, texts: Sequence[str], samples: Sequence[Sample], by_n
 
 
 def unmasked(model: Unmasks, samples: Sequence[Sample]) -> list[Any]:
-    """Each picture with parts masked, and the model's reconstructions with the first caption and without it."""
+    """Each image with parts masked, and its reconstructions with the first caption and without it."""
     images = [sample.image for sample in samples]
     helped = model.unmask(images, [sample.captions[0] for sample in samples])
     alone = model.unmask(images, [""] * len(images))
@@ -135,7 +135,7 @@ def unmasked(model: Unmasks, samples: Sequence[Sample]) -> list[Any]:
 
 
 def because(model: Explains, samples: Sequence[Sample], texts: Sequence[str]) -> list[Any]:
-    """The pairs that a text's score rests on; pairs without a stored picture are left out."""
+    """The pairs that contribute most to a text's score; pairs without a stored image are left out."""
     found = model.explain([sample.image for sample in samples], texts, most=REASONS)
     return [
         [{"image": data_uri(each.picture), "text": each.text, "share": round(each.share, 4)} for each in reasons if each.picture.size]
@@ -144,7 +144,7 @@ def because(model: Explains, samples: Sequence[Sample], texts: Sequence[str]) ->
 
 
 def data_uri(image: np.ndarray) -> str:
-    """A small picture losslessly; a large one scaled down, as JPEG."""
+    """Encode an image as a data URI: small ones as PNG, large ones scaled down as JPEG."""
     picture, buffer = Image.fromarray(image), io.BytesIO()
     if max(picture.size) <= LARGEST // 2:
         picture.save(buffer, "PNG", optimize=True)
@@ -157,7 +157,7 @@ def data_uri(image: np.ndarray) -> str:
 
 
 def _class_texts(task: Any, samples: Sequence[Sample]) -> dict[str, str]:
-    """Key of each sample that has a class -> the first prompt of that class."""
+    """Sample key -> first prompt of its class, for samples with a class."""
     keys = {sample.key for sample in samples}
     named = [(sample.key, truth) for sample, truth in zip(task.samples, task.truths, strict=True) if sample.key in keys]
     return {key: task.templates[0].format_map({name: value.replace("_", " ") for name, value in truth.items()}) for key, truth in named}

@@ -1,7 +1,7 @@
 """The samples of an evaluation, held in memory: the splits of one data set, each in key order.
 
-Memory: the decoded pictures of all evaluated splits (height x width x 3 bytes each; 2,000 of 256 px are 0.4 GB). Import with
-`--size` when a test set is larger than that allows.
+Memory: the decoded images of all evaluated splits (height x width x 3 bytes each; 2,000 images of 256 px take 0.4 GB). Import a test set
+that is too large with `--size`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data.shards import Split, find, splits
 from data.texts import texts
 from eval import EvalError
 
-if TYPE_CHECKING:  # data can be looked at without waiting for torch
+if TYPE_CHECKING:  # avoids importing torch just to look at data
     from eval.judges.clipscore import NamedCLIP
     from eval.judges.vqascore import Judge
 
@@ -31,16 +31,16 @@ SHIFTS = ("heldout", "style")
 
 @dataclass(eq=False)
 class Source:
-    """`streams[split]()` yields that split's samples in key order; `classes` are the class names, if declared; `shards` are the splits
-    on disk."""
+    """The splits of a data set. `streams[split]()` yields samples in key order; `classes` are the class names, if declared; `shards` are
+    the splits on disk."""
 
     name: str
     streams: dict[str, Callable[[], Iterable[Sample]]]
     classes: tuple[str, ...] | None = None
     limit: int | None = None
     shards: dict[str, Split] = field(default_factory=dict)
-    clip: NamedCLIP | None = None  # judges how well texts fit pictures (CLIPScore)
-    judge: Judge | None = None  # judges whether pictures show what texts say (VQAScore)
+    clip: NamedCLIP | None = None  # computes CLIPScore
+    judge: Judge | None = None  # computes VQAScore
     _held: dict[str, list[Sample]] = field(default_factory=dict)
     _begun: dict[str, list[Sample]] = field(default_factory=dict)
 
@@ -63,30 +63,30 @@ class Source:
         return [self.primary, *self.shifts]
 
     def beginning(self, split: str, most: int) -> list[Sample]:
-        """The first `most` samples of a split that is not evaluated, such as train; read once."""
+        """The first `most` samples of a split that is not evaluated, such as train; cached."""
         if len(self._begun.get(split, ())) < most:
             self._begun[split] = list(islice(self.streams[split](), most))
         return self._begun[split][:most]
 
     def captions(self, split: str, most: int) -> list[str]:
-        """The captions of the first `most` samples of a split; on disk, its pictures are not decoded."""
+        """The captions of the first `most` samples of a split; for splits on disk, images are not decoded."""
         if split in self.shards:
             return list(texts(self.shards[split], most))
         return [text for sample in islice(self.streams[split](), most) for text in sample.captions]
 
     def samples(self, split: str) -> list[Sample]:
-        """All samples of a split, or `limit` of them, evenly spread (a class-folder set is sorted by class), with their partners."""
+        """All samples of a split, or about `limit` of them, evenly spaced (class folders are sorted by class) and with their partners."""
         if split not in self._held:
             found = list(self.streams[split]())
             if not found:
-                raise EvalError(f"{self.name}: split {split!r} has no usable samples; look at it with `make check-data DATA=...`")
+                raise EvalError(f"{self.name}: split {split!r} has no usable samples; inspect it with `make check-data DATA=...`")
             chosen = set(spread(list(range(len(found))), self.limit))
             kept = sorted(row for group in together(found) if chosen & set(group) for row in group)
             self._held[split] = [found[row] for row in kept]
         return self._held[split]
 
     def fingerprint(self, split: str) -> str:
-        """Hash of everything in the split's samples, pixels included."""
+        """Hash of all samples of the split, including pixels."""
         digest = hashlib.sha256()
         for sample in self.samples(split):
             digest.update(json.dumps([sample.key, sample.image.shape, to_record(sample)], sort_keys=True).encode())
@@ -102,10 +102,10 @@ def from_shards(spec: str | Path, limit: int | None = None) -> Source:
     """The data set at `spec`, anything that `data.shards.find` understands."""
     found = {name: find(spec, name) for name in splits(spec)}
     if not found:
-        raise EvalError(f"{spec}: no splits here; expected a data set folder such as .data/scenes-tiny (written by `make data`)")
+        raise EvalError(f"{spec}: no splits found; expected a data set folder such as .data/scenes-tiny (written by `make data`)")
 
     def stream(name: str) -> Callable[[], Iterable[Sample]]:
-        # Only the beginning of train is read, so it is streamed; evaluated splits are in key order.
+        # Train is streamed, because only its beginning is read; evaluated splits are in key order.
         budget = 0 if name == "train" else MEMORY_BUDGET
         return lambda: (sample for batch in in_order(found[name], batch_size=64, memory_budget=budget) for sample in batch)
 
@@ -114,7 +114,7 @@ def from_shards(spec: str | Path, limit: int | None = None) -> Source:
 
 
 def together(samples: Sequence[Sample]) -> list[list[int]]:
-    """Groups of sample indices: partners together (`extra["pair"]` holds the partner's key, in both), all others alone."""
+    """Groups of sample indices. Partners (each has the other's key in `extra["pair"]`) form a group; other samples are groups of one."""
     number = {sample.key: row for row, sample in enumerate(samples)}
     named = [number.get(str(sample.extra.get("pair")), row) for row, sample in enumerate(samples)]
     partner = [other if named[other] == row else row for row, other in enumerate(named)]
@@ -122,7 +122,7 @@ def together(samples: Sequence[Sample]) -> list[list[int]]:
 
 
 def spread(items: list[T], most: int | None) -> list[T]:
-    """At most `most` of the items, evenly spaced, in order."""
+    """At most `most` evenly spaced items, in order."""
     if most is None or len(items) <= most:
         return items
     return [items[i * len(items) // most] for i in range(most)]
