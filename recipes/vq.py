@@ -1,4 +1,4 @@
-"""The image tokenizer (VQ-GAN, arXiv 2012.09841; Make-A-Scene, arXiv 2203.13131): CM3leon draws with its tokens, FLAVA predicts them.
+"""The image tokenizer (VQ-GAN, arXiv 2012.09841; Make-A-Scene, arXiv 2203.13131): CM3leon generates its tokens, FLAVA predicts them.
 
 make train-vq                                 2 CPU cores
 make train-vq PRESET=small                    one CUDA GPU
@@ -6,15 +6,14 @@ torchrun --nproc-per-node 8 -m recipes.train vq paper --data SHARDS
 
            paper (Make-A-Scene; the rest VQ-GAN's)    small                    tiny
 image      256 px -> 32 x 32 tokens                   128 px -> 16 x 16        64 px -> 8 x 8
-codes      8,192, by gradient                         1,024, running means     1,000, FSQ
+codes      8,192, by gradient                         1,024, EMA               1,000, FSQ
 losses     L1 + L2, VGG-16, discriminator, objects    L1 + L2, discriminator,  L1 + L2, objects x 16
            (faces and objects, by detectors)          objects x 5
-batch      not said; here 256                         128                      32
-seen       not said; here 100 M                       4 M                      96 k
+batch      not stated; here 256                       128                      32
+seen       not stated; here 100 M                     4 M                      96 k
 optimiser  Adam, lr 4.5e-6 x batch in VQ-GAN's code   AdamW, lr 2e-4           AdamW, lr 2e-3, wd 0.01, cosine
 
-Why FSQ at tiny: within minutes a codebook of the same size spends its codes on the tints of backgrounds, FSQ needs no revival and no
-commitment, and reconstructs objects better.
+`tiny` uses FSQ because it has no codebook that could collapse, and needs neither a commitment loss nor dead-code revival.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The image tokenizer: a picture becomes a grid of codes and back (VQ-GAN, arXiv 2012.09841; Make-A-Scene, arXiv 2203.13131).
 
-CM3leon reads and writes pictures in these codes. `paper` has Make-A-Scene's 256 px -> 32 x 32 codes out of 8,192, in the
-layers of VQ-GAN as Chameleon released them. Deviations of `tiny`: 4 x 4 pixels are folded into channels first, no
-normalisation or attention, no codebook (FSQ: nothing to collapse, and the better reconstruction within minutes), and
-pixels inside of objects' boxes weigh more, where boxes are known.
+CM3leon reads and generates images as these codes. `paper` has Make-A-Scene's 256 px -> 32 x 32 codes out of 8,192, with the
+layers of VQ-GAN as in the released Chameleon. Deviations of `tiny`: 4 x 4 pixels are first folded into channels, there is no
+normalisation or attention, FSQ replaces the codebook, which could collapse, and pixels inside object boxes have a higher
+weight, if boxes are known.
 """
 
 from __future__ import annotations
