@@ -1,11 +1,11 @@
-"""ASIF (arXiv 2210.01738). Nothing is trained: `make train-asif` makes anchors of pairs.
+"""ASIF (arXiv 2210.01738). Nothing is trained: `make train-asif` turns pairs into anchors.
 
 make train-asif                               2 CPU cores; trains its encoders first (make train-classifier, make train-lm)
 make train-asif PRESET=small DATA=SHARDS      one CUDA GPU, encoders from the hub
 
            paper (section 3)                     small                       tiny
 pairs      1.6 M of CC12M                        100 k                       5 k of scenes-tiny's 20 k
-image      ViT-B/16, supervised, ImageNet-21k    ViT-S/16, the same          the suite's, supervised by labels, 1.5 M parameters
+image      ViT-B/16, supervised, ImageNet-21k    ViT-S/16, likewise          the suite's, supervised by labels, 1.5 M parameters
 text       a sentence encoder, MPNet             the same                    the suite's language model, 1.9 M parameters
 k, p       800, 8                                800, 8                      800, 8
 """
@@ -72,8 +72,8 @@ CLAIMS = (
     ),
     Claim(
         name="pairs-are-all-it-knows",
-        sentence="The link between pictures and texts comes from the pairs alone: with the texts exchanged, accuracy falls to chance.",
-        paper="section 2: the encoders were trained separately; our control",
+        sentence="The link between images and texts comes only from the pairs: with shuffled texts, accuracy drops to chance.",
+        paper="section 2: the encoders were trained separately; the control is ours",
         arms=(Arm("true pairs"), Arm("texts exchanged", permuted)),
         metric=recognises(),
         note="chance is 1 in 72",
@@ -95,15 +95,15 @@ CLAIMS = (
     ),
     Claim(
         name="pairs-of-the-domain",
-        sentence="A few pairs of another domain, added without any training, raise the accuracy there at once.",
-        paper="section 3: EuroSAT, from a hundred pairs of it on",
+        sentence="A few pairs from another domain, added without any training, immediately raise the accuracy there.",
+        paper="section 3: EuroSAT, with a hundred or more of its pairs",
         arms=(
             Arm("500 pairs added", metric=recognises("style", added=500)),
             Arm("100 pairs added", metric=recognises("style", added=100)),
             Arm("none added", metric=recognises("style")),
         ),
         metric=recognises("style"),
-        note="the domain is the style shift; pairs come from one half of its pictures, questions from the other",
+        note="the domain is the style shift; pairs come from one half of its images, test images from the other",
     ),
     Claim(
         name="good-encoders-beat-training",

@@ -12,8 +12,8 @@ Q-Former   12 layers of 768 from BERT, 32         6 layers of 768 from          
 language   OPT-2.7B to 6.7B, Flan-T5; here the    OPT-125M                      the suite's own, 1.9 M
            first
 stage 1    250 k steps of 1,680                   2 M in batches of 256         48 k samples in batches of 96
-stage 2    80 k steps of 1,920                    1 M in batches of 256; asks   64 k samples in batches of 96; asks questions
-                                                  questions in half of them     in half of them
+stage 2    80 k steps of 1,920                    1 M in batches of 256;        64 k samples in batches of 96;
+                                                  half of them questions        half of them questions
 optimiser  AdamW, lr 1e-4, wd 0.05, betas .9 .98, the same lr                   lr 1e-3 and 1.5e-3
            2 k steps of warm-up, cosine, in stage 2
            to 5e-5; here to zero
@@ -63,7 +63,7 @@ PRESETS = {
 
 
 def _stages(**budgets: int) -> Change:
-    """Only the named stages, each with this number of samples."""
+    """Keep only the named stages, each with the given number of samples."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
         return replace(recipe, stages=tuple(replace(each, budget=budgets[each.name]) for each in recipe.stages if each.name in budgets))
@@ -72,7 +72,7 @@ def _stages(**budgets: int) -> Change:
 
 
 def _captions_only(recipe: AnyRecipe) -> AnyRecipe:
-    """As in the paper, training uses no questions."""
+    """Train without questions, as in the paper."""
     short = _stages(represent=9_600, generate=24_000)(recipe)
     return replace(short, model=replace(short.model, questions=0.0))
 
@@ -82,7 +82,7 @@ def _without_generation(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def _built_on(role: str, preset: str) -> Change:
-    """With another preset of the prerequisite in that role."""
+    """Use another preset of the prerequisite with this role."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
         return replace(recipe, prerequisites=tuple(replace(p, preset=preset) if p.role == role else p for p in recipe.prerequisites))
@@ -91,17 +91,17 @@ def _built_on(role: str, preset: str) -> Change:
 
 
 ANSWERS = Cell("vqa", "accuracy")
-SECOND_STAGE = "the second stage alone, with questions in half of the samples"
+SECOND_STAGE = "only the second stage; half of the samples are questions"
 
 CLAIMS = (
     Claim(
         name="first-stage",
-        sentence="Without the first stage, the second one learns to describe pictures less well.",
-        paper="figure 5: zero-shot VQA stays far lower without it, and with OPT falls as training goes on",
+        sentence="Without the first stage, the model learns to describe images less well in the second.",
+        paper="figure 5: zero-shot VQA stays far lower without it, and with OPT it decreases during training",
         base=_captions_only,
         arms=(Arm("both stages"), Arm("second stage alone", _stages(generate=24_000))),
         metric=Cell("captioning", "shape F1"),
-        note="trained on captions alone, so that the model describes but does not answer: the paper's questions cannot "
+        note="trained only on captions, so the model describes images but does not answer questions: VQA, the paper's metric, cannot "
         "distinguish the arms",
     ),
     Claim(
@@ -115,7 +115,7 @@ CLAIMS = (
     Claim(
         name="better-image-encoder",
         sentence="A better image encoder gives better answers, all else equal.",
-        paper="table 2: ViT-g does better than ViT-L, with OPT as with Flan-T5",
+        paper="table 2: ViT-g does better than ViT-L, with both OPT and Flan-T5",
         base=_stages(generate=32_064),
         arms=(Arm("CLIP of 192 k pairs"), Arm("CLIP of 48 k pairs", _built_on("vision", "brief"))),
         metric=ANSWERS,
@@ -124,7 +124,7 @@ CLAIMS = (
     Claim(
         name="better-language-model",
         sentence="A better language model gives better answers, all else equal.",
-        paper="table 2: the larger of a family does better, and instruction-tuned Flan-T5 better than OPT",
+        paper="table 2: larger models of a family do better, and instruction-tuned Flan-T5 does better than OPT",
         base=_stages(generate=32_064),
         arms=(Arm("trained in full"), Arm("trained on a quarter", _built_on("language_model", "brief"))),
         metric=ANSWERS,

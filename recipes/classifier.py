@@ -1,4 +1,4 @@
-"""The image tower supervised by labels, offline instead of one trained on ImageNet. ASIF, FLAVA and LiT build on it.
+"""The image tower supervised by labels, which takes the place of one trained on ImageNet offline. ASIF, FLAVA and LiT build on it.
 
 make train-classifier                         2 CPU cores
 make train-classifier PRESET=small            one CUDA GPU
@@ -11,7 +11,7 @@ batch      256                                  64
 seen       2 M                                  96 k
 optimiser  AdamW, lr 5e-4, wd 0.05              AdamW, lr 1.5e-3, wd 0.05
 
-It reads no captions, and its labels do not say which attributes belong to the same object.
+It uses no captions, and its labels do not tell which attributes belong to the same object.
 """
 
 from __future__ import annotations

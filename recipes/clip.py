@@ -62,7 +62,7 @@ CLAIMS = (
             Arm("class name", metric=zero_shot("shape", ("{shape}",))),
         ),
         metric=zero_shot("shape", (FULL,)),
-        note="captions here name colour, size, fill and shape; so does the prompt, and probabilities are summed over all but the shape",
+        note="captions here name colour, size, fill and shape, and so does the prompt; probabilities are summed over all but the shape",
     ),
     Claim(
         name="prompt-ensembling",
@@ -94,6 +94,6 @@ CLAIMS = (
             Arm("linear probe", metric=Minus(Cell("probe", "shape", "style"), Cell("probe", "shape"))),
         ),
         metric=Minus(Cell("zeroshot", "shape", "style"), Cell("zeroshot", "shape")),
-        note="accuracy on the other style minus accuracy on test, on pictures of one object; the probe is trained on the training style",
+        note="accuracy on the other style minus accuracy on test, on images of one object; the probe is trained on the training style",
     ),
 )

@@ -18,8 +18,8 @@ tuning
   seen     30 B tokens                                 500 k pictures           18 k pictures
   rate     5e-5                                        1e-4                     6e-4, Muon
 
-Builds on `make train-vq` (the image tokenizer) and `make train-clip` (the retriever, whose vocabulary it shares); both are trained first
-if they are missing, and frozen.
+Builds on `make train-vq` (the image tokenizer) and `make train-clip` (the retriever, whose vocabulary it shares). Both are frozen, and
+trained first if they are missing.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def brief(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def retrieving(recipe: AnyRecipe) -> AnyRecipe:
-    """`brief`, on documents preceded by none, one or two others."""
+    """`brief`, with zero, one or two retrieved documents before each document."""
     short = brief(recipe)
     return replace(short, model=replace(short.model, mix=replace(short.model.mix, documents=(0.5, 0.25, 0.25))))
 
 
 def spans(share: float) -> Change:
-    """All else equal, with a share of documents that have CM3's random spans; without them the model is causal."""
+    """Set the share of documents with CM3's random spans; with 0 the model is causal."""
 
     def change(recipe: AnyRecipe) -> AnyRecipe:
         return replace(recipe, model=replace(recipe.model, mix=replace(recipe.model.mix, spans=share)))
@@ -103,7 +103,7 @@ def spans(share: float) -> Change:
 CLAIMS = (
     Claim(
         name="retrieved-documents-help",
-        sentence="Retrieved documents make a picture easier to predict than its caption alone does; random documents do not.",
+        sentence="Retrieved documents make an image easier to predict than its caption alone; random documents do not.",
         paper="zero-shot FID-30K on COCO 10.82, 5.78 and 4.88 with 0, 1 and 2 retrieved documents (7 B)",
         base=retrieving,
         arms=(
@@ -118,7 +118,7 @@ CLAIMS = (
     ),
     Claim(
         name="guidance-has-an-optimum",
-        sentence="Drawings are best at a moderate weight of classifier-free guidance, and worse without it or at a high weight.",
+        sentence="Generated images are best at a moderate classifier-free guidance weight, and worse without guidance or at a high weight.",
         paper="section 3.1: FID over the weight is U-shaped, with its minimum at the same weight for every model size",
         arms=(
             Arm("guidance 2", metric=drawn_right(2.0)),
@@ -126,11 +126,11 @@ CLAIMS = (
             Arm("guidance 8", metric=drawn_right(8.0)),
         ),
         metric=drawn_right(2.0),
-        note="colour and shape as read by a recogniser, instead of FID; one sample per prompt, no re-ranking",
+        note="colour and shape according to a recogniser, instead of FID; one sample per prompt, no re-ranking",
     ),
     Claim(
         name="choosing-helps",
-        sentence="The more drawings CLIP chooses from, the more often the chosen one is right.",
+        sentence="The more generated images CLIP selects from, the more often the selected one is correct.",
         paper="section 3: eight samples, re-ranked by CLIP; other numbers are not compared",
         arms=(
             Arm("best of 32", metric=drawn_right(2.0, samples=32)),
@@ -141,8 +141,8 @@ CLAIMS = (
     ),
     Claim(
         name="infilling-needs-both-sides",
-        sentence="A model trained to infill predicts masked spans of a picture better than a causal one.",
-        paper="CM3 (2201.07520): the masked objective conditions on both sides, a causal model on the left alone",
+        sentence="A model trained to infill predicts masked spans of an image better than a causal one.",
+        paper="CM3 (2201.07520): the masked objective conditions on both sides, a causal model only on the left",
         base=brief,
         arms=(
             Arm("CM3, filled in", spans(0.5), metric=surprise_in_boxes(infilled=True)),

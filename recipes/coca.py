@@ -5,14 +5,14 @@ make train-coca PRESET=small                  one CUDA GPU
 torchrun --nproc-per-node 64 -m recipes.train coca paper --data SHARDS --tokenizer open_clip
 
            paper (section 4.1, table 1)               small                  tiny
-data       JFT-3B labels and ALIGN, half and half     scenes-small           scenes-tiny, 20 k pictures
+data       JFT-3B labels and ALIGN, 50 % each         scenes-small           scenes-tiny, 20 k pictures
 image      40 layers of 1408, 288 px, patch 18        12 x 384, 128 px       convolutions + 3 blocks, 64 px
 text       18 + 18 layers of 1408, 64 k words         6 + 6 x 256            2 + 2 x 128
 batch      65,536                                     1,024                  128
 seen       500 k steps = 33 G                         6.4 M                  192 k
 optimiser  Adafactor, lr 8e-4, wd 0.01, 2 % warm-up,  AdamW, lr 1e-3,        AdamW, lr 1.5e-3, wd 0.05, cosine
            linear decay                               wd 0.2, cosine
-augment    not said                                   random square crop     none
+augment    not stated                                 random square crop     none
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PRESETS = {
 
 
 def _short(recipe: AnyRecipe) -> AnyRecipe:
-    """A third of the samples: every arm is well above chance, and none has converged."""
+    """A third of the samples: all arms are well above chance, but none has converged."""
     return replace(recipe, budget=64_000)
 
 
@@ -65,12 +65,12 @@ SHAPE, CAPTION = Cell("zeroshot", "shape"), Cell("captioning", "shape F1")
 CLAIMS = (
     Claim(
         name="joint-against-contrastive",
-        sentence="Contrast and captioning together give better zero-shot features than the contrast alone.",
+        sentence="The contrastive and captioning losses together give better zero-shot features than the contrastive loss alone.",
         paper="table 8: 71.6 against 70.7, ImageNet zero-shot top-1 in %, at 1.18 times the cost",
         base=_short,
         arms=(JOINT, Arm("contrastive alone", _model(captioning_weight=0.0))),
         metric=SHAPE,
-        note="the cost is in the arms' FLOPs: without captioning the second half of the decoder is not computed",
+        note="the arms' FLOPs include the saving: without captioning the second half of the decoder is not computed",
     ),
     Claim(
         name="joint-against-captioning",
@@ -79,11 +79,11 @@ CLAIMS = (
         base=_short,
         arms=(JOINT, Arm("captioning alone", _model(contrastive_weight=0.0))),
         metric=CAPTION,
-        note="the shapes that captions name, in place of VQA after fine-tuning",
+        note="measured by the shapes that captions name, instead of VQA after fine-tuning",
     ),
     Claim(
         name="loss-ratio",
-        sentence="Captioning should have twice the weight of the contrast.",
+        sentence="The captioning loss should have twice the weight of the contrastive loss.",
         paper="table 8: 2:1 71.6, 1:1 71.5, 1:2 71.0, ImageNet zero-shot top-1 in %; VQA 69.0, 68.6, 68.1",
         base=_short,
         arms=(

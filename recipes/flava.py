@@ -72,7 +72,7 @@ PRESETS = {
 
 
 def brief(recipe: AnyRecipe) -> AnyRecipe:
-    """A quarter of each stage, with its own warm-up."""
+    """A quarter of the samples and of the warm-up of each stage."""
 
     def quarter(stage: Stage) -> Stage:
         return replace(stage, budget=stage.budget // 4, optim=replace(stage.optim, warmup=stage.optim.warmup // 4))
@@ -86,7 +86,7 @@ def _contrastive_only(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def _from_scratch(recipe: AnyRecipe) -> AnyRecipe:
-    """Without the trained image encoder and without the stage of texts alone."""
+    """Without the pretrained image encoder and without the unimodal stage."""
     needs = tuple(each for each in recipe.prerequisites if each.role != "image_encoder")
     return replace(recipe, prerequisites=needs, stages=recipe.stages[1:])
 
@@ -96,7 +96,7 @@ FULL = Arm("full")
 CLAIMS = (
     Claim(
         name="fusion-losses",
-        sentence="Masked multimodal modelling and matching give a better multimodal model than the contrast alone.",
+        sentence="Masked multimodal modelling and matching give a better multimodal model than the contrastive loss alone.",
         paper="table 4: 69.11 against 66.25, the average of the multimodal tasks",
         base=brief,
         arms=(FULL, Arm("contrast, pictures and texts alone", _contrastive_only)),
@@ -104,7 +104,7 @@ CLAIMS = (
     ),
     Claim(
         name="unimodal-initialisation",
-        sentence="Encoders pretrained on pictures alone and on texts alone give a better multimodal model.",
+        sentence="Unimodal pretraining of the encoders, on images and on texts, gives a better multimodal model.",
         paper="table 4: 69.92 with initialisation against 67.32 without, the average of the multimodal tasks",
         base=brief,
         arms=(FULL, Arm("from scratch", _from_scratch)),
@@ -113,8 +113,8 @@ CLAIMS = (
     ),
     Claim(
         name="words-need-the-picture",
-        sentence="The fusion encoder predicts masked words better given their own picture.",
-        paper="section 3.2: masked multimodal modelling reconstructs either from both",
+        sentence="The fusion encoder predicts masked words better with the correct image than with another one.",
+        paper="section 3.2: masked multimodal modelling reconstructs each modality from both",
         arms=(Arm("own picture", metric=words_found("own")), Arm("another picture", metric=words_found("another"))),
         metric=words_found("own"),
     ),

@@ -8,14 +8,14 @@ torchrun --nproc-per-node 8 -m recipes.train frozen paper --data SHARDS
 data       CC3M captions                              scenes-small, captions and     scenes-tiny, captions and
                                                       questions, half and half       questions, half and half
 image      NF-ResNet-50, from scratch, 2 vectors      ViT 12 x 384, 2 vectors        convolutions + 3 blocks, 2 vectors
-language   7 G parameters, trained on C4; here        Pythia 410 M                   the suite's own, 1.9 M
+language   7 B parameters, trained on C4; here        Pythia 410 M                   the suite's own, 1.9 M
            LLaMA's, the paper's is not published
 batch      128                                        256                            96
 seen       about an epoch = 3.3 M                     2 M                            96 k
 optimiser  Adam, constant lr 3e-4, betas .9 .95,      lr 1e-3, cosine                lr 1.5e-3, cosine
            early stopping; here cosine to zero
 
-Without a network, another language model of the suite can be named: ARGS="--model.language.source small:lm --tokenizer small:lm".
+Offline, use another language model of the suite: ARGS="--model.language.source small:lm --tokenizer small:lm".
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PRESETS = {
 
 
 def captions_only(recipe: AnyRecipe) -> AnyRecipe:
-    """As in the paper, training uses no questions; a third of the samples."""
+    """Train without questions, as in the paper, on a third of the samples."""
     return replace(recipe, model=replace(recipe.model, questions=0.0), budget=32_064)
 
 
@@ -68,7 +68,7 @@ def tuned(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def from_scratch(recipe: AnyRecipe) -> AnyRecipe:
-    """With the tokenizer that the language model's recipe learns from the same texts."""
+    """Train a new tokenizer, on the same texts as the language model's."""
     return replace(tuned(recipe), prerequisites=(), tokenizer="train+questions")
 
 
@@ -76,13 +76,13 @@ def blind(recipe: AnyRecipe) -> AnyRecipe:
     return replace(recipe, model=replace(recipe.model, blind=True))
 
 
-SEEN_ONLY = "trained on captions alone; the format of the questions occurs only in the language model's own training texts"
+SEEN_ONLY = "trained only on captions; the question format occurs only in the training texts of the language model"
 
 CLAIMS = (
     Claim(
         name="frozen-against-tuned",
         sentence="Trained on captions, a frozen language model answers questions better than a fine-tuned one or one from scratch.",
-        paper="table 1, zero-shot VQAv2: frozen 29.5 %, ahead of the fine-tuned one, and from scratch nothing is answered (from memory)",
+        paper="table 1, zero-shot VQAv2: frozen 29.5 %, fine-tuned less, from scratch near zero (from memory)",
         base=captions_only,
         arms=(Arm("frozen"), Arm("fine-tuned", tuned), Arm("from scratch", from_scratch)),
         metric=Cell("vqa", "accuracy"),
@@ -99,8 +99,8 @@ CLAIMS = (
     ),
     Claim(
         name="examples-in-context-help",
-        sentence="Examples in the prompt (pictures with questions and answers) improve answers, and more examples improve them more.",
-        paper="table 1, VQAv2 in %: 38.2 after four examples, 35.7 after one, 29.5 after none",
+        sentence="In-context examples (images with questions and answers) improve answers, and more examples improve them more.",
+        paper="table 1, VQAv2 in %: 38.2 with four examples, 35.7 with one, 29.5 with none",
         base=captions_only,
         arms=(
             Arm("four examples"),
@@ -112,8 +112,8 @@ CLAIMS = (
     ),
     Claim(
         name="new-words-from-more-pictures",
-        sentence="A new word is learned better from three pictures than from one, or from one picture repeated three times.",
-        paper="table 3, two-way Open-Ended miniImageNet in %: 53.4 after one picture of each, 58.9 after five",
+        sentence="A new word is learned better from three images than from one, or from one image repeated three times.",
+        paper="table 3, two-way Open-Ended miniImageNet in %: 53.4 with one image per word, 58.9 with five",
         base=captions_only,
         arms=(
             Arm("three pictures"),

@@ -1,4 +1,4 @@
-"""LiT (arXiv 2111.07991): CLIP with a pretrained, locked image tower. Only the text tower learns.
+"""LiT (arXiv 2111.07991): CLIP with a pretrained, locked image tower. Only the text tower is trained.
 
 make train-lit                                2 CPU cores; trains its image tower (make train-classifier) first
 make train-lit PRESET=small                   one CUDA GPU
@@ -14,8 +14,8 @@ seen       12 k steps = 197 M                      6.4 M                       1
 optimiser  Adam, lr 1e-3, wd 1e-4, betas .9 .999,  lr 1e-3, wd 0.2             lr 1.5e-3, wd 0.05
            warm-up 2 k steps, cosine
 
-There is no projection on the image side (appendix C), so the embedding is as wide as the tower. Nothing random touches the pictures, so
-the tower sees each of them once and the text tower alone costs time (appendix G).
+There is no projection on the image side (appendix C), so the embedding is as wide as the tower. Images are not augmented, so the tower
+encodes each image only once, and training costs little more than the text tower (appendix G).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ AUGREG = "vit_base_patch32_224.augreg_in21k"
 
 
 def locked(recipe: AnyRecipe, tower: VisionConfig) -> AnyRecipe:
-    """A recipe of CLIP's with the classifier's tower, without its own projection, and frozen."""
+    """A CLIP recipe with the frozen tower of the classifier and without an image projection."""
     model = replace(recipe.model, vision=tower, image_head=False, embed_dim=tower.width, random_crop=1.0, frozen=True)
     return replace(recipe, model=model, prerequisites=(Prerequisite("image_tower", "classifier"),))
 
@@ -57,7 +57,7 @@ def short(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def unlocked(recipe: AnyRecipe) -> AnyRecipe:
-    """Uu: starts like Lu, but the image tower is trained, too."""
+    """Uu: starts like Lu, but the image tower is also trained."""
     return replace(recipe, model=replace(recipe.model, frozen=False))
 
 
@@ -66,7 +66,7 @@ def from_scratch(recipe: AnyRecipe) -> AnyRecipe:
     return replace(unlocked(recipe), prerequisites=())
 
 
-ARMS = (Arm("Lu: trained before, locked"), Arm("Uu: trained before, not locked", unlocked), Arm("uu: from scratch", from_scratch))
+ARMS = (Arm("Lu: pretrained, locked"), Arm("Uu: pretrained, unlocked", unlocked), Arm("uu: from scratch", from_scratch))
 DONOR = "a quarter of the samples; the locked tower was trained on labels that name the tested attributes"
 
 CLAIMS = (
@@ -82,7 +82,7 @@ CLAIMS = (
     ),
     Claim(
         name="locking-out-of-distribution",
-        sentence="A locked image tower generalises better to pictures unlike those of the contrastive training.",
+        sentence="A locked image tower generalises better to images unlike those of the contrastive training.",
         paper="figure 4: the locked tower has the worse training loss and the better loss on other data",
         base=short,
         arms=ARMS,
@@ -92,7 +92,7 @@ CLAIMS = (
     ),
     Claim(
         name="locking-for-retrieval",
-        sentence="Locking improves retrieval, too.",
+        sentence="Locking also improves retrieval.",
         paper="table 3 and figure 3: COCO retrieval improves with a locked tower, if its pretraining was general",
         base=short,
         arms=ARMS,

@@ -13,7 +13,7 @@ optimiser  AdamW, lr 1e-3, wd 0.1               AdamW, lr 2e-3, wd 0.05
 captions and captions-small are the same two models with one caption per document and SimCTG's contrastive term, for MAGIC.
 captions-paper is GPT-2 adapted as MAGIC's paper does (section 3.1: AdamW, lr 2e-5, 128 captions of up to 64 tokens, 20 k steps).
 
-It reads no text of val, test, heldout or style: a recipe trains on the split named train only.
+It uses no texts of val, test, heldout or style: a recipe trains only on the split named train.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """MAGIC (arXiv 2205.02655).
 
-make train-magic                              2 CPU cores; trains its CLIP (make train-clip) and its language model first, nothing else
-make tune-magic                               alpha and beta on the val split
+make train-magic                              2 CPU cores; trains only its CLIP (make train-clip) and its language model
+make tune-magic                               tunes alpha and beta on the val split
 make train-magic PRESET=small                 one CUDA GPU
-make train-magic PRESET=paper DATA=SHARDS     GPT-2 reads the captions of SHARDS; CLIP is fetched from the hub
+make train-magic PRESET=paper DATA=SHARDS     trains GPT-2 on the captions of SHARDS; CLIP is fetched from the hub
 
            paper (sections 3.1 and 4.1)                    small                   tiny
 CLIP       ViT-B/32                                        the suite's, small      the suite's, tiny
@@ -51,8 +51,8 @@ OBJECTS = captioned("object F1")
 CLAIMS = (
     Claim(
         name="the-magic-score-sees",
-        sentence="The magic score makes captions describe the picture; too high a weight makes them worse.",
-        paper="table 1: CIDEr on COCO 49.3, above every decoding of the same language model without CLIP; section 4.1: beta 2",
+        sentence="The magic score makes captions describe the image; too high a weight makes them worse.",
+        paper="table 1: CIDEr on COCO 49.3, above all decoding methods for the same language model without CLIP; section 4.1: beta 2",
         arms=(
             Arm("beta as tuned"),
             Arm("beta 0: contrastive search", metric=captioned("object F1", beta=0.0)),
@@ -61,7 +61,7 @@ CLAIMS = (
             Arm("beta 8", metric=captioned("object F1", beta=8.0)),
         ),
         metric=OBJECTS,
-        note="the objects that captions mention, compared with the truth, instead of CIDEr",
+        note="F1 of the objects that captions mention, instead of CIDEr",
     ),
     Claim(
         name="softmax-over-candidates",
@@ -77,21 +77,21 @@ CLAIMS = (
     ),
     Claim(
         name="true-against-shuffled-pictures",
-        sentence="Captions depend on the picture: captions of other pictures fit a picture no better than chance.",
-        paper="the paper shows captions and stories of different pictures; the comparison is ours",
+        sentence="Captions depend on the image: captions of other images do not fit it.",
+        paper="the paper shows captions and stories for different images; the comparison is ours",
         arms=(Arm("own pictures"), Arm("shuffled pictures", metric=captioned("object F1", shuffled=True))),
         metric=OBJECTS,
     ),
     Claim(
         name="the-penalty-prevents-repetition",
-        sentence="The degeneration penalty keeps captions from repeating themselves.",
-        paper="SimCTG (2202.06417): contrastive search repeats itself about as rarely as people do, greedy search most of the time",
+        sentence="The degeneration penalty prevents repetition in captions.",
+        paper="SimCTG (2202.06417): contrastive search is about as rarely repetitive as human text, greedy search is mostly repetitive",
         arms=(
             Arm("alpha 0.6", metric=captioned("repeated words", alpha=0.6)),
             Arm("alpha 0", metric=captioned("repeated words", alpha=0.0)),
         ),
         metric=captioned("repeated words"),
         better="lower",
-        note="share of a caption's words that occur in it before; captions of a dozen words leave little to repeat",
+        note="share of words that occur earlier in the same caption; captions of a dozen words leave little room for repetition",
     ),
 )

@@ -59,7 +59,7 @@ PRESETS = {
 
 
 def brief(recipe: AnyRecipe) -> AnyRecipe:
-    """Three fifths of the tiny pretraining alone, with half of its warm-up."""
+    """Only the pretraining stage, with three fifths of its samples and half of its warm-up."""
     stage = recipe.schedule[0]
     optim = replace(stage.optim, warmup=stage.optim.warmup // 2)
     return replace(recipe, stages=(replace(stage, budget=stage.budget * 3 // 5, optim=optim),))
@@ -84,34 +84,34 @@ RECALL = Cell("retrieval", "i2t R@1 (500)")
 CLAIMS = (
     Claim(
         name="joint-masking",
-        sentence="Reconstructing pixels and words, each given the other, gives better retrieval than words alone, or neither.",
-        paper="section 4, from memory: joint conditional masking gains over masked words alone in retrieval after the same pre-training",
+        sentence="Reconstructing pixels and words, each given the other, gives better retrieval than only words, or neither.",
+        paper="section 4, from memory: joint conditional masking improves retrieval over masking only words, after the same pretraining",
         base=brief,
         arms=(JOINT, Arm("words alone", _without("mim")), Arm("neither", _without("mim", "mlm"))),
         metric=RECALL,
     ),
     Claim(
         name="limited-data",
-        sentence="Reconstructing pixels and words helps retrieval where there is little data, too.",
-        paper="section 4.3, from memory: the lead over contrast and matching grows as the training data shrink",
+        sentence="Reconstructing pixels and words also improves retrieval if there is little data.",
+        paper="section 4.3, from memory: the advantage over contrastive and matching losses grows as the training data shrink",
         base=_few,
         arms=(JOINT, Arm("neither", _without("mim", "mlm"))),
         metric=RECALL,
-        note="a tenth of the pictures, all seen before by its image encoder as part of CLIP; compare with joint-masking",
+        note="a tenth of the images, all of which its image encoder has seen as part of CLIP; compare with joint-masking",
     ),
     Claim(
         name="whole-other-modality",
-        sentence="A model that learned masked words with whole pictures predicts them better than one whose pictures were masked, too.",
+        sentence="A model trained to predict masked words from unmasked images predicts them better than one trained with masked images.",
         paper="section 3.2: each modality is reconstructed from itself, masked, and the other one, unmasked",
         base=brief,
         arms=(JOINT, Arm("both hidden", _hide_both)),
         metric=words_found(),
-        note="both are evaluated with whole pictures",
+        note="both are evaluated with unmasked images",
     ),
     Claim(
         name="the-text-helps-to-paint",
         sentence="Masked parts of objects are reconstructed better given the caption than given another caption or none.",
-        paper="shown by examples: reconstructions given the text have the objects that it names",
+        paper="qualitative examples: reconstructions given the text show the objects that it names",
         arms=(
             Arm("own caption", metric=filled_in("objects", "own caption")),
             Arm("another caption", metric=filled_in("objects", "another caption")),

@@ -2,12 +2,12 @@
 
 make train-minigpt4                           2 CPU cores; trains BLIP-2 (make train-blip2) and the language model (make train-lm) first
 make train-minigpt4 PRESET=small              one CUDA GPU; trains BLIP-2's small first, fetches a chat model
-make chat-minigpt4 IMAGE=picture.png          talk about a picture on the terminal
+make chat-minigpt4 IMAGE=picture.png          chat about an image on the terminal
 torchrun --nproc-per-node 4 -m recipes.train minigpt4 paper --data SHARDS
 
            paper (section 3)                     small                         tiny
 data       5 M of LAION, CC and SBU, then        scenes-small, then            scenes-tiny, then
-           3,500 mended descriptions             conversations from its truth  conversations from its truth
+           3,500 corrected descriptions          generated conversations       generated conversations
 image      EVA ViT-g/14 and BLIP-2's Q-Former    BLIP-2's small                BLIP-2's tiny
 language   Vicuna-13B                            SmolLM2-135M-Instruct         the suite's own, 1.9 M
 trained    one linear layer, 3.9 M               one linear layer, 443 k       one linear layer, 31 k
@@ -18,7 +18,7 @@ tuning     400 steps of 12, lr 3e-5,             9,600 in batches of 12,       9
 optimiser  AdamW, wd 0.05, cosine to 8e-5        cosine to zero                cosine to zero
            and to 1e-5; here to zero
 
-The paper's 3,500 descriptions are seen 1.4 times; here each of 9,600 pictures has one conversation.
+The paper's 3,500 descriptions are seen 1.4 times; here each of 9,600 images has one conversation, generated from its ground truth.
 """
 
 from __future__ import annotations
@@ -85,17 +85,17 @@ def _model(**changes: object) -> Change:
 CLAIMS = (
     Claim(
         name="second-stage-mends-replies",
-        sentence="After captions alone, replies are often ill-formed; a small set of conversations mends that.",
+        sentence="After training only on captions, replies are often ill-formed; a small set of conversations fixes that.",
         paper="section 4.3: detailed descriptions fail in 35 % after the first stage and in 2 % after the second, poems in 32 % and 1 %",
         base=_short,
         arms=(Arm("both stages"), Arm("captions alone", _first_stage)),
         metric=in_the_form_asked_for(how=SAMPLED),
-        note="a reply fails if it does not end, repeats words in a row, or has another form than requested; sampled, as in a chat",
+        note="a reply fails if it does not end, repeats a phrase, or has another format than requested; sampled, as in a chat",
     ),
     Claim(
         name="sampled-replies-repeat-less",
         sentence="Sampled replies fail less often than greedy ones.",
-        paper="not compared; Holtzman et al. (1904.09751) find that likely texts repeat themselves",
+        paper="not compared; Holtzman et al. (1904.09751) find that the most likely texts are repetitive",
         base=_short,
         arms=(Arm("sampled"), Arm("greedy", metric=in_the_form_asked_for())),
         metric=in_the_form_asked_for(how=SAMPLED),
@@ -112,6 +112,6 @@ CLAIMS = (
             Arm("no Q-Former", _model(queries=0)),
         ),
         metric=Cell("vqa", "accuracy"),
-        note="without a Q-Former, every four neighbouring patches become one vector",
+        note="without a Q-Former, each group of four neighbouring patches becomes one vector",
     ),
 )

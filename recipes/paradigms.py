@@ -1,6 +1,6 @@
-"""Claims across paradigms: several models, the same data, the same questions. `make claims-paradigms`.
+"""Claims across paradigms: several models on the same data and the same questions (`make claims-paradigms`).
 
-Its runs are those of `make train-<page>`.
+The runs are those of `make train-<page>`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ CLAIMS = (
     Claim(
         name="bags-of-words",
         sentence="Dual encoders read a caption as a bag of words and miss swapped attributes; a captioner's likelihood does not.",
-        paper="arXiv 2210.01936: CLIP little above chance on attributes, at chance on word order; 2306.07915: captioners far ahead of it",
+        paper="arXiv 2210.01936: CLIP is little above chance on attributes, at chance on word order; 2306.07915: captioners are far ahead",
         arms=(
             Arm("CoCa, likelihood", page="coca"),
             Arm("CoCa, embeddings", page="coca", metric=Cell("foils", "swap_attribute", variant="by embedding similarity")),
@@ -21,6 +21,6 @@ CLAIMS = (
             Arm("SigLIP", page="siglip"),
         ),
         metric=SWAPPED,
-        note="both captions have the same words, chance is 1/2; the first two arms are one model with two scores",
+        note="both captions have the same words, so chance is 1/2; the first two arms are two scores of the same model",
     ),
 )
