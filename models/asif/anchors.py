@@ -1,4 +1,4 @@
-"""The anchors: pairs of a picture and its text, as vectors of two separately trained encoders. ASIF knows nothing else."""
+"""The anchors: image-text pairs, as vectors of two separately trained encoders. They are all that ASIF stores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOTHING = -1  # behind a text
 
 
 class Anchors(nn.Module):
-    """n pairs in rows, in the order in which they came; part of the model's state, so that a run folder is whole."""
+    """n pairs as rows, in the order in which they were added; part of the model's state dict, so that a run folder is complete."""
 
     image: Tensor
     text: Tensor
@@ -19,7 +19,7 @@ class Anchors(nn.Module):
     pictures: Tensor
 
     def __init__(self, image: int, text: int, *, context: int, side: int) -> None:
-        """Widths of the vectors, tokens of a text, and pixels of the pictures that are kept to be shown (0: none)."""
+        """Widths of the vectors, tokens per text, and side of the thumbnails in pixels (0: none)."""
         super().__init__()
         self.register_buffer("image", torch.zeros(0, image))  # of unit length
         self.register_buffer("text", torch.zeros(0, text))
@@ -30,13 +30,13 @@ class Anchors(nn.Module):
         return len(self.image)
 
     def add(self, image: Tensor, text: Tensor, ids: Tensor, pictures: Tensor) -> None:
-        """`[m, D]`, `[m, E]`, `[m, context]`, `[m, 3, side, side]`; a pair that is there already counts twice from now on."""
+        """`[m, D]`, `[m, E]`, `[m, context]`, `[m, 3, side, side]`; a duplicated pair counts twice."""
         for name, new in (("image", image), ("text", text), ("ids", ids), ("pictures", pictures)):
             held = getattr(self, name)
             setattr(self, name, torch.cat([held, new.to(held.device, held.dtype)]))
 
     def delete(self, rows: Tensor) -> None:
-        """As if these had never been added; those behind them move up. Raises IndexError for a row that is not there."""
+        """Delete rows, exactly as if they had never been added; later rows move up. Raises IndexError for a row that does not exist."""
         if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
             raise IndexError(f"anchors are rows 0 to {len(self) - 1}, and {int(rows.min())} to {int(rows.max())} were to be deleted")
         kept = torch.ones(len(self), dtype=torch.bool, device=self.image.device)

@@ -1,10 +1,10 @@
-"""ASIF: pictures and texts become comparable without any training (Norelli et al., 2023, arXiv 2210.01738).
+"""ASIF: compare images and texts without any training (Norelli et al., 2023, arXiv 2210.01738).
 
-Two encoders that never met, and n pairs of a picture with its text: the anchors. A picture is described by how much it is like
-each anchor's picture, a text by how much it is like each anchor's text, and both descriptions have the same n axes.
+It uses two separately trained encoders and n image-text pairs, the anchors. An image is represented by its similarities to the images
+of all anchors, a text by its similarities to their texts, so both representations have the same n dimensions.
 
-Deviations: `tiny` has the suite's own encoders (labels instead of ImageNet-21k, a language model instead of a sentence encoder,
-see `texts`); anchors that are unlike a thing never count (see `relative`).
+Deviations: `tiny` has the suite's own encoders (trained on labels instead of ImageNet-21k, and a language model instead of a sentence
+encoder, see `texts`); anchors with negative similarity never count (see `relative`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ASIFConfig:
 
 
 class Reason(NamedTuple):
-    """An anchor's part in a score: its row, its pair, and its share of the score, from 0 to 1."""
+    """The contribution of one anchor to a score: its row, its pair, and its share of the score, from 0 to 1."""
 
     row: int
     picture: np.ndarray  # uint8 `[side, side, 3]`
@@ -132,7 +132,7 @@ class ASIF(Model):
 
     @torch.no_grad()
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What is kept of each pair. In float32 also under autocast: pictures and texts are compared with anchors in float32."""
+        """The vectors stored for each pair. Computed in float32 even under autocast, like all comparisons with anchors."""
         ids, pixels = batch["ids"], batch["pixels"]
         words = ids[:, 1:]  # without the start
         words = words.where(until_end(words, self.tokenizer.end) & (words != self.tokenizer.end), NOTHING)
@@ -144,7 +144,7 @@ class ASIF(Model):
 
     @torch.no_grad()
     def objective(self, features: dict[str, Tensor]) -> Losses:
-        """Nothing is learned: the pairs of all ranks become anchors."""
+        """Add the pairs of all ranks as anchors; nothing is trained."""
         text, words = features["text"], features["words"]
         if self.config.permuted:
             text, words = text.roll(1, dims=0), words.roll(1, dims=0)
@@ -153,7 +153,7 @@ class ASIF(Model):
         return Losses.none(text)
 
     def add(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> None:
-        """More anchors, the i-th picture with the i-th text. Raises ValueError where one of the two is missing."""
+        """Add anchors from the i-th image and the i-th text. Raises ValueError if one of the two is missing."""
         if len(images) != len(texts):
             raise ValueError(f"an anchor is a picture with its text: got {len(images)} pictures and {len(texts)} texts")
         if blank := [place for place, text in enumerate(texts) if not text.strip()]:
@@ -164,7 +164,7 @@ class ASIF(Model):
             self({name: tensor.to(self.anchors.image.device) for name, tensor in batch.items()})
 
     def delete(self, rows: Sequence[int]) -> None:
-        """Forget anchors, exactly: as if these had never been added. Those behind them move up. Raises IndexError for unknown rows."""
+        """Delete anchors, exactly as if they had never been added; later rows move up. Raises IndexError for unknown rows."""
         self.anchors.delete(torch.tensor(rows, dtype=torch.long))
         self._caption_anchors = None
 
@@ -194,7 +194,7 @@ class ASIF(Model):
 
     @torch.no_grad()
     def caption(self, images: Sequence[np.ndarray]) -> list[str]:
-        """The text, among the anchors', that fits each picture best; "" for a picture that no anchor is like."""
+        """The best-scoring text of all anchors for each image; "" if no anchor is similar to the image."""
         seen, n = self._see(images), len(self.anchors)
         if self._caption_anchors is None:
             parts = [relative(part, self.anchors.text, k=self.config.k, p=self.config.p) for part in self.anchors.text.split(ROWS)]
@@ -208,7 +208,7 @@ class ASIF(Model):
 
     @torch.no_grad()
     def explain(self, images: Sequence[np.ndarray], texts: Sequence[str], *, most: int = 5) -> list[list[Reason]]:
-        """The anchors to which the i-th image owes its score with the i-th text, those with the largest share first."""
+        """The anchors that contribute to the score of the i-th image with the i-th text, the largest contribution first."""
         seen, read = self._see(images), self._read(texts)
         found = []
         for one, weights, other, more in zip(*seen, *read, strict=True):

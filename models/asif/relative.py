@@ -1,12 +1,11 @@
-"""Relative representations: an input described by its similarity with each of n anchors (ASIF, section 2; arXiv 2209.15430).
+"""Relative representations: represent an input by its similarities to n anchors (ASIF, section 2; arXiv 2209.15430).
 
     r(x) = x . a_i for the k anchors that are most similar, 0 for all others; raised to the power p; of unit length
 
-Two rules that the paper does not need, because its k nearest of 1.6 M anchors are always similar: an anchor with a negative product
-is 0 as well, for any p. Otherwise an even power would make it count, and a fractional one would be NaN. And earlier anchors win
-ties.
+Two rules are not needed in the paper, whose k nearest of 1.6 M anchors always have positive similarity. Anchors with a negative product
+are set to 0 for any p: an even power would make them positive, a fractional one NaN. Ties go to the earlier anchor.
 
-Products are summed in float64 and rounded to float32: they do not depend on how many anchors are compared at a time.
+Products are summed in float64 and rounded to float32, so that they do not depend on the chunk size.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Texts as vectors, by models that never saw a picture.
+"""Text encoders that were trained without images.
 
-ASIF needs similar vectors for texts with the same content. The paper has a sentence encoder: its states, averaged. The states of a
-causal language model are mostly about the next token; so its *embeddings* are averaged instead, each weighted by the surprise of
-its token: predictable tokens ("there is a") count little, "star" counts much.
+ASIF needs similar vectors for texts with similar content. The paper averages the states of a sentence encoder. The states of a causal
+language model mostly predict the next token, so its *embeddings* are averaged instead, weighted by the surprisal of each token:
+predictable tokens ("there is a") have a low weight, "star" has a high one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def mean_states(encoder: Any, ids: Tensor, *, end: int) -> Tensor:
 
 
 def surprising_words(language: Any, ids: Tensor, *, end: int) -> Tensor:
-    """A causal language model's embeddings, averaged with the surprise of each token as its weight: -log p(token | those before).
+    """A causal language model's embeddings, averaged with the surprisal of each token, -log p(token | preceding tokens), as its weight.
 
     ids `[B, T]` begin with a start token; neither it nor the end counts. `[B, D]`, 0 for a text of no tokens.
     """

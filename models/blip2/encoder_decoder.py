@@ -1,7 +1,7 @@
-"""A language model with an encoder of its own (T5) behind the queries: prefix language modelling (section 3.3).
+"""Encoder-decoder language models (T5) for BLIP-2: prefix language modelling (section 3.3).
 
-The encoder reads the image's vectors and the beginning of a text, the decoder writes the rest. `nll` and `write` are for such a model
-what those of models/shared/prefix.py are for a decoder alone.
+The encoder reads the image embeddings and the beginning of a text, the decoder generates the rest. `nll` and `write` correspond to those
+of models/shared/prefix.py for decoder-only models.
 """
 
 from __future__ import annotations

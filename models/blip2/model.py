@@ -1,9 +1,9 @@
-"""BLIP-2: a Q-Former learns to ask a frozen image encoder what a frozen language model can use (Li et al., 2023, arXiv 2301.12597).
+"""BLIP-2: a Q-Former connects a frozen image encoder to a frozen language model (Li et al., 2023, arXiv 2301.12597).
 
-Stage "represent" trains the Q-Former against texts, stage "generate" through the language model. Deviations: a rank finds its hard
-negatives among its own pairs, and a text with the same words is none; the Q-Former starts from random weights and reads with the
-language model's tokenizer, where the paper has BERT's of both. `tiny` has the suite's own CLIP tower and language model, and learns
-from questions as well as from captions in the second stage.
+Stage "represent" trains the Q-Former with image-text objectives, stage "generate" trains it through the language model. Deviations:
+each rank selects hard negatives among its own pairs, and identical captions are not negatives; the Q-Former starts from random weights
+and uses the language model's tokenizer, where the paper uses BERT's weights and tokenizer. `tiny` uses the suite's own CLIP tower and
+language model, and its second stage is trained on questions as well as captions.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class BLIP2(Model):
         return sources | fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def enter_stage(self, name: str) -> None:
-        """ "represent": the Q-Former and its heads learn; "generate": the queries' side of it and the bridge to the language model."""
+        """Train the Q-Former and its heads in "represent"; its query side and the projection to the language model in "generate"."""
         if name not in ("represent", "generate"):
             raise ValueError(f"stage {name!r}: expected represent or generate")
         self.stage = name
@@ -183,8 +183,7 @@ class BLIP2(Model):
 
     @property
     def decoding(self) -> Any:
-        """The page whose `nll`, `log_likelihood` and `write` fit the language model: one with an encoder of its own (T5), or a decoder
-        alone."""
+        """The module with `nll`, `log_likelihood` and `write` for this kind of language model: encoder-decoder (T5) or decoder-only."""
         return encoder_decoder if self.language.config.is_encoder_decoder else prefix
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -234,7 +233,7 @@ class BLIP2(Model):
         return matching_loss(self._match(image, ids[texts], real[texts], images), positives=len(ids))
 
     def _match(self, image: Tensor, ids: Tensor, real: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Logits `[B, 2]`: the mean over queries of the head's."""
+        """Matching logits `[B, 2]`, averaged over queries."""
         return self.match_head(self.qformer.match(image, ids, real, rows)).mean(dim=1)
 
     def after_step(self) -> None:
@@ -304,7 +303,7 @@ class BLIP2(Model):
         return self.decoding.write(self.language, self.tokenizer, rows, self._prefixes(images), limit=self.config.context, how=how)
 
     def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
-        """What the language model gets to see of each image, `[N, Q, D]`."""
+        """The language model's input for each image, `[N, Q, D]`."""
         states, rows = self._look(images)
         return self.to_language(self.qformer.look(states))[rows]
 

@@ -1,4 +1,4 @@
-"""BLIP-2's first stage (section 3.2): contrast and generation; its matching is that of models/shared/matching.py."""
+"""The contrastive and generation losses of BLIP-2's first stage (section 3.2); matching is in models/shared/matching.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SMOOTHING = 0.1  # of labels in the contrast and in generation; the released cod
 
 
 def similarities(queries: Tensor, text: Tensor) -> Tensor:
-    """The most similar of an image's queries counts: L2-normalised queries `[B, Q, D]`, texts `[C, D]` -> `[B, C]`."""
+    """Similarity of the best-matching query: L2-normalised queries `[B, Q, D]` and texts `[C, D]` -> `[B, C]`."""
     return (queries.flatten(0, 1) @ text.T).view(*queries.shape[:2], -1).amax(dim=1)
 
 

@@ -1,7 +1,7 @@
-"""The Q-Former: learned queries and a text in one transformer, sharing self-attention; only the queries look at the image (figure 2).
+"""The Q-Former: learned queries and a text in one transformer with shared self-attention; only queries attend to the image (figure 2).
 
-BERT's post-norm layers. Queries and text have feed-forward layers of their own, and every other layer lets the queries attend
-to the image. The mask decides which tokens attend to which: three masks make three objectives.
+It has BERT's post-norm layers. Queries and text have separate feed-forward layers, and in every other layer the queries attend to the
+image. The attention mask differs between the three objectives.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ class QFormer(nn.Module):
             layer.query_mlp.load_state_dict(layer.text_mlp.state_dict())  # type: ignore[union-attr]
 
     def look(self, image: Tensor) -> Tensor:
-        """The queries alone with image states `[B, S, M]` -> `[B, Q, D]`."""
+        """Queries without text: image states `[B, S, M]` -> states of the queries `[B, Q, D]`."""
         return self._run(self.queries.expand(len(image), -1, -1), len(self.queries), image, None)
 
     def read(self, ids: Tensor, real: Tensor) -> Tensor:
-        """A text alone, every token seeing every other -> `[B, T, D]`."""
+        """Text without queries, with bidirectional attention -> `[B, T, D]`."""
         return self._run(self._words(ids), 0, None, real[:, None, None])
 
     def match(self, image: Tensor, ids: Tensor, real: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Queries and text see each other -> the queries' states `[B, Q, D]`. With `rows` `[B]` there are images `[I, S, M]`, each for
-        any number of texts: its keys and values are computed once."""
+        """Queries and text with full attention -> states of the queries `[B, Q, D]`. With `rows` `[B]`, images `[I, S, M]` can be shared by
+        several texts; their keys and values are computed once."""
         seen = torch.cat([real.new_ones(len(ids), len(self.queries)), real], dim=1)
         return self._both(image, ids, seen[:, None, None], rows)[:, : len(self.queries)]
 
     def tell(self, image: Tensor, ids: Tensor, real: Tensor) -> Tensor:
-        """The text sees the queries and its own past, the queries see themselves -> the text's states `[B, T, D]`."""
+        """The text attends to the queries and its own past, the queries only to queries -> states of the text `[B, T, D]`."""
         count, length = len(self.queries), ids.shape[1]
         may = torch.ones(count + length, count + length, dtype=torch.bool, device=ids.device)
         may[:count, count:] = False

@@ -1,7 +1,7 @@
-"""An image tower that learned from labels and never saw a caption: what ASIF builds on, where nothing may be downloaded.
+"""An image tower trained on labels, without captions, for ASIF, FLAVA and LiT to build on.
 
-It plays the part of the towers that were supervised on ImageNet. A picture here shows several objects, so each class is a
-yes-or-no question of its own: is there something that is all of this?
+It takes the place of towers supervised on ImageNet, without a download. Images show several objects, so each class is a separate
+binary classification: does the image show an object with all of these attributes?
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Classifier(Model):
 
     @classmethod
     def configured(cls, config: Any, *, tokenizer: Tokenizer | None, split: Split) -> Any:
-        """With the data set's own classes, where it declares any and the recipe names none."""
+        """Use the classes of the data set, if it declares any and the recipe does not."""
         return replace(config, classes=split.classes) if split.classes and config.classes == SCENES else config
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ class Classifier(Model):
         return {"logits": self.head(self._features(batch["pixels"])).float(), "shown": batch["shown"].float()}
 
     def objective(self, features: dict[str, Tensor]) -> Losses:
-        """Binary cross-entropy, the mean over classes. Chance is to know how often each class is shown, and nothing else."""
+        """Binary cross-entropy, averaged over classes. At chance, the model predicts the frequency of each class."""
         loss = F.binary_cross_entropy_with_logits(features["logits"], features["shown"])
         often = features["shown"].mean(dim=0).clamp(1e-6, 1 - 1e-6)
         return Losses(loss, {"labels": loss}, {"labels": float(F.binary_cross_entropy(often, often))})
@@ -105,7 +105,7 @@ class Classifier(Model):
 
     @torch.no_grad()
     def classify(self, images: Sequence[np.ndarray]) -> Tensor:
-        """The probability that each class is shown, float32 `[N, C]`."""
+        """The probability of each class, float32 `[N, C]`."""
         return self.head(self._features(self.collate.transform(images).to(self.head.weight.device))).float().sigmoid()
 
     def _features(self, pixels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """CLIP: an image tower and a text tower trained so that matching pairs are close (Radford et al., 2021, arXiv 2103.00020).
 
-Deviations at small scale, all in the configuration: `tiny` puts convolutions before the image blocks, pools by the mean
-instead of a class token, uses ReLU, and learns its own small vocabulary. `paper` is ViT-B/32 as published.
+Deviations at small scale, all in the configuration: `tiny` uses a convolutional stem, mean pooling instead of a class token,
+ReLU, and its own small vocabulary. `paper` is ViT-B/32 as published.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ TOWER = "tower"  # the key in Sample.extra of a frozen image tower's output for 
 
 @dataclass(frozen=True)
 class TowerCollate(PairCollate):
-    """In the place of pixels what `CLIP.precompute` found, float32 "tower" `[B, D]`, where the samples carry it."""
+    """Collates the features cached by `CLIP.precompute`, float32 "tower" `[B, D]`, instead of pixels if the samples have them."""
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         if TOWER not in samples[0].extra:
@@ -105,7 +105,7 @@ class TextTower(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:  # [B, T] -> [B, D]
         x = self.tokens(ids) + self.positions[: ids.shape[1]]
         for block in self.blocks:
-            x = block(x, causal=True)  # what follows the end token cannot reach it: no padding mask is needed
+            x = block(x, causal=True)  # the end token cannot attend to what follows it, so no padding mask is needed
         end = (ids == self.end).int().argmax(dim=1)  # the first end token; ids of padding may be larger than end's
         return self.norm(x[torch.arange(len(x), device=x.device), end])
 
@@ -168,7 +168,7 @@ class CLIP(Model):
 
     @torch.no_grad()
     def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """A frozen tower sees a picture once, if it would see the same pixels each time (LiT, appendix G)."""
+        """Encode each image only once if the tower is frozen and its pixels are the same every time (LiT, appendix G)."""
         if not self.config.frozen or self.config.random_crop < 1 or self.config.vision.patch_dropout:
             return samples
         self.visual.eval()

@@ -1,4 +1,4 @@
-"""CoCa's text decoder: a causal transformer whose first half reads text alone and whose second half looks at the image, too."""
+"""CoCa's text decoder: a causal transformer whose first half reads only text and whose second half also attends to the image."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class TextDecoder(nn.Module):
         return x[:, :-1], self.norm_cls(x[:, -1])
 
     def look(self, x: Tensor, image: Tensor, *, sees: Tensor | None = None) -> Tensor:
-        """States of texts `[B, T, D]` and image tokens `[B, S, D]` -> logits of each next token `[B, T, V]`. A token looks back, or where
-        `sees`, bool `[B, T, T]`, is true."""
+        """States of texts `[B, T, D]` and image tokens `[B, S, D]` -> logits of each next token `[B, T, V]`. Attention is causal unless
+        given by `sees`, bool `[B, T, T]`."""
         for block in self.multimodal:
             x = block(x, block.remember(image), mask=None if sees is None else sees[:, None])  # type: ignore[operator]
         return self.head(self.norm(x))
@@ -61,7 +61,7 @@ class TextDecoder(nn.Module):
         return ends.cumsum(dim=1) == ends
 
     def _mask(self, ids: Tensor) -> Tensor:
-        """Where each position may look, `[B, 1, T + 1, T + 1]`: back, and never at padding."""
+        """Causal attention mask that excludes padding, `[B, 1, T + 1, T + 1]`."""
         real, always = self.real(ids), torch.ones(len(ids), 1, dtype=torch.bool, device=ids.device)
         seen = torch.cat([always, real] if self.shifted_mask else [real, always], dim=1)
         past = torch.ones(seen.shape[1], seen.shape[1], dtype=torch.bool, device=ids.device).tril()
@@ -120,7 +120,7 @@ class MLP(nn.Module):
 
 
 class Writer:
-    """Captions of images being written: the `Decoder` of models/shared/generate.py, with room for `length` tokens a row."""
+    """Caption generation: implements `Decoder` of models/shared/generate.py, with a cache for `length` tokens per row."""
 
     def __init__(self, text: TextDecoder, image: Tensor, length: int) -> None:
         self.text, self.length = text, 0

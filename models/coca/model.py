@@ -1,8 +1,8 @@
 """CoCa: one encoder-decoder trained to contrast images with texts and to caption them (Yu et al., 2022, arXiv 2205.01917).
 
-Deviations at small scale, all in the configuration: `tiny` puts convolutions before the image blocks, uses ReLU, learns its
-own small vocabulary, and has both poolers on the encoder. The norms of the poolers and the projections behind them follow
-open_clip: the paper does not state them.
+Deviations at small scale, all in the configuration: `tiny` uses a convolutional stem, ReLU, its own small vocabulary, and
+parallel poolers on the encoder. The paper does not specify the norms of the poolers and the projections after them; they
+follow open_clip.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class CoCa(Model):
         return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of each pair: "image" and "text", L2-normalised `[B, embed_dim]`; its caption's "nll" in nats and "tokens", how many, `[B]`."""
+        """L2-normalised features "image" and "text" `[B, embed_dim]`, and each caption's "nll" in nats and number of "tokens" `[B]`."""
         ids = batch["ids"]
         image, tokens = self._look(batch["pixels"])
         states, text = self.text.read(ids)
@@ -170,11 +170,11 @@ class CoCa(Model):
 
     @torch.no_grad()
     def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
-        """log p(text | image) in nats, float32 `[N]`: the sum over the text's tokens, its end included.
+        """log p(text | image) in nats, float32 `[N]`, summed over the text's tokens including the end token.
 
-        Nothing is normalised: among texts about one image this ranks by probability, and a longer text is less probable for
-        being longer. Where texts of different lengths compete (classes by their names), subtract log p(text): by Bayes' rule
-        the difference ranks by p(image | text). Texts are cut to the context.
+        There is no length normalisation, so longer texts score lower. To compare texts of different lengths (such as class
+        names), subtract log p(text): by Bayes' rule, the difference ranks texts by p(image | text). Texts are truncated to
+        the context.
         """
         ids = self._ids(texts)
         pictures, places = distinct(images)
@@ -194,9 +194,9 @@ class CoCa(Model):
 
     @torch.no_grad()
     def caption(self, images: Sequence[np.ndarray], *, prompt: str = "", how: Decoding = GREEDY) -> list[str]:
-        """One text per picture, which begins with `prompt` and is as long as the context at most. Greedy by default.
+        """Generate one caption per image, which begins with `prompt` and is at most as long as the context. Greedy by default.
 
-        Raises ValueError when the prompt leaves no room for another token.
+        Raises ValueError if the prompt leaves no room for another token.
         """
         begin = self.tokenizer.encode(prompt)
         room = self.config.context - 2 - len(begin)  # start and end are tokens, too
@@ -209,7 +209,7 @@ class CoCa(Model):
         return [self.tokenizer.decode([*begin, *more]) for more in written]
 
     def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """L2-normalised feature `[B, embed_dim]` and the tokens that the decoder sees `[B, S, D]`."""
+        """L2-normalised features `[B, embed_dim]` and the image tokens for the decoder `[B, S, D]`."""
         pooled, tokens = self.pooling(self.visual.forward_features(normalise(pixels, self.config.mean, self.config.std)))
         return F.normalize(self.visual_projection(pooled).float(), dim=-1), tokens
 

@@ -1,4 +1,4 @@
-"""CoCa's objective: CLIP's contrast of all pairs plus the likelihood of every caption (equations 2 to 4 of the paper)."""
+"""CoCa's objective: CLIP's contrastive loss plus the captioning loss (equations 2 to 4 of the paper)."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def coca_loss(features: dict[str, Tensor], scale: Tensor, *, contrastive: float,
 
 
 def caption_nll(logits: Tensor, ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """-log p of each text in nats, summed over its tokens `[B]`, and how many those are `[B]`; the end token is one of them.
+    """Negative log-likelihood of each text in nats, summed over its tokens `[B]`, and the number of tokens `[B]`, end token included.
 
-    logits `[B, T - 1, V]` predict `ids[:, 1:]`; `real` `[B, T]` is false at padding, which does not count.
+    logits `[B, T - 1, V]` predict `ids[:, 1:]`; `real` `[B, T]` is False for padding, which is ignored.
     """
     counted = real[:, 1:]
     each = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none").view_as(counted)

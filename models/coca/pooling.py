@@ -1,4 +1,4 @@
-"""CoCa's attentional poolers: learned queries that read the image tokens (section 3.2 of the paper)."""
+"""CoCa's attentional poolers: learned queries that attend to the image tokens (section 3.2 of the paper)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class AttentionalPooler(nn.Module):
 
 
 class ImagePooling(nn.Module):
-    """The encoder's tokens `[B, N, M]` -> one feature to contrast `[B, D]`, and tokens for the decoder to look at `[B, queries, D]`.
+    """Pool the encoder's tokens `[B, N, M]` to one contrastive feature `[B, D]` and image tokens for the decoder `[B, queries, D]`.
 
-    cascade (the paper's choice): the contrastive query reads the outputs of the generative queries. parallel: both read the
-    encoder. single (open_clip's released models): one pooler, one of whose tokens is the feature, and a norm behind it.
+    cascade (the paper's choice): the contrastive query attends to the outputs of the generative queries. parallel: both attend to
+    the encoder. single (open_clip's released models): one pooler, whose first token is the feature, followed by a norm.
     """
 
     def __init__(self, vision: VisionConfig, *, pooling: Pooling, queries: int, width: int, heads: int) -> None:
