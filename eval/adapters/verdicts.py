@@ -28,7 +28,7 @@ class LikelierVerdicts:
 
 
 class SpokenVerdicts:
-    """The verdict of the model's generated answer, by `yes_or_no`. No margin."""
+    """The verdict of the model's generated answer, by `yes_or_no` (eval/base/yesno.py). No margin."""
 
     def __init__(self, answerer: Answerer) -> None:
         self.answerer, self.adapter = answerer, f"yes or no in a {answerer.adapter}"
@@ -38,7 +38,7 @@ class SpokenVerdicts:
 
     def verdicts(self, images: Images, questions: Texts, statements: Texts, examples: Examples) -> list[Verdict]:
         said = self.answerer.answers(images, questions, [("yes", "no")] * len(questions))
-        return [Verdict(yes_or_no(answer), None) for answer in said]
+        return [Verdict(yes_or_no(answer, question), None, answer) for answer, question in zip(said, questions, strict=True)]
 
 
 class ThresholdVerdicts:

@@ -1,4 +1,4 @@
-"""Free-form answers: VQA's normalisation and soft accuracy, and yes or no in a free answer."""
+"""Free-form answers: VQA's normalisation and soft accuracy; yes or no in a free answer is read in eval/base/yesno.py."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
+
+from eval.base.yesno import yes_or_no
+
+__all__ = ["normalised", "soft_accuracy", "yes_or_no"]
 
 ENOUGH = 3  # annotators who agree make an answer right (Antol et al. 2015, section 3)
 
@@ -21,15 +25,6 @@ something'd something'd've something'll that's there'd there'd've there're there
 wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll
 why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
-
-YES = frozenset(("yes", "yeah", "yep", "yup", "true", "correct", "indeed", "certainly", "definitely", "absolutely"))
-NO = frozenset(("no", "nope", "nah", "false", "incorrect"))
-_UNDECIDED = re.compile(
-    r"^no idea\b|\bi (?:don't|do not|can't|cannot) (?:know|tell|say)\b"
-    r"|\bnot (?:sure|certain|clear|possible to)\b|\b(?:unsure|unclear|maybe|perhaps|possibly)\b"
-)
-_DENIAL = re.compile(r"\b(?:no|not|none|never|nothing|neither|cannot|without)\b|n't\b")
-_AFFIRMATION = re.compile(r"\b(?:there (?:is|are)|there's|it (?:is|does)|i (?:can )?see|visible|present)\b")
 
 
 @lru_cache(maxsize=100_000)
@@ -64,23 +59,6 @@ def soft_accuracy(said: str, answers: Sequence[str]) -> float:
         return float(agree)
     enough = min(ENOUGH, people - 1)
     return (agree * min((agree - 1) / enough, 1) + (people - agree) * min(agree / enough, 1)) / people
-
-
-def yes_or_no(answer: str) -> bool | None:
-    """The verdict of a free-form answer: "Yes.", "yes, there is", "No, there isn't", "There is no dog". None when it is
-    neither.
-
-    The first word decides; if it is neither yes nor no, the first sentence does, where a denial outweighs an affirmation.
-    """
-    sentence = re.split(r"[.!?\n]", answer.strip().lower().replace("\u2019", "'"), maxsplit=1)[0]
-    words = re.findall(r"[a-z']+", sentence)
-    if not words or _UNDECIDED.search(" ".join(words)):
-        return None
-    if words[0] in YES or words[0] in NO:
-        return words[0] in YES
-    if _DENIAL.search(sentence):
-        return False
-    return True if _AFFIRMATION.search(sentence) else None
 
 
 def _without_apostrophes(word: str) -> list[str]:

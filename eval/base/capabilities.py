@@ -173,10 +173,11 @@ class AnswerScorer(Protocol):
 
 
 class Verdict(NamedTuple):
-    """Yes, no or neither (None), and the margin of yes over no where the model gives scores."""
+    """Yes, no or neither (None), the margin of yes over no where the model gives scores, and its words where it gives words."""
 
     said: bool | None
     margin: float | None
+    words: str | None = None
 
 
 Example = tuple[np.ndarray, str, bool | None]  # an image, a statement about it, and whether it is true (None: not revealed)

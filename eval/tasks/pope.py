@@ -7,7 +7,9 @@ star". Scenes put objects together at random, so there adversarial means above a
 
 Questions that came with the data (kinds "pope-random", ..., see data/importers/pope.py) replace these.
 
-Scoring: `Decider` in eval/adapters/verdicts.py turns a model's output into yes, no or neither. A model that only scores texts needs a
+Scoring: `Decider` in eval/adapters/verdicts.py turns a model's output into yes, no or neither; a free answer is read by
+eval/base/yesno.py. The published script reads every answer without "no" or "not" as yes: `python -m eval.answers pope` gives its
+numbers. A model that only scores texts needs a
 threshold for "there is a red star": the one with the best accuracy on questions made in the same way from up to 200 pictures of
 val, or train; without either the median score of the questions themselves, which uses no label. An answer that is neither yes nor
 no counts as wrong, and not as a yes.
@@ -148,7 +150,7 @@ class POPE:
         digest = hashlib.sha256(repr(self.polls).encode())
         for image, statement, truth in self.examples:
             digest.update(image.tobytes() + repr((statement, truth)).encode())
-        return {"version": 1, "questions and examples": digest.hexdigest()}
+        return {"version": 2, "questions and examples": digest.hexdigest()}
 
     def texts(self) -> list[str]:
         asked = [poll.statement for polls in self.polls for poll in polls]
@@ -190,6 +192,7 @@ def _measures(kind: str, note: str) -> list[Measure]:
 def _records(poll: Poll, verdict: Verdict) -> list[Record]:
     """A question is asked once, and recorded for each kind that it counts for."""
     about: Record = {"question": poll.question, "said": None if verdict.said is None else int(verdict.said)}
+    about |= {} if verdict.words is None else {"answer": verdict.words}
     yes, no = float(verdict.said is True), float(verdict.said is False)
     return [about | _scored(poll, kind, yes, no, verdict.margin) for kind in poll.kinds]
 
