@@ -100,6 +100,20 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+CHOSEN = "toy or package or architecture and not top"  # tests that concern the toy
+SESSION = """
+import runpy, sys
+
+def run(module, *arguments):
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            sys.exit(f"{module} {arguments}: {end.code}")
+"""  # commands one after another in one process, which imports torch once
+
+
 def run(root: Path, *command: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
@@ -107,8 +121,8 @@ def run(root: Path, *command: str) -> str:
     return done.stdout
 
 
-def python(root: Path, *arguments: str) -> str:
-    return run(root, sys.executable, "-m", *arguments)
+def session(root: Path, *commands: tuple[str, ...]) -> str:
+    return run(root, sys.executable, "-c", SESSION + "\n".join(f"run{command!r}" for command in commands))
 
 
 def test_help_lists_the_page_and_make_knows_its_targets(copy: Path) -> None:
@@ -121,21 +135,20 @@ def test_help_lists_the_page_and_make_knows_its_targets(copy: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_it_trains_evaluates_and_is_compared_and_counted(copy: Path) -> None:
-    python(copy, "recipes.train", "toy", "tiny", "--out", ".runs/toy-tiny-s0", "--device", "cpu")
+def test_it_trains_evaluates_is_compared_and_counted_and_keeps_the_contract(copy: Path) -> None:
+    quiet = ("-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist")
+    said = session(
+        copy,
+        ("recipes.train", "toy", "tiny", "--out", ".runs/toy-tiny-s0", "--device", "cpu"),
+        ("eval.run", ".runs/toy-tiny-s0", "--tasks", "zeroshot,retrieval", "--device", "cpu"),
+        ("eval.compare",),
+        ("recipes.tools.params",),
+        ("pytest", *quiet, "tests/recipes/test_contract.py", "tests/test_architecture.py", "-k", CHOSEN),
+    )
     assert json.loads((copy / ".runs" / "toy-tiny-s0" / "recipe.json").read_text())["page"] == "toy"
-    python(copy, "eval.run", ".runs/toy-tiny-s0", "--tasks", "zeroshot,retrieval", "--device", "cpu")
     cells = json.loads(next((copy / ".runs" / "toy-tiny-s0" / "eval").glob("*/eval.json")).read_text())["cells"]
     assert any(cell["variant"] == "model" and cell["value"] is not None for cell in cells)
-    assert "toy" in python(copy, "eval.compare")
     assert "toy" in (copy / ".runs" / "compare" / "report.html").read_text()
-    assert "toy" in python(copy, "recipes.tools.params")
-
-
-@pytest.mark.timeout(900)
-def test_it_keeps_the_contract_and_the_architecture(copy: Path) -> None:
-    quiet = ("pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist")
-    said = python(copy, *quiet, "tests/recipes/test_contract.py", "-k", "toy or package")
-    assert "passed" in said
+    assert "toy" in said.split("variant")[1].split("passed")[0]  # the table of parameters
+    assert " passed" in said
     assert "skipped" not in said
-    python(copy, *quiet, "tests/test_architecture.py", "-k", "not top_level")
