@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from data.decode import Members, Tally, decode, read_shard
+from data.decode import Members, Tally, decode, is_read, read_shard
 from data.loader import MEMORY_BUDGET
 from data.sample import IMAGE_EXTENSIONS, Sample
-from data.shards import DataError, Split, content_hash, find, fingerprint, splits, tars_in, write_index
+from data.shards import DataError, Split, class_names, content_hash, find, fingerprint, split_folder, splits, tars_in, write_index
 
 MAX_DROP_SHARE = 0.1
 
@@ -54,6 +54,7 @@ class Findings:
     labels: Counter[str] = field(default_factory=Counter)
     fields: Counter[str] = field(default_factory=Counter)  # samples that have questions, foils, objects
     imageless: Counter[str] = field(default_factory=Counter)  # extensions in samples without an image
+    unread: Counter[str] = field(default_factory=Counter)  # extensions of members that are not read
 
 
 def check(spec: str | Path, name: str, *, rewrite: bool = False) -> bool:
@@ -63,7 +64,7 @@ def check(spec: str | Path, name: str, *, rewrite: bool = False) -> bool:
     if split.hash and split.folder and content_hash(found.shards) != split.hash:
         stale = f"the tars have changed since {split.folder / 'index.json'} was written"
     print(f"\n{split.name}/{split.split}: {len(found.sizes)} usable samples of {found.tally.seen} in {len(split.urls)} shards")
-    for title, text in _report(found):
+    for title, text in _report(found, split.folder):
         print(f"  {title:<10} {text}")
     fatal = _fatal(found) or (stale if not rewrite else "")
     if fatal:
@@ -78,7 +79,7 @@ def _find_even_if_stale(spec: str | Path, name: str) -> tuple[Split, str]:
     try:
         return find(spec, name), ""
     except DataError as error:
-        folder = next((folder for folder in (Path(spec) / name, Path(spec)) if tars_in(folder)), None)
+        folder = next((folder for folder in (split_folder(Path(spec), name), Path(spec)) if tars_in(folder)), None)
         if folder is None:
             raise
         split = find("::".join(map(str, tars_in(folder))), name)
@@ -90,6 +91,7 @@ def _read(split: Split) -> Findings:
     for url in track(split.urls, description=f"{split.name}/{split.split}", disable=not sys.stderr.isatty()):
         samples = decoded_bytes = 0
         for members in read_shard(url, found.tally):
+            found.unread.update(extension for extension in members if not extension.startswith("__") and not is_read(extension))
             sample = decode(members, (), found.tally)
             if sample is None:
                 _note_imageless(members, found)
@@ -120,10 +122,12 @@ def _note_imageless(members: Members, found: Findings) -> None:
         found.imageless.update(extension for extension in members if not extension.startswith("__"))
 
 
-def _report(found: Findings) -> list[tuple[str, str]]:
+def _report(found: Findings, folder: Path | None) -> list[tuple[str, str]]:
     lines = [("dropped", f"{count} x {reason}") for reason, count in found.tally.drops.most_common()]
     lines += [("example", example) for example in found.tally.examples[:5]]
-    lines += [("layout", hint) for hint in _layout_hints(found)]
+    lines += [("layout", hint) for hint in _layout_hints(found, folder)]
+    if found.unread:
+        lines.append(("not read", ", ".join(f".{extension} in {count}" for extension, count in found.unread.most_common(10))))
     if not found.sizes:
         return lines
     height, width = np.median(found.sizes, axis=0).astype(int)
@@ -148,7 +152,7 @@ def _report(found: Findings) -> list[tuple[str, str]]:
     return lines
 
 
-def _layout_hints(found: Findings) -> list[str]:
+def _layout_hints(found: Findings, folder: Path | None) -> list[str]:
     """Probable causes where members do not form samples as WebDataset expects."""
     hints = []
     dotted = [extension for extension in found.imageless if extension.rpartition(".")[2] in IMAGE_EXTENSIONS]
@@ -166,7 +170,21 @@ def _layout_hints(found: Findings) -> list[str]:
         )
     if found.tally.drops["duplicate key"]:
         hints.append("a key occurs again after another key: the members of a sample must be neighbours in the tar (`tar --sort=name`)")
+    if found.labels and all(label.isdecimal() for label in found.labels):
+        hints.append("the classes are numbers: write their names, one a line from class 0 on, into classnames.txt beside or above the tars")
+    if folder is not None:
+        names = Counter(filter(None, class_names(folder)))
+        if repeated := [name for name, count in names.items() if count > 1]:
+            hints.append(f"classnames.txt names {len(repeated)} classes twice, such as {repeated[0]!r}: they count as one")
+        hints += _missing_shards(folder)
     return hints
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    """CLIP_benchmark's layout says how many tars there are."""
+    path, there = folder / "nshards.txt", len(tars_in(folder))
+    text = path.read_text(errors="replace").strip() if path.is_file() else ""
+    return [f"{path} says {text} tars, but there are {there}"] if text.isdecimal() and int(text) != there else []
 
 
 def _fatal(found: Findings) -> str:

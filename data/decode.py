@@ -1,35 +1,43 @@
 """From the bytes of a shard to samples. Unusable samples are dropped, counted by reason and named; nothing is executed.
 
-Only members with known extensions are read: images by PIL's JPEG, PNG and WebP decoders, `.txt` as UTF-8 and
-`.json`. A sample with a member that could run code when loaded is refused as a whole.
+Only members with known extensions are read: images by PIL's JPEG, PNG and WebP decoders, texts, json, and class numbers (`.cls`).
+A sample with a member that could run code when loaded is refused as a whole.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import re
 import tarfile
 import warnings
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import IO, Any, Self
+from lzma import LZMAError
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from webdataset.gopen import gopen
 from webdataset.tariterators import base_plus_ext
 
-from data.sample import IMAGE_EXTENSIONS, Sample, from_record
-from data.shards import DataError
+from data.captions import decode_text
+from data.sample import IMAGE_EXTENSIONS, Sample, from_record, sound
+from data.shards import DataError, class_names
+from data.tars import lost, members_of
 
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 28  # of an encoded image
 MAX_TEXT_BYTES = 1 << 24
 MAX_CAPTION = 10_000  # characters
+MAX_CAPTIONS = 1_000  # of a sample
 REFUSED = frozenset(("pkl", "pickle", "pyd", "pt", "pth", "ckpt", "joblib", "dill"))  # pickles
+SAMPLE_FORMAT = 339  # TIFF's tag: 2 for signed integers
 FORMATS = ("JPEG", "PNG", "WEBP")  # without this list PIL would try every plugin, Ghostscript for EPS among them
+TEXT = re.compile(r"txt|text|caption|captions|\d+\.txt")  # the extensions of captions: several members are several captions
 
 # PIL warns from 89 Mpixel on and raises at twice that; `decode_image` has its own limit and counts what exceeds it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -49,13 +57,13 @@ class Tally:
         self.seen = 0
         self.dropped = 0
 
-    def drop(self, reason: str, where: str) -> None:
-        self.dropped += 1
-        self.note(reason, where)
+    def drop(self, reason: str, where: str, count: int = 1) -> None:
+        self.dropped += count
+        self.note(reason, where, count)
 
-    def note(self, reason: str, where: str) -> None:
-        self.drops[reason] += 1
-        if self.drops[reason] <= 3:
+    def note(self, reason: str, where: str, count: int = 1) -> None:
+        self.drops[reason] += count
+        if self.drops[reason] <= 3 or count > 1:
             self.examples.append(f"{where if where.isprintable() else ascii(where)} {reason}")
 
     def add(self, other: Tally) -> None:
@@ -79,18 +87,21 @@ class Tally:
 
 
 def read_shard(url: str, tally: Tally) -> Iterator[Members]:
-    """The undecoded samples of one tar in file order. A damaged tar ends early and is counted, without an exception."""
+    """The undecoded samples of one tar in file order. A damaged tar ends early, and what is lost is counted, without an exception."""
+    read: set[str] = set()
     try:
-        # Paths are opened here, only urls by webdataset: its opener would take a path with a colon for a url.
-        with open(url, "rb") if url.startswith("/") else gopen(url) as stream:
-            yield from _grouped(url, stream)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        tally.seen += 1
-        tally.drop("unreadable shard" if isinstance(error, OSError) else "truncated shard", f"{url}: {error}")
+        for members in _grouped(url, tally):
+            read.add(members["__key__"])
+            yield members
+    except (tarfile.TarError, EOFError, zlib.error, LZMAError, OSError) as error:
+        missing, exact = lost(url, read, lambda name: base_plus_ext(name)[0])
+        tally.seen += missing
+        reason = "unreadable shard" if isinstance(error, OSError) else "truncated shard"
+        tally.drop(reason, f"{url}: {error}; {len(read)} samples read, {'' if exact else 'at least '}{missing} lost:", missing)
 
 
 class Unusable(Exception):
-    """The reason why a sample cannot be used, in the words under which it is counted."""
+    """The reason why a sample cannot be used, in the words under which it is counted; and optionally a detail."""
 
 
 def decode(members: Members, needs: Collection[str], tally: Tally) -> Sample | None:
@@ -99,13 +110,17 @@ def decode(members: Members, needs: Collection[str], tally: Tally) -> Sample | N
     where = f"{members['__url__']}:{members['__key__']}"
     try:
         _refuse(members)
-        sample = describe(members, decode_image(image_bytes(members)[1]))
+        sample = describe(members, decode_image(image_bytes(members)[1]), tally)
         for need in needs:
             if not getattr(sample, need):
-                raise Unusable(f"no {need}")
+                there = f"; json: {' '.join(map(str, list(sample.extra)[:20]))}" if sample.extra else ""
+                raise Unusable(f"no {need}", f"members: {_extensions(members)}{there}")
     except Unusable as reason:
-        tally.drop(str(reason), f"{where} (members: {_extensions(members)})" if str(reason) == "no image" else where)
+        tally.drop(reason.args[0], " ".join([where, *(f"({detail:.200})" for detail in reason.args[1:])]))
         return None
+    if len(sample.captions) > MAX_CAPTIONS:
+        tally.note(f"captions beyond {MAX_CAPTIONS}", where)
+        sample = replace(sample, captions=sample.captions[:MAX_CAPTIONS])
     if any(len(caption) > MAX_CAPTION for caption in sample.captions):
         tally.note("caption cut", where)
         sample = replace(sample, captions=tuple(caption[:MAX_CAPTION] for caption in sample.captions))
@@ -134,17 +149,37 @@ def open_image(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> tuple[Imag
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as upright 8-bit RGB."""
+    """Any PIL image as upright 8-bit RGB. Raises Unusable for numbers that are no brightness."""
+    signed = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT) == (2,)
     if image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion would clip at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _grey(image, signed)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _grey(image: Image.Image, signed: bool) -> Image.Image:
+    """Grey of more than 8 bits, which PIL's own conversion would clip at 255: scaled from the smallest usual range that holds it."""
+    values = np.asarray(image)
+    if image.mode == "I" and not signed:  # which PIL reads as signed all the same
+        values = values.view(np.uint32)
+    ranges = (1, 255, 65535) if image.mode == "F" else (255, 65535, 2**32 - 1)
+    whole = next((whole for whole in ranges if values.min() >= 0 and values.max() <= whole), None)  # none for what is not a number
+    if whole is None:
+        raise Unusable("image of numbers that are no brightness")
+    grey = (values.astype(np.int64) >> 8 if whole == 65535 else np.rint(values * (255 / whole))).astype(np.uint8)
+    clear = image.info.get("transparency")
+    return Image.fromarray(np.where(values == clear, np.uint8(255), grey) if isinstance(clear, int) else grey)
+
+
+def is_read(extension: str) -> bool:
+    """Whether members with this extension are read."""
+    return extension in ("json", "cls", *IMAGE_EXTENSIONS) or TEXT.fullmatch(extension) is not None
 
 
 def _refuse(members: Members) -> None:
@@ -166,67 +201,102 @@ def image_bytes(members: Members) -> tuple[str, bytes]:
     raise Unusable("no image")
 
 
-def describe(members: Members, image: np.ndarray) -> Sample:
-    """The sample of an image with its `.txt` and `.json` members. Raises Unusable."""
-    text = members["txt"].decode("utf-8", "replace") if "txt" in members else None
+def describe(members: Members, image: np.ndarray, tally: Tally) -> Sample:
+    """The sample of an image with its text and json members; what they hold that cannot be read is counted. Raises Unusable."""
+    where = f"{members['__url__']}:{members['__key__']}"
+
+    def text_of(extension: str) -> str:
+        text, unicode = decode_text(members[extension])
+        if not unicode:
+            tally.note("text that is not Unicode", f"{where}.{extension} ({text[:40]!r})")
+        return text
+
     try:
-        record = json.loads(members["json"]) if "json" in members else {}
+        record = json.loads(text_of("json")) if "json" in members else {}
     except (ValueError, RecursionError):
         raise Unusable("bad json") from None
-    try:
-        return from_record(members["__key__"], image, text, record)
-    except (TypeError, KeyError, ValueError, OverflowError):
-        raise Unusable("bad record") from None
+    record = {"captions": record} if isinstance(record, list) else record
+    bad: dict[str, str] = {}
+    if not isinstance(record, dict):
+        bad["json"] = f"expected an object, found {record!r:.80}"
+        record = {}
+    text = "\n".join(text_of(extension) for extension in members if TEXT.fullmatch(extension))
+    if "cls" in members and record.get("label") is None:
+        record["label"] = _class(text_of("cls"), bad)
+    if isinstance(record.get("label"), int):
+        record["label"] = _class_name(record["label"], members["__url__"], bad)
+    sample = from_record(members["__key__"], image, text, record, bad)
+    for name, reason in bad.items():
+        tally.note(f"bad {name}", f"{where} ({reason})")
+    return sample
+
+
+def _class(text: str, bad: dict[str, str]) -> int | str | None:
+    """A class's number, or its name."""
+    text = text.strip()
+    if re.fullmatch(r"[+-]?\d{1,9}(\.0*)?", text):
+        return int(float(text))
+    if not 0 < len(text) <= 200 or not text.isprintable() or re.fullmatch(r"[-+.\d eE]+|nan|inf", text):
+        bad["cls"] = f"expected a class's number or name, found {text!r:.40}"
+        return None
+    return text
+
+
+def _class_name(number: int, url: str, bad: dict[str, str]) -> str | int | None:
+    """The name that the shard's classnames.txt gives a number; the number if there is no such file."""
+    names = _names_beside(url.rpartition("/")[0])
+    if not names:
+        return number
+    if 0 <= number < len(names) and names[number]:
+        return names[number]
+    bad["cls"] = f"class {number}, but classnames.txt names 0 to {len(names) - 1}"
+    return None
+
+
+@functools.cache
+def _names_beside(folder: str) -> tuple[str, ...]:
+    return class_names(Path(folder)) if folder.startswith("/") else ()
 
 
 def _extensions(members: Members) -> str:
     return " ".join(f".{extension}" for extension in members if not extension.startswith("__"))
 
 
-def _grouped(url: str, stream: IO[bytes]) -> Iterator[Members]:
+def _grouped(url: str, tally: Tally) -> Iterator[Members]:
     """Neighbouring members with the same key (name up to the first dot of the file name, as WebDataset defines it) in one dict.
 
     Replaces webdataset's own grouping, which after a damaged tar lets half a sample run into the next shard.
     """
     seen: set[str] = set()
     sample: Members | None = None
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictHeader) as tar:
-        for info in tar:
-            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep a record of every member
-            key, extension = base_plus_ext(info.name)
-            if key is None or not info.isreg():
-                continue
-            if sample is None or sample["__key__"] != key:
-                if sample is not None:
-                    yield sample
-                sample = {"__key__": key, "__url__": url}
-                if key in seen:
-                    sample["__problem__"] = "duplicate key"
-                seen.add(key)
-            extension = extension.lower()
-            if extension in sample:
-                sample["__problem__"] = "duplicate member"
-                continue
-            limit = MAX_BYTES if extension in IMAGE_EXTENSIONS else MAX_TEXT_BYTES if extension in ("txt", "json") else 0
-            if info.size <= limit:
-                file = tar.extractfile(info)
-                sample[extension] = file.read() if file else b""
-            else:
-                sample[extension] = b""  # only its name matters, to refuse or ignore it
-                if limit:
-                    sample["__problem__"] = "member too large"
+    for info, read in members_of(url):
+        key, extension = base_plus_ext(info.name)
+        if info.isdir():
+            continue
+        if not info.isreg() or info.issparse():
+            tally.note("link, device or sparse file in a tar", f"{url}:{info.name}")
+            continue
+        hidden = info.name.rpartition("/")[2].startswith(".")
+        if hidden or not key or not extension:
+            tally.note("hidden member" if hidden else "member without an extension", f"{url}:{info.name}")
+            continue
+        key, extension = sound(key), extension.lower()
+        if sample is None or sample["__key__"] != key:
+            if sample is not None:
+                yield sample
+            sample = {"__key__": key, "__url__": url}
+            if key in seen:
+                sample["__problem__"] = "duplicate key"
+            seen.add(key)
+        if extension in sample:
+            sample["__problem__"] = "duplicate member"
+            continue
+        limit = MAX_BYTES if extension in IMAGE_EXTENSIONS else MAX_TEXT_BYTES if is_read(extension) else 0
+        if info.size <= limit:
+            sample[extension] = read()
+        else:
+            sample[extension] = b""  # only its name matters, to refuse or ignore it
+            if limit:
+                sample["__problem__"] = "member too large"
     if sample is not None:
         yield sample
-
-
-class _StrictHeader(tarfile.TarInfo):
-    """Only a block of zeros ends a tar. tarfile silently stops at a damaged or missing header, too."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(str(error)) from error

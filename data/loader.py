@@ -64,7 +64,8 @@ class Loader:
         self._source: MemoryBatches | StreamBatches
         if state["kind"] == "memory" if state else fits(split, memory_budget):
             self._tallies[0] = Tally()
-            samples = load(split, needs=needs, tally=self._tallies[0], max_drop_share=max_drop_share, threads=max(workers, 2))
+            options: dict[str, Any] = {"needs": needs, "max_drop_share": max_drop_share, "budget": memory_budget}
+            samples = load(split, tally=self._tallies[0], threads=max(workers, 2), **options)
             samples = list(precompute(samples)) if precompute else samples
             self._source = MemoryBatches(samples, batch_size=batch_size, collate=collate, seed=seed, rank=rank, world=world, state=state)
             self.samples: int | None = len(samples)
@@ -141,7 +142,7 @@ def in_order(
     """
     tally = Tally(drops)
     if fits(split, memory_budget):
-        samples = iter(load(split, needs=needs, tally=tally, max_drop_share=max_drop_share, threads=workers))
+        samples = iter(load(split, needs=needs, tally=tally, max_drop_share=max_drop_share, budget=memory_budget, threads=workers))
     else:
         samples = decoded(split, needs=needs, tally=tally, threads=workers)
     uses: Counter[str] = Counter()

@@ -99,9 +99,19 @@ def fits(split: Split, budget: int) -> bool:
     return sum(Path(url).stat().st_size for url in split.urls) * JPEG_EXPANSION <= budget
 
 
-def load(split: Split, *, needs: Collection[str], tally: Tally, max_drop_share: float, threads: int = 0) -> list[Sample]:
-    """All usable samples of a split in key order. Raises DataError if there are none, or if too many were dropped."""
-    samples = list(decoded(split, needs=needs, tally=tally, threads=threads))
+def load(split: Split, *, needs: Collection[str], tally: Tally, max_drop_share: float, budget: int, threads: int = 0) -> list[Sample]:
+    """All usable samples of a split in key order. Raises DataError if there are none, if too many were dropped, or if they take more
+    than twice the `budget` that `fits` expected."""
+    samples = []
+    left = 2 * budget
+    for sample in decoded(split, needs=needs, tally=tally, threads=threads):
+        samples.append(sample)
+        left -= sample.image.nbytes
+        if left < 0:
+            raise DataError(
+                f"the pictures of {split.name}/{split.split} take more than {2 * budget / 1e9:.1f} GB decoded, many times the size of the "
+                "tars: `make check-data DATA=...` writes an index.json with their size, by which they are streamed"
+            )
     tally.check(max_drop_share, f"{split.name}/{split.split}")
     return sorted(samples, key=lambda sample: sample.key)  # stable: equal keys stay in the order of their shards
 

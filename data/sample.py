@@ -7,12 +7,19 @@ and are read as they are: their json holds the caption under "caption", and its 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from data.captions import lines_of, list_of
+
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+CAPTION_NAMES = ("caption", "text", "texts", "alt_text")  # of json fields, in any case, where there are neither `captions` nor a .txt
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +77,64 @@ def to_record(sample: Sample) -> dict[str, Any]:
     }
 
 
-def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str, Any]) -> Sample:
-    """Inverse of `to_record`; also accepts img2dataset's json, whose unknown columns are kept in `extra`.
+def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str, Any], bad: dict[str, str] | None = None) -> Sample:
+    """Inverse of `to_record`; also accepts other json objects, whose unknown fields are kept in `extra`.
 
-    Blank captions are left out. Raises TypeError, KeyError or ValueError when a known field has the wrong type: the loader
-    counts such a sample as dropped.
+    Captions are those of the field `captions`, before them the lines of `text` (the .txt member) if they are others; without the field
+    those lines; without both the first of the fields `CAPTION_NAMES`. A text equal to the field `caption` is one caption, whatever its
+    lines: img2dataset writes it twice. Blank captions are left out.
+
+    A field with a value of the wrong type is left out and named in `bad`, with the reason. Without `bad` it raises TypeError.
     """
-    if not isinstance(record, dict):
-        raise TypeError(f"record: expected an object, found {record!r:.80}")
     known = dict(record)
-    captions, caption, label = known.pop("captions", None), known.pop("caption", None), known.pop("label", None)
-    if captions is None:
-        captions = [text if text is not None else caption or ""]
+
+    def complain(name: str, why: str) -> None:
+        if bad is None:
+            raise TypeError(why)
+        bad[name] = why
+
+    def take(name: str, read: Callable[[Any], T], default: T) -> T:
+        value: Any = known.pop(name, None)
+        try:
+            return default if value is None else read(value)
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+            complain(name, str(error))
+            return default
+
+    def take_captions(name: str, read: Callable[[Any], list[Any]]) -> list[str]:
+        values = [value for value in take(name, read, []) if value is not None]
+        captions = [value for value in values if isinstance(value, str)]
+        if len(captions) < len(values):
+            complain(name, f"{name}: expected strings, found {values!r:.80}")
+        return [sound(caption) for caption in captions if caption.strip()]
+
+    caption = known.get("caption")
+    captions = take_captions("captions", _many)
+    if text and text not in captions:
+        lines = [text] if isinstance(caption, str) and text.strip() == caption.strip() != "" else lines_of(text)
+        if not set(lines) <= set(captions):
+            captions = [*map(sound, lines), *captions]
+    if caption in (text, *captions):
+        known.pop("caption", None)
+    elif not captions:
+        by_name = {name.lower(): name for name in known}
+        candidates = (take_captions(by_name[name], _one_or_many) for name in CAPTION_NAMES if name in by_name)
+        captions = next(filter(None, candidates), [])
     return Sample(
         key=key,
         image=image,
-        captions=tuple(_sound(caption) for caption in _list("captions", captions) if _text("caption", caption).strip()),
-        label=str(label) if isinstance(label, int) else None if label is None else _text("label", label),
-        questions=tuple(_question(item) for item in _list("questions", known.pop("questions", []))),
-        foils=tuple(Foil(**_texts(item)) for item in _list("foils", known.pop("foils", []))),
-        objects=tuple(_object(item) for item in _list("objects", known.pop("objects", []))),
-        extra=known.pop("extra", {}) | known,
+        captions=tuple(captions),
+        label=take("label", _label, None),
+        questions=take("questions", lambda value: tuple(map(_question, _list("questions", value))), ()),
+        foils=take("foils", lambda value: tuple(Foil(**_texts(item, Foil)) for item in _list("foils", value)), ()),
+        objects=take("objects", lambda value: tuple(map(_object, _list("objects", value))), ()),
+        extra=take("extra", lambda value: value | {}, {}) | known,
     )
+
+
+def sound(text: str) -> str:
+    """Without lone surrogates, which json can hold and no tokenizer accepts."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _fields(item: Question | Foil | Object) -> dict[str, Any]:
@@ -99,14 +142,30 @@ def _fields(item: Question | Foil | Object) -> dict[str, Any]:
 
 
 def _question(item: Any) -> Question:
-    fields = dict(item)
-    answers = tuple(_text("answer", answer) for answer in _list("answers", fields.pop("answers", [])))
-    return Question(**_texts(fields), answers=answers)
+    answers = tuple(_text("answer", answer) for answer in _list("answers", item.get("answers", [])))
+    return Question(**_texts({name: value for name, value in item.items() if name != "answers"}, Question), answers=answers)
 
 
 def _object(item: Any) -> Object:
     left, top, right, bottom = map(float, item["box"])
+    if not math.isfinite(left + top + right + bottom):
+        raise ValueError(f"box: expected finite numbers, found {item['box']!r:.80}")
     return Object(_text("name", item["name"]), (left, top, right, bottom), dict(item.get("attributes", {})))
+
+
+def _label(value: Any) -> str:
+    return str(value) if isinstance(value, int) else _text("label", value)
+
+
+def _many(value: Any) -> list[Any]:
+    """A list, or one string with a caption a line."""
+    return lines_of(value) if isinstance(value, str) else _list("captions", value)
+
+
+def _one_or_many(value: Any) -> list[Any]:
+    """A string is one caption, whatever its lines, unless it is a list written out."""
+    listed = list_of(value) if isinstance(value, str) else _list("caption", value)
+    return [value] if listed is None else listed
 
 
 def _list(name: str, value: Any) -> list[Any]:
@@ -121,10 +180,6 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def _texts(fields: Any) -> dict[str, str]:
-    return {name: _text(name, value) for name, value in dict(fields).items()}
-
-
-def _sound(caption: str) -> str:
-    """Without lone surrogates, which json can hold and no tokenizer accepts."""
-    return caption if caption.isascii() else caption.encode("utf-8", "replace").decode()
+def _texts(item: Any, kind: type[Question | Foil]) -> dict[str, str]:
+    """The fields that a question or foil has; others are not read."""
+    return {name: _text(name, item[name]) for name in kind.__slots__ if name in item}

@@ -15,21 +15,24 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import braceexpand
 
+from data.captions import decode_text
 from data.files import replacing, write_text
 from data.sample import Sample, to_record
 
 SCHEMA = 1
+CLASS_NAMES = "classnames.txt"
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 REMOTE = ("http://", "https://", "gs://", "hf://")
 WRITE_IT = "Write it with `make data PRESET=tiny|small` (the embedded sets) or `make import`"
 NO_FOLDER = f"no data at {{}}. {WRITE_IT}, or give another DATA"
+OTHER_NAMES = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}  # of splits, in any case
 USUAL_ORDER = ("train", "val", "test", "heldout", "style", "pairs")
 
 
@@ -64,7 +67,8 @@ def find(spec: str | Path, split: str, *, allow_commands: bool = False) -> Split
     (`/x/{00000..00012}.tar`, also `https://`, `gs://`, `hf://`), or several of these joined by `::`. `pipe:` urls run a
     shell command, so they need `allow_commands`.
 
-    A folder of tars without an index (as img2dataset writes it) has no named splits: it serves as any split.
+    A folder of tars without an index (as img2dataset writes it) has no named splits: it serves as any split. A folder called
+    `validation`, `valid` or `dev` is the split `val`, unless there is one of that name.
     Raises FileNotFoundError or DataError.
     """
     parts: list[Split] = []
@@ -87,7 +91,7 @@ def splits(spec: str | Path) -> list[str]:
         if _is_tar(place, allow_commands=True):
             found.append({"train"})
         elif tars_in(folder) or (folder / "index.json").exists():
-            found.append({str(_read_index(folder).get("split", "train"))})
+            found.append({_usual(str(_read_index(folder).get("split", "train")))})
         else:
             found.append(set(_split_folders(folder)))
     common = set.intersection(*found)
@@ -157,7 +161,14 @@ def content_hash(shards: Iterable[Mapping[str, Any]]) -> str:
 
 
 def tars_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.name.endswith(TAR_ENDINGS) and path.is_file())
+    return sorted(path for path in _shown(folder) if path.name.endswith(TAR_ENDINGS) and path.is_file())
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """The lines of `classnames.txt` in a folder of tars or in its parent folder, () without: the name of class 0, 1, ... in the `.cls`
+    members of CLIP_benchmark's shards. Blank lines count."""
+    path = next((path for path in (folder / CLASS_NAMES, folder.parent / CLASS_NAMES) if path.is_file()), None)
+    return tuple(line.strip() for line in decode_text(path.read_bytes())[0].rstrip().split("\n")) if path else ()
 
 
 def _expand(spec: str | Path) -> list[str]:
@@ -179,8 +190,14 @@ def _is_tar(place: str, allow_commands: bool) -> bool:
     return place.endswith(TAR_ENDINGS) and not Path(place).is_dir()
 
 
+def split_folder(folder: Path, split: str) -> Path:
+    """Where in a data set's folder the split is, or would be."""
+    exact = folder / split
+    return exact if exact.is_dir() or not folder.is_dir() else folder / _split_folders(folder).get(split, split)
+
+
 def _from_folder(folder: Path, split: str) -> Split:
-    inner = folder / split
+    inner = split_folder(folder, split)
     if inner.is_dir():
         return _from_split_folder(inner, split)
     if not folder.is_dir():
@@ -196,9 +213,9 @@ def _from_split_folder(folder: Path, split: str) -> Split:
     if not index:
         if not tars:
             raise DataError(f"{folder} holds no tar files, so there is nothing to read. {_how_to_make(folder)}")
-        name = folder.parent.name if folder.name == split else folder.name
-        return Split(name=name, split=split, folder=folder, urls=tuple(str(tar.absolute()) for tar in tars))
-    if index["split"] != split:
+        urls = tuple(str(tar.absolute()) for tar in tars)
+        return Split(name=_name(folder, split), split=split, folder=folder, urls=urls, classes=_classes(folder))
+    if _usual(index["split"]) != _usual(split):
         raise DataError(f"{folder} is the split {index['split']!r}, but {split!r} is needed. Give its parent folder as DATA")
     _compare(folder, index, tars)
     return Split(
@@ -209,7 +226,7 @@ def _from_split_folder(folder: Path, split: str) -> Split:
         samples=index["samples"],
         decoded_bytes=index["decoded_bytes"],
         hash=index["hash"],
-        classes=tuple(index["classes"]) if index["classes"] else None,
+        classes=tuple(index["classes"]) if index["classes"] else _classes(folder),
     )
 
 
@@ -235,7 +252,8 @@ def _from_tars(tars: Sequence[str], split: str) -> Split:
             raise FileNotFoundError(f"{tar} does not exist ({len(tars)} tars were named). {_how_to_make(Path(tar).parent)}")
     urls = tuple(tar if tar.startswith(remote) else str(Path(tar).absolute()) for tar in tars)
     folder = Path(tars[0]).parent
-    return Split(name=folder.parent.name if folder.name == split else folder.name, split=split, folder=None, urls=urls)
+    classes = {None if tar.startswith(remote) else _classes(place) for place in {Path(tar).absolute().parent for tar in tars}}
+    return Split(name=_name(folder, split), split=split, folder=None, urls=urls, classes=classes.pop() if len(classes) == 1 else None)
 
 
 def _joined(parts: Sequence[Split], split: str) -> Split:
@@ -276,10 +294,33 @@ def _read_index(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _split_folders(folder: Path) -> list[str]:
+def _split_folders(folder: Path) -> dict[str, str]:
+    """The folders with tars by the names of their splits: `val` for a folder `validation`, unless there is a `val`."""
     if not folder.is_dir():
         raise FileNotFoundError(NO_FOLDER.format(folder))
-    return sorted(inner.name for inner in folder.iterdir() if inner.is_dir() and tars_in(inner))
+    there = sorted(inner.name for inner in _shown(folder) if inner.is_dir() and tars_in(inner))
+    found: dict[str, str] = {}
+    for name in sorted(there, key=lambda name: name != _usual(name)):  # the usual names first
+        found[name if _usual(name) in found else _usual(name)] = name
+    return found
+
+
+def _usual(split: str) -> str:
+    return OTHER_NAMES.get(split.lower(), split)
+
+
+def _name(folder: Path, split: str) -> str:
+    """Of the data set: a folder named after its split says nothing."""
+    return folder.absolute().parent.name if _usual(folder.name) == _usual(split) else folder.name
+
+
+def _classes(folder: Path) -> tuple[str, ...] | None:
+    return tuple(dict.fromkeys(filter(None, class_names(folder)))) or None
+
+
+def _shown(folder: Path) -> Iterator[Path]:
+    """Without hidden ones: what is being written, and what macOS leaves (`._00000.tar`)."""
+    return (path for path in folder.glob("*") if not path.name.startswith("."))
 
 
 def _how_to_make(folder: Path) -> str:

@@ -22,7 +22,7 @@ def texts(split: Split, limit: int | None = None, *, questions: bool = False) ->
                 return
             seen += 1
             try:
-                sample = describe(members, _NO_IMAGE)
+                sample = describe(members, _NO_IMAGE, Tally())
             except Unusable:
                 continue
             yield from sample.captions

@@ -87,10 +87,6 @@ def read_with_one_bad(
         ([("x.png", IMAGE), ("x.json", b'{"caption": ')], "bad json"),
         ([("x.png", IMAGE), ("x.json", b"[" * 100_000)], "bad json"),
         ([("x.png", IMAGE), ("x.json", b"\xff\xfe")], "bad json"),
-        ([("x.png", IMAGE), ("x.json", b"[1]")], "bad record"),
-        ([("x.png", IMAGE), ("x.json", b'{"caption": 5}')], "bad record"),
-        ([("x.png", IMAGE), ("x.json", b'{"captions": "one string"}')], "bad record"),
-        ([("x.png", IMAGE), ("x.json", b'{"captions": ["a"], "questions": [{"q": "?"}]}')], "bad record"),
         ([("../../x.png", IMAGE), ("../../x.txt", b"t")], "unsafe key"),
         ([("/etc/x.png", IMAGE), ("/etc/x.txt", b"t")], "unsafe key"),
         ([("000001.png", IMAGE), ("000001.txt", b"again")], "duplicate key"),
@@ -116,7 +112,7 @@ def test_a_pickle_is_refused_and_never_loaded(tmp_path: Path, extension: str) ->
 
 
 def test_other_members_are_ignored(tmp_path: Path) -> None:
-    members = [("x.png", IMAGE), ("x.txt", b"t"), ("x.npy", b"\x93NUMPY"), ("x.cls", b"3"), ("x.mp4", b"?"), ("README", b"no extension")]
+    members = [("x.png", IMAGE), ("x.txt", b"t"), ("x.npy", b"\x93NUMPY"), ("x.mp4", b"?"), ("x.zip", b"PK"), ("x.tar", b"ustar")]
     samples, drops = read_with_one_bad(tmp_path, members)
     assert len(samples) == 13
     assert not drops
@@ -164,7 +160,7 @@ def test_a_damaged_header_ends_the_shard_and_is_counted(tmp_path: Path) -> None:
     drops: Counter[str] = Counter()
     batches = in_order(find(tmp_path / "set", "train"), batch_size=50, drops=drops, max_drop_share=0.5)
     assert sum(map(len, batches)) == 14
-    assert drops == Counter({"truncated shard": 1})
+    assert drops == Counter({"truncated shard": 6})  # the headers behind it still name what is lost
 
 
 def test_what_is_no_tar_is_counted(tmp_path: Path) -> None:
