@@ -91,7 +91,9 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Mo
         raise FileNotFoundError(f"{folder} has no model.json: train a model first, for example with `make train-clip`")
     description = json.loads((folder / "model.json").read_text())
     kind = model_class(description["model"])
-    model = kind(from_dict(kind.Config, description["config"]), load_tokenizer(folder) if kind.reads_text() else None)
+    config = from_dict(kind.Config, description["config"])
+    _names_no_other_place(config, folder / "model.json")
+    model = kind(config, load_tokenizer(folder) if kind.reads_text() else None)
     if weights:
         if not (folder / "model.safetensors").exists():
             raise FileNotFoundError(
@@ -103,6 +105,19 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Mo
         except RuntimeError as error:
             raise ValueError(f"{folder / 'model.safetensors'} does not fit {folder / 'model.json'}: {error}") from error
     return model.to(device).eval()
+
+
+def _names_no_other_place(config: Any, file: Path) -> None:
+    """Every architecture is described in the file itself: whatever a run folder says, nothing is fetched or executed to load it."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            _names_no_other_place(value, file)
+            if getattr(value, "source", "") and not getattr(value, "architecture", "there"):
+                raise ValueError(
+                    f"{file} names the language model {value.source!r} without its architecture, and names in a run folder are not "
+                    "followed: train the run again, or write transformers' configuration of it into the field architecture"
+                )
 
 
 def save(model: Model, folder: str | Path) -> None:

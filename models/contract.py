@@ -54,11 +54,13 @@ class Size:
     published: int | None = None
     """parameter count stated by the paper or measured on the released weights"""
     source: str = ""
-    """source of the published count; a size without one is counted with the vocabulary learned from the embedded data"""
+    """source of the count; a size without one is counted with the vocabulary learned from the embedded data"""
     counted: tuple[str, ...] = ()
-    """modules included in the published count; () for all"""
+    """modules included in the count; () for all"""
     rounded: float = 0.0
     """relative tolerance, for papers that round their count"""
+    derived: int | None = None
+    """if nothing is published: the count of the paper's layers as another library builds them, or by arithmetic"""
 
 
 class Model(nn.Module):

@@ -5,7 +5,7 @@
     published("open_clip:coca_ViT-B-32/laion2b_s13b_b90k")    models whose convert.py supports open_clip's
     published("hf:google/siglip-base-patch16-224")            models whose convert.py supports transformers'; also a local folder
 
-Only safetensors files are read, because loading a pickled checkpoint can execute code.
+Only safetensors files are read, because loading a pickled checkpoint can execute code. Code that comes with weights is never executed.
 """
 
 from __future__ import annotations
@@ -58,14 +58,15 @@ def _from_open_clip(name: str, tag: str) -> Model:
 
 
 def _from_transformers(name: str) -> Model:
-    theirs = fetched(name, AutoConfig.from_pretrained, name)
+    theirs = fetched(name, AutoConfig.from_pretrained, name, trust_remote_code=False)
     known = {each.TRANSFORMERS_TYPE: each for each in _converters("TRANSFORMERS_TYPE")}
     if theirs.model_type not in known:
         raise ValueError(f"{name} is a {theirs.model_type!r}; supported: {', '.join(known)}")
     convert = known[theirs.model_type]
     config = convert.config_from_transformers(theirs)
-    model = fetched(name, AutoModel.from_pretrained, name, use_safetensors=True)
-    processor = fetched(name, AutoImageProcessor.from_pretrained, name)
+    options: dict[str, Any] = {"use_safetensors": True, "attn_implementation": "eager"}  # the configuration could name a kernel of the hub
+    model = fetched(name, AutoModel.from_pretrained, name, trust_remote_code=False, **options)
+    processor = fetched(name, AutoImageProcessor.from_pretrained, name, trust_remote_code=False)
     return _build(convert, config, convert.from_transformers(model.state_dict()), name, mean=processor.image_mean, std=processor.image_std)
 
 

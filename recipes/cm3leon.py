@@ -4,7 +4,7 @@ make train-cm3leon                            2 CPU cores
 make train-cm3leon PRESET=small               one CUDA GPU
 torchrun --nproc-per-node 64 -m recipes.train cm3leon paper --data SHARDS
 
-           paper (section 2, table 2)                  small                    tiny
+           paper (section 2, table 3)                  small                    tiny
 data       Shutterstock, 340 M                         scenes-small             scenes-tiny, 20 k pictures
 image      256 px, 1,024 tokens of 8,192               128 px, 256 of 1,024     64 px, 64 of 1,000
 decoder    350 M to 7 B; 32 layers of 4,096            12 of 512                4 of 192

@@ -84,7 +84,7 @@ CLAIMS = (
     Claim(
         name="loss-ratio",
         sentence="The captioning loss should have twice the weight of the contrastive loss.",
-        paper="table 8: 2:1 71.6, 1:1 71.5, 1:2 71.0, ImageNet zero-shot top-1 in %; VQA 69.0, 68.6, 68.1",
+        paper="table 8c: 2:1 71.6, 1:1 71.5, 1:2 71.0, ImageNet zero-shot top-1 in %; VQA 69.0, 68.6, 68.1",
         base=_short,
         arms=(
             JOINT,
@@ -92,11 +92,12 @@ CLAIMS = (
             Arm("captioning 1, contrastive 2", _model(captioning_weight=1.0, contrastive_weight=2.0)),
         ),
         metric=SHAPE,
+        note="weights of a mean over tokens, as open_clip's; the paper's equation 3 sums over a caption, so its 2 : 1 may be another ratio",
     ),
     Claim(
         name="cascade-against-parallel",
         sentence="A contrastive pooler on top of the generative one works better than two poolers on the encoder.",
-        paper="table 8: cascade 71.6, parallel 71.2, ImageNet zero-shot top-1 in %; VQA 69.0, 68.7",
+        paper="table 8f: cascade 71.6, parallel 71.2, ImageNet zero-shot top-1 in %; VQA 69.0, 68.7",
         base=_short,
         arms=(Arm("cascade", _model(pooling="cascade")), Arm("parallel")),
         metric=SHAPE,

@@ -3,7 +3,7 @@
 make train-flava                              2 CPU cores; trains a coarse image tokenizer and the image encoder that
                                               it starts from (make train-classifier) first
 make train-flava PRESET=small                 one CUDA GPU
-torchrun --nproc-per-node 64 -m recipes.train flava paper --data SHARDS --tokenizer bert-base-uncased
+torchrun --nproc-per-node 64 -m recipes.train flava paper --data SHARDS       fetches DINO's image encoder and BERT's tokenizer
 
            paper (section 3)                          small                   tiny
 data       PMD 70 M pairs .70, ImageNet-1k .15,       scenes-small, in the    scenes-tiny, in the
@@ -64,7 +64,7 @@ PRESETS = {
             ),
             Stage("joint", Optim(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.999), warmup=10_000 * 8192), budget=150_000 * 8192, batch=8192),
         ),
-        prerequisites=(CODES,),
+        prerequisites=(Prerequisite("image_tokenizer", "vq", "paper-112"),),
         tokenizer="bert-base-uncased",
         workers=8,
     ),

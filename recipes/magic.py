@@ -9,9 +9,11 @@ make train-magic PRESET=paper DATA=SHARDS     trains GPT-2 on the captions of SH
 CLIP       ViT-B/32                                        the suite's, small      the suite's, tiny
 language   GPT-2, 124 M, adapted on captions of the        25 M, captions of       1.9 M, captions of
            training set: likelihood and SimCTG, margin .5  scenes-small            scenes-tiny, 40 k read
-search     COCO k 45, alpha .1, beta 2, 16 tokens          k 20, alpha .1, beta .6 (make tune-magic)
-           Flickr30k k 25, alpha .1, beta 2, 20 tokens
+search     COCO k 45, alpha .1, beta 2, 16 tokens*         k 20, alpha .1, beta .6 (make tune-magic)
+           Flickr30k k 25, alpha .1, beta 2, 20 tokens*
 trained    nothing
+
+*The start token is one of them.
 """
 
 from __future__ import annotations

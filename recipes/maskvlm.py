@@ -2,7 +2,7 @@
 
 make train-maskvlm                            2 CPU cores; trains its image encoder first (make train-clip)
 make train-maskvlm PRESET=small               one CUDA GPU
-torchrun --nproc-per-node 16 -m recipes.train maskvlm paper --data SHARDS --tokenizer roberta-base
+torchrun --nproc-per-node 16 -m recipes.train maskvlm paper --data SHARDS     fetches an image encoder of ImageNet and RoBERTa
 
            paper (section 4.1)                        small                   tiny
 data       COCO, VG, SBU, CC3M: 4 M pairs             scenes-small            scenes-tiny, 20 k pictures

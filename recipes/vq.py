@@ -45,6 +45,13 @@ PRESETS = {
         workers=8,
         memory_gb=16,
     ),
+    "paper-112": Recipe(  # in DALL-E's shape, for FLAVA's `paper`
+        model=VQConfig.dalle(),
+        optim=Optim(lr=4.5e-5, weight_decay=0.0, betas=(0.5, 0.9), warmup=1_000_000),
+        budget=100_000_000,
+        batch=256,
+        workers=8,
+    ),
     "paper": Recipe(
         model=VQConfig.paper(),
         optim=Optim(lr=4.5e-5, weight_decay=0.0, betas=(0.5, 0.9), warmup=1_000_000),

@@ -21,17 +21,22 @@ def connect(patch: pytest.MonkeyPatch, folder: Path, configs: dict[str, Any], to
     written into `folder`. Returns what has been asked for so far, a list that grows."""
     asked: list[str] = []
 
-    def config_of(name: str) -> Any:
+    def config_of(name: str, *, trust_remote_code: bool) -> Any:
+        assert trust_remote_code is False
         asked.append(f"config {name}")
         return configs[name]
 
-    def model_of(name: str, *, use_safetensors: bool) -> Any:
+    def model_of(name: str, *, config: Any, use_safetensors: bool, trust_remote_code: bool) -> Any:
         assert use_safetensors
+        assert trust_remote_code is False
+        assert type(config) is type(configs[name])
         asked.append(f"weights {name}")
         torch.manual_seed(len(name))
-        return (AutoModelForSeq2SeqLM if configs[name].is_encoder_decoder else AutoModelForCausalLM).from_config(configs[name])
+        kind = AutoModelForSeq2SeqLM if configs[name].is_encoder_decoder else AutoModelForCausalLM
+        return kind.from_config(configs[name], trust_remote_code=False)
 
-    def tokenizer_of(name: str) -> Any:
+    def tokenizer_of(name: str, *, trust_remote_code: bool) -> Any:
+        assert trust_remote_code is False
         asked.append(f"tokenizer {name}")
         special = {"eos_token": "<end>", "pad_token": "<pad>"}
         start = {} if configs[name].is_encoder_decoder else {"bos_token": "<end>"}

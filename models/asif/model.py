@@ -126,7 +126,7 @@ class ASIF(Model):
     def _text_vectors(self, ids: Tensor) -> Tensor:
         """`[B, T]` -> unit length `[B, E]`; 0 for a text of no tokens."""
         encode = mean_states if self.config.sentences else surprising_words
-        return F.normalize(encode(self.language, ids, end=self.tokenizer.end), dim=-1)
+        return F.normalize(encode(self.language, ids, self.tokenizer), dim=-1)
 
     # ------------------------------------------------------------------------------------------------- the anchors
 
@@ -135,7 +135,7 @@ class ASIF(Model):
         """The vectors stored for each pair. Computed in float32 even under autocast, like all comparisons with anchors."""
         ids, pixels = batch["ids"], batch["pixels"]
         words = ids[:, 1:]  # without the start
-        words = words.where(until_end(words, self.tokenizer.end) & (words != self.tokenizer.end), NOTHING)
+        words = words.where(until_end(ids, self.tokenizer)[:, 1:] & (words != self.tokenizer.end), NOTHING)
         words = F.pad(words, (0, self.config.context - words.shape[1]), value=NOTHING)
         side = self.config.side
         shown = F.interpolate(pixels.float(), size=(side, side), mode="area").round().byte() if side else pixels[:, :, :0, :0]

@@ -12,8 +12,8 @@ SIZES = (
     Size(
         "paper, image encoder",
         replace(ASIFConfig.paper(), language=LanguageConfig(), sentences=False),
-        85_798_656,
-        "timm's vit_base_patch16_224 without its classifier; nothing is trained",
-        ("visual",),
+        source="timm's vit_base_patch16_224 without its classifier; nothing is trained",
+        counted=("visual",),
+        derived=85_798_656,
     ),
 )

@@ -7,15 +7,14 @@ predictable tokens ("there is a") have a low weight, "star" has a high one.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from torch import Tensor
+from transformers import AutoModel
 
-from models.shared.backbones import LanguageConfig, known, language_model
+from models.shared.backbones import LanguageConfig, described, known, language_model
 from models.shared.sources import fetched
 from models.shared.text import Tokenizer, named_tokenizer, until_end
 
@@ -24,29 +23,36 @@ PROBE = "A photo of 3 large, blue stars."
 
 def text_encoder(config: LanguageConfig, *, sentences: bool) -> Any:
     """transformers' sentence encoder, or a causal language model, with random weights."""
-    return AutoModel.from_config(AutoConfig.for_model(**json.loads(known(config).architecture))) if sentences else language_model(config)
+    return AutoModel.from_config(described(known(config)), trust_remote_code=False) if sentences else language_model(config)
 
 
-def fetch_sentences(encoder: nn.Module, source: str, tokenizer: Tokenizer) -> None:
+def fetch_sentences(encoder: Any, source: str, tokenizer: Tokenizer) -> None:
     """Load the weights of a sentence encoder of the hub into `encoder`, which has its architecture.
 
     Raises ConnectionError if the hub is out of reach, ValueError if the model's tokenizer is not the encoder's own.
     """
-    theirs: Any = fetched(f"sentence encoder {source!r}", AutoModel.from_pretrained, source, use_safetensors=True)
+    theirs: Any = fetched(
+        f"sentence encoder {source!r}",
+        AutoModel.from_pretrained,
+        source,
+        config=encoder.config,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
     own = named_tokenizer(source)
     if own.encode(PROBE) != tokenizer.encode(PROBE) or own.end != tokenizer.end:
         raise ValueError(f"sentence encoder {source!r} does not know the tokens of tokenizer {tokenizer.name!r}: add --tokenizer {source}")
     encoder.load_state_dict(theirs.state_dict())
 
 
-def mean_states(encoder: Any, ids: Tensor, *, end: int) -> Tensor:
+def mean_states(encoder: Any, ids: Tensor, tokenizer: Tokenizer) -> Tensor:
     """The last states of a sentence encoder, averaged over a text with its start and end: `[B, T]` -> `[B, D]`."""
-    real = F.pad(until_end(ids[:, 1:], end), (1, 0), value=True)  # the start may be the same token as the end
+    real = until_end(ids, tokenizer)
     states = encoder(input_ids=ids, attention_mask=real.long()).last_hidden_state
     return _mean(states.float(), real.float())
 
 
-def surprising_words(language: Any, ids: Tensor, *, end: int) -> Tensor:
+def surprising_words(language: Any, ids: Tensor, tokenizer: Tokenizer) -> Tensor:
     """A causal language model's embeddings, averaged with the surprisal of each token, -log p(token | preceding tokens), as its weight.
 
     ids `[B, T]` begin with a start token; neither it nor the end counts. `[B, D]`, 0 for a text of no tokens.
@@ -54,7 +60,7 @@ def surprising_words(language: Any, ids: Tensor, *, end: int) -> Tensor:
     inputs, targets = ids[:, :-1], ids[:, 1:]
     logits = language(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits
     surprise = F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")  # [B, T - 1]
-    counts = until_end(targets, end) & (targets != end)
+    counts = until_end(ids, tokenizer)[:, 1:] & (targets != tokenizer.end)
     return _mean(language.get_input_embeddings()(targets).float(), surprise * counts)
 
 

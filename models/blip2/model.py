@@ -1,8 +1,9 @@
 """BLIP-2: a Q-Former connects a frozen image encoder to a frozen language model (Li et al., 2023, arXiv 2301.12597).
 
 Stage "represent" trains the Q-Former with image-text objectives, stage "generate" trains it through the language model. Deviations:
-each rank selects hard negatives among its own pairs, and identical captions are not negatives; the Q-Former starts from random weights
-and uses the language model's tokenizer, where the paper uses BERT's weights and tokenizer. `tiny` uses the suite's own CLIP tower and
+each rank selects hard negatives among its own pairs, and identical captions are not negatives; the Q-Former starts from random weights,
+has no dropout and uses the language model's tokenizer, where the paper uses BERT's weights and tokenizer; the gradient of the
+contrastive loss reaches the features of all ranks, where the released code detaches them. `tiny` uses the suite's own CLIP tower and
 language model, and its second stage is trained on questions as well as captions.
 """
 
@@ -56,6 +57,9 @@ class BLIP2Config:
     matching: float = 1.0
     generation: float = 1.0
     questions: float = 0.0  # share of the second stage's samples with a question to answer instead of a caption
+    start: bool = False  # in the second stage a start token stands between image and text, as in the released code for OPT
+    random_crop: float = 1.0  # smallest share of a picture's side that training keeps
+    flip: bool = False  # half of the training pictures are mirrored; not where texts say "left" and "right"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
@@ -76,8 +80,15 @@ class BLIP2Config:
 
     @classmethod
     def paper(cls) -> BLIP2Config:
-        """EVA ViT-g/14 without its last layer, BERT-base as Q-Former: 188 M of it are trained in the first stage."""
-        return cls(timm_name="eva_giant_patch14_clip_224.laion400m", language=LanguageConfig(source="facebook/opt-2.7b"))
+        """EVA ViT-g/14 without its last layer, BERT-base as Q-Former: 188 M of it are trained in the first stage. Crops keep half of a
+        picture's area or more, as the released code's."""
+        return cls(
+            timm_name="eva_giant_patch14_clip_224.laion400m",
+            language=LanguageConfig(source="facebook/opt-2.7b"),
+            start=True,
+            random_crop=0.7,
+            flip=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -99,8 +110,10 @@ class RepresentCollate:
         return F.pad(layout(self.tokenizer, texts, self.context - 1), (1, 0), value=self.tokenizer.pad)
 
     def real(self, ids: Tensor) -> Tensor:
-        """Where ids `[B, T]` are text: up to the first end after the start, which may be the same token (GPT-2's, OPT's)."""
-        return F.pad(until_end(ids[:, 1:], self.tokenizer.end), (1, 0), value=True)
+        """Where ids `[B, T]` are text, what stands for the start included."""
+        if self.tokenizer.start is not None:
+            return until_end(ids, self.tokenizer)
+        return F.pad(until_end(ids[:, 1:], self.tokenizer), (1, 0), value=True)
 
 
 class WordHead(nn.Module):
@@ -127,7 +140,7 @@ class BLIP2(Model):
         super().__init__()
         config = replace(config, language=known(config.language))
         self.config, self.tokenizer = config, tokenizer
-        self.transform = ImageTransform(config.vision.image_size)
+        self.transform = ImageTransform(config.vision.image_size, config.random_crop, config.flip)
         self.visual: Any = freeze(image_tower(config.timm_name) if config.timm_name else vision_transformer(config.vision))
         language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
         self.language = freeze(language)
@@ -151,7 +164,7 @@ class BLIP2(Model):
         self.stage = "represent"
         self.pairs = RepresentCollate(self.transform, tokenizer, config.context)
         collate = encoder_decoder.SplitCollate if language.config.is_encoder_decoder else PrefixCollate
-        self.sequences = collate(self.transform, tokenizer, config.queries, config.context, config.questions)
+        self.sequences = collate(self.transform, tokenizer, config.queries, config.context, config.questions, config.start)
         self.collate: RepresentCollate | PrefixCollate = self.pairs
 
     def adopt(self, modules: Mapping[str, Any]) -> None:
@@ -299,7 +312,7 @@ class BLIP2(Model):
     def _write(self, images: Sequence[np.ndarray], prompts: Sequence[list[int]], how: Decoding = GREEDY) -> list[str]:
         if not len(images):
             return []
-        rows = [[*[SOFT] * self.config.queries, *prompt] for prompt in prompts]
+        rows = [[*[SOFT] * self.config.queries, *self.sequences.begin, *prompt] for prompt in prompts]
         return self.decoding.write(self.language, self.tokenizer, rows, self._prefixes(images), limit=self.config.context, how=how)
 
     def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:

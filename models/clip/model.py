@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from data.sample import Sample
 from models.clip.objective import clip_loss
 from models.contract import Losses, Model
-from models.shared.backbones import named_tower
+from models.shared.backbones import fetch_tower
 from models.shared.collate import PairCollate
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
-from models.shared.text import Tokenizer
+from models.shared.text import Tokenizer, place_of_end
 from models.shared.transformer import Block, TransformerConfig
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
@@ -92,9 +92,9 @@ class TowerCollate(PairCollate):
 class TextTower(nn.Module):
     """Causal transformer; a text's feature is the state at its end token."""
 
-    def __init__(self, config: TransformerConfig, *, vocab_size: int, context: int, end: int) -> None:
+    def __init__(self, config: TransformerConfig, *, vocab_size: int, context: int, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.end = end
+        self.tokenizer = tokenizer
         self.tokens = nn.Embedding(vocab_size, config.width)
         self.positions = nn.Parameter(torch.empty(context, config.width))
         blocks = [Block(config) for _ in range(config.depth)]
@@ -106,8 +106,7 @@ class TextTower(nn.Module):
         x = self.tokens(ids) + self.positions[: ids.shape[1]]
         for block in self.blocks:
             x = block(x, causal=True)  # the end token cannot attend to what follows it, so no padding mask is needed
-        end = (ids == self.end).int().argmax(dim=1)  # the first end token; ids of padding may be larger than end's
-        return self.norm(x[torch.arange(len(x), device=x.device), end])
+        return self.norm(x[torch.arange(len(x), device=x.device), place_of_end(ids, self.tokenizer)])
 
     def _initialise(self, config: TransformerConfig, blocks: list[Block]) -> None:
         width = config.width
@@ -130,7 +129,7 @@ class CLIP(Model):
         self.tokenizer = tokenizer
         self.collate = TowerCollate(ImageTransform(config.vision.image_size, config.random_crop), tokenizer, config.context)
         self.visual = vision_transformer(config.vision).requires_grad_(not config.frozen)
-        self.text = TextTower(config.text, vocab_size=config.vocab_size, context=config.context, end=tokenizer.end)
+        self.text = TextTower(config.text, vocab_size=config.vocab_size, context=config.context, tokenizer=tokenizer)
         self.visual_projection = nn.Linear(config.vision.width, config.embed_dim, bias=False) if config.image_head else nn.Identity()
         self.text_projection = nn.Linear(config.text.width, config.embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
@@ -161,10 +160,7 @@ class CLIP(Model):
         self.visual.load_state_dict(modules["image_tower"].visual.state_dict())
 
     def fetch(self) -> dict[str, str]:
-        if not self.config.image_weights:
-            return {}
-        self.visual.load_state_dict(named_tower(self.config.image_weights, weights=True).state_dict())
-        return {"visual": self.config.image_weights}
+        return fetch_tower(self.visual, self.config.image_weights)
 
     @torch.no_grad()
     def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:

@@ -18,7 +18,7 @@ class CM3leonConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     image_tokenizer: VQConfig = field(default_factory=VQConfig)
     retriever: CLIPConfig = field(default_factory=CLIPConfig)
-    vocab_size: int = 56_320  # of text
+    vocab_size: int = 56_320  # of text; a training takes its tokenizer's
     text: int = 256  # longest text of a document, in tokens
     framed: bool = False  # positions by `Frame`; else consecutive, as OPT's
     documents: int = 2  # at most, before a query
@@ -62,7 +62,7 @@ class CM3leonConfig:
 
     @classmethod
     def paper(cls) -> CM3leonConfig:
-        """7 B: table 2 of the paper, 32 x 4096. Two of its three retrieved documents fit with a query into 4,096 positions."""
+        """7 B: table 3 of the paper, 32 x 4096. Two of its three retrieved documents fit with a query into 4,096 positions."""
         return cls(memory=1_000_000, mix=Mix(documents=(0.0, 0.0, 1.0)))
 
     @classmethod

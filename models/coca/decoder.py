@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.shared.text import Tokenizer
 from models.shared.transformer import ACTIVATIONS, Attention, Block, CrossAttention, KeyValueCache, TransformerConfig
 
 Memory = tuple[Tensor, Tensor]  # keys and values of the image tokens, each [B, H, S, D/H]
@@ -23,12 +25,12 @@ class TextDecoder(nn.Module):
         multimodal_depth: int,
         vocab_size: int,
         context: int,
-        end: int,
+        tokenizer: Tokenizer,
         second_mlp: bool,
         shifted_mask: bool,
     ) -> None:
         super().__init__()
-        self.end, self.shifted_mask = end, shifted_mask
+        self.tokenizer, self.shifted_mask = tokenizer, shifted_mask
         self.tokens = nn.Embedding(vocab_size, config.width)
         self.cls_token = nn.Parameter(torch.empty(config.width))
         self.positions = nn.Parameter(torch.empty(context + 1, config.width))  # the last is the class token's
@@ -56,8 +58,9 @@ class TextDecoder(nn.Module):
         return self.head(self.norm(x))
 
     def real(self, ids: Tensor) -> Tensor:
-        """Where `[B, T]` is text: up to the first end token, whatever the id of padding; everywhere in one that has no end yet."""
-        ends = (ids == self.end).int()
+        """Where `[B, T]` is text: up to the first end token after the start, whatever the id of padding; everywhere in one that has no end
+        yet."""
+        ends = F.pad((ids[:, 1:] == self.tokenizer.end).int(), (1, 0))  # the start may be the same token as the end
         return ends.cumsum(dim=1) == ends
 
     def _mask(self, ids: Tensor) -> Tensor:

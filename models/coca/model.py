@@ -2,7 +2,7 @@
 
 Deviations at small scale, all in the configuration: `tiny` uses a convolutional stem, ReLU, its own small vocabulary, and
 parallel poolers on the encoder. The paper does not specify the norms of the poolers and the projections after them; they
-follow open_clip.
+follow open_clip, and so does the captioning loss, a mean over tokens where equation 3 has a sum.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class CoCaConfig:
     text: TransformerConfig = field(default_factory=lambda: TransformerConfig(width=1408, depth=18, heads=16))  # the unimodal half
     multimodal_depth: int = 18  # section 3.2: as many as unimodal layers
     queries: int = 256  # of the generative pooler; section 3.2
-    pooling: Pooling = "cascade"  # section 3.2, table 8c
+    pooling: Pooling = "cascade"  # section 3.2, table 8f
     pooler_heads: int = 8
     embed_dim: int = 1408
     context: int = 76
     vocab_size: int = 64_000
     contrastive_weight: float = 1.0  # section 4.1; a term of weight 0 is not computed
-    captioning_weight: float = 2.0  # section 4.1, table 8b
+    captioning_weight: float = 2.0  # section 4.1, table 8c; of the mean over tokens, where equation 3 sums
     temperature: float = 0.07  # initial; section 4.1
     max_scale: float = 100.0  # as CLIP's
     random_crop: float = 1.0
@@ -115,7 +115,7 @@ class CoCa(Model):
             multimodal_depth=config.multimodal_depth,
             vocab_size=config.vocab_size,
             context=config.context,
-            end=tokenizer.end,
+            tokenizer=tokenizer,
             second_mlp=config.second_mlp,
             shifted_mask=config.shifted_mask,
         )

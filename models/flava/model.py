@@ -2,7 +2,7 @@
 
 Deviations: batches mix pairs, pictures and texts instead of drawing one data set a step (`Mixture`). `tiny` puts convolutions
 before the image blocks, so that masked patches are blanked in the pixels, too, and has no class token: the mean of an image's
-states stands for it. Its image encoder starts from one that is supervised by labels where the paper's starts from DINO's; its
+states stands for it. Its image encoder starts from one that is supervised by labels where `paper`'s starts from DINO's; its
 discrete targets are the suite's own image tokenizer's instead of DALL-E's, four for each of its larger patches, of which those
 inside of objects' boxes weigh more; some mismatched captions are foils.
 Answers to questions are learned among the other tasks, so that one model keeps all its capabilities.
@@ -26,14 +26,13 @@ from models.contract import IGNORE_INDEX, Losses, Model
 from models.flava.blocks import Fusion, MatchingHead, PredictionHead, TextEncoder
 from models.flava.collate import IMAGE, PAIR, QUESTION, TEXT, MaskedCollate, Mixture
 from models.flava.objective import flava_loss
-from models.shared.backbones import freeze
+from models.shared.backbones import fetch_tower, freeze
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.masking import TokenMasking, block_mask
 from models.shared.text import Tokenizer, layout, until_end
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import TINY_TOWER, VisionConfig, image_states, patches_to_pixels, vision_transformer
 from models.vq import VQ, VQConfig
-from models.vq.network import NetworkConfig
 
 BASE = TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-12)
 
@@ -51,23 +50,19 @@ class Weights:
     vqa: float = 1.0
 
 
-def _dalle() -> VQConfig:
-    """DALL-E's encoder in shape: 112 px -> 14 x 14 codes out of 8,192 (section 3.3)."""
-    return VQConfig(network=NetworkConfig(image_size=112, multiplier=(1, 1, 2, 4)), codes=8192)
-
-
 @dataclass(frozen=True)
 class FLAVAConfig:
     vision: VisionConfig = field(default_factory=lambda: VisionConfig(width=768, depth=12, heads=12, norm_eps=1e-12))
     text: TransformerConfig = BASE
     fusion: TransformerConfig = field(default_factory=lambda: replace(BASE, depth=6))
-    codebook: VQConfig = field(default_factory=_dalle)
+    codebook: VQConfig = field(default_factory=VQConfig.dalle)
+    image_weights: str = ""  # timm's published weights that `vision` starts from; "" for random ones
     embed_dim: int = 768  # of the contrast; the paper says 512, the released weights have 768
     context: int = 77
     vocab_size: int = 30_522
     weights: Weights = field(default_factory=Weights)
     unimodal: Mixture = field(default_factory=lambda: Mixture(pictures=0.5, texts=0.5))  # in the stage of this name
-    mixture: Mixture = field(default_factory=lambda: Mixture(mismatched=0.5))  # in the stage "joint"
+    mixture: Mixture = field(default_factory=lambda: Mixture(mismatched=0.1))  # in the stage "joint"; the released code's share
     vqa: Mixture = field(default_factory=lambda: Mixture(pictures=0.0, texts=0.0, questions=1.0))  # in the stage of this name
     most_answers: int = 0  # how many of the training set's answers the model may give; 0: it is not asked
     answers: tuple[str, ...] = ()  # these, most frequent first; filled in by `remember`
@@ -119,8 +114,9 @@ class FLAVAConfig:
 
     @classmethod
     def paper(cls) -> FLAVAConfig:
-        """Section 4.1: 241 M parameters in the three encoders."""
-        return cls()
+        """Section 4.1: 241 M parameters in the three encoders. The image encoder starts from DINO's, the text encoder from masked words
+        alone (appendix)."""
+        return cls(image_weights="vit_base_patch16_224.dino", unimodal=Mixture(pictures=0.0, texts=1.0))
 
 
 class FLAVA(Model):
@@ -132,7 +128,7 @@ class FLAVA(Model):
     def __init__(self, config: FLAVAConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
-        mask = getattr(tokenizer, "mask", None)
+        mask = tokenizer.mask
         self.mask_id = config.vocab_size if mask is None else mask  # a tokenizer without one gets one more row
         self.side = config.vision.image_size // config.vision.patch_size
         self.codebook = freeze(VQ(config.codebook))
@@ -172,10 +168,20 @@ class FLAVA(Model):
     def adopt(self, modules: Mapping[str, nn.Module]) -> None:
         """ "image_tokenizer": a trained `VQ`, which gives the targets of masked patches; "image_encoder", if any: a model whose
         `visual` has the shape of this one's."""
-        self.codebook.load_state_dict(modules["image_tokenizer"].state_dict())
+        trained, own = modules["image_tokenizer"].state_dict(), self.codebook.state_dict()
+        try:
+            self.codebook.load_state_dict({name: value for name, value in trained.items() if name in own})  # not what only training needs
+        except RuntimeError as error:
+            raise ValueError(
+                f"the image tokenizer has another shape than this model's codebook: train it with the same --model.codebook ({error})"
+            ) from error
         if "image_encoder" in modules:
             encoder: Any = modules["image_encoder"]
             self.visual.load_state_dict(encoder.visual.state_dict())
+
+    def fetch(self) -> dict[str, str]:
+        """Load the image encoder's published weights, if any are named. Returns module -> where they came from."""
+        return fetch_tower(self.visual, self.config.image_weights)
 
     def remember(self, batches: Iterable[Sequence[Sample]]) -> None:
         """Count the answers to the training set's questions: the model's answers are the `most_answers` most frequent ones."""
@@ -386,7 +392,7 @@ class FLAVA(Model):
         return layout(self.tokenizer, texts, self.config.context).to(self.logit_scale.device)
 
     def _real(self, ids: Tensor) -> Tensor:
-        return until_end(ids, self.tokenizer.end)
+        return until_end(ids, self.tokenizer)
 
 
 def _spread(values: Tensor, rows: Tensor) -> Tensor:

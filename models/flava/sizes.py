@@ -9,9 +9,9 @@ SIZES = (
     Size(
         "paper",
         FLAVAConfig.paper(),
-        241_356_289,
-        "transformers' FlavaModel, three poolers that nothing uses and 512 positions included",
-        ("visual", "text", "fusion", "image_projection", "text_projection"),
-        0.01,
+        source="transformers' FlavaModel, three poolers that nothing uses and 512 positions included",
+        counted=("visual", "text", "fusion", "image_projection", "text_projection"),
+        rounded=0.01,
+        derived=241_356_289,
     ),
 )

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
 
 from models.contract import Losses, Model
-from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, language_model
+from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, language_model, named_tower
 from models.shared.distributed import mean_of_all
 from models.shared.generate import GREEDY, Decoding
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
@@ -86,7 +85,7 @@ class Frozen(Model):
         transform = ImageTransform(config.vision.image_size)
         self.collate = PrefixCollate(transform, tokenizer, config.prefix, config.context, config.questions)
         if config.timm_name:
-            self.visual: Any = timm.create_model(config.timm_name, num_classes=0)
+            self.visual: Any = named_tower(config.timm_name)
             features = self.visual.num_features
         else:
             self.visual, features = vision_transformer(config.vision), config.vision.width

@@ -85,7 +85,7 @@ class LM(Model):
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of each document its negative log-likelihood "nll" in nats and how many "tokens" that is, `[B]`; with a margin, also
         the sum "contrast" over its "pairs" of tokens `[B]`."""
-        lengths = until_end(batch["ids"], self.tokenizer.end).sum(dim=1)
+        lengths = until_end(batch["ids"], self.tokenizer).sum(dim=1)
         order = lengths.argsort()
         parts = [self._read(batch["ids"][rows, : int(lengths[rows].max())]) for rows in order.chunk(PASSES)]
         back = order.argsort()
@@ -93,7 +93,7 @@ class LM(Model):
 
     def _read(self, ids: Tensor) -> dict[str, Tensor]:
         margin = self.config.margin
-        real = until_end(ids, self.tokenizer.end)[:, 1:]  # what is predicted, and the places that predict it
+        real = until_end(ids, self.tokenizer)[:, 1:]  # what is predicted, and the places that predict it
         embeddings = as_autocast(self.language.get_input_embeddings()(ids[:, :-1]))  # the residual stream too: faster on a CPU
         mask = torch.ones_like(ids[:, :-1])
         out = self.language(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, output_hidden_states=margin > 0)

@@ -36,7 +36,7 @@ class MAGICConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     vocab_size: int = 4096  # of the language model
     search: Search = field(default_factory=Search)
-    limit: int = 16  # tokens of a caption; section 4.1
+    limit: int = 15  # tokens of a caption; the paper's length of 16 (section 4.1) counts the start token
     seen: int = 60  # last tokens of the text that CLIP reads
 
     @classmethod

@@ -2,7 +2,7 @@
 
 Deviations: a rank finds its hard negatives among its own pairs, as ALBEF does. `tiny` puts convolutions before the image blocks,
 so that hidden patches are blanked in the pixels, too, and has no class token: the mean of an image's states stands for it. Its
-image encoder starts from CLIP's where the paper's starts from ImageNet's, its text encoder from random weights. It takes some of
+image encoder starts from CLIP's where `paper`'s starts from ImageNet's, its text encoder from random weights. It takes some of
 its negative texts from the foils of the data, and pixels inside of objects' boxes weigh more, where boxes are known, by a smooth
 L1. In the stage "retrieval" nothing is masked: contrast and matching alone, the paper's fine-tuning for retrieval.
 """
@@ -22,9 +22,11 @@ from torch import Tensor, nn
 from data.sample import Sample
 from models.contract import Losses, Model
 from models.maskvlm.blocks import CrossEncoder, TextEncoder
+from models.maskvlm.convert import fetch_roberta
 from models.maskvlm.objective import contrastive, masked_pixels, masked_words, visible_median
+from models.shared.backbones import fetch_tower
 from models.shared.distributed import gather
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, inside_boxes, normalise
+from models.shared.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, inside_boxes, normalise
 from models.shared.masking import TokenMasking, random_mask
 from models.shared.matching import CHANCE as MATCHING_CHANCE
 from models.shared.matching import draw_foil, hard_negatives, matching_loss
@@ -52,6 +54,8 @@ class MaskVLMConfig:
     text: TransformerConfig = BASE
     cross: TransformerConfig = field(default_factory=lambda: TransformerConfig(width=768, depth=3, heads=12))  # of each cross encoder
     decoder_depth: int = 3  # cross-attention blocks of the image decoder
+    image_weights: str = ""  # timm's published weights that `vision` starts from; "" for random ones
+    text_weights: str = ""  # a RoBERTa of the hub, or a folder like one, that `text` starts from; "" for random ones
     embed_dim: int = 256
     context: int = 77
     vocab_size: int = 50_265
@@ -103,8 +107,8 @@ class MaskVLMConfig:
 
     @classmethod
     def paper(cls) -> MaskVLMConfig:
-        """ViT-B/16 and RoBERTa-base with nine cross-attention blocks."""
-        return cls()
+        """ViT-B/16, from ImageNet, and RoBERTa-base with nine cross-attention blocks."""
+        return cls(image_weights="vit_base_patch16_224.augreg_in1k", text_weights="roberta-base", mean=HALF, std=HALF)
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ class MaskVLM(Model):
     def __init__(self, config: MaskVLMConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
-        mask = getattr(tokenizer, "mask", None)
+        mask = tokenizer.mask
         mask_id = config.vocab_size if mask is None else mask  # a tokenizer without one gets one more row
         self.side = config.vision.image_size // config.vision.patch_size
         transform = ImageTransform(config.vision.image_size, config.random_crop)
@@ -197,6 +201,10 @@ class MaskVLM(Model):
         if donor.visual_projection.weight.shape == self.image_projection.weight.shape:
             self.image_projection.load_state_dict(donor.visual_projection.state_dict())
 
+    def fetch(self) -> dict[str, str]:
+        """Load the encoders' published weights, where they are named. Returns module -> where they came from."""
+        return fetch_tower(self.visual, self.config.image_weights) | fetch_roberta(self.text, self.config.text_weights, self.tokenizer)
+
     def enter_stage(self, name: str) -> None:
         """ "pretraining" (also the only stage of a recipe without any, "train"), or "retrieval", for which the paper fine-tunes by
         contrast and matching: with nothing to reconstruct nothing is masked."""
@@ -211,7 +219,7 @@ class MaskVLM(Model):
         features; beside them what the losses compare with. Where nothing is reconstructed, the clear states stand for the masked."""
         weights = self.weights
         pixels = normalise(batch["pixels"], self.config.mean, self.config.std)
-        real = until_end(batch["ids"], self.tokenizer.end)
+        real = until_end(batch["ids"], self.tokenizer)
         features = {name: batch[name] for name in ("ids", "labels", "patches", "objects", "has_foil")} | {"pixels": pixels, "real": real}
         image, text = self._see(pixels), self.text(batch["ids"], real)
         features |= {"image_states": image, "text_states": text, "image": self._image_feature(image), "text": self._text_feature(text)}
@@ -219,7 +227,7 @@ class MaskVLM(Model):
         features["masked_image_states"] = self._see(pixels, batch["patches"]) if masks else image
         features["masked_text_states"] = self.text(batch["masked_ids"], real) if masks else text
         if weights.itm and self.collate.foils:
-            foil_real = until_end(batch["foil_ids"], self.tokenizer.end)
+            foil_real = until_end(batch["foil_ids"], self.tokenizer)
             clear = self.text(batch["foil_ids"], foil_real)
             masked = self.text(batch["masked_foil_ids"], foil_real) if masks else clear
             features |= {"foil_real": foil_real, "foil_states": clear, "masked_foil_states": masked}
@@ -315,7 +323,7 @@ class MaskVLM(Model):
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """L2-normalised float32 `[N, embed_dim]`."""
         ids = self._ids(texts)
-        return self._text_feature(self.text(ids, until_end(ids, self.tokenizer.end)))
+        return self._text_feature(self.text(ids, until_end(ids, self.tokenizer)))
 
     @torch.no_grad()
     def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
@@ -323,7 +331,7 @@ class MaskVLM(Model):
         pictures, rows = distinct(images)
         states = self.image_in(self._see(self._pixels(pictures)))[rows]
         ids = self._ids(texts)
-        real = until_end(ids, self.tokenizer.end)
+        real = until_end(ids, self.tokenizer)
         words = self.text_in(self.text(ids, real))
         image_out, text_out = self._cross(Sides(states, states), Sides(words, words), real)
         logits = self.match_head(self._product(image_out, text_out)).float()
@@ -333,7 +341,7 @@ class MaskVLM(Model):
     def words(self, images: Sequence[np.ndarray], masked_ids: Tensor) -> Tensor:
         """Logits of every word for every place of the texts `[B, T]`, from whole pictures: `[B, T, V]`."""
         ids = masked_ids.to(self.logit_scale.device)
-        real = until_end(ids, self.tokenizer.end)
+        real = until_end(ids, self.tokenizer)
         states = self.image_in(self._see(self._pixels(images)))
         return self.word_head(self.text_cross(self.text_in(self.text(ids, real)), states, real=real))
 
@@ -345,7 +353,7 @@ class MaskVLM(Model):
         count = round(self.config.masked_patches * self.side**2)
         hidden = torch.from_numpy(np.stack([random_mask(self.side, count, rng).reshape(-1) for _ in images])).to(pixels.device)
         ids = self._ids(texts)
-        real = until_end(ids, self.tokenizer.end)
+        real = until_end(ids, self.tokenizer)
         words = self.text_in(self.text(ids, real))
         image_out = self.image_cross(self.image_in(self._see(pixels, hidden)), words, memory_real=real)
         squares = patches_to_pixels(hidden, pixels.shape[-1])

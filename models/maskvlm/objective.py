@@ -7,6 +7,7 @@ from torch import Tensor
 
 from models.clip.objective import clip_loss
 from models.contract import IGNORE_INDEX
+from models.shared.distributed import mean_of_all
 from models.shared.vision import patches_to_pixels
 
 
@@ -20,12 +21,12 @@ def masked_pixels(predicted: Tensor, pixels: Tensor, hidden: Tensor, weights: Te
 
     predicted, pixels `[B, 3, S, S]`; hidden `[B, N]`; weights of pixels `[B, 1, S, S]`, all 1 unless given. Errors below `rounded` count
     by their square (smooth L1). The absolute error's slope does not depend on how wrong a pixel is: around the median colour, where
-    as many pixels are too bright as too dark, the slopes cancel, and a short training may not leave it.
+    as many pixels are too bright as too dark, the slopes cancel, and a short training may not leave it. The mean is over all ranks.
     """
     squares = patches_to_pixels(hidden, pixels.shape[-1]).float()
     squares = squares if weights is None else squares * weights
     errors = F.smooth_l1_loss(predicted.float().expand_as(pixels), pixels.float(), beta=rounded, reduction="none")
-    return (errors * squares).sum() / (3 * squares.sum()).clamp(min=1)
+    return mean_of_all((errors * squares).sum()[None], (3 * squares.sum())[None])
 
 
 def visible_median(pixels: Tensor, hidden: Tensor) -> Tensor:
@@ -35,6 +36,7 @@ def visible_median(pixels: Tensor, hidden: Tensor) -> Tensor:
 
 
 def masked_words(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the masked tokens, 0 without any; logits `[B, T, V]`, labels `[B, T]` (`IGNORE_INDEX`: not masked)."""
+    """Mean cross-entropy of the masked tokens of all ranks, 0 without any; logits `[B, T, V]`, labels `[B, T]` (`IGNORE_INDEX`: not
+    masked)."""
     asked = labels != IGNORE_INDEX
-    return F.cross_entropy(logits[asked].float(), labels[asked], reduction="sum") / asked.sum().clamp(min=1)
+    return mean_of_all(F.cross_entropy(logits[asked].float(), labels[asked], reduction="sum")[None], asked.sum()[None])

@@ -1,9 +1,9 @@
 """MiniGPT-4: one linear layer shows a frozen chat model what a frozen BLIP-2 sees (Zhu et al., 2023, arXiv 2304.10592).
 
 Stage "captions" trains the layer on captions without any request, stage "instructions" on a small set of conversations.
-Deviations: the words between two images or replies are tokenised together (`Template`), a request is drawn for each picture
-rather than for each batch, and conversations have up to two turns. `tiny` sees with the suite's own BLIP-2 and speaks with its
-own language model.
+Deviations: the words between two images or replies are tokenised together (`Template`), a start token precedes the first turn alone,
+a request is drawn for each picture rather than for each batch, and conversations have up to two turns. `tiny` sees with the suite's
+own BLIP-2 and speaks with its own language model.
 """
 
 from __future__ import annotations

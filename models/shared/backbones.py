@@ -30,6 +30,10 @@ Module = TypeVar("Module", bound=nn.Module)
 OWN = ", or use the suite's own language model (`make train-lm`)"
 
 
+# In the names of fields of transformers' configurations that name code or another place; an "implementation" may be a kernel of the hub.
+ELSEWHERE = ("auto_map", "name_or_path", "implementation")
+
+
 @dataclass(frozen=True)
 class LanguageConfig:
     """A language model by name or, without a name, a Llama (rotary positions, RMSNorm, SwiGLU) of the given size."""
@@ -52,8 +56,22 @@ def known(config: LanguageConfig) -> LanguageConfig:
     if not config.source or config.architecture:
         return config
     run = run_folder(config.source)
-    theirs: Any = _trained(run, weights=False).config if run else _ask_hub(AutoConfig, config.source)
-    return replace(config, architecture=theirs.to_json_string())
+    theirs: Any = (
+        _trained(run, weights=False).config
+        if run
+        else fetched(f"language model {config.source!r}", AutoConfig.from_pretrained, config.source, trust_remote_code=False, instead=OWN)
+    )
+    return replace(config, architecture=json.dumps(_sizes(json.loads(theirs.to_json_string()))))
+
+
+def described(config: LanguageConfig) -> Any:
+    """transformers' configuration of a known architecture, without what could name code or another place."""
+    return AutoConfig.for_model(**_sizes(json.loads(config.architecture)))
+
+
+def _sizes(values: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in values.items() if not any(word in name for word in ELSEWHERE)}
+    return {name: _sizes(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def language_model(config: LanguageConfig, *, weights: bool = False) -> nn.Module:
@@ -70,12 +88,22 @@ def language_model(config: LanguageConfig, *, weights: bool = False) -> nn.Modul
             tie_word_embeddings=True,
         )
         return LlamaForCausalLM._from_config(llama, attn_implementation="eager")  # the fused kernel is slow in bf16 on a CPU
-    theirs = AutoConfig.for_model(**json.loads(known(config).architecture))
+    theirs = described(known(config))
     kind = AutoModelForSeq2SeqLM if theirs.is_encoder_decoder else AutoModelForCausalLM
     if not weights:
-        return kind.from_config(theirs, attn_implementation=None if torch.cuda.is_available() else "eager")
+        return kind.from_config(theirs, trust_remote_code=False, attn_implementation=None if torch.cuda.is_available() else "eager")
     run = run_folder(config.source)
-    return _trained(run, weights=True) if run else _ask_hub(kind, config.source, use_safetensors=True)
+    if run:
+        return _trained(run, weights=True)
+    return fetched(
+        f"language model {config.source!r}",
+        kind.from_pretrained,
+        config.source,
+        config=theirs,
+        use_safetensors=True,
+        trust_remote_code=False,
+        instead=OWN,
+    )
 
 
 def language_backbone(source: str) -> tuple[nn.Module, Tokenizer]:
@@ -129,15 +157,26 @@ def named_tower(name: str, *, weights: bool = False) -> Any:
     return timm.create_model(name, num_classes=0, **published)
 
 
-def _ask_hub(kind: Any, source: str, **options: Any) -> Any:
-    return fetched(f"language model {source!r}", kind.from_pretrained, source, instead=OWN, **options)
-
-
 def _trained(run: Path, *, weights: bool) -> Any:
     model = models.load(run, weights=weights)
     if not hasattr(model, "language"):
         raise ValueError(f"{run} contains a {type(model).__name__}, which has no language model; `make train-lm` trains one")
     return model.language
+
+
+def fetch_tower(visual: nn.Module, name: str) -> dict[str, str]:
+    """Load timm's published weights of that name into the image tower `visual`, which has their shape; nothing for the name "".
+
+    Returns its part of what a model's `fetch` returns: {"visual": name}, or {}. Raises ValueError where the shapes differ, and as
+    `named_tower` does.
+    """
+    if not name:
+        return {}
+    try:
+        visual.load_state_dict(named_tower(name, weights=True).state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"timm's {name!r} has another shape than this image tower: set --model.vision to its own ({error})") from error
+    return {"visual": name}
 
 
 def freeze(module: Module) -> Module:

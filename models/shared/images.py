@@ -22,15 +22,17 @@ class ImageTransform:
     """Resize the shorter side to `size` and take a square crop: a random one if a generator is given, otherwise the centre.
 
     A random square crop of the resized image is CLIP's only augmentation (section 2.3). `random_crop` is the minimum side of
-    the crop relative to the shorter side of the image; with 1 the crop covers the whole shorter side.
+    the crop relative to the shorter side of the image; with 1 the crop covers the whole shorter side. With `flip`, half of the
+    images are mirrored if a generator is given; do not use it for texts that say "left" and "right".
     """
 
     size: int
     random_crop: float = 1.0
+    flip: bool = False
 
     def __call__(self, images: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> Tensor:
         """Transform uint8 images `[height, width, 3]` of any size to a uint8 batch `[B, 3, size, size]`."""
-        pixels = np.stack([self._one(image, rng) for image in images])
+        pixels = np.stack([self._mirrored(self._one(image, rng), rng) for image in images])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def _one(self, image: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
@@ -44,6 +46,9 @@ class ImageTransform:
             top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         box = (left, top, left + side, top + side)
         return np.asarray(Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
+
+    def _mirrored(self, image: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        return image[:, ::-1] if self.flip and rng is not None and rng.random() < 0.5 else image
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

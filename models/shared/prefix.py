@@ -130,6 +130,12 @@ class PrefixCollate:
     prefix: int
     context: int
     questions: float
+    start: bool = False  # the tokenizer's start token stands between image and text, as OPT reads every text
+
+    @property
+    def begin(self) -> list[int]:
+        """What stands between the image and a text."""
+        return [self.tokenizer.start] if self.start and self.tokenizer.start is not None else []
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:
         """ "pixels" uint8 `[B, 3, S, S]`; "ids" `[B, T]` and "labels" `[B, T]`. Without a generator: the first caption."""
@@ -142,8 +148,9 @@ class PrefixCollate:
         rows, labels = [], []
         for prompt, target in zip(prompts, targets, strict=True):
             tokens = [*self.tokens(target), self.tokenizer.end]
-            rows.append([*[SOFT] * self.prefix, *prompt, *tokens])
-            labels.append([*[IGNORE_INDEX] * (self.prefix + len(prompt)), *tokens])
+            read = [*[SOFT] * self.prefix, *self.begin, *prompt]
+            rows.append([*read, *tokens])
+            labels.append([*[IGNORE_INDEX] * len(read), *tokens])
         return right_padded(rows), right_padded(labels, IGNORE_INDEX)
 
     def _text(self, sample: Sample, rng: np.random.Generator | None) -> tuple[list[int], str]:

@@ -24,12 +24,19 @@ def run_folder(source: str) -> Path | None:
 
 
 def fetched(what: str, function: Callable[..., Found], *args: object, instead: str = "", **options: object) -> Found:
-    """Call `function(...)`, which loads `what` from the hub or its cache.
+    """Call `function(...)`, which loads `what` from the hub or its cache. Pass `trust_remote_code=False` to functions of transformers.
 
-    Raises ConnectionError if neither has it, with advice for offline use (`instead`: an alternative that needs no network).
+    Raises ConnectionError if neither has it, with advice for offline use (`instead`: an alternative that needs no network), and
+    ValueError if `what` needs code that comes with it.
     """
     try:
         return function(*args, **options)
+    except ValueError as error:
+        if "custom code" not in str(error):
+            raise
+        raise ValueError(
+            f"{what} needs code of its own, which is never executed here: use an architecture that transformers provides{instead}"
+        ) from None  # the original message advises to run the code
     except OSError as error:
         raise ConnectionError(
             f"{what} is not in the cache and cannot be downloaded ({str(error).splitlines()[0]}). "

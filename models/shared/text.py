@@ -1,7 +1,8 @@
 """Tokenizers with a common interface: a small BPE trained on the captions, open_clip's, or one from the hub.
 
-A tokenizer is a picklable object with `vocab_size`, `pad`, `start`, `end` (ids; `start` may be None) and
-`encode(text) -> list[int]`, which adds neither start nor end. Models lay out sequences in their own way; `layout` is the usual one.
+A tokenizer is a picklable object with `vocab_size`, `pad`, `start`, `end`, `mask` (ids; `start` and `mask` may be None, and `start`,
+`end` and `pad` may be the same token, as in GPT-2) and `encode(text) -> list[int]`, which adds neither start nor end. Models lay out
+sequences in their own way; `layout` is the usual one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Tokenizer(Protocol):
     pad: int
     start: int | None
     end: int
+    mask: int | None
 
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -47,10 +49,16 @@ def layout(tokenizer: Tokenizer, texts: Sequence[str], context: int, *, fixed: b
     return ids
 
 
-def until_end(ids: Tensor, end: int) -> Tensor:
-    """Mask `[B, T]` that is True up to and including the first end token, whatever the padding id."""
-    length = (ids == end).int().argmax(dim=1, keepdim=True) + 1
-    return torch.arange(ids.shape[1], device=ids.device) < length
+def place_of_end(ids: Tensor, tokenizer: Tokenizer) -> Tensor:
+    """Position `[B]` of the first end token in each text `[B, T]` made by `layout`. The start token does not count, even if it is the same
+    token."""
+    first = 0 if tokenizer.start is None else 1
+    return (ids[:, first:] == tokenizer.end).int().argmax(dim=1) + first
+
+
+def until_end(ids: Tensor, tokenizer: Tokenizer) -> Tensor:
+    """Mask `[B, T]` that is True up to and including the first end token (`place_of_end`), whatever the padding id."""
+    return torch.arange(ids.shape[1], device=ids.device) <= place_of_end(ids, tokenizer)[:, None]
 
 
 class BPETokenizer:
@@ -59,6 +67,7 @@ class BPETokenizer:
     pad = 0
     start: int | None = 1
     end = 2
+    mask: int | None = None
 
     def __init__(self, fast: FastTokenizer) -> None:
         self.fast = fast
@@ -107,12 +116,13 @@ class BPETokenizer:
 class OpenCLIPTokenizer:
     """CLIP's BPE with 49,408 tokens, which is part of the open_clip package and works offline. Padding is 0, as in the released models."""
 
+    name = "open_clip"
     pad = 0
+    mask: int | None = None
 
     def __init__(self) -> None:
         from open_clip.tokenizer import SimpleTokenizer
 
-        self.name = "open_clip"
         self.inner = SimpleTokenizer()
         self.vocab_size = self.inner.vocab_size
         self.start: int | None = self.inner.sot_token_id
@@ -125,9 +135,16 @@ class OpenCLIPTokenizer:
         return self.inner.decode([i for i in ids if i not in (self.pad, self.start, self.end)]).strip()
 
 
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")  # transformers' names
+
+
 class HubTokenizer:
     """A transformers tokenizer, from a hub id or local folder (`google/siglip-base-patch16-224`, `gpt2`, ...) or from a description made
-    by `describe`."""
+    by `describe`.
+
+    If it has no start and end tokens, but a class token and a separator, as BERT's, these are its start and end. Raises ValueError if
+    it has no end token at all, or no fast form (tokenizer.json), which a run folder needs.
+    """
 
     def __init__(self, source: str, described: dict[str, Any] | None = None) -> None:
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -135,27 +152,39 @@ class HubTokenizer:
         self.name = source
         self.inner: Any
         if described is None:
-            self.inner = fetched(f"tokenizer {source!r}", AutoTokenizer.from_pretrained, source)
+            self.inner = fetched(f"tokenizer {source!r}", AutoTokenizer.from_pretrained, source, trust_remote_code=False)
         else:
             fast = FastTokenizer.from_str(json.dumps(described["fast"]))
-            self.inner = PreTrainedTokenizerFast(tokenizer_object=fast, **described["special"])
-        self.vocab_size = len(self.inner)
-        self.start: int | None = self.inner.bos_token_id
-        self.end: int = self.inner.eos_token_id
-        self.pad: int = self.end if self.inner.pad_token_id is None else self.inner.pad_token_id
+            special = {name: token for name, token in described["special"].items() if name in SPECIAL and isinstance(token, str)}
+            self.inner = PreTrainedTokenizerFast(tokenizer_object=fast, **special)
+        if getattr(self.inner, "backend_tokenizer", None) is None:
+            raise ValueError(f"tokenizer {source!r} has no fast form (tokenizer.json), which a run folder could hold: name another one")
+        ids = [self._id("bos_token", "cls_token"), self._id("eos_token", "sep_token"), self._id("pad_token"), self._id("mask_token")]
+        if ids[1] is None:
+            raise ValueError(f"tokenizer {source!r} has neither an end (eos_token) nor a separator (sep_token): no text could end")
+        self.vocab_size = 1 + max(self.inner.get_vocab().values())
+        self.start: int | None = ids[0]
+        self.end: int = ids[1]
+        self.pad: int = self.end if ids[2] is None else ids[2]
+        self.mask: int | None = ids[3]
+        # A text that contains "</s>" does not end there: it is split like any other word, or left out where it is one piece (Unigram's).
+        self._not_text = {token for token in (self.start, self.end, self.pad, self.mask) if token != self.inner.unk_token_id}
+
+    def _id(self, *names: str) -> int | None:
+        """Of the first of these special tokens that it has."""
+        return next((found for name in names if (found := getattr(self.inner, f"{name}_id")) is not None), None)
 
     def encode(self, text: str) -> list[int]:
-        return self.inner.encode(text, add_special_tokens=False)
+        ids = self.inner.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return [token for token in ids if token not in self._not_text]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.inner.decode(list(ids), skip_special_tokens=True).strip()
 
     def describe(self) -> dict[str, Any]:
-        """A complete JSON-serialisable description, or only the name if transformers implements the tokenizer in Python only."""
-        fast = getattr(self.inner, "backend_tokenizer", None)
-        if fast is None:
-            return {"tokenizer": self.name}
-        return {"tokenizer": self.name, "special": self.inner.special_tokens_map, "fast": json.loads(fast.to_str())}
+        """A complete JSON-serialisable description."""
+        special = {name: str(token) for name in SPECIAL if (token := getattr(self.inner, name)) is not None}
+        return {"tokenizer": self.name, "special": special, "fast": json.loads(self.inner.backend_tokenizer.to_str())}
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -164,25 +193,31 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    return from_text((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    """Raises ValueError for a file that names a tokenizer elsewhere."""
+    file = folder / "tokenizer.json"
+    return from_text(file.read_text(encoding="utf-8"), str(file))
 
 
 def as_text(tokenizer: Tokenizer) -> str:
-    """The tokenizer as JSON, so that a run loads without the hub; for tokenizers that a library provides, only the name."""
+    """The tokenizer as JSON, so that a run loads without the hub; for the one that open_clip provides, only the name."""
     if isinstance(tokenizer, BPETokenizer):
         return tokenizer.fast.to_str()
-    described = tokenizer.describe() if isinstance(tokenizer, HubTokenizer) else {"tokenizer": tokenizer.name}
-    return json.dumps(described, default=str)
+    return json.dumps(tokenizer.describe() if isinstance(tokenizer, HubTokenizer) else {"tokenizer": tokenizer.name})
 
 
-def from_text(text: str) -> Tokenizer:
-    """Inverse of `as_text`."""
+def from_text(text: str, file: str = "a tokenizer.json") -> Tokenizer:
+    """Inverse of `as_text`. A name in `text` is not followed: loading a run folder must not read anything outside it."""
     content: dict[str, Any] = json.loads(text)
     if "tokenizer" not in content:
         return BPETokenizer(FastTokenizer.from_str(text))
     if "fast" in content:
         return HubTokenizer(content["tokenizer"], content)
-    return named_tokenizer(content["tokenizer"])
+    if content["tokenizer"] == OpenCLIPTokenizer.name:
+        return OpenCLIPTokenizer()
+    raise ValueError(
+        f"{file} names {str(content['tokenizer'])[:200]!r} instead of holding a tokenizer, and names in a run folder are not followed: "
+        "train the run again, or put the tokenizer itself there (models.shared.text.save_tokenizer)"
+    )
 
 
 def named_tokenizer(name: str) -> Tokenizer:

@@ -65,6 +65,11 @@ class VQConfig:
         )
 
     @classmethod
+    def dalle(cls) -> VQConfig:
+        """DALL-E's encoder in shape, for FLAVA (2112.04482, section 3.3): 112 px -> 14 x 14 codes out of 8,192."""
+        return cls(network=NetworkConfig(image_size=112, multiplier=(1, 1, 2, 4)))
+
+    @classmethod
     def paper(cls) -> VQConfig:
         return cls(perceptual="IMAGENET1K_V1", adversarial_weight=0.75, adversarial_after=5_000_000)
 
@@ -99,6 +104,12 @@ class VQ(Model):
         self.register_buffer("steps", torch.tensor(0))  # of training: some terms start later
         self.register_buffer("seen", torch.tensor(0))  # samples
         self._batch: tuple[Tensor, Tensor] | None = None  # latents [N, D] and codes [N] of the step under way
+
+    def fetch(self) -> dict[str, str]:
+        """Read the weights of the perceptual term, if any. They stay outside of the model's own."""
+        if self.perceptual is not None:
+            _ = self.perceptual.features
+        return {}
 
     @property
     def size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -36,18 +37,23 @@ def psnr(squared: Tensor) -> Tensor:
 class Perceptual:
     """Squared distance between unit-length VGG-16 features at five depths: LPIPS (arXiv 1801.03924) with all its weights 1.
 
-    `weights` names torchvision weights ("IMAGENET1K_V1", fetched once) or a safetensors file of VGG-16. Not a module: the
-    frozen classifier is no part of the tokenizer's own weights.
+    `weights` names torchvision weights ("IMAGENET1K_V1", fetched once) or a safetensors file of VGG-16, read when they are first needed:
+    a trained tokenizer does without. Not a module: the frozen classifier is no part of the tokenizer's own weights.
     """
 
     depths = (3, 8, 15, 22, 29)  # the ReLU before each pooling
 
     def __init__(self, weights: str) -> None:
+        self.weights = weights
+
+    @cached_property
+    def features(self) -> nn.Sequential:
+        """VGG-16's convolutions. Raises FileNotFoundError or ValueError where its weights cannot be had."""
         with torch.device("meta"):  # or 120 M weights would be drawn at random for nothing
             features = vgg16().features
-        state = {name.removeprefix("features."): tensor for name, tensor in _vgg16(weights).items() if name.startswith("features.")}
+        state = {name.removeprefix("features."): tensor for name, tensor in _vgg16(self.weights).items() if name.startswith("features.")}
         features.load_state_dict(state, assign=True)
-        self.features = features.eval().requires_grad_(False)
+        return features.eval().requires_grad_(False)
 
     def __call__(self, reconstruction: Tensor, pixels: Tensor) -> Tensor:
         """Pixels in [-1, 1] -> `[B]`."""
@@ -68,7 +74,7 @@ def _vgg16(weights: str) -> dict[str, Tensor]:
             raise FileNotFoundError(f"perceptual weights {weights}: there is no such file")
         return load_file(weights)
     try:
-        found: dict[str, Tensor] = VGG16_Weights[weights].get_state_dict(check_hash=True)
+        found: dict[str, Tensor] = VGG16_Weights[weights].get_state_dict(check_hash=True, weights_only=True)
     except (OSError, KeyError) as error:
         raise ValueError(
             f"perceptual weights {weights!r} cannot be had ({error}): name torchvision weights of VGG-16 such as IMAGENET1K_V1, "

@@ -24,7 +24,7 @@ def randomise(model: nn.Module, seed: int) -> None:
 
 def tokenizer(*, pad: int, end: int) -> Any:
     """All that a model asks of its tokenizer."""
-    return SimpleNamespace(pad=pad, end=end, start=None, vocab_size=100, name="kit")
+    return SimpleNamespace(pad=pad, end=end, start=None, mask=None, vocab_size=100, name="kit")
 
 
 def pictures(count: int, size: int, seed: int = 0) -> Tensor:

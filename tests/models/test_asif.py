@@ -129,7 +129,7 @@ def test_words_count_as_much_as_they_surprise() -> None:
         table = model.language.get_input_embeddings().weight.double()
         weights = [-float(logits[place, token]) for place, token in enumerate(ids[1:-1])]
         expected = sum(weight * table[token] for weight, token in zip(weights, ids[1:-1], strict=True)) / sum(weights)
-        found = surprising_words(model.language, layout(WORDS, [text, TEXTS[1] * 2], 64), end=WORDS.end)
+        found = surprising_words(model.language, layout(WORDS, [text, TEXTS[1] * 2], 64), WORDS)
     assert torch.allclose(found[0].double(), expected, atol=1e-5)
 
 

@@ -34,8 +34,10 @@ CONFIG = ASIFConfig(
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     asked = connect(monkeypatch, tmp_path, {"someone/sentences": TINY, "someone/others": TINY}, WORDS)
 
-    def encoder_of(name: str, *, use_safetensors: bool) -> Any:
+    def encoder_of(name: str, *, config: Any, use_safetensors: bool, trust_remote_code: bool) -> Any:
         assert use_safetensors
+        assert trust_remote_code is False
+        assert isinstance(config, MPNetConfig)
         asked.append(f"weights {name}")
         torch.manual_seed(0)
         return MPNetModel(TINY)

@@ -139,7 +139,7 @@ def test_scores_equal_transformers(retrieval: Blip2ForImageTextRetrieval) -> Non
     model = ours()
     load(model, from_retrieval(retrieval.state_dict()))
     data = batch()
-    pixels, real = normalise(data["pixels"], OPENAI_MEAN, OPENAI_STD), until_end(data["ids"], 95)
+    pixels, real = normalise(data["pixels"], OPENAI_MEAN, OPENAI_STD), until_end(data["ids"], tokenizer(pad=0, end=95))
     asked = {"pixel_values": pixels, "input_ids": data["ids"], "attention_mask": real.long()}
     image = model._see(data["pixels"])
     assert_close(image, retrieval.vision_model(pixels).last_hidden_state, "image states")
@@ -300,6 +300,24 @@ def test_texts_begin_and_end_with_any_tokenizer(start: int | None, end: int) -> 
     assert model.pairs.real(ids).sum(dim=1).tolist() == [5, CONTEXT]
     image = pictures(1, 28)[0].permute(1, 2, 0).numpy()
     assert_close(model.score([image, image], ["abc", "d" * 30])[:1], model.score([image], ["abc"]), "padding")
+
+
+def test_a_start_token_stands_between_picture_and_text_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OPT reads a text in the released code; at small scale nothing stands there."""
+    assert BLIP2Config.paper().start
+    assert not BLIP2Config.tiny().start
+    for start in (False, True):
+        model = BLIP2(replace(ours().config, start=start), words())
+        model.tokenizer.encode = lambda text: [ord(letter) % 80 + 5 for letter in text]
+        ids, labels = model.sequences.laid_out([[], [7]], ["ab", "c"])
+        begin, count = [1] if start else [], model.config.queries
+        assert ids[0, count:].tolist()[: len(begin) + 3] == [*begin, 22, 23, 95]
+        assert ids[1, count:].tolist()[: len(begin) + 3] == [*begin, 7, 24, 95]
+        assert (labels[0] >= 0).tolist()[: count + len(begin) + 3] == [False] * (count + len(begin)) + [True] * 3
+        read: list[list[int]] = []
+        monkeypatch.setattr("models.blip2.model.prefix.write", lambda *args, read=read, **_: read.extend(args[2]) or [""])
+        model.caption([pictures(1, 28)[0].permute(1, 2, 0).numpy()])
+        assert read == [[SOFT] * count + begin]
 
 
 def test_the_first_stage_equals_a_slow_derivation(retrieval: Blip2ForImageTextRetrieval) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import models
 from data.sample import Sample
@@ -19,6 +20,8 @@ from models.flava.collate import IMAGE, PAIR, QUESTION, TEXT, Mixture
 from models.shared.masking import TokenMasking
 from models.shared.text import BPETokenizer
 from models.shared.vision import patches_to_pixels
+from models.vq import VQConfig
+from tests.hub import connect
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,31 @@ def model(tokenizer: BPETokenizer) -> FLAVA:
         if not name.startswith("codebook."):
             parameter.data += 0.05 * torch.randn_like(parameter)
     return model.eval()
+
+
+def test_a_tenth_of_the_papers_pairs_mismatch(model: FLAVA, samples: list[Sample]) -> None:
+    """As in the released code (itm_probability 0.1): of 8,192 rows 5,161 contrast."""
+    mixture = FLAVAConfig.paper().mixture
+    batch = replace(model.collate, mixture=mixture)(samples * 5, np.random.default_rng(0))
+    pairs = int((batch["kind"] == PAIR).sum())
+    assert (pairs, int((~batch["match"]).sum())) == (140, 14)
+    many = int((mixture.kinds(8192) == PAIR).sum())
+    assert many - round(mixture.mismatched * many) == 5161
+
+
+def test_the_image_encoder_starts_from_published_weights(tokenizer: BPETokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = connect(monkeypatch, tmp_path, {}, tokenizer)
+    paper = FLAVAConfig.paper()
+    assert paper.image_weights.endswith(".dino")
+    assert not FLAVAConfig.tiny().image_weights
+    tower = replace(paper.vision, width=64, depth=6, heads=2, mlp_ratio=3.0, image_size=160)
+    small = replace(FLAVAConfig.tiny(), vision=tower, codebook=replace(VQConfig.coarse(), network=VQConfig.coarse().network))
+    small = replace(small, codebook=replace(small.codebook, network=replace(small.codebook.network, image_size=80)))
+    model = FLAVA(replace(small, image_weights="test_vit.r160_in1k", vocab_size=tokenizer.vocab_size), tokenizer)
+    assert model.fetch() == {"visual": "test_vit.r160_in1k"}
+    assert asked == ["weights timm/test_vit.r160_in1k"]
+    theirs = load_file(tmp_path / "timm--test_vit.r160_in1k.safetensors")
+    assert all(torch.equal(value, theirs[name]) for name, value in model.visual.state_dict().items())
 
 
 def test_a_batch_is_made_of_pairs_pictures_and_texts(model: FLAVA, samples: list[Sample]) -> None:

@@ -78,6 +78,22 @@ def test_random_crops_stay_inside_and_reach_every_place() -> None:
     assert set(widths.tolist()) <= {95, 96, 97}  # the whole shorter side, 100 columns, was kept
 
 
+@pytest.mark.parametrize("random_crop", [1.0, 0.5])
+@pytest.mark.parametrize("size", [(16, 16), (20, 31)])
+def test_half_of_the_pictures_are_mirrored_in_training_alone(size: tuple[int, int], random_crop: float) -> None:
+    image = picture(*size)
+    flips, none = ImageTransform(16, random_crop, flip=True), ImageTransform(16, random_crop)
+    assert torch.equal(flips([image]), none([image]))
+    mirrored = 0
+    for seed in range(200):
+        plain, found = (transform([image], np.random.default_rng(seed))[0] for transform in (none, flips))
+        assert torch.equal(found, plain) or torch.equal(found, plain.flip(-1))
+        mirrored += not torch.equal(found, plain)
+        again = [flips([np.repeat(image[..., :1], 3, axis=2)], np.random.default_rng(seed))[0] for _ in range(2)]
+        assert torch.equal(*again)  # boxes and pictures that share a seed are mirrored together
+    assert 75 < mirrored < 125
+
+
 def test_normalise() -> None:
     pixels = torch.stack([torch.full((3, 2, 2), value, dtype=torch.uint8) for value in (0, 128, 255)])
     for mean, std in ((OPENAI_MEAN, OPENAI_STD), (HALF, HALF)):

@@ -173,7 +173,7 @@ def test_any_language_model_goes_on_from_embeddings_as_without_a_cache(config: s
             "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=50, n_positions=64),
             "opt": OPTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, ffn_dim=48, vocab_size=50, word_embed_proj_dim=32),
         }
-        model = AutoModelForCausalLM.from_config(sizes[config])
+        model = AutoModelForCausalLM.from_config(sizes[config], trust_remote_code=False)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     freeze(model)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from open_clip.loss import ClipLoss
-from transformers import BertConfig, RobertaConfig, RobertaModel, ViTConfig, ViTForMaskedImageModeling
+from safetensors.torch import load_file
+from transformers import BertConfig, RobertaConfig, RobertaForMaskedLM, RobertaModel, ViTConfig, ViTForMaskedImageModeling
 from transformers.models.bert.modeling_bert import BertLayer
 
 from data.sample import Sample
@@ -18,13 +20,16 @@ from data.scenes.world import PRESETS
 from models.clip import CLIP, CLIPConfig
 from models.maskvlm import MaskVLM, MaskVLMConfig
 from models.maskvlm.blocks import PostNormBlock, TextEncoder
+from models.maskvlm.convert import from_roberta
 from models.maskvlm.objective import contrastive, masked_pixels, visible_median
 from models.shared.convert import Row, to_ours
 from models.shared.matching import hard_negatives
-from models.shared.text import BPETokenizer
+from models.shared.text import BPETokenizer, layout, named_tokenizer, until_end
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import patches_to_pixels
+from tests.hub import connect
 from tests.models.kit import assert_close, assert_same_gradients, pictures, randomise, texts, tokenizer
+from tests.stand_ins import KINDS
 
 CONFIG = TransformerConfig(width=32, depth=2, heads=4, mlp_ratio=2.0, norm_eps=1e-12)
 SIZES: dict[str, Any] = {
@@ -88,20 +93,74 @@ def test_the_text_encoder_is_robertas() -> None:
     theirs = RobertaModel(config, add_pooling_layer=False).eval()
     randomise(theirs, 0)
     ours = TextEncoder(CONFIG, rows=100, context=12)
-    state = theirs.state_dict()
-    positions = state.pop("embeddings.position_embeddings.weight")[1:13]  # RoBERTa's begin after the padding's
-    segment = state.pop("embeddings.token_type_embeddings.weight")[0]  # its only segment is a constant
-    state["positions"] = positions + segment
-    table = [
-        Row("tokens.weight", "embeddings.word_embeddings.weight"),
-        Row("positions", "positions"),
-        Row("norm.*", "embeddings.LayerNorm.*"),
-    ]
-    ours.load_state_dict(to_ours(state, [*table, *bert_layer("blocks.*.", "encoder.layer.*.", cross=False)]))
+    ours.load_state_dict(from_roberta(theirs.state_dict(), pad=0, context=12))
     ids = texts(5, 12, pad=0, end=95)
     real = ids != 0
     reference = theirs(ids, attention_mask=real.long()).last_hidden_state
     assert_close(ours(ids, real)[real], reference[real], "states")
+
+
+def roberta_folder(folder: Path, kind: Any = RobertaModel, **sizes: Any) -> Path:
+    """A folder as of the hub: random weights, and a tokenizer of RoBERTa's kind."""
+    inner = KINDS["roberta"](["a red circle", "two blue squares left of a green star"])
+    config = RobertaConfig(**SIZES | sizes, vocab_size=len(inner), max_position_embeddings=40, pad_token_id=1, type_vocab_size=1)
+    theirs = kind(config)
+    randomise(theirs, 0)
+    theirs.save_pretrained(folder)
+    inner.save_pretrained(folder)
+    return folder
+
+
+def starting_from(folder: Path, words: Any, image: str = "") -> MaskVLM:
+    vision = replace(MaskVLMConfig.paper().vision, width=64, depth=6, heads=2, mlp_ratio=3.0, image_size=160, patch_size=16)
+    config = replace(MaskVLMConfig.paper(), vision=vision, text=CONFIG, cross=CONFIG, decoder_depth=1, embed_dim=16, context=24)
+    named = {"image_weights": image, "text_weights": str(folder), "vocab_size": words.vocab_size}
+    return MaskVLM(replace(config, **named), words)
+
+
+@pytest.mark.parametrize("kind", [RobertaModel, RobertaForMaskedLM], ids=["with a pooler", "with its head"])
+def test_the_text_encoder_starts_from_a_roberta(kind: Any, tmp_path: Path) -> None:
+    folder = roberta_folder(tmp_path / "roberta", kind)
+    words = named_tokenizer(str(folder))
+    model = starting_from(folder, words).eval()
+    assert model.fetch() == {"text": str(folder)}
+    theirs: Any = RobertaModel.from_pretrained(folder, trust_remote_code=False, attn_implementation="eager").eval()
+    ids = layout(words, ["a red circle", "two blue squares left of a green star", ""], 24)
+    real = until_end(ids, words)
+    reference = theirs(ids, attention_mask=real.long()).last_hidden_state
+    assert_close(model.text(ids, real)[real], reference[real], "states")
+
+
+def test_an_image_encoder_of_timm_is_loaded_up_to_the_wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = BPETokenizer.train(["a red circle"], 300)
+    asked = connect(monkeypatch, tmp_path, {}, words)
+    model = replace_source(starting_from(tmp_path, words, "test_vit.r160_in1k"))
+    assert model.fetch() == {"visual": "test_vit.r160_in1k"}
+    assert asked == ["weights timm/test_vit.r160_in1k"]
+    theirs = load_file(tmp_path / "timm--test_vit.r160_in1k.safetensors")
+    assert all(torch.equal(value, theirs[name]) for name, value in model.visual.state_dict().items())
+
+
+def replace_source(model: MaskVLM) -> MaskVLM:
+    """Without a text encoder to start from."""
+    return MaskVLM(replace(model.config, text_weights=""), model.tokenizer)
+
+
+def test_encoders_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = roberta_folder(tmp_path / "roberta")
+    words = named_tokenizer(str(folder))
+    with pytest.raises(ValueError, match="add --tokenizer"):
+        starting_from(folder, BPETokenizer.train(["a red circle"], 300)).fetch()
+    wide = roberta_folder(tmp_path / "wide", hidden_size=48)
+    with pytest.raises(ValueError, match="another shape"):
+        starting_from(wide, words).fetch()
+    with pytest.raises(ConnectionError, match="text encoder"):
+        starting_from(tmp_path / "nowhere", words).fetch()
+    connect(monkeypatch, tmp_path, {}, words)
+    small = replace(starting_from(folder, words).config, text_weights="", image_weights="test_vit.r160_in1k")
+    small = replace(small, vision=replace(small.vision, depth=2))
+    with pytest.raises(ValueError, match="another shape than this image tower"):
+        MaskVLM(small, words).fetch()
 
 
 def test_the_pixel_loss_is_that_of_masked_image_modelling() -> None:

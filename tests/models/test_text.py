@@ -23,8 +23,11 @@ from models.shared.text import (
     layout,
     load_tokenizer,
     named_tokenizer,
+    place_of_end,
     save_tokenizer,
+    until_end,
 )
+from tests.stand_ins import KINDS
 
 CAPTIONS = ["a red circle", "two blue squares left of a green star", "a small yellow triangle on a black background"]
 BPE = BPETokenizer.train(CAPTIONS, 400)
@@ -127,6 +130,67 @@ def test_hub_tokenizer_from_a_folder(tmp_path: Path) -> None:
     _assert_equal(named_tokenizer(str(folder)), tokenizer)
     folder.rename(tmp_path / "gone")
     _assert_equal(load_tokenizer(tmp_path), tokenizer)
+
+
+STAND_INS = {kind: make(CAPTIONS) for kind, make in KINDS.items()}
+ROLES = {  # start, end, padding, mask
+    "gpt2": ("<|endoftext|>", "<|endoftext|>", "<|endoftext|>", None),
+    "opt": ("</s>", "</s>", "<pad>", None),
+    "roberta": ("<s>", "</s>", "<pad>", "<mask>"),
+    "bert": ("[CLS]", "[SEP]", "[PAD]", "[MASK]"),
+    "mpnet": ("<s>", "</s>", "<pad>", "<mask>"),
+    "llama": ("<s>", "</s>", "</s>", None),
+    "siglip": (None, "</s>", "</s>", None),
+}
+
+
+def stand_in(kind: str, folder: Path) -> HubTokenizer:
+    STAND_INS[kind].save_pretrained(folder / kind)
+    return HubTokenizer(str(folder / kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_hub_tokenizer_has_its_roles(kind: str, tmp_path: Path) -> None:
+    tokenizer = stand_in(kind, tmp_path)
+    roles = (tokenizer.start, tokenizer.end, tokenizer.pad, tokenizer.mask)
+    assert tuple(None if role is None else tokenizer.inner.convert_ids_to_tokens(role) for role in roles) == ROLES[kind]
+    save_tokenizer(tokenizer, tmp_path)
+    again: Any = load_tokenizer(tmp_path)
+    assert (again.start, again.end, again.pad, again.mask) == roles
+    _assert_equal(again, tokenizer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_reaches_from_its_start_to_its_end(kind: str, tmp_path: Path) -> None:
+    """Also where both are the same token, and where the padding is, too."""
+    tokenizer = stand_in(kind, tmp_path)
+    said = [*CAPTIONS, "", "a red circle " * 30]
+    ids = layout(tokenizer, said, 20)
+    real, places = until_end(ids, tokenizer), place_of_end(ids, tokenizer)
+    for row, seen, place, text in zip(ids.tolist(), real.tolist(), places.tolist(), said, strict=True):
+        whole = [token for token in (tokenizer.start,) if token is not None] + tokenizer.encode(text)
+        expected = [*whole[:19], tokenizer.end]
+        assert row[: len(expected)] == expected
+        assert seen == [True] * len(expected) + [False] * (len(row) - len(expected))
+        assert place == len(expected) - 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_in_a_text_are_plain_text_for_hub_tokenizers_too(kind: str, tmp_path: Path) -> None:
+    tokenizer = stand_in(kind, tmp_path)
+    special = {token for token in (tokenizer.start, tokenizer.end, tokenizer.pad, tokenizer.mask) if token is not None}
+    said = "a red " + " ".join(word for word in ROLES[kind] if word)
+    for each in (tokenizer, pickle.loads(pickle.dumps(tokenizer))):  # noqa: S301
+        assert not special & set(each.encode(said))
+    save_tokenizer(tokenizer, tmp_path)
+    assert not special & set(load_tokenizer(tmp_path).encode(said))
+
+
+def test_a_tokenizer_without_any_end_is_refused(tmp_path: Path) -> None:
+    fast = FastTokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=fast, unk_token="<unk>").save_pretrained(tmp_path / "theirs")
+    with pytest.raises(ValueError, match="neither an end"):
+        HubTokenizer(str(tmp_path / "theirs"))
 
 
 def _assert_equal(found: Any, expected: Any) -> None:

@@ -211,9 +211,9 @@ def test_perceptual_term_reads_weights_by_name(tmp_path: Path) -> None:
     assert not any("features" in name for name in model.state_dict())  # the classifier is no part of the tokenizer
     assert model(model.collate(_samples(2, size=32))).terms["perceptual"] > 0
     with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors"):
-        Perceptual(str(tmp_path / "nothing.safetensors"))
+        _ = Perceptual(str(tmp_path / "nothing.safetensors")).features
     with pytest.raises(ValueError, match="'no_such_weights' is not in the cache"):
-        Perceptual("no_such_weights")
+        _ = Perceptual("no_such_weights").features
 
 
 # --------------------------------------------------------------------------------------------------- whole model

@@ -5,6 +5,7 @@ Each `tiny` is trained for two steps a stage, on what it builds on, which is tra
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -23,7 +24,7 @@ import models
 from data.loader import in_order
 from data.sample import Sample
 from data.shards import find
-from models.contract import Model
+from models.contract import IGNORE_INDEX, Model
 from recipes.train.loop import train
 from recipes.train.pages import names, page
 from recipes.train.progress import Progress
@@ -31,6 +32,7 @@ from recipes.train.recipe import AnyRecipe, Log
 from recipes.train.stages import enter, set_training
 from recipes.train.step import backward
 from recipes.train.watch import Watch
+from tests.recipes.ranks import on_ranks
 from tests.recipes.test_train import Killed, same_weights
 
 PAGES = [name for name in names() if "tiny" in page(name).PRESETS]
@@ -117,8 +119,8 @@ def test_killed_and_resumed_equals_uninterrupted(name: str, runs: Path, tmp_path
 def test_collate_depends_on_its_generator_alone_and_goes_to_workers(name: str, runs: Path, scenes: Path) -> None:
     model, _ = in_last_stage(name, trained(name, runs))
     samples = some_samples(scenes, BATCH)
-    copy = pickle.loads(pickle.dumps(model.collate))  # noqa: S301 (our own bytes)
-    one, other = (collate(samples, np.random.default_rng(3)) for collate in (model.collate, copy))
+    again = pickle.loads(pickle.dumps(model.collate))  # noqa: S301 (our own bytes)
+    one, other = (collate(samples, np.random.default_rng(3)) for collate in (model.collate, again))
     assert one.keys() == other.keys() != set()
     assert all(torch.equal(one[field], other[field]) for field in one)
     assert {len(rows) for rows in one.values()} == {BATCH}
@@ -158,6 +160,54 @@ def test_what_is_trained_has_a_gradient_in_some_stage_and_what_is_frozen_has_non
             assert parameter.requires_grad or parameter.grad is None, f"{key} is frozen in stage {number}"
             learns |= {key} if parameter.grad is not None else set()
     assert learns == trains
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_two_ranks_have_the_losses_and_gradients_of_one(name: str, runs: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every stage, for ranks whose rows differ in what they count: texts of other lengths, other numbers of masked words and hidden
+    pixels. Hard negatives are a rank's own and are drawn, so here they are each pair's neighbour."""
+    folder, recipe = trained(name, runs), page(name).PRESETS["tiny"]
+    for module in list(sys.modules.values()):
+        if module.__name__.startswith("models.") and hasattr(module, "hard_negatives"):
+            monkeypatch.setattr(module, "hard_negatives", _neighbours)
+    for number in range(len(recipe.schedule)):
+        whole: Any = models.load(folder)
+        enter(whole, recipe, number, _progress(folder))
+        set_training(whole)
+        batch = _uneven(whole.collate(some_samples(scenes, 2 * BATCH), np.random.default_rng(0)))
+        copies = [copy.deepcopy(whole) for _ in range(2)]
+
+        def work(rank: int, copies: list[Any] = copies, batch: dict[str, torch.Tensor] = batch) -> Any:
+            rows = slice(rank * BATCH, (rank + 1) * BATCH)
+            return _losses(copies[rank], {field: values[rows] for field, values in batch.items()})
+
+        one, two = _losses(whole, batch), on_ranks(monkeypatch, work)
+        assert one.keys() == two[0].keys() == two[1].keys()
+        for what, value in one.items():
+            mean = (two[0][what] + two[1][what]) / 2
+            assert torch.allclose(mean, value, rtol=1e-4, atol=1e-5 * float(value.abs().max().clamp(min=1e-3))), f"{what} in stage {number}"
+
+
+def _neighbours(similarity: torch.Tensor, captions: torch.Tensor, generator: object = None) -> tuple[torch.Tensor, torch.Tensor]:
+    other = torch.arange(len(captions)) ^ 1
+    return other, other
+
+
+def _uneven(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With all that is masked or asked for in the last row of the first half taken away, where labels say what that is."""
+    batch = {field: values.clone() for field, values in batch.items()}
+    for field, nothing in (("labels", IGNORE_INDEX), ("patches", False)):
+        if field in batch and not (field == "labels" and "masked_ids" not in batch):
+            batch[field][BATCH - 1] = nothing
+    return batch
+
+
+def _losses(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every term, the total, every gradient, and what the objective keeps."""
+    found = backward(model, batch, micro_batch=None, autocast=torch.autocast("cpu", enabled=False))
+    kept = {key: value for key, value in model.named_buffers() if value.is_floating_point()}
+    gradients = {f"gradient of {key}": each.grad for key, each in model.named_parameters() if each.grad is not None}
+    return {"total": found.total.detach()} | {key: value.detach() for key, value in found.terms.items()} | gradients | kept
 
 
 @pytest.mark.slow
