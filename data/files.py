@@ -1,39 +1,157 @@
-"""Files that appear whole or not at all: written beside their place, then moved there."""
+"""Files that appear whole or not at all, are read within bounds, and are named in one sentence where they cannot be read or written."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import glob
 import json
 import os
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+MOST_BYTES = 1 << 29  # of a text file that is read whole: many times what a command here writes
+AGAIN = "Remove it, and run again the command that wrote it"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class FileError(OSError, ValueError):
+    """A file that cannot be read, used or written. The message is a sentence that names it, what was expected, and what to do."""
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new file to write to, which takes the place of `path` at the end of the block. Where the block raises, `path` stays as it was.
+    """A new file to write to, which takes the place of `path` at the end of the block, with the mode that the umask asks for. Where the
+    block raises, `path` stays as it was. Raises FileError where it cannot be written.
 
     with replacing(folder / "model.safetensors") as partial:
         save_file(tensors, partial)
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # other processes may be writing the same file
+    with writing(path, partial):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in _left_behind(path):
+            left.unlink(missing_ok=True)
+        partial.touch()
+    mode = stat.S_IMODE(partial.stat().st_mode)  # some libraries write files that only their owner can read
     try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
-        os.replace(partial, path)
+        with writing(path, partial):
+            yield partial
+            partial.chmod(mode)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8."""
+    """UTF-8, in which a lone surrogate of somebody's JSON becomes a question mark."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="replace")
 
 
 def write_json(path: Path, value: Any) -> None:
     """UTF-8, indented, for people to read as well."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def append_text(path: Path, text: str) -> None:
+    """UTF-8, behind what is there. Raises FileError."""
+    with writing(path), path.open("a", encoding="utf-8", errors="replace") as file:
+        file.write(text)
+
+
+@contextmanager
+def writing(path: Path, *also: Path) -> Iterator[None]:
+    """The system's complaints about `path` (or about `also`, in its stead) as a FileError that names it."""
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        named = (None, *map(str, (path, path.parent, *path.parent.parents, *also)))
+        if error.errno is None or (str(error.filename) if error.filename is not None else None) not in named:
+            raise  # about another file
+        cure = "Make room, and run the command again" if error.errno in FULL else "Choose another place, one that you may write to"
+        raise FileError(f"{path} cannot be written: {error.strerror}. {cure}") from error
+
+
+def _left_behind(path: Path) -> Iterator[Path]:
+    """Partial files of processes that were killed while they wrote."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        process = left.name.removesuffix(".partial").rpartition(".")[2]
+        if process.isdecimal() and not _alive(int(process)):
+            yield left
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextmanager
+def locked(folder: Path, waiting: str) -> Iterator[None]:
+    """One process at a time in a folder. Another one prints `waiting`, and waits until the first one ends, however it does."""
+    path = folder / ".lock"
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(waiting, file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def read_text(path: Path, cure: str = AGAIN, *, errors: str = "strict") -> str:
+    """UTF-8; `errors` as in `bytes.decode`. Raises FileError, which says `cure`, for what is no such file."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise FileError(f"{path} is not a file. {cure}")  # a pipe, say, would be waited for
+        if found.st_size > MOST_BYTES:
+            raise FileError(f"{path} has {found.st_size:,} bytes, expected at most {MOST_BYTES:,}. {cure}")
+        return path.read_text(encoding="utf-8", errors=errors)
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path} cannot be read: byte {error.start} is not UTF-8. {cure}") from error
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}. {cure}") from error
+
+
+def read_json(path: Path, cure: str = AGAIN) -> dict[str, Any]:
+    """A JSON object. Raises FileError, which says `cure`, for anything else."""
+    value = parse_json(read_text(path, cure), path, cure)
+    if not isinstance(value, dict):
+        raise FileError(f"{path}: expected a JSON object, found {type(value).__name__}. {cure}")
+    return value
+
+
+def parse_json(text: str, path: Path, cure: str = AGAIN) -> Any:
+    """The value of a text that was read from `path`. Raises FileError."""
+    if not text.strip():
+        raise FileError(f"{path} is empty. {cure}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise FileError(f"{path} cannot be read as JSON ({why}). {cure}") from error

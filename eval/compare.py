@@ -2,7 +2,8 @@
 
     python -m eval.compare [--runs .runs] [--out .runs/compare] [--dataset NAME] [--pages "clip lit siglip"]
 
-Reads result files only and needs neither torch nor the models. Runs with different data or prompts are an error, never averaged.
+Reads result files only and needs neither torch nor the models. Runs with different data or prompts are an error, never averaged. A run
+with a broken file is left out and named. Scores that belong to other weights than the run has now are marked.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import sys
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
+from data.files import FileError, write_text
 from eval import EvalError
-from eval.report import page, plain
+from eval.base.console import plain_console
+from eval.report import page, plain, words
 from eval.report.report import build
 from eval.report.results import read_runs
 
@@ -32,23 +34,30 @@ def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), da
         pages: space-separated pages of recipes/; the report lists those that are not trained yet.
     """
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-    console, errors = Console(width=width), Console(stderr=True)
+    console, errors = plain_console(width=width), plain_console(stderr=True)
     try:
         report = build(read_runs(runs), pages.split(), dataset, runs / "claims")
     except EvalError as error:
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        errors.print(str(error), soft_wrap=True)
+        return 1
+    if not report.datasets and report.faults:
+        for fault in report.faults:
+            errors.print(fault, soft_wrap=True)
         return 1
     if not report.datasets and dataset is not None:
-        errors.print(f"{runs}: no run was evaluated on {dataset!r}. Evaluate one: make eval-clip DATA=...", markup=False)
+        errors.print(f"{runs}: no run was evaluated on {dataset!r}. Evaluate one: make eval-clip DATA=...")
         return 1
     plain.terminal(report, console)
     if not report.datasets:
-        console.print(f"No results under {runs} yet. Begin with: make train-clip eval-clip", markup=False)
+        console.print(f"No results under {runs} yet. Begin with: make train-clip eval-clip")
         return 0
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in (("report.md", plain.markdown(report)), ("report.csv", plain.table_csv(report)), ("report.html", page.html(report))):
-        (out / name).write_text(text, encoding="utf-8")
-    console.print(f"Written: {out}/report.html, report.md, report.csv", markup=False)
+    try:
+        for name, text in (("report.md", plain.markdown), ("report.csv", plain.table_csv), ("report.html", page.html)):
+            write_text(out / name, text(report))
+    except FileError as error:
+        errors.print(str(error), soft_wrap=True)
+        return 1
+    console.print(words.plain(f"Written: {out}/report.html, report.md, report.csv"))
     return 0
 
 

@@ -12,10 +12,9 @@ of that stage in `RUN/stages/<stage>`, these tasks run on it, and their results 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -28,13 +27,15 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from data.files import write_json
+from data.fields import require
+from data.files import FileError, locked, read_json, write_json
 from data.shards import DataError, find
 from eval import EvalError
 from eval.base import schemas
 from eval.base.capabilities import Draws, WeighsAnswers
+from eval.base.console import plain_console
 from eval.base.heartbeat import heartbeat
-from eval.base.provenance import provenance
+from eval.base.provenance import provenance, weights_of
 from eval.base.task import FallsBelowChance, Task
 from eval.harness.ask import Json, cells_of, chance_cells, hashed, title, variants
 from eval.harness.controls import untrained
@@ -45,7 +46,7 @@ from eval.judges.clipscore import PUBLISHED, clip_beside, named_clip
 from eval.judges.vqascore import named_judge, seed_zero
 from eval.report.sheet import write_sheet
 from eval.report.show import WIDTH, print_screen, print_tables
-from eval.tasks import plan
+from eval.tasks import headlines, plan
 from models.shared.device import hardware, resolve_device
 
 PRESETS = ("tiny", "small", "paper")
@@ -77,12 +78,15 @@ def main(
         all: print every number, one table per task and split, before the summary screen.
     """
     try:
-        chosen = tuple(tasks.split(",")) if tasks else None
+        chosen = tuple(name.strip() for name in tasks.split(",")) if tasks is not None else None
         folder = stored(run) if run.startswith(PUBLISHED) else Path(run)
         options: Json = {"data": data, "device": device, "limit": limit, "batch_size": batch_size, "clip": clip, "judge": judge}
         evaluate_run(folder, tasks=chosen, everything=all, **options)
-    except (EvalError, DataError, FileNotFoundError, ValueError, ConnectionError) as error:
+    except (EvalError, DataError, OSError, ValueError) as error:
         sys.exit(f"eval: {error}")
+    except KeyboardInterrupt:
+        print(f"eval: {run}: stopped; what was answered is kept, run again to go on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def evaluate_run(
@@ -102,6 +106,10 @@ def evaluate_run(
     Tasks that belong to an earlier stage (`Model.asked_after`) run on the model of that stage in `folder/stages`. They run on the
     finished model only if `tasks` names them.
     """
+    require(limit is None or limit >= 1, "--limit", limit, "1 or more samples of each split")
+    require(batch_size >= 1, "--batch-size", batch_size, "1 or more")
+    for name in tasks or ():
+        require(name in headlines(), "--tasks", name, f"some of {', '.join(headlines())}, separated by commas")
     options: Json = {"data": data, "device": device, "limit": limit, "batch_size": batch_size, "clip": clip, "judge": judge}
     with heartbeat(lambda: f"{folder.name}: loading"):
         elsewhere = _asked_after(folder)
@@ -131,12 +139,13 @@ def _evaluate_folder(
     for name in ("model.json", "model.safetensors"):
         if not (folder / name).exists():
             raise EvalError(f"{folder / name} is missing: expected a finished run, such as `make train-clip` writes to .runs/")
-    recipe = json.loads((folder / "recipe.json").read_text()) if (folder / "recipe.json").exists() else {}
-    spec = data or recipe.get("data")
+    recipe = read_json(folder / "recipe.json") if (folder / "recipe.json").exists() else {}
+    spec = data or str(recipe.get("data") or "")
     if not spec:
         raise EvalError(f"{folder}/recipe.json names no data set; name one with --data")
     with heartbeat(lambda: f"{folder.name}: loading the model and the data"):
         device = str(resolve_device(device))
+        weights, state = weights_of(folder), (folder / "model.safetensors").stat()
         model: Any = models.load(folder, device).requires_grad_(False)  # the FLOP counter would look for gradients
         source = from_shards(spec, limit)
         home = folder.parent.parent if recipe.get("stage") else folder  # the run folder, whose siblings are other runs
@@ -149,13 +158,16 @@ def _evaluate_folder(
         if lenient:
             allowed = {task.name for task in plan(source)}
             tasks = [name for name in tasks or () if name in allowed]
+        fresh = untrained(folder, device)
+        if (folder / "model.safetensors").stat().st_mtime_ns != state.st_mtime_ns:
+            raise EvalError(f"{folder}/model.safetensors was replaced while it was read: a training has just ended. Evaluate again")
         return evaluate(
             model,
-            untrained(folder, device),
+            fresh,
             source,
             folder / "eval",
             about=_about(folder, home, recipe, spec, model),
-            weights=_sha256((folder / "model.safetensors").read_bytes() + (folder / "model.json").read_bytes()),
+            weights=weights,
             tasks=tasks,
             batch_size=batch_size,
             everything=everything,
@@ -165,7 +177,7 @@ def _evaluate_folder(
 
 def _about(folder: Path, home: Path, recipe: Json, spec: str, model: Any) -> Json:
     """The fields of eval.json that describe the run."""
-    description = json.loads((folder / "model.json").read_text())
+    description = read_json(folder / "model.json")
     run = home.resolve().name
     stage = recipe.get("stage", "")
     later = {task: after for after, asked in getattr(model, "asked_after", {}).items() if after != stage for task in asked}
@@ -181,8 +193,20 @@ def _about(folder: Path, home: Path, recipe: Json, spec: str, model: Any) -> Jso
         "data": spec,
         "trained_on": recipe.get("published") or _trained_on(str(recipe.get("data", "unknown"))),
         "published": recipe.get("published", ""),
+        "unfinished": _unfinished(folder, recipe),
         "notes": notes | dict(getattr(model, "notes", {})),
     }
+
+
+def _unfinished(folder: Path, recipe: Json) -> str:
+    """How far its training is, such as "3,200 samples"; "" if it is finished."""
+    if not recipe or recipe.get("stage") or recipe.get("published"):
+        return ""
+    cost = read_json(folder / "cost.json") if (folder / "cost.json").exists() else {}
+    if cost.get("finished", not cost):  # no cost.json: a model that was saved by other means
+        return ""
+    seen = cost.get("samples_seen")
+    return f"{seen:,} samples" if isinstance(seen, int) else "some of its samples"
 
 
 def _asked_after(folder: Path) -> dict[str, tuple[str, ...]]:
@@ -190,7 +214,7 @@ def _asked_after(folder: Path) -> dict[str, tuple[str, ...]]:
     kept = {path.parent.name for path in folder.glob("stages/*/model.safetensors")}
     if not kept or not (folder / "model.json").exists():
         return {}
-    asked = models.model_class(json.loads((folder / "model.json").read_text())["model"]).asked_after
+    asked = models.described(folder)[0].asked_after
     return {stage: tuple(tasks) for stage, tasks in asked.items() if stage in kept}
 
 
@@ -200,7 +224,7 @@ def stored(spec: str, runs: Path = Path(".runs")) -> Path:
     if not (folder / "recipe.json").exists():
         model: Any = models.load(spec)
         models.save(model, folder)
-        name = json.loads((folder / "model.json").read_text())["model"]
+        name = read_json(folder / "model.json")["model"]
         write_json(folder / "cost.json", {"total_parameters": sum(parameter.numel() for parameter in model.parameters())})
         write_json(
             folder / "recipe.json", {"name": name, "preset": "published", "published": spec}
@@ -224,15 +248,18 @@ def evaluate(
 ) -> Json:
     """Evaluate `model` on `source`, with the untrained model `fresh` as a control, and write results to `out/<data set>/`.
 
-    `weights` is a hash of the model: records made with other weights, data or prompts are not reused. `tasks=None` runs all tasks; with
-    a selection, cells of other tasks are kept from an earlier evaluation of the same weights and data. `elsewhere` maps tasks to skip
+    `weights` is a hash of the model: records made with other weights, data or prompts are not reused. `tasks=None` runs all tasks;
+    with a selection, cells of other tasks are kept from an earlier evaluation of the same weights and data. `elsewhere` maps tasks to skip
     to the training stage whose model they run on. With `everything`, all tables are printed before the summary screen.
-    Raises EvalError if there is nothing to evaluate.
+    One evaluation at a time writes there: another one waits for it, and then uses its records. Raises EvalError if there is nothing to
+    evaluate, FileError if the folder cannot be written.
     """
     start, elsewhere, out = time.perf_counter(), elsewhere or {}, out / source.name
-    console = console or Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH)
+    console = console or plain_console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH)
     planned = plan(source)
     names = list(dict.fromkeys(task.name for task in planned))
+    if Path(source.name).name != source.name:  # of a foreign index: it would be a folder elsewhere
+        raise EvalError(f"data set {source.name!r}: expected a name without slashes in its index.json; `make check-data` writes it")
     if unknown := [name for name in tasks or () if name not in names]:
         raise EvalError(f"{source.name}: no task {unknown[0]!r} for this data set; available: {', '.join(names) or 'none'}")
     if not planned:
@@ -243,43 +270,45 @@ def evaluate(
     fingerprints = {split: source.fingerprint(split) for split in dict.fromkeys([*source.evaluated, *(task.split for task in planned)])}
     everyone = variants(model, fresh, source, fingerprints, weights, batch_size)
 
-    cells = [cell for task in chosen if task.name in elsewhere for cell in _later(task, elsewhere[task.name], about)]
-    chosen = [task for task in chosen if task.name not in elsewhere]
-    units = [unit(task, variant, source.shifts) for task in chosen for variant in everyone]
-    outlook = Outlook(about["run"], units, Console(stderr=True, quiet=console.quiet))
-    spent: list[Json] = []
-    with outlook.shown():
-        for task in chosen:
-            for variant in everyone:
-                outlook.next()
-                asked = time.perf_counter()
-                cells += cells_of(task, variant, source, out, fingerprints[task.split], batch_size, outlook.advance)
-                spent.append({"task": title(task), "split": task.split, "variant": variant.name, "seconds": _since(asked)})
-            cells += chance_cells(task)
-        outlook.finish("pictures for the report")
-        showing = everyone[0].subject
-        only = {task.name for task in chosen} if about.get("stage") else set(names) - set(elsewhere) if elsewhere else None
-        shown = showcase(showing, planned, source, only) if showing else None
+    with locked(out, f"{out} is being evaluated by another process: waiting for it"):
+        cells = [cell for task in chosen if task.name in elsewhere for cell in _later(task, elsewhere[task.name], about)]
+        chosen = [task for task in chosen if task.name not in elsewhere]
+        units = [unit(task, variant, source.shifts) for task in chosen for variant in everyone]
+        outlook = Outlook(about["run"], units, plain_console(stderr=True, quiet=console.quiet))
+        spent: list[Json] = []
+        with outlook.shown():
+            for task in chosen:
+                for variant in everyone:
+                    outlook.next()
+                    asked = time.perf_counter()
+                    cells += cells_of(task, variant, source, out, fingerprints[task.split], batch_size, outlook.advance)
+                    spent.append({"task": title(task), "split": task.split, "variant": variant.name, "seconds": _since(asked)})
+                cells += chance_cells(task)
+            outlook.finish("pictures for the report")
+            showing = everyone[0].subject
+            only = {task.name for task in chosen} if about.get("stage") else set(names) - set(elsewhere) if elsewhere else None
+            shown = showcase(showing, planned, source, only) if showing else None
 
-    settings = {title(task): task.settings() for task in planned}
-    result: Json = {"schema": schemas.EVALUATION, **about}
-    result["notes"] = {task.name: task.below_chance for task in planned if isinstance(task, FallsBelowChance)} | about.get("notes", {})
-    result |= {"dataset": source.name, "weights": weights, "limit": source.limit, "data_hashes": fingerprints}
-    result |= {"prompts": {name: hashed(value) for name, value in settings.items()}, "cells": cells}
-    if tasks is not None:
-        result["cells"] = _kept_cells(out / "eval.json", result, chosen) + cells
-    # Runs are comparable even if they differ in the settings (such as the judge) of a task that gave no number.
-    answered = {cell["task"] for cell in result["cells"] if cell["variant"] == "model" and cell["value"] is not None}
-    result["prompts"] = {title(task): result["prompts"][title(task)] for task in planned if task.name in answered}
-    result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(_device_of(model)), **provenance()}
-    result |= {"seconds": _since(start), "seconds_of": [entry for entry in spent if entry["seconds"]]}
-    write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
-    if shown:
-        write_json(out / "showcase.json", shown)
-    write_json(out / "eval.json", result)
-    drawn = {cell["records"] for cell in cells if cell["task"] == "drawing" and cell["variant"] == "model" and "records" in cell}
-    if (name := f"drawing.{source.primary}.model.jsonl") in drawn:
-        write_sheet(out / name)
+        settings = {title(task): task.settings() for task in planned}
+        result: Json = {"schema": schemas.EVALUATION, **about}
+        result["notes"] = {task.name: task.below_chance for task in planned if isinstance(task, FallsBelowChance)} | about.get("notes", {})
+        result |= {"dataset": source.name, "weights": weights, "limit": source.limit, "data_hashes": fingerprints}
+        result["asked"] = list(tasks or ())
+        result |= {"prompts": {name: hashed(value) for name, value in settings.items()}, "cells": cells}
+        if tasks is not None:
+            result["cells"] = _kept_cells(out / "eval.json", result, chosen) + cells
+        # Runs are comparable even if they differ in the settings (such as the judge) of a task that gave no number.
+        answered = {cell["task"] for cell in result["cells"] if cell["variant"] == "model" and cell["value"] is not None}
+        result["prompts"] = {title(task): result["prompts"][title(task)] for task in planned if task.name in answered}
+        result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(_device_of(model)), **provenance()}
+        result |= {"seconds": _since(start), "seconds_of": [each for each in spent if each["seconds"]]}
+        write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
+        if shown:
+            write_json(out / "showcase.json", shown)
+        write_json(out / "eval.json", result)
+        drawn = {cell["records"] for cell in cells if cell["task"] == "drawing" and cell["variant"] == "model" and "records" in cell}
+        if (name := f"drawing.{source.primary}.model.jsonl") in drawn:
+            write_sheet(out / name)
     if everything:
         print_tables(console, result)
     print_screen(console, result, out.parent.parent)
@@ -293,13 +322,19 @@ def _later(task: Task, stage: str, about: Json) -> list[Json]:
 
 
 def _kept_cells(path: Path, result: Json, chosen: Sequence[Task]) -> list[Json]:
-    old = json.loads(path.read_text()) if path.exists() else {}
-    if any(old.get(name) != result[name] for name in ("schema", "weights", "limit", "data_hashes")):
-        return []
-    if any(result["prompts"].get(name) != value for name, value in old["prompts"].items()):
+    if not path.exists():
         return []
     names = {task.name for task in chosen}
-    return [cell for cell in old["cells"] if cell["task"] not in names]
+    try:
+        old = read_json(path)
+        if any(old.get(name) != result[name] for name in ("schema", "weights", "limit", "data_hashes")):
+            return []
+        if any(result["prompts"].get(name) != value for name, value in old["prompts"].items()):
+            return []
+        return [cell for cell in old["cells"] if cell["task"] not in names]
+    except (FileError, AttributeError, KeyError, TypeError) as error:  # it is written anew; the answers themselves are in the records
+        print(f"{path}: the cells of other tasks are lost ({error}); evaluate them again", file=sys.stderr)
+        return []
 
 
 # ----------------------------------------------------------------------------------------------------- bookkeeping
@@ -334,10 +369,6 @@ def _trained_on(spec: str) -> str:
 
 def _since(start: float) -> float:
     return round(time.perf_counter() - start, 1)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 if __name__ == "__main__":

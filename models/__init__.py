@@ -7,13 +7,13 @@ Importing this module does not import torch.
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from data.files import replacing, write_json
+from data.fields import check_types
+from data.files import FileError, read_json, write_json
 
 if TYPE_CHECKING:
     from models.contract import Model
@@ -72,39 +72,57 @@ def _imported() -> dict[str, type[Model]]:
 
 # ------------------------------------------------------------------------------------------------- to and from disk
 
+TRAIN_AGAIN = "Remove the run folder, and train it again"
+
 
 def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Model:
     """Load a model in eval mode from a run folder (`model.json`, `model.safetensors`, and `tokenizer.json` if it reads text), or
     published weights by name, such as open_clip:ViT-B-32/laion2b_s34b_b79k (see `models.published`).
 
-    With `weights=False` it is freshly initialised, as for the untrained control. Raises FileNotFoundError if the folder has no
-    model, and ValueError if the weights do not match the configuration.
+    Without `weights` it is freshly initialised: the untrained control. Raises FileNotFoundError when the folder holds no
+    model, ValueError when a file of it is broken (FileError) or the weights do not fit the configuration.
     """
-    from safetensors.torch import load_file
-
+    from models.shared.tensors import read_tensors
     from models.shared.text import load_tokenizer
 
     if str(folder).startswith(("open_clip:", "hf:")):
         return importlib.import_module("models.published").published(str(folder), device)
     folder = Path(folder)
     if not (folder / "model.json").exists():
-        raise FileNotFoundError(f"{folder} has no model.json: train a model first, for example with `make train-clip`")
-    description = json.loads((folder / "model.json").read_text())
-    kind = model_class(description["model"])
-    config = from_dict(kind.Config, description["config"])
-    _names_no_other_place(config, folder / "model.json")
-    model = kind(config, load_tokenizer(folder) if kind.reads_text() else None)
+        raise FileNotFoundError(f"{folder} has no model.json: train a model first, for example `make train-clip`")
+    kind, config = described(folder)
+    tokenizer = load_tokenizer(folder) if kind.reads_text() else None
+    try:
+        model = kind(config, tokenizer)
+    except Exception as error:  # whatever a constructor raises at sizes that no training wrote
+        raise FileError(f"{folder / 'model.json'} describes no {kind.name} that can be built ({_said(error)}). {TRAIN_AGAIN}") from error
     if weights:
         if not (folder / "model.safetensors").exists():
             raise FileNotFoundError(
                 f"{folder} has no model.safetensors: its training was interrupted; run `make train-...` again to resume"
             )
-        state = load_file(folder / "model.safetensors", device="cpu")
+        state = read_tensors(folder / "model.safetensors", TRAIN_AGAIN)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"{folder / 'model.safetensors'} does not fit {folder / 'model.json'}: {error}") from error
     return model.to(device).eval()
+
+
+def described(folder: Path) -> tuple[type[Model], Any]:
+    """The class and the configuration that the model.json of a run folder names. Raises FileError."""
+    path = folder / "model.json"
+    description = read_json(path, TRAIN_AGAIN)
+    for name, expected in (("model", str), ("config", dict)):
+        if not isinstance(found := description.get(name), expected):
+            raise FileError(f"{path}: {name} is {found!r}, expected a {expected.__name__}. {TRAIN_AGAIN}")
+    try:
+        kind = model_class(description["model"])
+        config = from_dict(kind.Config, description["config"])
+    except Exception as error:  # whatever a configuration raises at values that no training wrote
+        raise FileError(f"{path} describes no model of this version ({_said(error)}). {TRAIN_AGAIN}") from error
+    _names_no_other_place(config, path)
+    return kind, config
 
 
 def _names_no_other_place(config: Any, file: Path) -> None:
@@ -114,22 +132,22 @@ def _names_no_other_place(config: Any, file: Path) -> None:
         if is_dataclass(value):
             _names_no_other_place(value, file)
             if getattr(value, "source", "") and not getattr(value, "architecture", "there"):
-                raise ValueError(
+                raise FileError(
                     f"{file} names the language model {value.source!r} without its architecture, and names in a run folder are not "
                     "followed: train the run again, or write transformers' configuration of it into the field architecture"
                 )
 
 
-def save(model: Model, folder: str | Path) -> None:
-    """Write the files that `load` reads. The weights are written atomically."""
-    from safetensors.torch import save_file
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
-    folder = Path(folder)
-    describe(model, folder)
-    # Copies, because tied weights (a language model's embedding is also its last layer) share memory, which the format does not allow.
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    with replacing(folder / "model.safetensors") as partial:
-        save_file(state, partial)
+
+def save(model: Model, folder: str | Path) -> None:
+    """Write the files that `load` reads. The weights are written atomically. Raises FileError if they cannot be written."""
+    from models.shared.tensors import write_tensors
+
+    describe(model, Path(folder))
+    write_tensors(Path(folder) / "model.safetensors", model.state_dict())
 
 
 def describe(model: Model, folder: Path) -> None:
@@ -144,7 +162,8 @@ def describe(model: Model, folder: Path) -> None:
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """Inverse of `dataclasses.asdict`. Raises TypeError for unknown fields and for missing fields without a default, so that an old file
-    is never loaded only in part."""
+    is never loaded only in part, and FieldError for a value of another type than its field's."""
+    check_types(cls, values)
     hints = get_type_hints(cls)
     nested = {field.name for field in fields(cls) if is_dataclass(hints[field.name])}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}  # JSON has no tuples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
@@ -29,6 +30,16 @@ def commit() -> str | None:
         return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() or None
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def weights_of(folder: Path) -> str:
+    """SHA-256 of the weights and the configuration in a run folder: by it an evaluation says which model it is of. Raises OSError."""
+    digest = hashlib.sha256()
+    for name in ("model.safetensors", "model.json"):
+        with (folder / name).open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import tyro
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from data.shards import DataError
 from eval import EvalError
+from eval.base.console import plain_console
 from eval.captions.coco import score
 
 
@@ -45,7 +45,7 @@ def main(
             table.add_row(cell["metric"], cell["status"], "", "", cell["note"])
         else:
             table.add_row(cell["metric"], f"{cell['value']:.3f}", f"{cell['low']:.3f}-{cell['high']:.3f}", str(cell["n"]), cell["note"])
-    Console().print(table)
+    plain_console().print(table)
     if out:
         out.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
 

@@ -51,7 +51,11 @@ class Outlook:
             if self.plain:
                 yield
                 return
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %  {task.fields[left]}"))
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %  {task.fields[left]}"),
+            )
             with Progress(*columns, console=self.console, transient=True) as self.bar:
                 self.bar.add_task(self.name, total=TICKS, left="")
                 yield

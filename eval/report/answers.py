@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from eval import EvalError
 from eval.report.results import Cell, read_jsonl
 
 CLOSE = 1e-3  # relative tolerance between a recomputed value and the one in the table
@@ -70,11 +72,11 @@ def _read(path: Path, _time: int, _size: int) -> Answers:
     index: dict[str, int] = {}
     sample: list[int] = []
     found: dict[str, tuple[list[int], list[float]]] = {}
-    for line in read_jsonl(path):
+    for line in read_records(path):
         if "key" in line:
             sample.append(index.setdefault(str(line["key"]), len(index)))
             for name, value in line.items():
-                if isinstance(value, int | float):
+                if isinstance(value, int | float) and abs(value) < 1e300:
                     places, values = found.setdefault(name, ([], []))
                     places.append(len(sample) - 1)
                     values.append(value)
@@ -83,6 +85,14 @@ def _read(path: Path, _time: int, _size: int) -> Answers:
         fields[name] = np.full(len(sample), np.nan)
         fields[name][places] = values
     return Answers(list(index), np.array(sample, np.int64), fields)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """None of a file that cannot be read: nothing is proven by it."""
+    try:
+        return read_jsonl(path)
+    except EvalError:
+        return []
 
 
 def totals_of(cell: Cell | None) -> dict[str, tuple[float, float]]:

@@ -66,11 +66,16 @@ class Claim:
         return f"{self.metric}: {arms}. {self.arms[0].name} ahead of " + ", of ".join(f"{c.against} by {c.text}" for c in self.comparisons)
 
 
-def read_claims(folder: Path, order: Sequence[str]) -> list[Claim]:
-    """All finished claims, sorted by page in the given order, with other pages last. Raises EvalError for an invalid file."""
+def read_claims(folder: Path, order: Sequence[str]) -> tuple[list[Claim], list[str]]:
+    """All finished claims, sorted by page in the given order, with other pages last; and a sentence about each invalid file."""
     place = {name: number for number, name in enumerate(order)}
-    paths = sorted(folder.glob("*/*.json"), key=lambda path: (place.get(path.parent.name, len(place)), path))
-    return [read_claim(path) for path in paths]
+    found, faults = [], []
+    for path in sorted(folder.glob("*/*.json"), key=lambda path: (place.get(path.parent.name, len(place)), path)):
+        try:
+            found.append(read_claim(path))
+        except EvalError as error:
+            faults.append(str(error))
+    return found, faults
 
 
 def read_claim(path: Path) -> Claim:
@@ -86,9 +91,9 @@ def claim_of(raw: dict[str, Any], path: Path) -> Claim:
         about = {name: str(raw[name]) for name in ("preset", "dataset", "sentence", "paper", "note", "metric", "better", "verdict")}
         cost = raw["cost"]
         spent = [
-            words.count(cost["runs"], "run"),
+            words.count(int(cost["runs"]), "run"),
             f"{words.si(number(cost['samples_seen']))} samples",
-            words.duration(cost["train_seconds"]),
+            words.duration(number(cost["train_seconds"])),
         ]
         return Claim(
             page=str(raw["model"]),
@@ -97,8 +102,8 @@ def claim_of(raw: dict[str, Any], path: Path) -> Claim:
             arms=[
                 Arm(
                     name=str(arm["name"]),
-                    values=[float(value) for value in arm["values"]],
-                    mean=float(arm["mean"]),
+                    values=[finite(value) for value in arm["values"]],
+                    mean=finite(arm["mean"]),
                     low=number(arm["low"]),
                     high=number(arm["high"]),
                     differs="; ".join(f"{name}: {there} | {here}" for name, (there, here) in arm["differs"].items()),
@@ -108,9 +113,9 @@ def claim_of(raw: dict[str, Any], path: Path) -> Claim:
             comparisons=[
                 Comparison(
                     against=str(each["against"]),
-                    effect=float(each["effect"]),
-                    low=float(each["low"]),
-                    high=float(each["high"]),
+                    effect=finite(each["effect"]),
+                    low=finite(each["low"]),
+                    high=finite(each["high"]),
                     how=str(each["how"]),
                     verdict=str(each["verdict"]),
                 )
@@ -120,9 +125,17 @@ def claim_of(raw: dict[str, Any], path: Path) -> Claim:
             commands=[str(command) for command in raw["commands"]],
             **about,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         what = f"no field {error}" if isinstance(error, KeyError) else str(error)
         raise EvalError(f"{path}: {what}. {again}") from error
+
+
+def finite(value: Any) -> float:
+    """Raises ValueError for what is no finite number."""
+    found = number(value)
+    if found is None:
+        raise ValueError(f"expected a finite number, found {value!r}")
+    return found
 
 
 def arms_figure(claim: Claim) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from eval.report.answers import read_records
 from eval.report.figures import look
 from eval.report.plots import INK, label, panel, svg
-from eval.report.results import Key, read_jsonl
+from eval.report.results import Key
 from eval.report.rows import Row
 
 TASK = "pope"
@@ -63,8 +64,8 @@ def _by_kind(row: Row, split: str | None) -> dict[str, list[dict[str, Any]]]:
     )
     found: dict[str, list[dict[str, Any]]] = {}
     for path in files:
-        for record in read_jsonl(path):
-            if record.get("truth") in (0, 1):
+        for record in read_records(path):
+            if record.get("truth") in (0, 1) and isinstance(record.get("margin"), int | float | None):
                 found.setdefault(str(record.get("kind") or _part(path)), []).append(record)
     return found
 

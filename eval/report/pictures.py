@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.report.results import Result
+from eval.report.results import Result, number
 from eval.report.rows import Row
 
 RASTER = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/=]+")
@@ -72,14 +72,22 @@ def pictures(rows: Sequence[Row]) -> list[Picture]:
     found: dict[str, Picture] = {}
     for row in rows:
         result = row.results[0]
-        for item in result.showcase.get("items", []):
-            if not RASTER.fullmatch(str(item.get("image", ""))):
-                continue
-            key, truth = str(item["key"]), [str(text) for text in item.get("truth", [])]
-            split = str(result.showcase.get("split", ""))
+        try:
+            made = [(item, _shown(row.name, item, result)) for item in result.showcase.get("items", []) if _has_picture(item)]
+            named = [(str(item["key"]), [str(text) for text in item.get("truth", [])]) for item, _ in made]
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            what = f"no field {error}" if isinstance(error, KeyError) else str(error)
+            result.run.faults.append(f"{result.folder / 'showcase.json'}: {what}. Evaluate again: {result.command}")
+            continue
+        split = str(result.showcase.get("split", ""))
+        for (item, shown), (key, truth) in zip(made, named, strict=True):
             picture = found.setdefault(key, Picture(key=key, split=split, image=str(item["image"]), truth=truth, shown=[]))
-            picture.shown.append(_shown(row.name, item, result))
+            picture.shown.append(shown)
     return list(found.values())
+
+
+def _has_picture(item: dict[str, Any]) -> bool:
+    return bool(RASTER.fullmatch(str(item.get("image", ""))))
 
 
 GALLERY = 4  # images at the top of the report
@@ -147,7 +155,10 @@ def _shown(model: str, item: dict[str, Any], result: Result) -> Shown:
             Answer(question=str(each["question"]), truth=str(each["truth"]), said=str(each["said"]), right=bool(each["right"]))
             for each in item.get("answers") or []
         ],
-        ranked=[Ranked(text=str(each["text"]), score=each.get("score"), correct=each.get("correct")) for each in item.get("ranked") or []],
+        ranked=[
+            Ranked(text=str(each["text"]), score=number(each.get("score")), correct=each.get("correct"))
+            for each in item.get("ranked") or []
+        ],
         because=[
             Because(image=str(each["image"]), text=str(each["text"]), share=float(each["share"]))
             for each in item.get("because") or []

@@ -22,10 +22,10 @@ from eval.report.tables import Entry, Line, Table
 
 
 def markdown(report: Report) -> str:
-    lines = ["# Paragone: side by side", "", *(f"{sentence}  " for sentence in status(report))]
+    lines = ["# Paragone: side by side", "", *(f"{cell(sentence)}  " for sentence in status(report))]
     for dataset in report.datasets:
         lines += ["", f"## {cell(dataset.name)}", ""]
-        lines += ["Data: " + ", ".join(f"{cell(split)} `{known}`" for split, known in dataset.hashes.items()) + "."]
+        lines += ["Data: " + ", ".join(f"{cell(split)} `{cell(known)}`" for split, known in dataset.hashes.items()) + "."]
         for table in (dataset.overview, dataset.image_use, dataset.attributes, *dataset.tasks):
             if not table.columns:
                 continue
@@ -86,8 +86,8 @@ def proven_lines(dataset: DatasetReport) -> list[str]:
 
 
 def cell(text: str) -> str:
-    """Escape text so that it stays inside its Markdown cell and adds neither HTML nor links."""
-    return escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("[", "\\[").replace("`", "'")
+    """Escape text so that it stays inside its Markdown cell and adds neither HTML, links nor invisible characters."""
+    return escape(words.plain(" ".join(text.split())), quote=False).replace("|", "\\|").replace("[", "\\[").replace("`", "'")
 
 
 COLUMN_WIDTH = 10  # characters, in terminal tables
@@ -106,11 +106,17 @@ def table_csv(report: Report) -> str:
         for result in dataset.results:
             about = {name: getattr(result, name) for name in ABOUT} | {"run": result.run.name}
             for item in result.cells:
-                writer.writerow(about | item.key._asdict() | {name: getattr(item, name) for name in NUMBERS})
+                writer.writerow(_csv(about | item.key._asdict() | {name: getattr(item, name) for name in NUMBERS}))
             for cost in COSTS:
                 value = cost_of(result, cost.field)
-                writer.writerow(about | {"variant": "model", "task": "cost", "metric": cost.field, "value": value})
+                writer.writerow(_csv(about | {"variant": "model", "task": "cost", "metric": cost.field, "value": value}))
     return buffer.getvalue()
+
+
+def _csv(row: dict[str, Any]) -> dict[str, Any]:
+    """With texts that bring neither HTML nor unseen characters along, and that no spreadsheet takes for a formula."""
+    texts = {name: escape(words.plain(value), quote=False) for name, value in row.items() if isinstance(value, str)}
+    return row | {name: f"'{text}" if text.startswith(("=", "+", "-", "@")) else text for name, text in texts.items()}
 
 
 def status(report: Report) -> list[str]:
@@ -122,7 +128,8 @@ def status(report: Report) -> list[str]:
         sentences.append(f"Not trained yet: {', '.join(report.untrained)} (make train-<page> eval-<page>).")
     if report.unevaluated:
         sentences.append("Trained but not evaluated: " + ", ".join(f"{page} (make eval-{page})" for page in report.unevaluated) + ".")
-    return sentences
+    sentences += [f"Old numbers: {each}." for each in report.stale]
+    return [*sentences, *(f"Left out: {fault}" for fault in report.faults)]
 
 
 def terminal(report: Report, console: Console) -> None:

@@ -15,7 +15,7 @@ from eval.report.columns import attribute_columns, overview_columns, task_column
 from eval.report.headline import headline
 from eval.report.paired import Proofs, differences
 from eval.report.pictures import Gallery, Picture, abilities, gallery, pictures
-from eval.report.results import Key, Result, Run, read_results, refuse_unlike
+from eval.report.results import Key, Result, Run, refuse_unlike, usable
 from eval.report.rows import Row, keys, to_rows
 from eval.report.tables import Footnotes, Table, TableMaker
 
@@ -87,6 +87,8 @@ class Report:
     built_on: dict[str, dict[str, str]]  # page -> role -> page of the prerequisite
     untrained: list[str]
     unevaluated: list[str]  # pages that are trained but have no results
+    stale: list[str]  # results that are not of the model in the run folder: why, and what evaluates it again
+    faults: list[str]  # files that could not be used: a sentence about each
 
     @property
     def commands(self) -> list[str]:
@@ -111,12 +113,12 @@ class Report:
 
 
 def build(runs: list[Run], pages: Sequence[str] = (), only: str | None = None, claims: Path | None = None) -> Report:
-    """Build the report from the results of `runs`. Raises EvalError if they are not comparable.
+    """Build the report from the results of `runs`, without those that are broken. Raises EvalError if they are not comparable.
 
     Pages in `pages` without a trained or evaluated run are reported as missing. `only` restricts the report to one data set. `claims` is
     the folder with the results of claims.
     """
-    everything = read_results(runs)
+    runs, everything, faults = usable(runs)
     results = [result for result in everything if only in (None, result.dataset)]
     refuse_unlike(results)
     at_home = sorted(results, key=lambda result: result.dataset != result.trained_on)  # data sets that models were trained on come first
@@ -125,10 +127,18 @@ def build(runs: list[Run], pages: Sequence[str] = (), only: str | None = None, c
     datasets = [build_dataset(name, results) for name in names]
     evaluated = {result.page for result in everything}
     trained = {run.page for run in runs if run.cost}
+    tested, broken = read_claims(claims, pages) if claims else ([], [])
+    shown = list({result.run.name: result.run for result in results}.values())
+    for run in shown:
+        _ = run.log, run.validation  # so that what is wrong with them is known
+    for dataset in datasets:
+        _ = dataset.pictures
     return Report(
         datasets=datasets,
-        claims=read_claims(claims, pages) if claims else [],
-        runs=list({result.run.name: result.run for result in results}.values()),
+        claims=tested,
+        runs=shown,
+        stale=[f"{result.run.name} on {result.dataset}: {result.stale} ({result.command})" for result in results if result.stale],
+        faults=list(dict.fromkeys([*faults, *(fault for run in shown for fault in run.faults), *broken])),
         built_on=built_on(runs, {result.page for result in results}),
         untrained=[page for page in pages if page not in evaluated | trained],
         unevaluated=[page for page in pages if page in trained - evaluated],

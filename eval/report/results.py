@@ -15,10 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.files import FileError, parse_json, read_text
 from eval import EvalError
 from eval.base import schemas
+from eval.base.provenance import weights_of
 from eval.report import words
 
+AGAIN = "Delete it and run its train or eval command again"
+DEEPEST = 50  # levels of an object in a file
+PAID = ("samples_seen", "train_seconds", "train_flops")  # numbers of cost.json, also of what a run builds on
+COSTS = (*PAID, "trainable_parameters", "total_parameters", "peak_memory_mb")
 CONTROL_ORDER = ("chance", "oracle", "untrained", "shuffled images", "blank images")  # other variants follow in order of occurrence
 
 
@@ -52,10 +58,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. Its files are read lazily, because most reports need only some of them."""
+    """One training run. Its files are read lazily, because most reports need only some of them. Reading raises EvalError, except for the
+    log, which a report can do without: `faults` then says what is wrong with it."""
 
     name: str
     folder: Path
+    faults: list[str] = field(default_factory=list, init=False, compare=False)
 
     @property
     def home(self) -> Path:
@@ -78,7 +86,8 @@ class Run:
 
     @cached_property
     def cost(self) -> dict[str, Any]:
-        return read_json(self.folder / "cost.json") if (self.folder / "cost.json").exists() else {}
+        path = self.folder / "cost.json"
+        return _checked_cost(read_json(path), path) if path.exists() else {}
 
     def spent(self, name: str) -> float | None:
         """A number of cost.json, summed over this run and its prerequisites; None if it was not recorded."""
@@ -88,15 +97,26 @@ class Run:
     @cached_property
     def log(self) -> list[dict[str, Any]]:
         """The logged steps in order. A resumed run repeats some steps; the last record of each step counts."""
-        lines = [line for line in read_jsonl(self.folder / "train.jsonl") if "event" not in line]
-        steps = {line["step"]: line for line in lines if {"step", "samples"} <= line.keys()}
+        steps = {line["step"]: line for line in self._lines if "event" not in line and _is_step(line)}
         return [steps[step] for step in sorted(steps)]
 
     @cached_property
     def validation(self) -> list[tuple[float, float]]:
         """(samples seen, total validation loss) for each validation during training."""
-        lines = [line for line in read_jsonl(self.folder / "train.jsonl") if line.get("event") == "validate"]
-        return [(line["samples"], line["loss"]) for line in lines if number(line.get("loss")) is not None and "samples" in line]
+        found = [line for line in self._lines if line.get("event") == "validate"]
+        return [(line["samples"], line["loss"]) for line in found if _is_number(line.get("samples")) and _is_number(line.get("loss"))]
+
+    @cached_property
+    def _lines(self) -> list[dict[str, Any]]:
+        path = self.folder / "train.jsonl"
+        try:
+            lines = read_jsonl(path)
+        except EvalError as error:
+            self.faults.append(str(error))
+            return []
+        if path.exists() and path.stat().st_size and not any("event" in line or _is_step(line) for line in lines):
+            self.faults.append(f"{path}: no line of it tells of a step, so there are no curves of the run. {AGAIN}.")
+        return lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +141,8 @@ class Result:
     cells: tuple[Cell, ...]
     inference_flops: float | None
     hardware: str
+    weights: str  # hash of those that were evaluated; "" where the file does not say
+    unfinished: str  # how far the training was then; "" where it was over
     by_key: dict[tuple[Key, str], Cell] = field(repr=False)
 
     @property
@@ -131,19 +153,58 @@ class Result:
 
     @cached_property
     def showcase(self) -> dict[str, Any]:
-        """{} where there is none, or one of another schema: the table is worth having without pictures."""
+        """{} where there is none that can be read, or one of another schema: the table is worth having without pictures."""
         path = self.folder / "showcase.json"
-        found = read_json(path) if path.exists() else {}
+        try:
+            found = read_json(path) if path.exists() else {}
+        except EvalError as error:
+            self.run.faults.append(str(error))
+            return {}
         return found if found.get("schema") == schemas.SHOWCASE else {}
+
+    @cached_property
+    def stale(self) -> str:
+        """Why its numbers are not of the model that is in the run folder now; "" where they are, or where that cannot be told."""
+        path = self.run.folder / "model.safetensors"
+        if not self.weights:
+            return ""
+        if not path.exists():
+            return "evaluated before the run was trained anew" if path.with_name("checkpoint.safetensors").exists() else ""
+        try:
+            return "" if weights_of(self.run.folder) == self.weights else "evaluated with other weights than the run has now"
+        except OSError as error:
+            return f"its weights cannot be read: {error.strerror}"
 
 
 def read_runs(root: Path) -> list[Run]:
     """The runs under `root`, by name. A folder counts as a run when it holds a recipe, a model or an evaluation."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    except OSError as error:
+        raise EvalError(f"{root} cannot be read: {error.strerror}") from error
     found = [each for path in folders for each in (path, *sorted(path.glob("stages/*")))]
     marks = ("recipe.json", "model.json", "eval")
-    named = {path: "-".join(part for part in path.relative_to(root).parts if part != "stages") for path in found}
+    named = {path: words.plain("-".join(part for part in path.relative_to(root).parts if part != "stages")) for path in found}
     return [Run(named[path], path) for path in found if any((path / mark).exists() for mark in marks)]
+
+
+def usable(runs: list[Run]) -> tuple[list[Run], list[Result], list[str]]:
+    """Runs and their results, without those of which a file is broken; and a sentence about each of these."""
+    whole, results, faults = [], [], []
+    for run in runs:
+        try:
+            assert isinstance(run.recipe, dict)
+            assert isinstance(run.cost, dict)
+        except EvalError as error:
+            faults.append(str(error))
+            continue
+        whole.append(run)
+        for path in sorted(run.folder.glob("eval/*/eval.json")):
+            try:
+                results.append(read_result(run, path.parent))
+            except EvalError as error:
+                faults.append(str(error))
+    return whole, results, faults
 
 
 def read_results(runs: list[Run]) -> list[Result]:
@@ -172,20 +233,29 @@ def result_of(raw: dict[str, Any], run: Run, path: Path) -> Result:
             preset=str(raw["preset"]),
             seed=int(raw["seed"]),
             dataset=str(raw["dataset"]),
-            data=raw.get("data"),
+            data=str(raw["data"]) if raw.get("data") else None,
             trained_on=str(raw["trained_on"]),
             published=str(raw.get("published") or ""),
             notes={str(task): str(note) for task, note in (raw.get("notes") or {}).items()},
-            data_hashes=dict(raw["data_hashes"]),
-            prompts=dict(raw.get("prompts") or {}),
+            data_hashes=_hashes(raw["data_hashes"]),
+            prompts={name: known for name, known in _hashes(raw.get("prompts") or {}).items() if known},
             cells=cells,
             inference_flops=number(raw.get("inference_flops_per_image")),
             hardware=str(raw.get("hardware") or ""),
+            weights=str(raw.get("weights") or ""),
+            unfinished=str(raw.get("unfinished") or ""),
             by_key={(cell.key, cell.variant): cell for cell in cells},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         what = f"no field {error}" if isinstance(error, KeyError) else str(error)
         raise EvalError(f"{path}: {what}. Evaluate again: make eval-{_page_of(raw)}") from error
+
+
+def _hashes(raw: Any) -> dict[str, str | None]:
+    """Raises ValueError for what is no hash; None where there is none."""
+    if wrong := [known for known in raw.values() if not isinstance(known, str | None)]:
+        raise ValueError(f"expected a hash, found {wrong[0]!r}")
+    return dict(raw)
 
 
 def _page_of(raw: dict[str, Any]) -> str:
@@ -204,7 +274,7 @@ def read_cell(raw: dict[str, Any], folder: Path) -> Cell:
         value=value,
         low=number(raw.get("low")),
         high=number(raw.get("high")),
-        n=raw.get("n"),
+        n=None if (n := number(raw.get("n"))) is None else int(n),
         unit=str(raw.get("unit") or "share"),
         status=status,
         note=note,
@@ -257,23 +327,56 @@ def _prerequisites(cost: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _checked_cost(cost: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvalError(f"{path}: cannot be read as JSON ({error}). Delete it and run its train or eval command again.") from error
-    if not isinstance(value, dict):
-        raise EvalError(f"{path}: expected a JSON object, found {type(value).__name__}.")
-    return value
+        for name in COSTS:
+            number(cost.get(name))
+        for each in _prerequisites(cost).values():
+            for name in PAID:
+                number(each.get(name))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise EvalError(f"{path}: {error}. {AGAIN}.") from error
+    return cost
+
+
+def _is_step(line: dict[str, Any]) -> bool:
+    """Whether a line of train.jsonl tells of a step what the curves need, and nothing else in its stead."""
+    numbers = [line.get("step"), line.get("samples")]
+    for name in ("terms", "chance"):
+        if not isinstance(each := line.get(name, {}), dict):
+            return False
+        numbers += each.values()
+    return all(map(_is_number, numbers))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, its texts fit to be shown. Raises EvalError for anything else."""
+    try:
+        value = parse_json(read_text(path, AGAIN), path, AGAIN)
+        if not isinstance(value, dict):
+            raise EvalError(f"{path}: expected a JSON object, found {type(value).__name__}. {AGAIN}.")
+        return _shown(value, DEEPEST)
+    except FileError as error:
+        raise EvalError(f"{error}.") from error
+    except RecursionError as error:
+        raise EvalError(f"{path}: nested more than {DEEPEST} deep. {AGAIN}.") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a JSONL file. Lines that do not parse are skipped: the file of a run in progress can end in a partial line."""
-    texts = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    """The JSON objects of a JSONL file. Lines that do not parse are skipped: the file of a run in progress can end in a partial line.
+    Raises EvalError if the file cannot be read."""
+    try:
+        texts = read_text(path, AGAIN, errors="replace").split("\n") if path.exists() else []
+    except FileError as error:
+        raise EvalError(f"{error}.") from error
     texts = [text for text in texts if text.strip()]
     try:
         lines = json.loads(f"[{','.join(texts)}]")  # one call is faster than one per line
-    except ValueError:
+    except (ValueError, RecursionError):
         lines = [_line(text) for text in texts]
     return [line for line in lines if isinstance(line, dict)]
 
@@ -281,8 +384,21 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def _line(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
+
+
+def _shown(value: Any, levels: int) -> Any:
+    """The same with all texts, names included, as `words.plain` has them. Raises RecursionError below `levels`."""
+    if not levels:
+        raise RecursionError
+    if isinstance(value, str):
+        return words.plain(value)
+    if isinstance(value, list):
+        return [_shown(each, levels - 1) for each in value]
+    if isinstance(value, dict):
+        return {words.plain(name): _shown(each, levels - 1) for name, each in value.items()}
+    return value
 
 
 def number(value: Any) -> float | None:

@@ -44,7 +44,9 @@ class Row:
     @property
     def detail(self) -> str:
         unfinished = not self.stage and any(result.run.cost.get("finished") is False for result in self.results)
-        return " · ".join(filter(None, [self.preset, self.trained_on, self.seeds, self.difference, "training unfinished" * unfinished]))
+        stale = next((result.stale for result in self.results if result.stale), "")
+        remarks = [self.difference, "training unfinished" * unfinished, stale]
+        return " · ".join(filter(None, [self.preset, self.trained_on, self.seeds, *remarks]))
 
     def value(self, key: Key, variant: str = "model") -> Value:
         return combine([result.by_key.get((key, variant)) for result in self.results], self.page, self.stage)

@@ -35,6 +35,12 @@ def print_screen(console: Console, result: Result, folder: Path) -> None:
     page = result.get("page", result["model"])
     named = " after ".join(filter(None, [page, result.get("stage")]))
     console.print(Text(f"{result['run']}: {named} on {result['dataset']}", style="bold"))
+    if result.get("unfinished"):
+        make = words.make(f"train-{page}", OUT=folder)
+        console.print(
+            Text(f"Its training is not finished: it has seen {result['unfinished']} so far. To finish it: {make}", style="yellow"),
+            soft_wrap=True,
+        )
     if shown:
         console.print(_headlines(shown, cells, width))
     below = [_below(key, cells, result.get("notes", {})) for key in shown if is_below(*_beside_chance(key, cells))]
@@ -63,7 +69,7 @@ def _headlines(shown: Sequence[Key], cells: Cells, width: int) -> Table:
         mark = "\N{DOWNWARDS ARROW}" if is_below(*_beside_chance(key, cells)) else ""
         interval = "" if cell["low"] is None else f"{_number(cell, 'low')}-{_number(cell, 'high')}"
         beside = [_number(cells.get((key, each), {})) for each in controls]
-        table.add_row(_task(key), key.metric, f"[bold]{mark}{_number(cell)}[/]", interval, *beside)
+        table.add_row(_task(key), key.metric, Text(mark + _number(cell), style="bold"), interval, *beside)
     return table
 
 
@@ -105,13 +111,12 @@ def _where(result: Result, folder: Path, cells: Cells, shown: Sequence[Key]) -> 
     also = f" (also {words.short(', '.join(others), 50)})" if others else ""
     page, home = result.get("page", result["model"]), folder.parent.parent if result.get("stage") else folder
     which = {"WEIGHTS": result["published"]} if result.get("published") else {"OUT": home}
-    everything = " ".join(
-        ["--all", *([f"--limit {result['limit']}"] if result.get("limit") else [])]
-    )  # without the limit everything would run again
+    everything = " ".join(["--all", *([f"--limit {result['limit']}"] if result.get("limit") else [])])  # without it all would run again
+    tasks = ",".join(result.get("asked") or ())
     return [
         f"Took {words.duration(result['seconds'])} on {result['hardware']}.",
         f"All {len(cells):,} numbers{also}, without evaluating again:",
-        "  " + words.make(f"eval-{page}", **which, TEST=result.get("data"), EVAL_ARGS=everything),
+        "  " + words.make(f"eval-{page}", **which, TEST=result.get("data"), TASKS=tasks, EVAL_ARGS=everything),
         f"Per-sample records and eval.json: {folder / 'eval' / result['dataset']}/",
         "Comparison with other models: make compare",
     ]
@@ -121,14 +126,15 @@ def print_tables(console: Console, result: Result) -> None:
     """Print one table per task and split, 80 columns wide, with a row per metric and a column per variant."""
     cells = {(cell["task"], cell["split"], cell["metric"], cell["variant"]): cell for cell in result["cells"]}
     for task, split in dict.fromkeys((cell["task"], cell["split"]) for cell in result["cells"]):
-        table = Table(title=f"[bold]{task}[/], {split}", title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False, padding=0)
+        title = Text.assemble((task, "bold"), f", {split}")
+        table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False, padding=0)
         table.add_column("metric", no_wrap=True)
         for heading in ("model", "95 %", *(variant.split()[0] for variant in VARIANTS[1:]), "n"):
             table.add_column(heading, justify="right", no_wrap=True)
         for metric in dict.fromkeys(cell["metric"] for cell in result["cells"] if (cell["task"], cell["split"]) == (task, split)):
             model, *others = (cells.get((task, split, metric, variant), {}) for variant in VARIANTS)
             interval = f"{_number(model, 'low')}-{_number(model, 'high')}" if model.get("value") is not None else ""
-            table.add_row(metric, f"[bold]{_number(model)}[/]", interval, *map(_number, others), str(model.get("n", "")))
+            table.add_row(metric, Text(_number(model), style="bold"), interval, *map(_number, others), str(model.get("n", "")))
         console.print(table)
     reasons = {(cell["variant"], cell["task"], cell["status"]): cell["note"] for cell in result["cells"] if "status" in cell}
     for (variant, task, status), note in reasons.items():

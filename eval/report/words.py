@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Any
 
@@ -63,7 +64,19 @@ def memory(megabytes: float | None) -> str:
     return MISSING if megabytes is None else f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
 
 
+# Control characters (a terminal obeys them), and characters that are not seen, among them those that turn the direction of writing.
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def plain(text: str) -> str:
+    """A text of somebody's file or folder, fit to be shown: what is not seen becomes a replacement character."""
+    return UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def make(target: str, **variables: Any) -> str:
     """A make command line with quoted variables; variables without a value are left out."""
     given = [f"{name}={shlex.quote(' '.join(str(value).split()))}" for name, value in variables.items() if value not in (None, "")]
-    return " ".join(["make", shlex.quote(target), *given])
+    return plain(" ".join(["make", shlex.quote(target), *given]))

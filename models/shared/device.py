@@ -7,11 +7,13 @@ import platform
 
 import torch
 
+KINDS = ("cpu", "cuda", "mps", "xpu")
+
 
 def resolve_device(name: str) -> torch.device:
     """The device named cpu, cuda, cuda:1 or mps; `auto` is CUDA if available, otherwise the CPU.
 
-    Raises ValueError for an unknown name, or if CUDA is not available.
+    Raises ValueError for an unknown name, or if the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -19,8 +21,14 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device {name!r}: expected auto, cpu, cuda, cuda:1 or mps") from error
+    if device.type not in KINDS:
+        raise ValueError(f"device {name!r}: expected auto, cpu, cuda, cuda:1 or mps")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name}: torch {torch.__version__} finds no CUDA device; use cpu or auto")
+    try:
+        torch.zeros(1, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # cuda:7 of two, mps on a machine that has none
+        raise ValueError(f"device {name}: {str(error).split('. ')[0].splitlines()[0]}; use cpu or auto") from error
     return device
 
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from data.files import write_text
+from data.files import FileError, read_text, write_text
 from models.shared.sources import fetched, run_folder
 
 
@@ -193,9 +193,15 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Raises ValueError for a file that names a tokenizer elsewhere."""
-    file = folder / "tokenizer.json"
-    return from_text(file.read_text(encoding="utf-8"), str(file))
+    """Raises FileError where the file is missing, cut short, no tokenizer, or names one elsewhere."""
+    path, cure = folder / "tokenizer.json", "Remove the run folder, and train it again"
+    text = read_text(path, cure)
+    try:
+        return from_text(text, str(path))
+    except (ConnectionError, FileError):  # a hub tokenizer that is out of reach says so itself
+        raise
+    except Exception as error:  # the tokenizers library raises plain Exceptions
+        raise FileError(f"{path} holds no tokenizer ({type(error).__name__}: {' '.join(str(error).split())[:200]}). {cure}") from error
 
 
 def as_text(tokenizer: Tokenizer) -> str:

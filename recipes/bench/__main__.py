@@ -16,11 +16,11 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from data.files import write_json
 from data.shards import DataError, find
+from eval.base.console import plain_console
 from eval.base.provenance import provenance
 from models.shared.device import hardware
 from recipes.bench.ratios import QUICK, Bench, Row, Setting
@@ -70,7 +70,7 @@ def _print(rows: list[Row], process: Process) -> None:
         mine, other = (f"{statistics.median(rates):,.0f}" for rates in (row.our_rates, row.their_rates))
         ratio = f"{statistics.median(row.ratios):.2f} ({min(row.ratios):.2f} - {max(row.ratios):.2f})"
         table.add_row(row.what, row.ours, mine, row.theirs, other, ratio)
-    Console().print(table)
+    plain_console().print(table)
 
 
 if __name__ == "__main__":

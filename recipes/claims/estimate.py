@@ -92,9 +92,9 @@ def measured_rates(recipe: AnyRecipe, preset: str, runs: Path, steps: int) -> li
 
 def _shortened(recipe: AnyRecipe, steps: int) -> AnyRecipe:
     def few(stage: Stage) -> Stage:
-        return replace(stage, budget=steps * stage.batch)
+        return replace(stage, budget=steps * stage.batch, optim=replace(stage.optim, warmup=0))
 
     same = replace(recipe, log=Log(every=1, validate=0))
     if recipe.stages:
         return replace(same, stages=tuple(few(stage) for stage in recipe.stages))
-    return replace(same, budget=steps * recipe.batch)
+    return replace(same, budget=steps * recipe.batch, optim=replace(same.optim, warmup=0))

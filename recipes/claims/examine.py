@@ -40,6 +40,7 @@ from rich.console import Console
 from data.files import write_json
 from data.shards import find
 from eval.base import schemas
+from eval.base.console import plain_console
 from eval.base.metrics import t_interval
 from eval.report.words import make
 from eval.run import evaluate_run
@@ -69,17 +70,17 @@ def examine(
     Returns 0; 1 if a claim could not be tested; or 128 + the number of the signal that stopped it. Raises ClaimError if a claim is
     declared incorrectly.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console(soft_wrap=True)
     questions = plan(page, preset=preset, seeds=seeds, only=only, data=data, device=device, runs=runs)
     claims = list(dict.fromkeys(question.claim for question in questions))
     for claim in claims:
-        console.print(f"{claim.name}: {claim.sentence}", markup=False)
+        console.print(f"{claim.name}: {claim.sentence}")
         for arm, differing in apart(claim, questions).items():
             fields = "; ".join(f"{name}: {there} | {here}" for name, (there, here) in differing.items())
-            console.print(f"  {claim.arms[0].name} | {arm}: differ in {fields or 'nothing, as declared'}", markup=False)
+            console.print(f"  {claim.arms[0].name} | {arm}: differ in {fields or 'nothing, as declared'}")
 
     missing = {question.run.key: question.run for question in questions if question.answer is None}
-    console.print(estimate([run for run in missing.values() if not finished(run.folder)], len(missing), jobs, runs), markup=False)
+    console.print(estimate([run for run in missing.values() if not finished(run.folder)], len(missing), jobs, runs))
     again = [*program, page, "--preset", preset, "--device", device, "--runs", str(runs)]
     again += [f"--data={data}"] if data else []
     again += [f"--only={only}"] if only else []
@@ -90,17 +91,17 @@ def examine(
     for claim in claims:
         mine = [question for question in questions if question.claim == claim]
         if absent := [f"{question.arm.name} s{question.run.recipe.seed}" for question in mine if question.answer is None]:
-            console.print(f"{claim.name}: not tested, because these runs have no measurement: {', '.join(absent)}", markup=False)
+            console.print(f"{claim.name}: not tested, because these runs have no measurement: {', '.join(absent)}")
             status = 1
             continue
         try:
             result = conclude(page, claim, mine, preset, data)
         except ClaimError as error:
-            console.print(f"{claim.name}: not tested: {error}", markup=False)
+            console.print(f"{claim.name}: not tested: {error}")
             status = 1
             continue
         write_json(runs / "claims" / page / f"{claim.name}.json", result)
-        console.print("\n".join(summary(result)), markup=False)
+        console.print("\n".join(summary(result)))
     return status
 
 
@@ -139,7 +140,7 @@ def _work(commands: dict[str, list[str]], jobs: int, logs: Path, console: Consol
                 # A new session, because the terminal's Ctrl-C would reach the child a second time, and only the first is caught.
                 process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
             running[key] = process, time.monotonic()
-            console.print(f"{key}: started, {len(waiting)} waiting ({logs / key}.log)", markup=False)
+            console.print(f"{key}: started, {len(waiting)} waiting ({logs / key}.log)")
         if stopped.signal and not forwarded:
             forwarded = True
             for process, _ in running.values():
@@ -151,9 +152,9 @@ def _work(commands: dict[str, list[str]], jobs: int, logs: Path, console: Consol
             if code and not stopped.signal:
                 status = 1
                 last = (logs / f"{key}.log").read_text(errors="replace").splitlines()[-5:]
-                console.print("\n  ".join([f"{key}: failed with status {code}; last lines of {logs / key}.log:", *last]), markup=False)
+                console.print("\n  ".join([f"{key}: failed with status {code}; last lines of {logs / key}.log:", *last]))
             else:
-                console.print(f"{key}: {'stopped' if code else 'done'} after {time.monotonic() - began:,.0f} s", markup=False)
+                console.print(f"{key}: {'stopped' if code else 'done'} after {time.monotonic() - began:,.0f} s")
         time.sleep(0.2)
     stopped.release()
     return 128 + stopped.signal if stopped.signal else status

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from data.files import write_json
@@ -24,6 +23,7 @@ from data.sample import Object, Sample
 from data.scenes.language import answer
 from data.scenes.world import RELATIONS, direction
 from data.shards import find
+from eval.base.console import plain_console
 from eval.base.metrics import estimate
 from eval.base.provenance import provenance
 from eval.scenes.recogniser import ATTRIBUTES, BACKGROUND, looks, train
@@ -98,7 +98,7 @@ def _show(rows: Sequence[dict[str, object]], title: str) -> None:
         table.add_row(
             str(row["skill"]), f"{row['accuracy']:.3f}", f"{row['low']:.3f} - {row['high']:.3f}", f"{row['chance']:.3f}", str(row["n"])
         )
-    Console().print(table)
+    plain_console().print(table)
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import models
+from eval.base.console import plain_console
 from models.contract import Size
 from models.shared.text import OpenCLIPTokenizer
 
@@ -66,7 +66,7 @@ def main() -> int:
         equal &= agrees(size)
         figures = [f"{figure:,}" if figure else "" for figure in (count(size), size.published, size.derived)]
         table.add_row(models.model_of(size.config).name, size.name, *figures, size.source)
-    Console().print(table)
+    plain_console().print(table)
     return 0 if equal else 1
 
 

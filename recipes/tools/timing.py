@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from data.files import write_json
+from eval.base.console import plain_console
 from eval.base.provenance import provenance
 from models.shared.device import hardware, resolve_device
 from recipes.claims.estimate import measured_rates
@@ -76,7 +76,7 @@ def main() -> None:
         table.add_row(run, stage, f"{samples:,}", f"{rate:,.0f}", f"{each:.1f}")
     own = sum(each for (run, *_), each in zip(rows, minutes, strict=True) if run == rows[-1][0])
     table.add_row("total", "", "", "", f"{sum(minutes):.1f}, {own:.1f} of them without prerequisites")
-    Console().print(table)
+    plain_console().print(table)
     path = args.out or args.runs / "timing.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(path.read_text()) if path.exists() else {}

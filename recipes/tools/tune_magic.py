@@ -15,13 +15,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 import models
 from data.files import write_json
 from data.shards import DataError
 from eval import EvalError
+from eval.base.console import plain_console
 from eval.base.metrics import estimate
 from models.magic import Search
 from models.shared.device import hardware, resolve_device
@@ -56,7 +56,7 @@ def show(rows: list[Row], title: str) -> None:
         numbers = [f"{row[what]['value']:.3f} ({row[what]['low']:.3f} - {row[what]['high']:.3f})" for what in COLUMNS]
         style = "bold" if row is best else None
         table.add_row(str(row["k"]), f"{row['alpha']:g}", f"{row['beta']:g}", *numbers, f"{row['seconds']:.0f}", style=style)
-    console = Console()
+    console = plain_console()
     console.print(table)
     console.print(f"best: k {best['k']}, alpha {best['alpha']:g}, beta {best['beta']:g}")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
 
 from data.shards import DataError
@@ -29,11 +31,15 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # tyro then shows the fields of this model's configuration
-    recipe = tyro.cli(kind, default=default, args=rest, prog=f"recipes.train {args.page} {args.preset}")
     try:
+        recipe = tyro.cli(kind, default=default, args=rest, prog=f"recipes.train {args.page} {args.preset}")
         sys.exit(train(recipe, args.out, args.preset, args.shared, page=args.page))
     except (DataError, OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"error: {str(error).splitlines()[0]} A smaller --micro-batch needs less memory and changes nothing else")
+    except KeyboardInterrupt:  # before the first step: later ones save first
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

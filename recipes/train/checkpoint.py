@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from data.files import replacing
+from data.fields import check_types
+from data.files import FileError
+from models.shared.tensors import read_about, read_tensors, write_tensors
 from recipes.train.progress import Progress
 
+ELSEWHERE = "Remove its folder, or choose another OUT="
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's, Muon's
 
 
@@ -24,25 +25,24 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progres
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optim.{key}.{names[index]}": value for key, value in moments.items()}
     about = {"progress": json.dumps(asdict(progress))}
-    # Copied, because tied weights share memory, which the format does not allow.
-    with replacing(path) as partial:
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial, about)
+    write_tensors(path, tensors, about)
 
 
 def read_progress(path: Path) -> Progress:
-    """Read the progress from a checkpoint. Raises ValueError if the file is not a checkpoint."""
+    """Read the progress from a checkpoint. Raises FileError if the file is not a checkpoint."""
+    about = read_about(path, ELSEWHERE)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return Progress(**json.loads((file.metadata() or {})["progress"]))
-    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+        values = json.loads(about["progress"])
+        check_types(Progress, values)
+        return Progress(**values)
+    except (KeyError, TypeError, ValueError) as error:
         raise _foreign(path, error) from error
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restore the state of model and optimiser. Raises ValueError if the checkpoint belongs to another run."""
+    """Restore the state of model and optimiser. Raises FileError if the checkpoint belongs to another run."""
+    tensors = read_tensors(path, ELSEWHERE)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
         model.load_state_dict(weights)
         state: dict[int, dict[str, torch.Tensor]] = {}
@@ -50,13 +50,13 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
             moments = {key: tensors[f"optim.{key}.{name}"] for key in MOMENTS if f"optim.{key}.{name}" in tensors}
             if moments:
                 state[index] = moments
-    except (KeyError, RuntimeError, OSError, SafetensorError) as error:
+    except (KeyError, RuntimeError) as error:
         raise _foreign(path, error) from error
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _foreign(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is not a checkpoint of this run ({error}); remove its folder or choose another OUT=")
+def _foreign(path: Path, error: Exception) -> FileError:
+    return FileError(f"{path} is not a checkpoint of this run ({error}). {ELSEWHERE}")
 
 
 def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:

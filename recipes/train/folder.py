@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import torch
 
 import models
-from data.files import write_json
+from data.files import FileError, locked, read_json, write_json
 from eval.base.provenance import provenance
 from models.contract import Model
 from models.shared.device import hardware
@@ -22,6 +20,7 @@ from recipes.train.distributed import Process, peak_memory_mb
 from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Optim, Recipe, Stage
 
+ELSEWHERE = "Remove the run folder, or choose another OUT="
 CHECKPOINT = "checkpoint.safetensors"
 # Fields that may change when a run is resumed: they affect location, speed and rounding errors, not the training itself.
 FREE = ("page", "preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
@@ -30,14 +29,8 @@ FREE = ("page", "preset", "device", "compile", "workers", "memory_gb", "save_min
 @contextmanager
 def exclusive_lock(folder: Path, process: Process) -> Iterator[None]:
     """Allow one training process per folder. Another process waits, and then finds the run finished."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        if process.rank == 0:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"{folder} is being trained by another process: waiting for it", file=sys.stderr)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+    held = locked(folder, f"{folder} is being trained by another process: waiting for it") if process.rank == 0 else nullcontext()
+    with held:
         process.wait()
         yield
 
@@ -48,7 +41,7 @@ def open_run(folder: Path, recipe: AnyRecipe, page: str, preset: str, process: P
     wanted = as_json(recipe, page, preset)
     begun = any((folder / left).exists() for left in (CHECKPOINT, "model.safetensors"))
     if begun:
-        if differs := differences(json.loads(path.read_text()), wanted):
+        if differs := differences(read_json(path, ELSEWHERE), wanted):
             apart = [leaf for name, (there, now) in differs.items() for leaf in _leaves(name, there, now)]
             changes = "; ".join(f"{name}: {there} there, {now} now" for name, there, now in apart)
             raise ValueError(f"{folder} was trained with another recipe ({changes}). Choose another OUT=, or remove it")
@@ -88,18 +81,29 @@ def _complete(recipe: dict[str, Any]) -> dict[str, Any]:
     default = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
     try:
         model = asdict(models.from_dict(models.model_class(recipe["name"]).Config, recipe["model"]))
-    except TypeError:  # a field that no longer exists: the recipes will differ
-        model = recipe["model"]
+    except (KeyError, TypeError, ValueError, AttributeError):  # a field or value that no longer exists: the recipes will differ
+        model = recipe.get("model") or {}
     recipe = json.loads(json.dumps(default | recipe | {"model": model}, default=asdict))
-    for described in [recipe, *recipe.get("stages", ())]:
-        if "optim" in described:
+    stages = recipe.get("stages")
+    for described in [recipe, *(stages if isinstance(stages, list) else ())]:
+        if isinstance(described, dict) and isinstance(described.get("optim"), dict):
             described["optim"] = asdict(Optim(lr=0.0)) | described["optim"]
     return json.loads(json.dumps(recipe))
 
 
 def finished(folder: Path) -> bool:
+    """Raises FileError for a broken cost.json."""
     path = folder / "cost.json"
-    return path.exists() and json.loads(path.read_text())["finished"]
+    return path.exists() and read_cost(folder)["finished"]
+
+
+def read_cost(folder: Path) -> dict[str, Any]:
+    """What `write_cost` wrote. Raises FileError."""
+    path, cure = folder / "cost.json", "Remove it, and train again: the run goes on from its checkpoint"
+    cost = read_json(path, cure)
+    if not isinstance(cost.get("finished"), bool):
+        raise FileError(f"{path}: finished is {cost.get('finished')!r}, expected true or false. {cure}")
+    return cost
 
 
 def keep_stage(folder: Path, recipe: AnyRecipe, stage: Stage, model: Model, process: Process, progress: Progress) -> None:
@@ -107,7 +111,7 @@ def keep_stage(folder: Path, recipe: AnyRecipe, stage: Stage, model: Model, proc
     kept = folder / "stages" / stage.name
     models.save(model, kept)
     write_cost(kept, recipe, model, process, progress)
-    about = json.loads((folder / "recipe.json").read_text())
+    about = read_json(folder / "recipe.json", ELSEWHERE)
     write_json(kept / "recipe.json", {**about, "stage": stage.name})
 
 

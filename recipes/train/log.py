@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from data.files import write_text
+from data.files import append_text, read_text, write_text
+from eval.base.console import plain_console
 from eval.base.heartbeat import Pace, heartbeat, news, remaining
 from recipes.train.recipe import AnyRecipe
 
@@ -25,16 +25,16 @@ class Reporter:
         if not active:
             return
         self.path = folder / "train.jsonl"
+        self.wandb = _wandb(folder, recipe) if recipe.log.wandb != "off" else None
         _cut_after(self.path, step)
-        self.file = self.path.open("a")
-        console = Console(stderr=True)
+        console = plain_console(stderr=True)
         self.name, self.samples, self.total, self.status, self.pace = folder.name, samples, recipe.samples, "", Pace(recipe.samples)
         self.plain = not console.is_terminal
         self.bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             disable=self.plain,
@@ -44,7 +44,6 @@ class Reporter:
         self.heart = ExitStack()  # prints a line if steps are slow, or before the first step
         self.heart.enter_context(heartbeat(lambda: self.plain_line() if self.plain else ""))
         atexit.register(self.bar.stop)  # otherwise an error would leave the terminal without a cursor
-        self.wandb = _wandb(folder, recipe) if recipe.log.wandb != "off" else None
 
     def line(self, record: dict[str, Any]) -> None:
         """Log one measured step."""
@@ -82,20 +81,17 @@ class Reporter:
             return
         self._write({"event": kind, "message": message, **fields})
         if kind not in ("save", "validate"):
-            style = "[yellow]" if kind == "warning" else ""
-            self.bar.console.print(f"{style}{message}", highlight=False, soft_wrap=True)
+            self.bar.console.print(message, style="yellow" if kind == "warning" else None, soft_wrap=True)
 
     def close(self) -> None:
         if self.active:
             self.heart.close()
             self.bar.stop()
-            self.file.close()
             if self.wandb is not None:
                 self.wandb.finish()
 
     def _write(self, record: dict[str, Any]) -> None:
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
+        append_text(self.path, json.dumps(record) + "\n")
 
 
 def _cut_after(path: Path, step: int) -> None:
@@ -103,24 +99,29 @@ def _cut_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in read_text(path, "Remove it, and train again: the run goes on from its checkpoint").splitlines():
         try:
             if json.loads(line).get("step", 0) <= step:
                 kept.append(line + "\n")
-        except ValueError:
+        except (ValueError, TypeError, AttributeError, RecursionError):
             continue  # incomplete line from the moment when the process was killed
     write_text(path, "".join(kept))
 
 
 def _wandb(folder: Path, recipe: AnyRecipe) -> Any:
+    """Raises ValueError where wandb cannot begin: without a key, or a network."""
     import wandb
 
-    return wandb.init(
-        project=recipe.log.project,
-        name=folder.name,
-        id=f"{folder.name}-{int((folder / 'recipe.json').stat().st_mtime)}",  # a new run for a folder that is trained from the start again
-        resume="allow",
-        dir=folder,
-        mode="offline" if recipe.log.wandb == "offline" else "online",
-        config=asdict(recipe),
-    )
+    try:
+        return wandb.init(
+            project=recipe.log.project,
+            name=folder.name,
+            id=f"{folder.name}-{int((folder / 'recipe.json').stat().st_mtime)}",  # another run if a folder is trained anew
+            resume="allow",
+            dir=folder,
+            mode="offline" if recipe.log.wandb == "offline" else "online",
+            config=asdict(recipe),
+        )
+    except wandb.Error as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"log.wandb is {recipe.log.wandb!r}, and wandb says: {why}. Without a key: --log.wandb offline") from error

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 import models.shared.text
+from data.fields import require
 from data.loader import Loader, in_order
 from data.sample import Sample
 from data.shards import Split, find, splits
@@ -59,6 +60,9 @@ def _train(recipe: AnyRecipe, folder: Path, page: str, preset: str, shared: Path
         roles = ", ".join(each.role for each in recipe.prerequisites)
         raise ValueError(f"weights {recipe.weights!r} replace the whole model, but this recipe builds on {roles}: omit WEIGHTS=")
     split = find(recipe.data, "train").first(recipe.shards)
+    for stage in recipe.schedule:
+        within = f"at most the {split.samples} samples of {split.name}/{split.split}"
+        require(split.samples is None or stage.batch <= split.samples, f"batch of stage {stage.name!r}", stage.batch, within)
     with heartbeat(lambda: "" if process.rank else f"{folder}: getting ready"), exclusive_lock(folder, process):
         begun = open_run(folder, recipe, page, preset, process)
         if finished(folder):
@@ -171,7 +175,14 @@ def build(
         progress.sources |= {name: recipe.weights for name, _ in model.named_children()}
     else:
         tokenizer = _tokenizer(recipe, split, adopted) if kind.reads_text() else None
-        model = kind(kind.configured(recipe.model, tokenizer=tokenizer, split=split), tokenizer)
+        config = kind.configured(recipe.model, tokenizer=tokenizer, split=split)
+        try:
+            model = kind(config, tokenizer)
+        except (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, TypeError) as error:
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ValueError(f"no {kind.name} can be built with these values of --model.*: {why}") from error
+        if empty := [name for name, parameter in model.named_parameters() if not parameter.numel()]:
+            raise ValueError(f"with these values of --model.* {empty[0]} has no weights; expected sizes of 1 or more")
     adopt(model, needed, adopted, progress)
     progress.sources |= model.fetch()
     if process.rank == 0:

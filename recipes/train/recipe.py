@@ -6,7 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+from data.fields import check_types, require
+
 Config = TypeVar("Config")
+
+
+RANGES = {"shards": 1 << 30, "seed": (1 << 32) - 1, "workers": 1024, "memory_gb": 1 << 20, "save_minutes": 1 << 20}
+VOCABULARY = 259, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,14 @@ class Optim:
     clip_norm: float = 1.0
     muon: bool = False
     """use Muon for the matrices of repeated blocks, at the same learning rate"""
+
+    def __post_init__(self) -> None:
+        check_types(type(self), vars(self))
+        for name in ("lr", "weight_decay", "warmup"):
+            require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "0 or more")
+        for name in ("eps", "clip_norm"):
+            require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "a number above 0")
+        require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "numbers from 0 to below 1")
 
     def lr_at(self, samples: int, budget: int) -> float:
         """Learning rate of a step that starts after `samples` of `budget` samples."""
@@ -42,6 +56,11 @@ class Log:
     project: str = "paragone"
     validate: int = 512
     """number of validation samples (rounded to whole batches, at least one), used ten times per stage in single-process runs; 0: none"""
+
+    def __post_init__(self) -> None:
+        check_types(type(self), vars(self))
+        require(self.every >= 1, "log.every", self.every, "1 or more steps")
+        require(self.validate >= 0, "log.validate", self.validate, "0 or more samples")
 
 
 @dataclass(frozen=True)
@@ -71,9 +90,11 @@ class Stage:
     """samples per step, over all ranks and micro-batches"""
 
     def __post_init__(self) -> None:
+        check_types(type(self), vars(self), f"stage {self.name}: ")
         for name in ("budget", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)} in stage {self.name!r}")
+            require(getattr(self, name) >= 1, f"{name} of stage {self.name!r}", getattr(self, name), "1 or more samples")
+        within = f"at most the stage's budget of {self.budget:,} samples"
+        require(self.optim.warmup <= self.budget, f"optim.warmup of stage {self.name!r}", self.optim.warmup, within)
 
 
 @dataclass(frozen=True)
@@ -117,14 +138,17 @@ class Recipe(Generic[Config]):
     log: Log = field(default_factory=Log)
 
     def __post_init__(self) -> None:
+        check_types(type(self), vars(self))
         if self.stages and (self.budget or self.batch or self.optim.lr):
             names = ", ".join(stage.name for stage in self.stages)
             raise ValueError(f"this recipe has stages ({names}), each with its own optim, budget and batch: set --stages.0.budget etc.")
-        _ = self.schedule  # raises for a budget or batch below 1
-        if self.shards < 0:
-            raise ValueError(f"shards must be 0 (all of them) or more, got {self.shards}")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"micro_batch must be at least 1, got {self.micro_batch}")
+        largest = max(stage.batch for stage in self.schedule)  # a stage holds its own fields against their ranges
+        for name, most in RANGES.items():
+            require(0 <= getattr(self, name) <= most, name, getattr(self, name), f"0 or more, at most {most:,}")
+        few, many = VOCABULARY
+        require(few <= self.vocab_size <= many, "vocab_size", self.vocab_size, f"{few} (the bytes and three more) to {many:,}")
+        if self.micro_batch is not None:
+            require(1 <= self.micro_batch <= largest, "micro_batch", self.micro_batch, f"1 to the batch of {largest:,}")
 
     @property
     def schedule(self) -> tuple[Stage, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from models.contract import Model
-from recipes.train.folder import CHECKPOINT, finished
+from recipes.train.folder import CHECKPOINT, finished, read_cost
 from recipes.train.pages import preset
 from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Stage
@@ -68,7 +67,7 @@ def adopt(model: Model, needed: Sequence[Needed], adopted: Mapping[str, Model], 
     model.adopt(dict(adopted))
     progress.sources |= _sources(model, {f"{each.role} of {each.folder}": adopted[each.role] for each in needed})
     for each in needed:
-        cost = json.loads((each.folder / "cost.json").read_text())
+        cost = read_cost(each.folder)
         names = ("samples_seen", "train_seconds", "train_flops", "prerequisites")
         progress.prerequisites[each.role] = {"run": each.folder.name} | {name: cost[name] for name in names if cost.get(name)}
 

@@ -51,7 +51,7 @@ def test_torchrun_learns_what_one_process_does(tmp_path: Path) -> None:
         "--precision",
         "fp32",
     ]
-    options += ["--log.every", "1", "--vocab-size", "300"]
+    options += ["--optim.warmup", "0", "--log.every", "1", "--vocab-size", "300"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, start in (("two", torchrun), ("one", [sys.executable])):
         command = [*start, "-m", "recipes.train", *options, "--out", str(tmp_path / name)]

@@ -163,7 +163,7 @@ def test_other_data_has_other_prerequisites(bridge: AnyRecipe, scenes: Path, tmp
 def test_recipes_that_contradict_themselves_are_refused(bridge: AnyRecipe, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"this recipe has stages \(align, tune\), each with its own optim"):
         replace(bridge, budget=1000)
-    with pytest.raises(ValueError, match="batch must be at least 1, got 0 in stage 'tune'"):
+    with pytest.raises(ValueError, match="batch of stage 'tune' is 0, expected 1 or more samples"):
         replace(bridge.stages[1], batch=0)
     unknown = replace(bridge, prerequisites=(Prerequisite("tower", "tower", "huge"),))
     with pytest.raises(ValueError, match=r"recipes/tower.py has no preset 'huge', only tiny"):

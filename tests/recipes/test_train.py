@@ -115,7 +115,21 @@ def test_a_streamed_set_resumes_where_it_was(recipe: AnyRecipe, tmp_path: Path, 
 
 def test_sigkill_on_a_real_process(recipe: AnyRecipe, scenes: Path, tmp_path: Path) -> None:
     """The command line, killed from outside at an arbitrary moment, then run again."""
-    command = [sys.executable, "-m", "recipes.train", "clip", "tiny", "--data", str(scenes), "--budget", "640", "--batch", "32"]
+    command = [
+        sys.executable,
+        "-m",
+        "recipes.train",
+        "clip",
+        "tiny",
+        "--data",
+        str(scenes),
+        "--budget",
+        "640",
+        "--optim.warmup",
+        "0",
+        "--batch",
+        "32",
+    ]
     command += ["--device", "cpu", "--log.every", "1", "--log.validate", "0", "--save-minutes", "0", "--vocab-size", "300"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], env=environment, stderr=subprocess.DEVNULL)

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import models
 from data.files import write_json
 from data.sample import Sample
+from eval.base.console import plain_console
 from eval.harness.controls import exchanged
 from eval.harness.source import from_shards
 from models.contract import IGNORE_INDEX
@@ -127,7 +127,7 @@ def main() -> None:
     table = Table("measure", "value", title=f"{args.run.name} on {asked.data}")
     for name, value in found.items():
         table.add_row(name, f"{value:.3f}")
-    Console().print(table)
+    plain_console().print(table)
 
 
 @torch.no_grad()

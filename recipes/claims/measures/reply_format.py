@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 import models
 from data.files import write_json
+from eval.base.console import plain_console
 from eval.harness.source import from_shards
 from models.minigpt4.chat import SAMPLED
 from models.minigpt4.instructions import Form, Request, has_form, repeats, requests
@@ -92,7 +92,7 @@ def main() -> None:
     table = Table("replies", *ASKED, "mean", title=f"{args.run.name} on {data}")
     for way, shares in found.items():
         table.add_row(way, *(f"{share:.3f}" for share in shares.values()), f"{np.mean(list(shares.values())):.3f}")
-    Console().print(table)
+    plain_console().print(table)
 
 
 if __name__ == "__main__":
