@@ -1,4 +1,4 @@
-"""Samples -> sequences with placeholders for image tokens, and the pictures that will fill them; in the loader's workers."""
+"""Collate samples into sequences with placeholders for image tokens, and the images that fill them; runs in the loader's workers."""
 
 from __future__ import annotations
 
@@ -109,11 +109,11 @@ TASKS = {"question": 0.25, "edit": 0.125, "draw": 0.375, "describe": 0.25}  # sh
 
 @dataclass
 class TaskCollate(Collate):
-    """Supervised tuning: question answering, editing, drawing and captioning, as instructions. Pictures are made easier as often as in
-    pretraining, or the model would forget how to draw."""
+    """Supervised fine-tuning: question answering, editing, image generation and captioning, as instructions. Images are simplified as often
+    as in pretraining; otherwise the model would forget how to draw."""
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Batch:
-        """A sample's task is drawn at random; without a generator its place decides. Samples that do not allow a task get another."""
+        """The task of a sample is random; without a generator it depends on its position. Samples that do not allow it get another."""
         rows, pictures = [], []
         for index, sample in enumerate(samples):
             task = list(TASKS)[index % len(TASKS)] if rng is None else str(rng.choice(list(TASKS), p=list(TASKS.values())))
@@ -166,7 +166,7 @@ def named(thing: Object) -> str:
 
 
 def alone(sample: Sample, index: int, rng: np.random.Generator) -> Sample | None:
-    """A sample with one of its objects left, and a caption that names it; None where another object's box reaches into its own."""
+    """A sample with only one of its objects and a caption for it; None if another object's box overlaps its own."""
     left, top, right, bottom = sample.objects[index].box
     others = [i for i in range(len(sample.objects)) if i != index]
     for other in others:
@@ -178,7 +178,7 @@ def alone(sample: Sample, index: int, rng: np.random.Generator) -> Sample | None
 
 
 def without(sample: Sample, removed: Sequence[int], rng: np.random.Generator) -> Sample:
-    """A sample with some objects painted over: by the colour gradient that best fits what lies outside of all boxes, and as grainy."""
+    """A sample with some objects painted over by the colour gradient that best fits the pixels outside all boxes, with similar noise."""
     outside = np.ones(sample.image.shape[:2], np.float32)
     for thing in sample.objects:
         outside[_inside(thing)] = 0

@@ -1,4 +1,4 @@
-"""The decoder: one causal transformer over text and image tokens alike.
+"""The decoder: one causal transformer for both text and image tokens.
 
 CM3leon's is OPT's (section 2.3 of arXiv 2309.02591): pre-norm, ReLU, learned positions, tied output embedding, and neither biases
 nor gains in the norms. `chameleon` is the successor's (arXiv 2405.09818, sections 2.2 and 2.3): rotary positions, RMSNorm with gains,
@@ -47,8 +47,8 @@ class TokenDecoder(nn.Module):
     def forward(
         self, ids: Tensor, places: Tensor, *, seen: Tensor | None = None, cache: Sequence[KeyValueCache] | None = None
     ) -> Tensor:  # [B, T] -> [B, T, D]
-        """`places` `[B or 1, T]` are the tokens' positions. With `seen`, bool `[B, S]`, attention leaves out the S keys that are false;
-        with a cache, ids continue what it has read, and S counts that too. `seen` `[B, T, S]` says of each token alone where it looks."""
+        """`places` `[B or 1, T]` are the tokens' positions. `seen` masks attention: bool `[B, S]` for all tokens, or `[B, T, S]` for each
+        token. With a cache, ids continue the cached sequence, and S includes it."""
         x = self.tokens(ids)
         rotation = None
         if self.positions is None:
@@ -169,8 +169,7 @@ def _norm(config: DecoderConfig) -> nn.Module:
 
 
 def _causal(new: int, seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to the logits `[B, 1, T, S]` of the last `new` of S positions: they see none that follow, and none where `seen` is
-    false.
+    """Attention bias `[B, 1, T, S]` for the last `new` of S positions: causal, and excluding positions where `seen` is False.
 
     A position always sees itself, or the softmax of padding would have nothing to sum over.
     """

@@ -1,4 +1,4 @@
-"""From the decoder's logits to the next token: guidance, contrast, and rows that read prompts of any length."""
+"""Choose the next token from the decoder's logits: guidance, contrastive decoding, and batches of prompts with different lengths."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ UNGUIDED = Sampling(guidance=1.0)
 
 
 class Painter:
-    """Unfinished pictures, as a `Decoder` for `models.shared.generate`. Only the output layer's rows of image tokens are computed: nothing
-    else can be drawn."""
+    """Image generation: implements `Decoder` of models/shared/generate.py. Only the logits of image tokens are computed."""
 
     def __init__(
         self, reader: Reader, decoder: TokenDecoder, image: slice, first: Tensor, how: Sampling, *, paired: bool, known: Tensor | None
@@ -75,7 +74,7 @@ class Painter:
 
 
 class Writer:
-    """Unfinished texts. Image tokens and marks have no logits here."""
+    """Text generation. Only the logits of text tokens are computed."""
 
     def __init__(self, reader: Reader, decoder: TokenDecoder, text: int, first: Tensor) -> None:
         """`first` `[N]` are the places of the first tokens."""
@@ -96,7 +95,7 @@ class Writer:
 
 
 class Reader:
-    """The decoder with a cache, reading one row per prompt. Prompts are padded in front, where no token looks."""
+    """The decoder with a cache and one row per prompt. Prompts are padded on the left; padding is masked."""
 
     def __init__(self, decoder: TokenDecoder, ids: Tensor, places: Tensor, seen: Tensor, *, room: int) -> None:
         """ids, places, seen: `[N, T]`; `room` more tokens can be read after them."""

@@ -99,7 +99,7 @@ class CM3leon(Model):
 
     @torch.no_grad()
     def _place_image_tokens(self) -> None:
-        """Let tokens of similar codes start with similar embeddings: a random projection of the codes' own vectors."""
+        """Initialise the embeddings of image tokens by a random projection of their code vectors, so that similar codes start similar."""
         vectors = self.image_tokenizer.quantiser.lookup(torch.arange(self.vocabulary.images)).float()
         projected = F.normalize(vectors - vectors.mean(dim=0), dim=0) @ torch.randn(vectors.shape[1], self.config.decoder.width)
         rows = self.decoder.tokens.weight[self.vocabulary.image]
@@ -122,7 +122,7 @@ class CM3leon(Model):
     # ------------------------------------------------------------------------------------------------- training
 
     def enter_stage(self, name: str) -> None:
-        """ "pretraining" on documents, or "tuning" on tasks (section 4). Only the decoder is ever trained."""
+        """Train on documents in "pretraining" and on tasks in "tuning" (section 4). Only the decoder is trained."""
         if name not in ("pretraining", "tuning"):
             raise ValueError(f"no stage {name!r}: CM3leon has pretraining and tuning")
         size = self.config.image_tokenizer.network.image_size
@@ -222,7 +222,7 @@ class CM3leon(Model):
         seed: int = 0,
         how: Sampling = UNGUIDED,
     ) -> list[np.ndarray]:
-        """Pictures drawn anew inside of boxes `(left, top, right, bottom)` in pixels, knowing the text and all that is around.
+        """Regenerate images inside boxes `(left, top, right, bottom)` in pixels, given the text and the surrounding image.
 
         The span that is cut out goes from the first cell of the box to the last; its cells beside the box are given again.
         """
@@ -259,7 +259,7 @@ class CM3leon(Model):
     def edit(
         self, images: Sequence[np.ndarray], instructions: Sequence[str], *, seed: int = 0, how: Sampling = UNGUIDED
     ) -> list[np.ndarray]:
-        """Pictures edited by instructions such as "remove the large solid red star" (section 4.1)."""
+        """Edit images by instructions such as "remove the large solid red star" (section 4.1)."""
         rows = [self.builder.edited(self._ids(text), whole=False) for text in instructions]
         return self.image_tokenizer.paint(self._codes(rows, None, images, first=self.frame.answer, seed=seed, how=how)) if rows else []
 
@@ -359,7 +359,7 @@ class CM3leon(Model):
         return Reader(self.decoder, ids, places, seen, room=room)
 
     def _fill(self, ids: Tensor, pixels: Tensor) -> Tensor:
-        """Put image tokens where ids are below 0. ids `[B, T]`, pixels uint8 `[B, pictures, 3, S, S]`."""
+        """Replace placeholders (negative ids) by image tokens. ids `[B, T]`, pixels uint8 `[B, pictures, 3, S, S]`."""
         with torch.autocast(pixels.device.type, enabled=False):  # or tokens would depend on the precision of training
             codes = self.image_tokenizer.tokenise(pixels.flatten(0, 1)).view(len(ids), -1)
         tokens = self.vocabulary.image.start + codes.gather(1, (-1 - ids).clamp(min=0))

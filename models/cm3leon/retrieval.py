@@ -1,4 +1,4 @@
-"""A memory of documents, and the retrieval of those that help with a query (section 2.1 of arXiv 2309.02591; RA-CM3, arXiv 2211.12561).
+"""A memory of documents, and retrieval of documents for a query (section 2.1 of arXiv 2309.02591; RA-CM3, arXiv 2211.12561).
 
 Dense retrieval by a frozen CLIP: a document's vector is the mean of its image's and its text's embedding, and the search for the
 largest inner product is exact, one matrix product.

@@ -161,8 +161,8 @@ class Builder:
 
 
 def random_spans(text: int, cells: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """CM3's choice: as many spans as a Poisson variable of mean 1 says, at least 1 and at most 16, each with uniform ends, and on
-    one side of the break. `text` and `cells` are the lengths of the two sides."""
+    """CM3's random spans: their number is Poisson with mean 1, at least 1 and at most 16; each span has uniform ends on one side of the
+    break. `text` and `cells` are the lengths of the two sides."""
     wanted = int(np.clip(rng.poisson(1.0), 1, 16))
     spans: list[tuple[int, int]] = []
     for _ in range(wanted):

@@ -1,4 +1,4 @@
-"""FLAVA's batches: pairs, pictures alone, texts alone and questions from the same samples, their masks, and pairs that do not match."""
+"""Collate FLAVA's batches from the same samples: pairs, images only, texts only and questions, with masks and mismatched pairs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PAIR, IMAGE, TEXT, QUESTION = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Mixture:
-    """The composition of a batch. The paper draws a data set for every step (section 3.3: pairs .70, pictures .15, texts .15); here
-    every step has all three in these shares, so that every step has every loss."""
+    """The composition of a batch. The paper samples one data set per step (section 3.3: pairs .70, images .15, texts .15); here every
+    batch has all three in these proportions, so that every step has all losses."""
 
     pictures: float = 0.15
     texts: float = 0.15

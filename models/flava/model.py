@@ -1,4 +1,4 @@
-"""FLAVA: one model of images, of texts and of both, from masked prediction, contrast and matching (Singh et al., 2022, arXiv 2112.04482).
+"""FLAVA: one model for images, texts and both, from masked prediction, contrast and matching (Singh et al., 2022, arXiv 2112.04482).
 
 Deviations: batches mix pairs, pictures and texts instead of drawing one data set a step (`Mixture`). `tiny` puts convolutions
 before the image blocks, so that masked patches are blanked in the pixels, too, and has no class token: the mean of an image's
@@ -195,7 +195,7 @@ class FLAVA(Model):
             self._learn_to_answer()
 
     def _learn_to_answer(self) -> None:
-        """A head over the answers, and the two capabilities that only a model with such a head has."""
+        """Add a head over the answers and the two capabilities that depend on it."""
         head = PredictionHead(self.config.fusion, len(self.config.answers))
         self.answer_head = head.to(self.logit_scale.device)
         self.answer, self.answer_likelihood = self._answer, self._answer_likelihood
@@ -279,7 +279,7 @@ class FLAVA(Model):
         return grid.unflatten(1, (self.side, across)).unflatten(3, (self.side, across)).transpose(2, 3).flatten(3).flatten(1, 2)
 
     def _in_rows(self, codes: Tensor) -> Tensor:
-        """What `_by_patch` took apart."""
+        """Inverse of `_by_patch`."""
         across = self.codebook.side // self.side
         return codes.unflatten(1, (self.side, self.side)).unflatten(3, (across, across)).transpose(2, 3).flatten(3).flatten(1, 2)
 
@@ -336,7 +336,7 @@ class FLAVA(Model):
     def unmask(self, images: Sequence[np.ndarray], texts: Sequence[str], *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
         """Each picture with patches hidden, and with the likeliest codes there, painted by the image tokenizer: uint8 `[S, S, 3]`.
 
-        With a text by what predicts both from both (MMM), for "" by what sees pictures alone (MIM).
+        Given a text by multimodal prediction (MMM), for "" by the image encoder's own (MIM).
         """
         raw = self.collate.transform(images).to(self.logit_scale.device)
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""FLAVA's losses (section 3.2 of the paper): contrast and matching of pairs, and prediction of masked parts, all of weight 1."""
+"""FLAVA's losses (section 3.2 of the paper): contrastive, matching and masked prediction losses, all with weight 1."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def flava_loss(
     "<term>_nll" and "<term>_n" `[b]`, summed log-likelihoods (negative) and their number or weight. scale: exp of the logit
     scale. A term of weight 0 is left out, and so are answers without questions.
 
-    Where pairs do not match, only the matching loss looks at them; their texts and images stay in the contrast's columns. A
-    batch without a matching pair has no other loss of pairs.
+    Mismatched pairs only count in the matching loss, and as columns of the contrastive loss. A batch without matching pairs has
+    no other pair losses.
     """
     pair = features["kind"] == PAIR
     positive = pair & features["match"]

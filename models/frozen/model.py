@@ -1,4 +1,4 @@
-"""Frozen: an image encoder learns to speak through a language model that stays as it is (Tsimpoukelli et al., 2021, arXiv 2106.13884).
+"""Frozen: an image encoder learns to provide the input of a frozen language model (Tsimpoukelli et al., 2021, arXiv 2106.13884).
 
 Deviations: the language models are Llama-style (rotary positions serve the paper's purpose, images anywhere in a prompt). `tiny`
 sees through convolutions and transformer blocks, has the suite's own language model, and learns from questions as well as from
@@ -117,7 +117,7 @@ class Frozen(Model):
         return Losses(loss, {"text": loss}, {"text": float(np.log(self.config.vocab_size))})
 
     def _see(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels `[B, 3, S, S]` -> the vectors that stand for each image `[B, prefix, D]` (section 3.1)."""
+        """uint8 pixels `[B, 3, S, S]` -> the visual prefix of each image `[B, prefix, D]` (section 3.1)."""
         if self.config.blind:
             pixels = torch.zeros_like(pixels)
         pooled = self.visual(normalise(pixels, self.config.mean, self.config.std))

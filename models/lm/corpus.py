@@ -1,4 +1,4 @@
-"""The training corpus of the tiny language model: texts about pictures that it never sees.
+"""The training corpus of the tiny language model: texts about images, without the images.
 
 Every document is made of a batch's samples by a seeded generator. Four kinds teach the skills expected of frozen language
 models: the words (captions), reading an answer from a description (questions), the turns of a conversation (instructions), and

@@ -1,4 +1,4 @@
-"""A small causal language model that knows words, questions and patterns, and has never seen a picture.
+"""A small causal language model, trained on texts only: captions, questions and in-context patterns.
 
 It plays the part of the pretrained language models (OPT, Vicuna, GPT-2) that Frozen, BLIP-2, MiniGPT-4, MAGIC and ASIF start
 from, where nothing may be downloaded: a Llama of transformers, trained on nothing but the texts of the training split.

@@ -1,4 +1,4 @@
-"""MAGIC: a frozen language model writes, a frozen CLIP looks over its shoulder, and nothing is trained on pairs (Su et al., 2022,
+"""MAGIC: a frozen CLIP guides the decoding of a frozen language model, and nothing is trained on pairs (Su et al., 2022,
 arXiv 2205.02655).
 
 Deviations: `tiny` has the suite's own CLIP and a language model that has read the training captions alone; k, alpha and beta are
@@ -91,7 +91,7 @@ class MAGIC(Model):
         return self.clip.collate
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Nothing is learned from pairs."""
+        """Does nothing: there is no training on pairs."""
         return {}
 
     def objective(self, features: dict[str, Tensor]) -> Losses:

@@ -1,4 +1,4 @@
-"""MaskVLM's post-norm blocks: BERT's layer, and the same with attention to the other modality between its two halves."""
+"""MaskVLM's post-norm blocks: BERT's layer, optionally with cross-attention to the other modality after self-attention."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PostNormBlock(nn.Module):
 
 
 class CrossEncoder(nn.Module):
-    """One modality looks at the other, block by block (section 3.1)."""
+    """Blocks in which one modality attends to the other (section 3.1)."""
 
     def __init__(self, config: TransformerConfig, *, memory_width: int) -> None:
         super().__init__()

@@ -151,7 +151,7 @@ class MaskedCollate:
 
 
 class Sides(NamedTuple):
-    """States of one side of pairs: what asks (masked in training) and what answers (never masked)."""
+    """States of one modality: those that attend to the other one (masked in training) and those that it attends to (never masked)."""
 
     asking: Tensor
     answering: Tensor
@@ -291,7 +291,7 @@ class MaskVLM(Model):
         return self._whole(image_out) * text_out[:, 0]
 
     def _cross(self, images: Sides, texts: Sides, real: Tensor) -> tuple[Tensor, Tensor]:
-        """The two cross encoders (equations 1 and 2): each side asks, masked; the other answers, unmasked."""
+        """The two cross encoders (equations 1 and 2): each masked modality attends to the other one, unmasked."""
         image_out = self.image_cross(images.asking, texts.answering, memory_real=real)
         text_out = self.text_cross(texts.asking, images.answering, real=real)
         return image_out, text_out

@@ -1,4 +1,4 @@
-"""MaskVLM's losses (section 3.2 of the paper): contrast, masked words, masked pixels; its matching is that of models/shared/matching.py."""
+"""MaskVLM's losses for contrast, masked words and masked pixels (section 3.2 of the paper); matching is in models/shared/matching.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def masked_pixels(predicted: Tensor, pixels: Tensor, hidden: Tensor, weights: Te
 
 
 def visible_median(pixels: Tensor, hidden: Tensor) -> Tensor:
-    """The trivial fill that painting is compared with: the median colour `[B, 3, 1, 1]` of what is visible of each picture, or 0."""
+    """A trivial baseline for reconstruction: the median colour `[B, 3, 1, 1]` of each image's visible pixels, or 0."""
     visible = pixels.masked_fill(patches_to_pixels(hidden, pixels.shape[-1]), float("nan"))
     return visible.flatten(2).nanmedian(dim=-1).values.nan_to_num()[..., None, None]
 

@@ -1,4 +1,4 @@
-"""Talk with MiniGPT-4 about a picture: `python -m models.minigpt4.chat .runs/minigpt4-tiny-s0 picture.png` (= `make chat-minigpt4`).
+"""Chat with MiniGPT-4 about an image: `python -m models.minigpt4.chat .runs/minigpt4-tiny-s0 picture.png` (= `make chat-minigpt4`).
 
 Every line is a request; earlier turns are remembered. An empty line, or the end of the input, ends the conversation.
 """
@@ -24,7 +24,7 @@ SAMPLED = Decoding(temperature=0.7, top_p=0.9)  # greedy replies repeat themselv
 
 
 class Conversation:
-    """Turns about one picture, which is encoded once. When they exceed the language model's context, the first are dropped."""
+    """A conversation about one image, which is encoded once. The oldest turns are dropped if it exceeds the language model's context."""
 
     def __init__(self, model: MiniGPT4, image: np.ndarray) -> None:
         self.model, self.turns = model, list[Turn]()

@@ -1,4 +1,4 @@
-"""The second stage's small set: requests about a picture, most of them for a certain form, with replies made from its truth.
+"""The second stage's small set: requests about an image, most for a certain format, with replies generated from the ground truth.
 
 The paper has 3,500 descriptions, written by its first stage, mended by a chat model and checked by hand. The embedded data set
 knows its pictures' content; on other data requests are limited to captions and questions.
@@ -49,7 +49,7 @@ def requests(sample: Sample) -> list[Request]:
 
 
 def has_form(reply: str, form: Form) -> bool:
-    """Whether a reply has the requested form, be it true or not."""
+    """Whether a reply has the requested format, regardless of its content."""
     words = _words(reply)
     if form == "description":
         return len(words) >= 3

@@ -1,4 +1,4 @@
-"""MiniGPT-4: one linear layer shows a frozen chat model what a frozen BLIP-2 sees (Zhu et al., 2023, arXiv 2304.10592).
+"""MiniGPT-4: one linear layer connects a frozen BLIP-2 to a frozen chat model (Zhu et al., 2023, arXiv 2304.10592).
 
 Stage "captions" trains the layer on captions without any request, stage "instructions" on a small set of conversations.
 Deviations: the words between two images or replies are tokenised together (`Template`), a start token precedes the first turn alone,
@@ -117,7 +117,7 @@ class MiniGPT4(Model):
         return fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def enter_stage(self, name: str) -> None:
-        """ "captions" or "instructions": the same is trained on other texts."""
+        """Both stages train the same parameters; "captions" and "instructions" differ in their texts."""
         if name not in ("captions", "instructions"):
             raise ValueError(f"stage {name!r}: expected captions or instructions")
         kind = CaptionCollate if name == "captions" else InstructionCollate
@@ -133,7 +133,7 @@ class MiniGPT4(Model):
         return Losses(loss, {"text": loss}, {"text": math.log(self.config.vocab_size)})
 
     def _see(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels `[B, 3, S, S]` -> the vectors that stand for each image `[B, places, D]`."""
+        """uint8 pixels `[B, 3, S, S]` -> the embeddings of each image `[B, places, D]`."""
         pixels = normalise(pixels, self.config.mean, self.config.std)
         with torch.no_grad():
             states = self.visual.forward_features(pixels) if self.config.timm_name else image_states(self.visual, pixels)
@@ -216,7 +216,7 @@ class MiniGPT4(Model):
 
 
 def _queries(config: MiniGPT4Config, image_width: int) -> QFormer:
-    """The image's side of BLIP-2's Q-Former, frozen; what reads texts is left out."""
+    """The image side of BLIP-2's Q-Former, frozen and without its text layers."""
     qformer = QFormer(config.qformer, queries=config.queries, every=config.every, image_width=image_width, rows=1, context=1)
     qformer.tokens = qformer.positions = None  # type: ignore[assignment]
     for layer in qformer.layers:

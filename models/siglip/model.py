@@ -106,7 +106,7 @@ class SigLIP(Model):
         self.logit_bias = nn.Parameter(torch.tensor(float(config.bias)), requires_grad=config.loss == "sigmoid")
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
-        """Algorithm 1 of the paper: embed both sides, then a binary question for every pair."""
+        """Algorithm 1 of the paper: embed both sides, then a binary classification of every pair."""
         return self.objective(self.encode(batch))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

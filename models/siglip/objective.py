@@ -1,4 +1,4 @@
-"""SigLIP's objective: every pair of the batch is its own yes/no question (equation 1 and algorithm 1 of the paper)."""
+"""SigLIP's objective: a binary classification of every pair in the batch (equation 1 and algorithm 1 of the paper)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def siglip_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Los
 
 
 def _at_chance(batch: int) -> float:
-    """The loss when every logit is the constant that the share of true pairs, 1 / B, calls for. About ln B + 1."""
+    """The loss of the best constant logit, given a share of 1 / B matching pairs. About ln B + 1."""
     others = batch - 1
     return math.log(batch) + (others * math.log(batch / others) if others else 0.0)

@@ -102,11 +102,11 @@ class PatchDiscriminator(nn.Module):
         return self.layers(pixels)
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
-        """-D(x^) with gradients for the reconstruction alone: D's weights are held as constants. -> `[B]`."""
+        """-D(x^) with gradients only for the reconstruction; D's weights are treated as constants. -> `[B]`."""
         constants = {name: weight.detach() for name, weight in self.named_parameters()}
         return -functional_call(self, constants, (reconstruction,)).mean(dim=(1, 2, 3))
 
     def own_loss(self, reconstruction: Tensor, pixels: Tensor) -> Tensor:
-        """Hinge loss, with gradients for D alone. -> `[B]`."""
+        """Hinge loss, with gradients only for D. -> `[B]`."""
         real, fake = self(pixels), self(reconstruction.detach())
         return (F.relu(1 - real) + F.relu(1 + fake)).mean(dim=(1, 2, 3)) / 2

@@ -1,4 +1,4 @@
-"""From latents to codes: a learned codebook (van den Oord et al., 2017, arXiv 1711.00937), or none at all (FSQ, arXiv 2309.15505)."""
+"""Quantise latents with a learned codebook (van den Oord et al., 2017, arXiv 1711.00937) or without one (FSQ, arXiv 2309.15505)."""
 
 from __future__ import annotations
 
@@ -124,6 +124,6 @@ class FSQ(nn.Module):
 
 
 def perplexity(codes: Tensor, size: int) -> Tensor:
-    """exp of the entropy of how often each code is used: `size` when all are used alike, 1 when the codebook has collapsed."""
+    """exp of the entropy of code usage: `size` if all codes are used equally, 1 if the codebook has collapsed."""
     share = torch.bincount(codes.flatten(), minlength=size) / codes.numel()
     return torch.exp(-(share * share.clamp(min=1e-12).log()).sum())
