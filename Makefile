@@ -24,8 +24,8 @@ PAGES := $(basename $(notdir $(shell grep -l '^PRESETS' recipes/*.py)))
 COMPARED := $(filter-out $(basename $(notdir $(shell grep -l '^COMPARED = False' recipes/*.py))),$(PAGES))
 PY := $(VENV)/bin/python
 READY := $(VENV)/.paragone
-# glibc keeps what is freed for what comes next, and does not hand it back to ask for it anew, page by page: on a CPU training and
-# drawing take less time. 32 MiB is the most that it takes for the first.
+# Let glibc keep freed memory for reuse instead of returning it to the system, which speeds up training and image generation on a CPU.
+# 32 MiB is the largest mmap threshold that glibc accepts.
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 536870912
 .NOTPARALLEL:
@@ -33,39 +33,39 @@ export MALLOC_TRIM_THRESHOLD_ ?= 536870912
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/<page>/' | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo "  <page>: $(COMPARED); what some of them build on is trained by itself: $(filter-out $(COMPARED),$(PAGES))"
-	@echo "  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS PLANTED TASKS EVAL_ARGS SEEDS VENV PYTHON TORCH_INDEX (see the head of the Makefile)"
+	@echo "  <page>: $(COMPARED); prerequisites, trained automatically: $(filter-out $(COMPARED),$(PAGES))"
+	@echo "  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS PLANTED TASKS EVAL_ARGS SEEDS VENV PYTHON TORCH_INDEX (see the top of the Makefile)"
 
-train-%: $(READY) data ## train the model of a page, or resume it
+train-%: $(READY) data ## train the model of a page, or resume training
 	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data "$(DATA)" --seed $(SEED) --device $(DEVICE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(ARGS)
 
 # `make eval-clip WEIGHTS=...` evaluates the weights themselves, `make train-clip eval-clip WEIGHTS=...` what training made of them.
 AS_THEY_ARE = $(if $(filter train-%,$(MAKECMDGOALS)),,$(WEIGHTS))
 
-eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on every task it is capable of
+eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on all tasks that it supports
 	@test -n "$(AS_THEY_ARE)" || grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
 	$(PY) -m eval.run $(or $(AS_THEY_ARE),$(RUN)) --data "$(TEST)" --device $(DEVICE) $(if $(TASKS),--tasks $(TASKS)) $(EVAL_ARGS)
 
-chat-%: $(READY) data ## talk with a trained model about a picture, if its package has a chat.py: IMAGE=photo.jpg
-	@test -n "$(IMAGE)" || { echo "name a picture: make chat-$* IMAGE=photo.jpg"; exit 1; }
+chat-%: $(READY) data ## chat with a trained model about an image, if its package has a chat.py: IMAGE=photo.jpg
+	@test -n "$(IMAGE)" || { echo "name an image: make chat-$* IMAGE=photo.jpg"; exit 1; }
 	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
 	$(PY) -m models.$*.chat $(RUN) "$(IMAGE)" --device $(DEVICE) $(ARGS)
 
 claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEEDS=0,1,2, ARGS="--only NAME"
 	$(PY) -m recipes.claims $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
-time-%: $(READY) data ## training time on this machine, extrapolated from some steps of every stage
+time-%: $(READY) data ## estimate the training time on this machine from a few steps of each stage
 	$(PY) -m recipes.tools.timing $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) --seed $(SEED) $(ARGS)
 
 compare: $(READY) ## compare all evaluated runs: terminal, Markdown, CSV, HTML
 	$(PY) -m eval.compare --pages "$(COMPARED)" $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
 
-picture: $(READY) ## a screenshot of the report's first screen: ARGS="--out FILE.png --width 390" (needs chromium)
+picture: $(READY) ## take a screenshot of the report's first screen: ARGS="--out FILE.png --width 390" (needs chromium)
 	$(PY) -m eval.report.picture --report .runs/compare/report.html $(or $(ARGS),--out .runs/compare/report.png)
 
 all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, evaluate and compare every model
 
-data: $(READY) ## write the embedded data set of the preset
+data: $(READY) ## generate the embedded data set for the preset
 ifeq ($(DATA),$(SCENES))
 	@test -f $(SCENES)/pairs/index.json || $(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(PLANTED)) --out $(SCENES)
 endif
@@ -76,30 +76,30 @@ import: $(READY) ## import your own data: ARGS="coco|folder|table|winoground|...
 check-data: $(READY) ## report what would be dropped from DATA=; writes a missing index.json (ARGS=--write-index rewrites it)
 	$(PY) -m data.check "$(DATA)" $(ARGS)
 
-calibrate: $(READY) data ## check that everything asked about the embedded data can be learned
+calibrate: $(READY) data ## measure how much of the embedded data can be learned
 	$(PY) -m recipes.tools.calibrate --data "$(DATA)" $(ARGS)
 
 tune-magic: RUN = $(or $(OUT),.runs/magic-$(PRESET)$(ON)-s$(SEED))
-tune-magic: $(READY) data ## MAGIC's alpha and beta on the val split: ARGS="--alpha 0,0.1 --beta 0.5,1"
+tune-magic: $(READY) data ## tune MAGIC's alpha and beta on the val split: ARGS="--alpha 0,0.1 --beta 0.5,1"
 	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-magic
 	$(PY) -m recipes.tools.tune_magic $(RUN) --data "$(DATA)" --device $(DEVICE) $(ARGS)
 
-params: $(READY) ## parameter counts of the paper-size models against the papers'
+params: $(READY) ## compare parameter counts with the papers
 	$(PY) -m recipes.tools.params
 
-bench: $(READY) data ## speed against the reference libraries, as ratios
+bench: $(READY) data ## measure speed relative to the reference libraries
 	$(PY) -m recipes.bench --data "$(DATA)" --device $(DEVICE) $(ARGS)
 
-results: $(READY) ## write recipes/RESULTS.md and the README's table from recipes/results/; ARGS=collect fills that from .runs first
+results: $(READY) ## write recipes/RESULTS.md and the README's table from recipes/results/; ARGS=collect updates these from .runs first
 	$(PY) -m recipes.tools.results $(ARGS)
 
-test: $(READY) ## the tests (minutes, two cores)
+test: $(READY) ## run the tests (minutes on two cores)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
-test-slow: $(READY) ## the tests that take longer
+test-slow: $(READY) ## run the slow tests
 	$(PY) -m pytest -m slow $(ARGS)
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## run ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -109,11 +109,11 @@ clean: ## remove runs and generated data, keep the environment
 
 # torch and torchvision are asked for together, so that both come from one index and fit each other.
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is required: make PYTHON=python3.12 ..."; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.11" "torchvision>=0.26"
 	$(PY) -m pip install -e '.[dev]'
-	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove $(VENV) and choose their index with TORCH_INDEX="; exit 1; }
+	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision are incompatible: remove $(VENV) and set their index with TORCH_INDEX="; exit 1; }
 	touch $@
 
 .PHONY: help compare picture all data import check-data calibrate tune-magic params bench results test test-slow lint clean
