@@ -1,9 +1,9 @@
-"""How far a long job is, in plain lines, for when no progress bar can be seen: output to a file, over ssh, in CI.
+"""Report the progress of a long job in plain lines, where a progress bar is not possible: output to a file, over ssh, in CI.
 
     with heartbeat(lambda: f"evaluating: {done} of {total}, {remaining(seconds)}"):
         ...
 
-Prints to stderr at least every EVERY seconds, also while one call takes minutes. Jobs nest: the innermost one speaks.
+Prints to stderr at least every EVERY seconds, even during a call that takes minutes. Jobs can be nested: the innermost one reports.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-EVERY = 20.0  # seconds of silence at most
-LEAST = 10.0  # seconds between two lines of `news`
-WINDOW = 200  # steps that the speed is measured over
+EVERY = 20.0  # maximum seconds without output
+LEAST = 10.0  # minimum seconds between two lines of `news`
+WINDOW = 200  # number of recent steps used to measure speed
 
 _lock = threading.Lock()
 _jobs: list[Callable[[], str]] = []
@@ -66,7 +66,7 @@ def _say(text: str) -> None:
 
 
 class Pace:
-    """Time left of a job whose units take about equally long, from the speed of the last steps."""
+    """Estimates the remaining time of a job from the speed of its last steps, if units take about the same time."""
 
     def __init__(self, total: float) -> None:
         self.total = total
@@ -77,7 +77,7 @@ class Pace:
 
     @property
     def left(self) -> float | None:
-        """Seconds; None before two steps were seen."""
+        """Estimated remaining seconds; None before the second step."""
         if len(self.seen) < 2 or self.seen[-1][1] <= self.seen[0][1]:
             return None
         (start, first), (now, last) = self.seen[0], self.seen[-1]
@@ -87,7 +87,7 @@ class Pace:
 def remaining(seconds: float | None) -> str:
     """about 12 min left"""
     if seconds is None:
-        return "time left not known yet"
+        return "remaining time unknown"
     if seconds < 60:
         return f"about {max(1, round(seconds))} s left"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""Where a number comes from: what every file of results says of the code, the day and the libraries that made it."""
+"""Provenance of results: date, commit and library versions, which every result file records."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def provenance() -> dict[str, Any]:
     return {"date": datetime.now(UTC).date().isoformat(), "commit": commit(), "versions": versions()}
 
 
-@cache  # a process computes with the code it began with, whatever is edited or committed while it runs
+@cache  # cached: a process runs the code it started with, even if files are edited or committed meanwhile
 def commit() -> str | None:
-    """The commit of this code, in 40 hexadecimal digits, with "-dirty" behind it where tracked files differ from it. None outside a git
-    checkout, and where git is absent."""
-    if not (ROOT / ".git").exists():  # installed without its history, perhaps inside of another repository
+    """The commit of this code as 40 hexadecimal digits, followed by "-dirty" if tracked files differ from it. None outside a git
+    checkout or without git."""
+    if not (ROOT / ".git").exists():  # installed without its history, perhaps inside another repository
         return None
     try:
         asked = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -43,7 +43,7 @@ def weights_of(folder: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Library -> its version, of those that are installed."""
+    """Library -> version, for installed libraries."""
     found = {}
     for name, distribution in LIBRARIES.items():
         try:

@@ -1,13 +1,13 @@
-"""Answers on disk, one JSON line per question, so that any number can be traced and an interrupted evaluation can resume.
+"""Store records on disk, one JSON line per question, so that every number can be traced and an interrupted evaluation can resume.
 
-    {"header": {everything that the answers depend on}}
+    {"header": {everything that the records depend on}}
     {"i": 0, "key": "00000000", ...}       i is the sample's position in the evaluation; a sample may have several lines
     {"header": "end", "sha256": "..."}     of all bytes before this line
 
-A picture in a record is stored as a PNG file in a folder named like the file of records, and the record names it.
-A file with another header is started again, and so is one whose records do not ascend, are not of these samples, or are not those
-that were finished. A file without its last line is unfinished: it is cut back to the last batch boundary, so that the remaining
-batches are those of an uninterrupted run.
+An image in a record is stored as a PNG file in a folder named after the record file, and the record has its name. A file with a
+different header is overwritten, and so is one whose records are not in ascending order, not about these samples, or have changed
+since the file was finished. A file without the last line is unfinished: it is truncated to the last complete batch, so that the
+remaining batches are the same as in an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Record = dict[str, Any]
 
 
 class RecordFile:
-    """Answers about `keys`, in that order. `done` holds the intact lines, which cover the first `answered` samples.
+    """The records of the samples `keys`, in this order. `done` has the intact records, which cover the first `answered` samples.
 
-    Raises FileError where the file cannot be read or written.
+    Raises FileError if the file cannot be read or written.
     """
 
     def __init__(self, path: Path, header: Record, keys: Sequence[str], batch_size: int) -> None:
@@ -43,7 +43,7 @@ class RecordFile:
         self.finished = bool(lines) and lines[-1].get("header") == "end"
         self.done = [record for record in lines if "header" not in record]
         if why := _wrong(self.done, keys) or (self.finished and _changed(text, lines[-1])):
-            print(f"{path}: {why}; its samples are asked again", file=sys.stderr)
+            print(f"{path}: {why}; its samples are evaluated again", file=sys.stderr)
             self.done, self.finished = [], False
         self.answered = len(keys)
         if not self.finished:

@@ -59,7 +59,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class FallsBelowChance(Protocol):
-    """A task in which a working model can be below chance, and why: reports say it beside the number, unless the model says more."""
+    """A task in which a working model can score below chance. Reports show this reason with the number, unless `Model.notes` has one."""
 
     below_chance: ClassVar[str]
 

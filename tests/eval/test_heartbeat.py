@@ -61,7 +61,7 @@ def test_pace_is_that_of_the_last_steps(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (None, "time left not known yet"),
+        (None, "remaining time unknown"),
         (0.2, "about 1 s left"),
         (59, "about 59 s left"),
         (700, "about 12 min left"),
