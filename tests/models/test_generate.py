@@ -198,7 +198,7 @@ def test_rows_of_a_cache_are_chosen_and_repeated() -> None:
     block(x[:, :3], causal=True, cache=cache)
     cache.select(rows)
     assert_close(block(x[rows, 3:], causal=True, cache=cache), block(x[rows], causal=True)[:, 3:], "states")
-    with pytest.raises(ValueError, match="6 positions do not fit into a cache that was made for 5"):
+    with pytest.raises(ValueError, match="6 positions do not fit into a cache for 5"):
         block(x[rows, :1], causal=True, cache=cache)
 
 
