@@ -1,4 +1,4 @@
-"""New words for pictures, learned from a few examples: from a prompt, or by comparing features. See `eval.base.capabilities.Namer`."""
+"""Learn new words from a few images, by prompting or by comparing features. Implements `eval.base.capabilities.Namer`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class PromptedNames:
 
 
 class NearestMeanNames:
-    """The word whose prototype (Snell et al. 2017) is nearest to the picture's features by cosine: the mean of its examples'
-    normalised features. The first word wins ties."""
+    """The word whose prototype (Snell et al. 2017), the mean of its examples' normalised features, has the highest cosine similarity to
+    the image's features. Ties go to the first word."""
 
     def __init__(self, features: Features) -> None:
         self.features, self.adapter = features, f"nearest mean of {features.adapter}"

@@ -1,4 +1,4 @@
-"""Retrieval in two steps (ALBEF, arXiv 2107.07651, section 5): embeddings choose a shortlist, the model's own score ranks it."""
+"""Two-stage retrieval (ALBEF, arXiv 2107.07651, section 5): embeddings select a shortlist, which the model's score re-ranks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Pairs(Protocol):
 
 
 class ReRanked:
-    """The `SHORTLIST` best of each query by the first ranker come first, in the order of the second's scores; all others follow them.
+    """Re-ranks the `SHORTLIST` best candidates of the first ranker by the scores of the second; all others follow in their old order.
 
-    Values give the order within a row and nothing else; ties stay ties.
+    Only the order of the values within a row is meaningful; ties remain ties.
     """
 
     def __init__(self, first: Ranker, second: Pairs) -> None:

@@ -1,6 +1,6 @@
-"""From model capabilities to the interfaces that tasks require. Each cell of a result records its adapter.
+"""Adapters from model capabilities to the interfaces that tasks require. Each result cell records its adapter.
 
-Adapters cache an image by the identity of its array, so an array must not be overwritten between calls.
+Adapters cache results by the identity of the image array, so an array must not be modified between calls.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from eval.base.capabilities import (
 
 
 class Subject:
-    """A model under evaluation: every adapter it allows, each made once, so that all tasks share its caches."""
+    """A model under evaluation with its adapters, which are created once so that all tasks share their caches."""
 
     def __init__(self, model: Any, batch_size: int = 256) -> None:
         self.model, self.batch_size = model, batch_size
 
     def able(self, need: type, *, gallery: bool = False) -> list[Any]:
-        """The adapters that satisfy `need`, the preferred one first; [] if the model has none.
+        """The adapters that implement `need`, in order of preference; [] if the model has none.
 
-        Where a model has embeddings and a score of its own, embeddings come first for a gallery (every image with every
-        text is cheap), its score first for given pairs.
+        If a model has both embeddings and `score`, embeddings are preferred for a gallery (comparing every image with every
+        text is cheap), and `score` for given pairs.
         """
         scorers = [self.embeddings, self.pairs] if gallery else [self.pairs, self.embeddings]
         choices: dict[type, list[Any]] = {
@@ -83,7 +83,7 @@ class Subject:
 
     @cached_property
     def reranked(self) -> ReRanked | None:
-        """Not by a likelihood, which depends on a text's length and frequency and ranks texts worse than embeddings do."""
+        """None for likelihoods, which depend on a text's length and frequency and rank texts worse than embeddings."""
         if not self.embeddings or not self.pairs or self.model.score_kind == "likelihood":
             return None
         return ReRanked(self.embeddings, self.pairs)
@@ -133,7 +133,7 @@ class Subject:
 
 
 class ImageFeatures:
-    """Image embeddings, each computed once. An image with several has their mean as its feature."""
+    """Image embeddings, each computed once. The feature of an image with several embeddings is their mean."""
 
     adapter = "image features"
 
@@ -159,10 +159,10 @@ class ImageFeatures:
 
 
 class EmbeddingScorer(ImageFeatures):
-    """Cosine similarity of image and text embeddings; the largest where an image has several.
+    """Cosine similarity of image and text embeddings; the maximum if an image has several embeddings.
 
-    Products are summed in float64 and rounded to float32: equal embeddings then tie exactly, and scores do not depend on
-    the batch size, whatever blocks the matrix product is cut into.
+    Products are summed in float64 and rounded to float32, so that equal embeddings tie exactly and scores depend neither on
+    the batch size nor on how the matrix product is blocked.
     """
 
     adapter = "embedding similarity"
@@ -218,7 +218,7 @@ class PairScorer:
         self._known = np.empty((0, 0), np.float32)
 
     def prepare(self, images: Images, texts: Texts) -> None:
-        """What is known is kept where the same is asked about again, as by the control with exchanged pictures."""
+        """Known scores are kept if images and texts are the same as before, as for the control with shuffled images."""
         rows = {id(image): row for row, image in enumerate({id(image): image for image in images}.values())}
         columns = {text: column for column, text in enumerate(dict.fromkeys(texts))}
         if (rows, columns) == (self._rows, self._columns):
@@ -246,8 +246,8 @@ class PairScorer:
         return self.matrix(images, texts).T
 
     def pairs(self, images: Images, texts: Texts) -> np.ndarray:
-        """The score of each picture with its text. Equal pairs are scored once, and the pairs of a picture follow one another, so that
-        many models encode it once."""
+        """The score of each image with its text. Equal pairs are scored once, and pairs are sorted by image, so that most models encode
+        each image once."""
         distinct = {(id(image), text): (image, text) for image, text in zip(images, texts, strict=True)}
         place = {id(image): row for row, image in enumerate(images)}
         found: dict[tuple[int, str], float] = {}
@@ -257,7 +257,7 @@ class PairScorer:
         return np.array([found[id(image), text] for image, text in zip(images, texts, strict=True)], np.float32)
 
     def classes(self, images: Images, prompts: Sequence[Texts]) -> np.ndarray:
-        """A class's logit is the score of its first prompt: an ensemble is free for embeddings, but would multiply the pairs here."""
+        """The logit of a class is the score of its first prompt: with an ensemble, every prompt would cost a forward pass."""
         return self.matrix(images, [texts[0] for texts in prompts])
 
 
@@ -274,7 +274,7 @@ class GeneratedCaptions:
         self._known: dict[int, tuple[np.ndarray, str]] = {}
 
     def prepare(self, images: Images, texts: Texts = ()) -> None:
-        """Nothing: a caption costs too much to be generated before it is needed."""
+        """Does nothing: captions are too expensive to generate before they are needed."""
 
     def captions(self, images: Images) -> list[str]:
         missing = list({id(image): image for image in images if id(image) not in self._known}.values())
@@ -294,7 +294,7 @@ class GeneratedAnswers:
         """Nothing: see `GeneratedCaptions`."""
 
     def answers(self, images: Images, questions: Texts, candidates: Sequence[Texts] = ()) -> list[str]:
-        """The same question about the same picture, as about a blank one, is asked once."""
+        """Equal questions about the same image (such as the blank one) are answered once."""
         distinct = {(id(image), question): (image, question) for image, question in zip(images, questions, strict=True)}
         found: dict[tuple[int, str], str] = {}
         for names in _chunks(list(distinct), self.batch_size):
@@ -304,7 +304,7 @@ class GeneratedAnswers:
 
 
 class AnswerLikelihoods:
-    """log p(answer | image, question) as the model gives it."""
+    """log p(answer | image, question), computed by the model."""
 
     adapter = "answer likelihood"
 
@@ -323,7 +323,7 @@ class AnswerLikelihoods:
 
 
 class PhrasedAnswers:
-    """For a model that scores texts but was not trained on questions: how well "question answer" fits the image."""
+    """Scores of the text "question answer", for models that score texts but were not trained on questions."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer, self.adapter = scorer, f"question and answer by {scorer.adapter}"
@@ -359,7 +359,7 @@ class RankedAnswers:
 
 
 class Drawings:
-    """The model's drawings; a text is drawn once, with seed 0."""
+    """The model's generated images; each text is drawn once, with seed 0."""
 
     adapter = "drawing"
 
@@ -368,7 +368,7 @@ class Drawings:
         self._known: dict[str, np.ndarray] = {}
 
     def prepare(self, images: Images, texts: Texts = ()) -> None:
-        """Draw them all now: what a sampled drawing looks like depends on its place in the batch."""
+        """Draw all texts at once, because a sampled image depends on its position in the batch."""
         self.drawings(texts)
 
     def drawings(self, texts: Texts) -> list[np.ndarray]:
@@ -414,7 +414,7 @@ def _normalised(rows: np.ndarray) -> np.ndarray:
 
 
 def _numbers(output: Any, method: str, expected: int) -> np.ndarray:
-    """A model's output as float32 rows. A NaN would lose every comparison and win every rank, so it is an error here."""
+    """A model's output as float32 rows. NaN raises an error, because it would distort every comparison and ranking."""
     rows = torch.as_tensor(output).detach().float().cpu().numpy()
     if len(rows) != expected:
         raise ValueError(f"{method} returned {len(rows)} rows for {expected} inputs")

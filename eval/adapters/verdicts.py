@@ -1,4 +1,4 @@
-"""Yes or no, from models of each kind: whether something is in a picture. See `eval.base.capabilities.Decider`."""
+"""Yes-or-no decisions for all kinds of models: whether something is in an image. Implements `eval.base.capabilities.Decider`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eval.base.capabilities import Answerer, AnswerScorer, Examples, Images, Sco
 
 
 class LikelierVerdicts:
-    """The likelier of "yes" and "no"; neither for a tie. Margin: the difference in nats."""
+    """The more likely of "yes" and "no"; neither for a tie. The margin is the difference in nats."""
 
     def __init__(self, scorer: AnswerScorer) -> None:
         self.scorer, self.adapter = scorer, f"yes or no by {scorer.adapter}"
@@ -42,7 +42,7 @@ class SpokenVerdicts:
 
 
 class ThresholdVerdicts:
-    """Yes where the statement's score is above a threshold, which is chosen on the examples once. Margin: the distance from it."""
+    """Yes if the score of the statement exceeds a threshold that is chosen on the examples. The margin is the difference."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer, self.adapter = scorer, f"threshold on {scorer.adapter}"
