@@ -250,7 +250,8 @@ def models_section(published: Published) -> list[str]:
 def results_table(rows: Sequence[Row], columns: Sequence[Key]) -> list[str]:
     heads = ["", "seeds", *(column_name(key) for key in columns)]
     lines = [
-        [row.name, str(len(row.results)), *(shown(row.value(key)) + BELOW * bool(below(rows, row, key)) for key in columns)] for row in rows
+        [row.name, str(len(row.results)), *(shown(row.value(key)) + BELOW * bool(below(list(rows), row, key)) for key in columns)]
+        for row in rows
     ]
     for variant in control_variants([result for row in rows for result in row.results]):
         values = [control(list(rows), key, variant) for key in columns]
