@@ -102,7 +102,8 @@ def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str,
             return default
 
     def take_captions(name: str, read: Callable[[Any], list[Any]]) -> list[str]:
-        values = [value for value in take(name, read, []) if value is not None]
+        found: list[Any] = take(name, read, [])
+        values = [value for value in found if value is not None]
         captions = [value for value in values if isinstance(value, str)]
         if len(captions) < len(values):
             complain(name, f"{name}: expected strings, found {values!r:.80}")

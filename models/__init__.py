@@ -128,12 +128,13 @@ def described(folder: Path) -> tuple[type[Model], Any]:
 def _names_no_other_place(config: Any, file: Path) -> None:
     """Every architecture is described in the file itself: whatever a run folder says, nothing is fetched or executed to load it."""
     for field in fields(config):
-        value = getattr(config, field.name)
+        value: Any = getattr(config, field.name)
         if is_dataclass(value):
             _names_no_other_place(value, file)
-            if getattr(value, "source", "") and not getattr(value, "architecture", "there"):
+            source: str = getattr(value, "source", "")
+            if source and not getattr(value, "architecture", "there"):
                 raise FileError(
-                    f"{file} names the language model {value.source!r} without its architecture, and names in a run folder are not "
+                    f"{file} names the language model {source!r} without its architecture, and names in a run folder are not "
                     "followed: train the run again, or write transformers' configuration of it into the field architecture"
                 )
 

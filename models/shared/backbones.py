@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -186,12 +187,12 @@ def freeze(module: Module) -> Module:
 
 def cache_name(model: nn.Module) -> str:
     """The name of the cache argument and output of a transformers model: `cache` since version 5.24, `past_key_values` before."""
-    return "cache" if _takes_cache(type(model)) else "past_key_values"
+    return "cache" if "cache" in _arguments(type(model).forward) else "past_key_values"
 
 
 @functools.cache
-def _takes_cache(kind: type[nn.Module]) -> bool:
-    return "cache" in inspect.signature(kind.forward).parameters
+def _arguments(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 class Continuation:
