@@ -65,9 +65,9 @@ picture: $(READY) ## a screenshot of the report's first screen: ARGS="--out FILE
 
 all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, evaluate and compare every model
 
-data: $(READY) ## write the embedded data set of the preset
+data: $(READY) ## write the embedded data set of the preset, or what is missing of it
 ifeq ($(DATA),$(SCENES))
-	@test -f $(SCENES)/pairs/index.json || $(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(PLANTED)) --out $(SCENES)
+	@$(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(PLANTED)) --out $(SCENES)
 endif
 
 import: $(READY) ## import your own data: ARGS="coco|folder|table|winoground|... --help"
