@@ -65,9 +65,9 @@ picture: $(READY) ## take a screenshot of the report's first screen: ARGS="--out
 
 all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, evaluate and compare every model
 
-data: $(READY) ## generate the embedded data set for the preset
+data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it
 ifeq ($(DATA),$(SCENES))
-	@test -f $(SCENES)/pairs/index.json || $(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(PLANTED)) --out $(SCENES)
+	@$(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(PLANTED)) --out $(SCENES)
 endif
 
 import: $(READY) ## import your own data: ARGS="coco|folder|table|winoground|... --help"

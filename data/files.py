@@ -7,13 +7,17 @@ import fcntl
 import glob
 import json
 import os
+import secrets
+import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+ABANDONED = 60  # seconds without a change, after which an unlocked partial folder is
 MOST_BYTES = 1 << 29  # of a text file that is read whole: many times what a command here writes
 AGAIN = "Remove it, and run again the command that wrote it"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,6 +54,61 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which gets the name `path` at the end of the block, whole or not at all. Raises FileExistsError if another
+    process has written one of that name meanwhile.
+
+    What killed processes left is removed: a folder that is being filled is locked, so that those of other machines and containers stay.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for abandoned in path.parent.glob(f".{path.name}.*.partial"):
+        if abandoned.is_dir() and time.time() - abandoned.stat().st_mtime > ABANDONED and (lock := _lock(abandoned)) is not None:
+            shutil.rmtree(abandoned, ignore_errors=True)
+            os.close(lock)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial.mkdir()
+    lock = _lock(partial)
+    try:
+        yield partial
+        _rename(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_folder(path: Path) -> None:
+    """Under another name first, so that no reader and no other process meets a part of it."""
+    doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    with suppress(FileNotFoundError):
+        os.rename(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _rename(partial: Path, path: Path) -> None:
+    try:
+        os.rename(partial, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(f"{path} was written by another process meanwhile, and stays as it is") from error
+        raise
+
+
+def _lock(folder: Path) -> int | None:
+    """None if another process has it, or the file system has no locks for folders."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def write_text(path: Path, text: str) -> None:

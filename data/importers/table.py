@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from data.captions import list_of
 from data.importers.write import Row, read_text, write_split
 from data.shards import DataError
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-JSON_LINES = (".jsonl", ".ndjson")
+TOO_MANY = "row with more cells than columns"
 
 
 def import_table(
@@ -31,45 +32,96 @@ def import_table(
     """CSV, TSV or JSONL with a path and a caption per row.
 
     Args:
-        table: the file, whose ending gives its format. CSV and TSV need a header line.
+        table: the file, whose ending gives its format. CSV and TSV need a header line. CSV has quoting, TSV has none.
         out: data set folder to write, such as .data/mine.
         split: name of the split to write: train, val or test.
         images: folder that the paths are relative to; by default the folder of the table.
         path_column: name of the column with the path of the image.
-        caption_column: name of the column with its caption.
+        caption_column: name of the column with its caption, or with a list of captions.
         label_column: name of a column with a class label.
         size: shrink images so that the shorter side has this many pixels.
     """
     dropped: Counter[str] = Counter()
     rows: dict[str, Row] = {}
     for record in _records(table, (path_column, caption_column, *([label_column] if label_column else [])), dropped):
-        path, caption, label = record.pop(path_column, None), record.pop(caption_column, None), record.pop(label_column or "", None)
+        path, captions = record.pop(path_column, None), _captions(record.pop(caption_column, None))
+        label = record.pop(label_column, None) if label_column else None
         if not isinstance(path, str) or not path:
             dropped["row without a path"] += 1
-        elif not isinstance(caption, str) or not caption.strip():
+        elif not captions:
             dropped["row without a caption"] += 1
         else:
-            extra = {name: value for name, value in record.items() if isinstance(name, str) and value not in (None, "")}
-            rows.setdefault(path, Row(file=path, label=None if label is None else str(label), extra=extra)).captions.append(caption)
+            extra = {name: value for name, value in record.items() if value not in (None, "")}
+            row = rows.setdefault(path, Row(file=path, label=None if label is None else str(label), extra=extra))
+            row.captions.extend(captions)
+            if label is not None and str(label) != row.label:
+                dropped["label unlike that of the picture's first row"] += 1
     classes = sorted({row.label for row in rows.values() if row.label is not None}) if label_column else None
     root = images or table.parent
     write_split(list(rows.values()), images=root, out=out, split=split, size=size, classes=classes, dropped=dropped, needs=("captions",))
 
 
+def _captions(cell: Any) -> list[str]:
+    """Of a text, which may be a list written out (`['a child', 'a kid']`), or of a list (in JSONL)."""
+    listed = list_of(cell) if isinstance(cell, str) else cell if isinstance(cell, list) else []
+    captions = [cell] if listed is None else listed
+    return [caption for caption in captions if isinstance(caption, str) and caption.strip()]
+
+
 def _records(table: Path, columns: tuple[str, ...], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
-    if table.suffix not in (*DELIMITERS, *JSON_LINES):
-        raise DataError(f"{table}: expected a name ending in {', '.join((*DELIMITERS, *JSON_LINES))}")
+    ending = table.suffix.lower()
+    if ending not in READERS:
+        raise DataError(f"{table}: expected a name ending in {', '.join(READERS)}")
     text = read_text(table)
-    if table.suffix in JSON_LINES:
-        yield from _json_lines(table, text, columns, dropped)
-        return
+    yield from READERS[ending](table, text, columns, dropped)
+
+
+def _csv(table: Path, text: str, columns: tuple[str, ...], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(1 << 24)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=DELIMITERS[table.suffix])
-    _check_columns(table, columns, reader.fieldnames or ())
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise DataError(f"{table}, line {reader.line_num}: {error}") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        while True:
+            line = reader.line_num + 1  # a quoted cell may hold several
+            try:
+                yield line, next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise DataError(
+                    f"{table}, line {line}: {error}. A cell that begins with a quotation mark ends with one, and those in it are doubled"
+                ) from error
+
+    return _by_column(table, rows(), columns, dropped)
+
+
+def _tsv(table: Path, text: str, columns: tuple[str, ...], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Without quoting: a quotation mark is a letter. But spreadsheets and csv writers quote cells with quotation marks in them."""
+    lines = enumerate(re.split(r"\r\n|\n|\r", text), start=1)
+    rows = ((line, [_unquoted(cell) for cell in content.split("\t")]) for line, content in lines if content.strip())
+    return _by_column(table, rows, columns, dropped)
+
+
+def _unquoted(cell: str) -> str:
+    inside = cell[1:-1].split('""')
+    quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and len(inside) > 1 and not any('"' in part for part in inside)
+    return '"'.join(inside) if quoted else cell
+
+
+def _by_column(
+    table: Path, rows: Iterator[tuple[int, list[str]]], columns: tuple[str, ...], dropped: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    header = [name.strip() for name in next(rows, (0, []))[1]]
+    _check_columns(table, columns, header)
+    if repeated := [name for name, count in Counter(filter(None, header)).items() if count > 1]:
+        raise DataError(f"{table} has {header.count(repeated[0])} columns called {repeated[0]!r}: rename or remove all but one")
+    for line, cells in rows:
+        if any(cells[len(header) :]):
+            if not dropped[TOO_MANY]:
+                print(f"{table}, line {line}: {len(cells)} cells in {len(header)} columns: {cells!r:.200}")
+            dropped[TOO_MANY] += 1
+        elif cells:
+            yield {name: cell for name, cell in zip(header, cells, strict=False) if name}
 
 
 def _json_lines(table: Path, text: str, columns: tuple[str, ...], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
@@ -90,6 +142,9 @@ def _json_lines(table: Path, text: str, columns: tuple[str, ...], dropped: Count
 def _check_columns(table: Path, wanted: tuple[str, ...], found: Collection[str]) -> None:
     if missing := [column for column in wanted if column not in found]:
         raise DataError(
-            f"{table} has no column {missing[0]!r}, only {', '.join(map(repr, found)) or 'none'}. "
-            "Name yours with --path-column, --caption-column or --label-column"
+            f"{table} has no column {missing[0]!r}, only {', '.join(map(repr, list(found)[:20])) or 'none'}. "
+            "Name yours with --path-column, --caption-column or --label-column; the first line of a CSV or TSV names the columns"
         )
+
+
+READERS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _json_lines, ".ndjson": _json_lines}

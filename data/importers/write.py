@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,9 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from data.captions import decode_text
 from data.decode import FORMATS, MAX_BYTES, Tally, Unusable, open_image
+from data.files import new_folder
 from data.sample import Foil, Question, Sample, from_record
 from data.shards import DataError, write_index, write_shard
 
@@ -67,51 +67,64 @@ def write_samples(
     samples: Iterator[tuple[Sample, str, bytes]], *, out: Path, split: str, tally: Tally, classes: Sequence[str] | None = None
 ) -> None:
     """Write `out/split` from (sample, extension, encoded image), whole or not at all, and print how many were written and dropped."""
-    folder, partial = out / split, out / f".{split}.partial"
-    if Path(split).name != split:
+    folder = out / split
+    if Path(split).name != split or split.startswith("."):
         raise DataError(f"--split {split!r} is not a plain name such as train")
     if folder.exists():
         raise DataError(f"{folder} is already there. Remove it to import again, or choose another --out or --split")
-    shutil.rmtree(partial, ignore_errors=True)
     shards: list[dict[str, Any]] = []
-    for first in samples:
-        path = partial / f"{len(shards):05d}.tar"
-        shards.append(write_shard(path, chain([first], islice(samples, SAMPLES_PER_SHARD - 1))))
-    if not shards:
-        raise DataError(f"none of {tally.seen} images could be used: {tally.summary()}")
-    write_index(partial, name=out.absolute().name, split=split, shards=shards, classes=classes, dropped=tally.drops)
-    os.replace(partial, folder)
+    unique = _unique(samples)
+    with new_folder(folder) as partial:
+        for first in unique:
+            path = partial / f"{len(shards):05d}.tar"
+            shards.append(write_shard(path, chain([first], islice(unique, SAMPLES_PER_SHARD - 1))))
+        if not shards:
+            raise DataError(f"none of {tally.seen} images could be used: {tally.summary()}")
+        write_index(partial, name=out.absolute().name, split=split, shards=shards, classes=classes, dropped=tally.drops)
     print(f"{folder}: {sum(shard['samples'] for shard in shards)} samples in {len(shards)} shards")
     if tally.drops:
         print(f"left out: {tally.summary()}")
 
 
 def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error})") from error
+    """UTF-8 or UTF-16; Windows-1252 and Latin-1 as well, which is said."""
+    text, unicode = decode_text(path.read_bytes())
+    if not unicode:
+        print(f"{path} is not UTF-8: it is read as Windows-1252 (Latin-1). If letters come out wrong, save it as UTF-8")
+    return text
+
+
+def _unique(samples: Iterable[tuple[Sample, str, bytes]]) -> Iterator[tuple[Sample, str, bytes]]:
+    """Keys come from file names, which may be equal in two folders: the later ones get a number, `key-2`."""
+    used: set[str] = set()
+    for sample, extension, encoded in samples:
+        key = sample.key
+        names = (f"{key}-{number}" for number in count(2))
+        while key in used:
+            key = next(names)
+        used.add(key)
+        yield (sample if key == sample.key else replace(sample, key=key)), extension, encoded
 
 
 def _samples(
     rows: Sequence[Row], *, images: Path, size: int | None, needs: Collection[str], tally: Tally
 ) -> Iterator[tuple[Sample, str, bytes]]:
     root = images.resolve()
-    count = 0
+    written = 0
     for row in track(rows, description="importing", disable=not sys.stderr.isatty()):
         tally.seen += 1
         try:
             encoded, extension, image = _prepared(_read_inside(root, row.file), size, row.box)
             foils = [asdict(foil) for foil in row.foils]
             record = {"captions": row.captions, "label": row.label, "foils": foils, "extra": {"file": row.file} | row.extra}
-            sample = replace(from_record(row.key or f"{count:08d}", image, None, record), questions=tuple(row.questions))
+            sample = replace(from_record(row.key or f"{written:08d}", image, None, record), questions=tuple(row.questions))
             for need in needs:
                 if not getattr(sample, need):
                     raise Unusable(f"no {need}")
         except Unusable as reason:
-            tally.drop(str(reason), row.file)
+            tally.drop(reason.args[0], row.file)
         else:
-            count += 1
+            written += 1
             yield sample, extension, encoded
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from itertools import permutations
 from multiprocessing import get_context
@@ -23,13 +23,14 @@ from random import Random
 from PIL import Image
 from rich.progress import track
 
+from data.files import new_folder, remove_folder
 from data.sample import Object, Sample
 from data.scenes.draw import box, draw
 from data.scenes.language import captions, foils, match_question, questions
 from data.scenes.pairs import KINDS, sample_pair
 from data.scenes.planted import PLANTED_SPLITS, group_of, plant
 from data.scenes.world import PRESETS, Preset, Scene, position, relation, sample_scene
-from data.shards import write_index, write_shard
+from data.shards import DataError, find, write_index, write_shard
 
 SAMPLES_PER_SHARD = 1000
 
@@ -94,26 +95,37 @@ def build(
     samples: dict[str, int] | None = None,
     planted: float | None = None,
 ) -> None:
-    """Write every split as shards with an index. A complete split is kept."""
+    """Write every split as shards with an index. A complete split is kept, any other is written anew beside it, and then takes its place.
+
+    Two builds at once give one data set: the split of the faster one stays.
+    """
     name = f"scenes-{preset_name}" + ("" if planted is None else f"-planted{planted:g}")
     preset = PRESETS[preset_name]
     for split, total in (samples or preset.samples).items():
-        folder = out / split
-        if (folder / "index.json").exists():
+        if _complete(out, split, total):
             continue
-        shutil.rmtree(folder, ignore_errors=True)  # an interrupted build left shards without an index
-        folder.mkdir(parents=True)
-        jobs = [
-            (folder, preset_name, split, seed, planted, range(start, min(start + SAMPLES_PER_SHARD, total)))
-            for start in range(0, total, SAMPLES_PER_SHARD)
-        ]
-        with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-            shards = list(track(pool.map(_write, jobs), f"{name}: {split}", len(jobs), disable=not sys.stderr.isatty()))
-        write_index(folder, name=name, split=split, shards=shards)
+        with suppress(FileExistsError), new_folder(out / split) as folder:
+            jobs = [
+                (folder / f"{number:05d}.tar", preset_name, split, seed, planted, range(start, min(start + SAMPLES_PER_SHARD, total)))
+                for number, start in enumerate(range(0, total, SAMPLES_PER_SHARD))
+            ]
+            with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+                shards = list(track(pool.map(_write, jobs), f"{name}: {split}", len(jobs), disable=not sys.stderr.isatty()))
+            write_index(folder, name=name, split=split, shards=shards)
+            if not _complete(out, split, total):
+                remove_folder(out / split)
+
+
+def _complete(out: Path, split: str, total: int) -> bool:
+    """Whether the split is there with all its samples; not if a shard is missing, or an index was made of the first shards only."""
+    try:
+        return (out / split).is_dir() and find(out, split).samples == total
+    except (DataError, OSError):
+        return False
 
 
 def _write(job: tuple[Path, str, str, int, float | None, range]) -> dict[str, object]:
-    folder, preset_name, split, seed, planted, indices = job
+    path, preset_name, split, seed, planted, indices = job
     preset = PRESETS[preset_name]
 
     def encoded() -> Iterator[tuple[Sample, str, bytes]]:
@@ -123,7 +135,7 @@ def _write(job: tuple[Path, str, str, int, float | None, range]) -> dict[str, ob
             Image.fromarray(sample.image).save(buffer, "JPEG", quality=92, subsampling=0)
             yield sample, "jpg", buffer.getvalue()
 
-    return write_shard(folder / f"{indices.start // SAMPLES_PER_SHARD:05d}.tar", encoded())
+    return write_shard(path, encoded())
 
 
 def main() -> None:

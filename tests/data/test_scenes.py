@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data.check import check
 from data.loader import in_order
 from data.sample import Sample, to_record
 from data.scenes.build import build, make_sample
@@ -80,6 +85,52 @@ def test_an_interrupted_build_is_finished(tmp_path: Path) -> None:
     build(tmp_path, "tiny", workers=1, samples={"train": 10, "test": 5})
     assert len(next(in_order(find(tmp_path, "test"), batch_size=100))) == 5
     assert (tmp_path / "train" / "00000.tar").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", ["no shard", "no index", "short shard", "first shards", "empty", "no split"])
+def test_what_is_missing_of_a_set_is_restored(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after `make check-data` has given the half of a split an index, which made it look whole."""
+    monkeypatch.setattr("data.scenes.build.SAMPLES_PER_SHARD", 6)
+    build(tmp_path, "tiny", workers=1, samples={"train": 12})
+    train = tmp_path / "train"
+    before = {path.name: path.read_bytes() for path in train.iterdir()}
+    if damage == "no shard":
+        (train / "00000.tar").unlink()
+    elif damage == "no index":
+        (train / "index.json").unlink()
+    elif damage == "short shard":
+        (train / "00001.tar").write_bytes(before["00001.tar"][:5000])
+    elif damage == "first shards":
+        (train / "index.json").unlink()
+        (train / "00001.tar").unlink()
+        assert check(tmp_path, "train")
+        assert find(tmp_path, "train").samples == 6
+    else:
+        shutil.rmtree(train)
+        if damage == "empty":
+            train.mkdir()
+    build(tmp_path, "tiny", workers=1, samples={"train": 12})
+    assert {path.name: path.read_bytes() for path in train.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+
+
+def test_two_builds_at_once_give_one_set(tmp_path: Path) -> None:
+    path = tmp_path / "build_it.py"
+    path.write_text(
+        "import sys\nfrom pathlib import Path\nfrom data.scenes.build import build\n"
+        "if __name__ == '__main__':\n    build(Path(sys.argv[1]), 'tiny', workers=1, samples={'train': 40, 'test': 40})\n"
+    )
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    both = [subprocess.Popen([sys.executable, str(path), str(tmp_path / "set")], env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    for one in both:
+        errors = one.communicate(timeout=300)[1]
+        assert (one.returncode, errors) == (0, b"")
+    build(tmp_path / "alone", "tiny", workers=1, samples={"train": 40, "test": 40})
+    for split in ("train", "test"):
+        for name in ("00000.tar", "index.json"):
+            assert (tmp_path / "set" / split / name).read_bytes() == (tmp_path / "alone" / split / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["test", "train"]
 
 
 def test_every_caption_is_true_and_every_foil_false(samples: list[Sample]) -> None:
