@@ -1,6 +1,6 @@
 # Paragone. `make help` lists the targets; every target sets up what it needs.
 #
-# Variables: PRESET=tiny|small|paper|any other of the page's  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
+# Any of these may hold spaces. Variables: PRESET=tiny|small|paper|any other of the page's  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
 #            WEIGHTS=<published weights to start from, or to evaluate as they are>  OUT=<run folder>
 #            ARGS="--optim.lr 1e-3" (training)  TASKS=zeroshot,retrieval  EVAL_ARGS="--limit 500"  SEEDS=0,1,2 (claims)
 #            PLANTED=0.9 (a correlation in the embedded data set)  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
@@ -14,16 +14,33 @@ SIZE := $(if $(findstring small,$(PRESET)),small,tiny)
 SCENES := .data/scenes-$(SIZE)$(if $(PLANTED),-planted$(PLANTED))
 DATA ?= $(SCENES)
 TEST ?= $(DATA)
+# Make's functions split at spaces: they get a text without any, and what they return has them again.
+SPACE := $(subst ,, )
+solid = $(subst $(SPACE),__space__,$(1))
+spaced = $(subst __space__,$(SPACE),$(1))
+# One word of the shell, whatever is in it.
+quoted = '$(subst ','\'',$(1))'
 # A run is named after its data: the folder's name, also when DATA is a pattern of tars in it.
-PLACE = $(if $(findstring .tar,$(DATA)),$(dir $(DATA)),$(DATA))
-ON = $(if $(filter .data/scenes-$(SIZE),$(DATA)),,-$(notdir $(PLACE:%/=%)))
+NAMED = $(call solid,$(DATA))
+PLACE = $(if $(findstring .tar,$(NAMED)),$(dir $(NAMED)),$(NAMED))
+ON = $(if $(filter .data/scenes-$(SIZE),$(NAMED)),,-$(call spaced,$(notdir $(PLACE:%/=%))))
 RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
+RUN_QUOTED = $(call quoted,$(RUN))
+WHERE = --data $(call quoted,$(DATA)) --device $(call quoted,$(DEVICE))
+FINISHED = grep -qs '"finished": true' $(RUN_QUOTED)/cost.json
+
+# The embedded data set is not what a paper was trained on: whoever means it says so.
+ifeq ($(PRESET)/$(origin DATA),paper/file)
+ifneq ($(filter train-%,$(MAKECMDGOALS)),)
+$(error PRESET=paper needs data of the paper's kind: name your shards with DATA=, or the embedded data set with DATA=$(SCENES))
+endif
+endif
 
 # Every page of recipes/ that declares PRESETS can be trained; COMPARED leaves out what is trained only for others to build on.
 PAGES := $(basename $(notdir $(shell grep -l '^PRESETS' recipes/*.py)))
 COMPARED := $(filter-out $(basename $(notdir $(shell grep -l '^COMPARED = False' recipes/*.py))),$(PAGES))
-PY := $(VENV)/bin/python
-READY := $(VENV)/.paragone
+PY = $(call quoted,$(VENV)/bin/python)
+READY := $(subst $(SPACE),\ ,$(VENV))/.paragone
 # Let glibc keep freed memory for reuse instead of returning it to the system, which speeds up training and image generation on a CPU.
 # 32 MiB is the largest mmap threshold that glibc accepts.
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
@@ -37,25 +54,25 @@ help: ## list the targets
 	@echo "  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS PLANTED TASKS EVAL_ARGS SEEDS VENV PYTHON TORCH_INDEX (see the top of the Makefile)"
 
 train-%: $(READY) data ## train the model of a page, or resume training
-	$(PY) -m recipes.train $* $(PRESET) --out $(RUN) --data "$(DATA)" --seed $(SEED) --device $(DEVICE) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(ARGS)
+	$(PY) -m recipes.train $* $(call quoted,$(PRESET)) --out $(RUN_QUOTED) $(WHERE) --seed $(call quoted,$(SEED)) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS))) $(ARGS)
 
 # `make eval-clip WEIGHTS=...` evaluates the weights themselves, `make train-clip eval-clip WEIGHTS=...` what training made of them.
 AS_THEY_ARE = $(if $(filter train-%,$(MAKECMDGOALS)),,$(WEIGHTS))
 
 eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on all tasks that it supports
-	@test -n "$(AS_THEY_ARE)" || grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
-	$(PY) -m eval.run $(or $(AS_THEY_ARE),$(RUN)) --data "$(TEST)" --device $(DEVICE) $(if $(TASKS),--tasks $(TASKS)) $(EVAL_ARGS)
+	@test -n $(call quoted,$(AS_THEY_ARE)) || $(FINISHED) || $(MAKE) --no-print-directory train-$*
+	$(PY) -m eval.run $(call quoted,$(or $(AS_THEY_ARE),$(RUN))) --data $(call quoted,$(TEST)) --device $(call quoted,$(DEVICE)) $(if $(TASKS),--tasks $(call quoted,$(TASKS))) $(EVAL_ARGS)
 
 chat-%: $(READY) data ## chat with a trained model about an image, if its package has a chat.py: IMAGE=photo.jpg
-	@test -n "$(IMAGE)" || { echo "name an image: make chat-$* IMAGE=photo.jpg"; exit 1; }
-	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-$*
-	$(PY) -m models.$*.chat $(RUN) "$(IMAGE)" --device $(DEVICE) $(ARGS)
+	@test -n $(call quoted,$(IMAGE)) || { echo "name a picture: make chat-$* IMAGE=photo.jpg"; exit 1; }
+	@$(FINISHED) || $(MAKE) --no-print-directory train-$*
+	$(PY) -m models.$*.chat $(RUN_QUOTED) $(call quoted,$(IMAGE)) --device $(call quoted,$(DEVICE)) $(ARGS)
 
 claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEEDS=0,1,2, ARGS="--only NAME"
-	$(PY) -m recipes.claims $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+	$(PY) -m recipes.claims $* --preset $(call quoted,$(PRESET)) $(WHERE) $(if $(SEEDS),--seeds $(call quoted,$(SEEDS))) $(ARGS)
 
 time-%: $(READY) data ## estimate the training time on this machine from a few steps of each stage
-	$(PY) -m recipes.tools.timing $* --preset $(PRESET) --data "$(DATA)" --device $(DEVICE) --seed $(SEED) $(ARGS)
+	$(PY) -m recipes.tools.timing $* --preset $(call quoted,$(PRESET)) $(WHERE) --seed $(call quoted,$(SEED)) $(ARGS)
 
 compare: $(READY) ## compare all evaluated runs: terminal, Markdown, CSV, HTML
 	$(PY) -m eval.compare --pages "$(COMPARED)" $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
@@ -67,28 +84,28 @@ all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, ev
 
 data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it
 ifeq ($(DATA),$(SCENES))
-	@$(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(PLANTED)) --out $(SCENES)
+	@$(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(call quoted,$(PLANTED))) --out $(call quoted,$(SCENES))
 endif
 
 import: $(READY) ## import your own data: ARGS="coco|folder|table|winoground|... --help"
 	$(PY) -m data.importers $(ARGS)
 
 check-data: $(READY) ## report what would be dropped from DATA=; writes a missing index.json (ARGS=--write-index rewrites it)
-	$(PY) -m data.check "$(DATA)" $(ARGS)
+	$(PY) -m data.check $(call quoted,$(DATA)) $(ARGS)
 
 calibrate: $(READY) data ## measure how much of the embedded data can be learned
-	$(PY) -m recipes.tools.calibrate --data "$(DATA)" $(ARGS)
+	$(PY) -m recipes.tools.calibrate --data $(call quoted,$(DATA)) $(ARGS)
 
-tune-magic: RUN = $(or $(OUT),.runs/magic-$(PRESET)$(ON)-s$(SEED))
-tune-magic: $(READY) data ## tune MAGIC's alpha and beta on the val split: ARGS="--alpha 0,0.1 --beta 0.5,1"
-	@grep -qs '"finished": true' $(RUN)/cost.json || $(MAKE) --no-print-directory train-magic
-	$(PY) -m recipes.tools.tune_magic $(RUN) --data "$(DATA)" --device $(DEVICE) $(ARGS)
+tune-%: $(READY) data ## tune a model's decoding on the val split, where recipes/tools/ has a tune_<page>.py: ARGS="--alpha 0,0.1"
+	@test -f recipes/tools/tune_$*.py || { echo "recipes/tools/tune_$*.py is missing: nothing of $* can be tuned"; exit 1; }
+	@$(FINISHED) || $(MAKE) --no-print-directory train-$*
+	$(PY) -m recipes.tools.tune_$* $(RUN_QUOTED) $(WHERE) $(ARGS)
 
 params: $(READY) ## compare parameter counts with the papers
 	$(PY) -m recipes.tools.params
 
 bench: $(READY) data ## measure speed relative to the reference libraries
-	$(PY) -m recipes.bench --data "$(DATA)" --device $(DEVICE) $(ARGS)
+	$(PY) -m recipes.bench $(WHERE) $(ARGS)
 
 results: $(READY) ## write recipes/RESULTS.md and the README's table from recipes/results/; ARGS=collect updates these from .runs first
 	$(PY) -m recipes.tools.results $(ARGS)
@@ -109,11 +126,11 @@ clean: ## remove runs and generated data, keep the environment
 
 # torch and torchvision are asked for together, so that both come from one index and fit each other.
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is required: make PYTHON=python3.12 ..."; exit 1; }
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(call quoted,$(VENV))
 	$(PY) -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.11" "torchvision>=0.26"
-	$(PY) -m pip install -e '.[dev]'
-	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision are incompatible: remove $(VENV) and set their index with TORCH_INDEX="; exit 1; }
-	touch $@
+	$(PY) recipes/tools/install.py
+	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove "$(call quoted,$(VENV))" and choose their index with TORCH_INDEX="; exit 1; }
+	touch "$@"
 
-.PHONY: help compare picture all data import check-data calibrate tune-magic params bench results test test-slow lint clean
+.PHONY: help compare picture all data import check-data calibrate params bench results test test-slow lint clean

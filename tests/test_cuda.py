@@ -16,6 +16,7 @@ from models.shared.text import BPETokenizer
 from recipes import clip, coca, siglip
 from recipes.train.loop import train
 from recipes.train.recipe import AnyRecipe, Log
+from tests.recipes.kit import shortened
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 RECIPES = {"clip": clip.PRESETS, "siglip": siglip.PRESETS, "coca": coca.PRESETS}
@@ -29,7 +30,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short(recipe: AnyRecipe, scenes: Path) -> AnyRecipe:
-    return replace(recipe, data=str(scenes), budget=20 * 64, batch=64, device="cuda", workers=2, log=Log(every=5, validate=64))
+    return shortened(recipe, data=str(scenes), budget=20 * 64, batch=64, device="cuda", workers=2, log=Log(every=5, validate=64))
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -31,6 +31,7 @@ from eval.harness.source import Source
 from eval.tasks.bias import single_objects
 
 ORDER = 170
+HEADLINE: tuple[str, ...] = ()
 
 TARGETS = ("light", "dark")
 PERMUTATIONS = 9_999
@@ -52,8 +53,8 @@ def plan(source: Source) -> list[Association]:
 class Association:
     split: str
     samples: Sequence[Sample]
-    name: ClassVar[str] = "bias"
-    part: str = "association"
+    name: ClassVar[str] = "association"
+    part: str = ""
     gallery: ClassVar[bool] = False
     needs: ClassVar[type] = Scorer
     needed_method: ClassVar[str] = "encode_image and encode_text, or score"

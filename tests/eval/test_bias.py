@@ -56,8 +56,8 @@ def found(result: dict, target: str, variant: str = "model") -> list[float]:
     return [fakes.value(result, "bias", target + name, variant) for name in MEASURES]
 
 
-def evaluated(model: object, samples: list[Sample], out: Path, **options: object) -> dict:
-    return fakes.run(model, {"test": samples}, out, tasks=["bias"], fresh=fakes.constant(), **options)
+def evaluated(model: object, samples: list[Sample], out: Path, task: str = "bias", **options: object) -> dict:
+    return fakes.run(model, {"test": samples}, out, tasks=[task], fresh=fakes.constant(), **options)
 
 
 def test_perfect_constant_and_prejudiced(tmp_path: Path) -> None:
@@ -131,14 +131,14 @@ def embeds(lean: float) -> fakes.Embeds:
 
 def test_a_leaning_embedding_is_found_out_and_a_fair_one_is_not(tmp_path: Path) -> None:
     for lean, effect, p in ((0.5, (1.0, 2.0), (0, 0.001)), (0.0, (-0.35, 0.35), (0.02, 0.98)), (-0.5, (-2.0, -1.0), (0.999, 1))):
-        result = evaluated(embeds(lean), SAMPLES, tmp_path / str(lean))
-        size = fakes.cell(result, "bias", association.EFFECT)
+        result = evaluated(embeds(lean), SAMPLES, tmp_path / str(lean), "association")
+        size = fakes.cell(result, "association", association.EFFECT)
         assert effect[0] < size["value"] < effect[1]
         assert size["low"] < size["value"] < size["high"]
-        assert p[0] <= fakes.value(result, "bias", association.P_VALUE) <= p[1]
-        assert fakes.value(result, "bias", association.EFFECT, "chance") == 0
-        assert fakes.value(result, "bias", association.EFFECT, "blank images") == 0
-        assert fakes.value(result, "bias", association.P_VALUE, "blank images") == 1
+        assert p[0] <= fakes.value(result, "association", association.P_VALUE) <= p[1]
+        assert fakes.value(result, "association", association.EFFECT, "chance") == 0
+        assert fakes.value(result, "association", association.EFFECT, "blank images") == 0
+        assert fakes.value(result, "association", association.P_VALUE, "blank images") == 1
 
 
 def test_the_truth_associates_nothing() -> None:

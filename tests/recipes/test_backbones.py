@@ -32,6 +32,7 @@ from recipes.train.loop import train
 from recipes.train.recipe import AnyRecipe, Log, Optim, Stage
 from tests.data.kit import encode, picture
 from tests.hub import connect, disconnect
+from tests.recipes.kit import shortened
 from tests.recipes.test_train import events, steps
 
 VISION = VisionConfig(width=32, depth=1, heads=2, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
@@ -51,7 +52,7 @@ SMALL = LanguageConfig(width=32, depth=2, heads=2, hidden=64)
 
 def short(recipe: AnyRecipe, scenes: Path, **changes: Any) -> AnyRecipe:
     where: dict[str, Any] = {"data": str(scenes), "device": "cpu", "precision": "fp32", "log": Log(every=1, validate=0)}
-    return replace(recipe, prerequisites=(), **where, **changes)
+    return shortened(recipe, prerequisites=(), **where, **changes)
 
 
 def frozen_recipe(scenes: Path) -> AnyRecipe:

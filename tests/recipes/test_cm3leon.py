@@ -15,19 +15,20 @@ from models.cm3leon import CM3leon
 from recipes import clip, cm3leon, vq
 from recipes.train.loop import train
 from recipes.train.recipe import Log
+from tests.recipes.kit import shortened
 from tests.recipes.test_train import steps
 
 
 @pytest.mark.slow
 def test_it_builds_on_its_prerequisites_and_stands_alone(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vq.PRESETS, "tiny", replace(vq.PRESETS["tiny"], budget=32, batch=16))
-    monkeypatch.setitem(clip.PRESETS, "tiny", replace(clip.PRESETS["tiny"], budget=32, batch=16))
+    monkeypatch.setitem(vq.PRESETS, "tiny", shortened(vq.PRESETS["tiny"], budget=32, batch=16))
+    monkeypatch.setitem(clip.PRESETS, "tiny", shortened(clip.PRESETS["tiny"], budget=32, batch=16))
     tiny = cm3leon.PRESETS["tiny"]
     mix = replace(tiny.model.mix, documents=(0.5, 0.0, 0.5))
     recipe = replace(
         tiny,
         model=replace(tiny.model, mix=mix, memory=50, samples=2),
-        stages=tuple(replace(stage, budget=64, batch=16) for stage in tiny.stages),
+        stages=tuple(shortened(stage, budget=64, batch=16) for stage in tiny.stages),
         data=str(scenes),
         device="cpu",
         log=Log(every=1, validate=16),

@@ -42,7 +42,14 @@ BATCH = 4
 def short(recipe: AnyRecipe, data: str, *, batch: int = BATCH, steps: int = 2) -> AnyRecipe:
     some: dict[str, Any] = {"budget": batch * steps, "batch": batch}
     stages = tuple(replace(stage, optim=replace(stage.optim, warmup=0), **some) for stage in recipe.stages)
-    how: dict[str, Any] = {"data": data, "device": "cpu", "precision": "fp32", "vocab_size": 400, "log": Log(every=1, validate=0)}
+    how: dict[str, Any] = {
+        "data": data,
+        "device": "cpu",
+        "precision": "fp32",
+        "vocab_size": 400,
+        "micro_batch": None,
+        "log": Log(every=1, validate=0),
+    }
     return replace(recipe, **({"stages": stages} if stages else {"optim": replace(recipe.optim, warmup=0), **some}), **how)
 
 

@@ -24,6 +24,7 @@ from recipes.train.distributed import Process
 from recipes.train.loop import train
 from recipes.train.recipe import AnyRecipe
 from tests.recipes.conftest import TEXT, VISION
+from tests.recipes.kit import shortened
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +35,8 @@ def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     language = LanguageConfig(width=32, depth=1, heads=2, hidden=48)
     eyes = replace(clip.PRESETS["tiny"].model, vision=VISION, text=TEXT, embed_dim=16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(clip.PRESETS, "tiny", replace(clip.PRESETS["tiny"], model=eyes, **short))
-        patch.setitem(lm.PRESETS, "captions", replace(lm.PRESETS["captions"], model=LMConfig(language=language).describing(), **short))
+        patch.setitem(clip.PRESETS, "tiny", shortened(clip.PRESETS["tiny"], model=eyes, **short))
+        patch.setitem(lm.PRESETS, "captions", shortened(lm.PRESETS["captions"], model=LMConfig(language=language).describing(), **short))
         model = replace(MAGICConfig.tiny(), clip=eyes, language=language, search=Search(5, 0.1, 0.6), limit=8)
         recipe: AnyRecipe = replace(magic.PRESETS["tiny"], model=model, data=str(scenes), device="cpu")
         assert train(recipe, folder, "tiny") == 0

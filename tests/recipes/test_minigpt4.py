@@ -31,6 +31,7 @@ from recipes.claims.measures import reply_format
 from recipes.claims.measures.reply_format import in_the_form_asked_for
 from recipes.train.loop import train
 from recipes.train.recipe import Log
+from tests.recipes.kit import shortened
 from tests.recipes.test_train import steps
 
 SAMPLES = [make_sample(PRESETS["tiny"], "test", index) for index in range(40)]
@@ -77,10 +78,10 @@ def test_it_builds_on_blip2_and_its_language_model_and_stands_alone(tmp_path: Pa
     scenes = tmp_path / "scenes-test"
     build_scenes(scenes, "tiny", workers=1, samples={"train": 200, "val": 40, "test": 40})
     for page in (clip, lm):
-        monkeypatch.setitem(page.PRESETS, "tiny", replace(page.PRESETS["tiny"], budget=32, batch=16))
+        monkeypatch.setitem(page.PRESETS, "tiny", shortened(page.PRESETS["tiny"], budget=32, batch=16))
 
     def short(recipe: Any) -> Any:
-        return replace(recipe, stages=tuple(replace(stage, budget=48, batch=16) for stage in recipe.stages))
+        return replace(recipe, stages=tuple(shortened(stage, budget=48, batch=16) for stage in recipe.stages))
 
     monkeypatch.setitem(blip2.PRESETS, "tiny", short(blip2.PRESETS["tiny"]))
     recipe = replace(short(minigpt4.PRESETS["tiny"]), data=str(scenes), device="cpu", log=Log(every=1, validate=16))

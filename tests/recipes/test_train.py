@@ -26,6 +26,7 @@ from recipes.train.__main__ import main
 from recipes.train.loop import train
 from recipes.train.recipe import AnyRecipe, Log, Optim
 from tests.data.kit import make_split
+from tests.recipes.kit import shortened
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -295,7 +296,7 @@ def test_mistakes_on_the_command_line_are_explained(tmp_path: Path, monkeypatch:
 
 
 def test_runs_from_before_pages_were_named_are_continued(recipe: AnyRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    short = replace(recipe, budget=32)
+    short = shortened(recipe, budget=32)
     assert train(short, tmp_path / "run", "tiny", page="clip") == 0
     path = tmp_path / "run" / "recipe.json"
     written = json.loads(path.read_text())

@@ -1,0 +1,47 @@
+"""Install what the project needs into the environment of the Python that runs this: `python recipes/tools/install.py`.
+
+The project itself is installed as editable too, unless the environment already holds another checkout of it: several checkouts may share
+an environment (VENV=), and each runs its own code from its own folder. Only the standard library is there yet.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def arguments(root: Path, installed: Path | None) -> list[str]:
+    """What pip is to install: the checkout in `root`, or its dependencies alone where another one is `installed`."""
+    if installed is None or installed == root or not installed.exists():
+        return ["-e", f"{root}[dev]"]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+
+
+def installed_checkout(name: str = "paragone") -> Path | None:
+    """The folder of the editable install, None where there is none."""
+    try:
+        about = distribution(name).read_text("direct_url.json")
+    except PackageNotFoundError:
+        return None
+    url = urlsplit(json.loads(about)["url"]) if about else None
+    return Path(unquote(url.path)).resolve() if url and url.scheme == "file" else None
+
+
+def main() -> None:
+    other = installed_checkout()
+    wanted = arguments(ROOT, other)
+    if "-e" not in wanted:
+        print(f"{sys.prefix} belongs to the checkout {other} and stays its: only dependencies are installed", file=sys.stderr)
+    sys.exit(subprocess.run([sys.executable, "-m", "pip", "install", *wanted], check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The Makefile hands every variable to its command as it is, whatever is in it; a stand-in for Python writes down what it gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recipes.tools.install import arguments, installed_checkout
+
+ROOT = Path(__file__).parents[1]
+HARD = ["a b", "it's", 'say "so"', "semi;colon & more", "(brackets)[x]", "tab\tand  two", "*", "back\\slash"]
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """An environment in a folder with a space, that is ready, and whose Python only writes down its arguments."""
+    folder = tmp_path / "shared venv"
+    (folder / "bin").mkdir(parents=True)
+    python = folder / "bin" / "python"
+    log = tmp_path / "asked.jsonl"
+    python.write_text(f"#!{sys.executable}\nimport json, sys\nopen({str(log)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n")
+    python.chmod(0o755)
+    (folder / ".paragone").write_text("")
+    os.utime(folder / ".paragone", (time.time() + 1000,) * 2)
+    return folder
+
+
+def made(venv: Path, *arguments: str) -> list[list[str]]:
+    """The commands that a target runs, as their arguments."""
+    log = venv.parent / "asked.jsonl"
+    log.unlink(missing_ok=True)
+    command = ["make", "--no-print-directory", f"VENV={venv}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"MAKEFLAGS": ""})
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("value", HARD)
+def test_every_variable_reaches_its_command_whole(value: str, venv: Path) -> None:
+    (train,) = made(venv, "train-clip", *(f"{name}={value}" for name in ("OUT", "DATA", "WEIGHTS", "SEED", "DEVICE", "PRESET")))
+    options = ["--out", value, "--data", value, "--device", value, "--seed", value, "--weights", value]
+    assert train == ["-m", "recipes.train", "clip", value, *options]
+    (evaluated,) = made(venv, "eval-clip", f"WEIGHTS={value}", f"TEST={value}", f"TASKS={value}", f"DATA={value}")
+    assert evaluated == ["-m", "eval.run", value, "--data", value, "--device", "auto", "--tasks", value]
+    (claims,) = made(venv, "claims-clip", f"SEEDS={value}", f"DATA={value}")
+    assert claims == ["-m", "recipes.claims", "clip", "--preset", "tiny", "--data", value, "--device", "auto", "--seeds", value]
+    (checked,) = made(venv, "check-data", f"DATA={value}")
+    assert checked == ["-m", "data.check", value]
+
+
+def test_a_finished_run_in_a_folder_with_spaces_is_found(venv: Path, tmp_path: Path) -> None:
+    run = tmp_path / "my runs" / "it's one"
+    run.mkdir(parents=True)
+    data = str(tmp_path / "my data")
+    for finished in ("false", "true"):
+        (run / "cost.json").write_text(f'{{\n "finished": {finished}\n}}')
+        trained = [["-m", "recipes.train", "minigpt4", "tiny", "--out", str(run), "--data", data, "--device", "auto", "--seed", "0"]]
+        commands = made(venv, "chat-minigpt4", f"OUT={run}", f"DATA={data}", f"IMAGE={tmp_path}/a photo.jpg")
+        assert commands[:-1] == trained * (finished == "false")
+        assert commands[-1] == ["-m", "models.minigpt4.chat", str(run), f"{tmp_path}/a photo.jpg", "--device", "auto"]
+
+
+@pytest.mark.parametrize(("data", "named"), [("/d e/my set", "-my set"), ("/d e/my set/{0..2}.tar", "-my set"), (".data/scenes-tiny", "")])
+def test_a_run_is_named_after_its_data_as_it_is_written(data: str, named: str, venv: Path) -> None:
+    commands = made(venv, "train-clip", f"DATA={data}")
+    assert commands[-1][5] == f".runs/clip-tiny{named}-s0"
+
+
+@pytest.mark.parametrize("arguments", [("train-clip", "PRESET=paper"), ("train-nothing", "PRESET=paper")])
+def test_the_papers_preset_asks_for_data(arguments: tuple[str, ...], venv: Path) -> None:
+    done = subprocess.run(["make", f"VENV={venv}", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "PRESET=paper needs data of the paper's kind: name your shards with DATA=" in done.stderr
+    assert "--data" in made(venv, *arguments, "DATA=mine")[-1]
+
+
+def test_only_what_can_be_tuned_is(venv: Path) -> None:
+    done = subprocess.run(["make", f"VENV={venv}", "tune-clip", "DATA=x"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "tune_clip.py is missing" in done.stdout
+    assert made(venv, "tune-magic", "DATA=x", "OUT=a b")[-1][1:3] == ["recipes.tools.tune_magic", "a b"]
+
+
+def test_a_shared_environment_stays_the_checkouts_that_has_it(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert arguments(ROOT, None) == arguments(ROOT, ROOT) == arguments(ROOT, other) == ["-e", f"{ROOT}[dev]"]  # nobody is there any more
+    other.mkdir()
+    wanted = arguments(ROOT, other)
+    assert "-e" not in wanted
+    assert {"torch", "pytest"} <= {need.split(">")[0] for need in wanted}
+    assert installed_checkout("no such project") is None
