@@ -1,7 +1,9 @@
-"""Which objects a caption mentions, for CHAIR (Rohrbach et al. 2018, arXiv:1809.02156): a vocabulary with synonyms, read longest first.
+"""Which objects a caption mentions, for CHAIR (Rohrbach et al. 2018, arXiv:1809.02156).
 
-COCO's 80 categories have a table of synonyms here, our own: the paper's list is longer, so figures are comparable within this
-harness and close to, but not the same as, those of its script. Any other data set's objects answer to their names.
+COCO's 80 categories have the paper's synonyms (data/synonyms.txt of github.com/LisaAnne/Hallucination), read as its script
+(utils/chair.py) reads them: words in the singular, a hyphenated word is one word, pairs such as "hot dog" count as one word, each
+word that is left is looked up. One thing differs: the script's library makes "bu" of "bus", "ty" of "ties" and "cano" of "canoes",
+and so misses them. Any other data set's objects answer to their names.
 """
 
 from __future__ import annotations
@@ -10,142 +12,158 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
-# Category: other names. Plurals are understood; of names that contain each other the longest is read ("hot dog" is no dog).
+# Category: other names. Plurals are understood.
 COCO: dict[str, str] = {
-    "person": "man, woman, boy, girl, child, kid, baby, toddler, infant, adult, guy, lady, gentleman, male, female, human, rider, player, "
-    "skier, snowboarder, skater, skateboarder, surfer, pitcher, batter, catcher, umpire, referee, worker, officer, policeman, cop, chef, "
-    "cook, waiter, waitress, driver, passenger, pedestrian, cyclist, biker, motorcyclist, cowboy, soldier, student, teacher, nurse, "
-    "mother, father, mom, dad, son, daughter, brother, sister, bride, groom, couple, crowd, spectator, tourist, teenager, businessman",
-    "bicycle": "bike, cycle, tandem, unicycle, mountain bike, dirt bicycle",
-    "car": "automobile, sedan, suv, minivan, taxi, cab, hatchback, jeep, limousine, convertible, police car",
-    "motorcycle": "motorbike, motor bike, motor cycle, scooter, moped, dirt bike, vespa",
-    "airplane": "plane, aeroplane, aircraft, jet, airliner, jetliner, biplane, seaplane, passenger jet, passenger plane, jumbo jet",
-    "bus": "minibus, coach, double decker, school bus, tour bus, trolley bus, passenger bus",
-    "train": "locomotive, tram, subway, metro, caboose, passenger train, train car, railway car, trolley",
-    "truck": "lorry, pickup, pick up truck, pickup truck, semi, fire truck, fire engine, firetruck, tractor trailer, tow truck",
-    "boat": "ship, sailboat, canoe, kayak, ferry, yacht, raft, rowboat, motorboat, speedboat, gondola, barge, dinghy, tugboat, cruise ship",
-    "traffic light": "stoplight, stop light, traffic signal, street light signal",
+    "person": "adult, baby, baker, bicyclist, biker, boy, bride, buyer, caller, camper, chef, child, cop, cowboy, coworker, doctor, "
+    "drinker, driver, father, female, foreigner, gentleman, girl, grandchild, groom, guy, hunter, kid, lady, male, man, mother, "
+    "offender, officer, passenger, patient, people, pitcher, player, policeman, politician, rider, serviceman, shopper, sister, "
+    "skateboarder, skater, skier, snowboarder, soldier, solider, student, teenager, thief, traveler, trespasser, villager, "
+    "walker, woman, worker",
+    "bicycle": "bike, unicycle, minibike, trike",
+    "car": "automobile, van, minivan, sedan, suv, hatchback, cab, jeep, coupe, taxicab, limo, taxi",
+    "motorcycle": "scooter, motor bike, motor cycle, motorbike, moped",
+    "airplane": "jetliner, plane, air plane, monoplane, aircraft, jet, airbus, biplane, seaplane",
+    "bus": "minibus, trolley",
+    "train": "locomotive, tramway, caboose",
+    "truck": "pickup, lorry, hauler, firetruck",
+    "boat": "barge, battleship, canoe, catamaran, dinghy, ferry, ferryboat, freighter, houseboat, kayak, lifeboat, liner, motorboat, "
+    "paddleboat, pontoon, powerboat, riverboat, rowboat, sailboard, sailboat, schooner, ship, skiff, speedboat, steamboat, "
+    "steamship, trawler, tugboat, vessel, watercraft, yacht",
+    "traffic light": "street light, traffic signal, stop light, streetlight, stoplight",
     "fire hydrant": "hydrant",
     "stop sign": "",
     "parking meter": "",
-    "bench": "pew, park bench",
-    "bird": "duck, goose, gull, seagull, pigeon, parrot, eagle, hawk, owl, swan, ostrich, penguin, chicken, rooster, peacock, pelican, "
-    "sparrow, crow, flamingo, heron, stork, parakeet, finch, hen, turkey, dove, cockatoo, hummingbird",
-    "cat": "kitten, kitty, feline, tabby",
-    "dog": "puppy, pup, canine, hound, poodle, beagle, terrier, bulldog, dachshund, retriever, labrador, corgi, collie, chihuahua, husky",
-    "horse": "pony, foal, colt, mare, stallion, mustang",
-    "sheep": "lamb, ram, ewe",
-    "cow": "cattle, bull, calf, ox, heifer, steer",
+    "bench": "pew",
+    "bird": "blackbird, bluebird, bluejay, buzzard, chickadee, cockatiel, cockatoo, condor, cormorant, cowbird, crow, duck, egret, "
+    "falcon, finch, flamingo, fowl, goose, gosling, gull, heron, hummingbird, kingfisher, loon, lorikeet, macaw, magpie, "
+    "mallard, oriole, osprey, ostrich, owl, parakeet, parrot, peacock, peafowl, pelican, pheasant, pigeon, puffin, quail, "
+    "raven, robin, rooster, sandpiper, seabird, seagull, shorebird, songbird, sparrow, swan, turkey, vulture, warbler, "
+    "waterbird, waterfowl, willet, woodpecker",
+    "cat": "kitten, feline, tabby",
+    "dog": "beagle, brindle, bulldog, canine, chihuahua, cocker, collie, corgi, dachshund, doberman, doggie, doggy, greyhound, hound, "
+    "husky, labrador, mutt, pitbull, poodle, pug, pup, puppy, retriever, rottweiler, schnauzer, sheepdog, spaniel, terrier, "
+    "weimaraner, whippet",
+    "horse": "colt, pony, racehorse, stallion, equine, mare, foal, palomino, mustang, clydesdale, bronc, bronco",
+    "sheep": "lamb, ram, goat, ewe",
+    "cow": "cattle, ox, calf, holstein, heifer, buffalo, bull, zebu, bison",
     "elephant": "",
-    "bear": "polar bear, panda, grizzly, brown bear, black bear",
+    "bear": "panda",
     "zebra": "",
     "giraffe": "",
-    "backpack": "rucksack, knapsack, back pack",
-    "umbrella": "parasol",
-    "handbag": "purse, pocketbook, hand bag",
-    "tie": "necktie, bow tie, bowtie",
-    "suitcase": "luggage, briefcase, suit case",
-    "frisbee": "disc golf disc",
+    "backpack": "knapsack",
+    "umbrella": "",
+    "handbag": "wallet, purse, briefcase",
+    "tie": "bow, bow tie",
+    "suitcase": "suit case, luggage",
+    "frisbee": "",
     "skis": "ski",
-    "snowboard": "snow board",
-    "sports ball": "ball, soccer ball, tennis ball, baseball ball, basketball, football, volleyball, beach ball",
+    "snowboard": "",
+    "sports ball": "ball",
     "kite": "",
-    "baseball bat": "bat",
-    "baseball glove": "mitt, catcher's mitt",
-    "skateboard": "skate board, longboard",
-    "surfboard": "surf board, longboard surfboard, bodyboard",
-    "tennis racket": "racket, racquet, tennis racquet",
-    "bottle": "beer bottle, wine bottle, water bottle",
-    "wine glass": "wineglass, champagne glass, goblet",
-    "cup": "mug, teacup, coffee cup",
+    "baseball bat": "",
+    "baseball glove": "",
+    "skateboard": "",
+    "surfboard": "longboard, skimboard, shortboard, wakeboard",
+    "tennis racket": "racket",
+    "bottle": "",
+    "wine glass": "",
+    "cup": "",
     "fork": "",
-    "knife": "pocketknife, butter knife",
+    "knife": "pocketknife, knive",
     "spoon": "",
-    "bowl": "",
+    "bowl": "container",
     "banana": "",
     "apple": "",
-    "sandwich": "burger, hamburger, cheeseburger, sub sandwich, panini, burrito",
-    "orange": "tangerine, clementine",
+    "sandwich": "burger, sub, cheeseburger, hamburger",
+    "orange": "",
     "broccoli": "",
     "carrot": "",
-    "hot dog": "hotdog, chili dog",
+    "hot dog": "",
     "pizza": "",
     "donut": "doughnut, bagel",
-    "cake": "cupcake, cheesecake, birthday cake, wedding cake, shortcake",
-    "chair": "seat, stool, recliner, armchair, rocking chair, high chair",
-    "couch": "sofa, loveseat, settee, futon, love seat",
-    "potted plant": "houseplant, house plant, plant, flower pot",
-    "bed": "bunk bed, mattress",
-    "dining table": "table, kitchen table, desk, coffee table",
-    "toilet": "urinal, commode, lavatory, toilet seat, toilet bowl",
-    "tv": "television, tv set, television set, monitor screen, tv screen",
-    "laptop": "notebook computer, laptop computer, netbook, computer, macbook",
-    "mouse": "computer mouse",
-    "remote": "remote control, controller, game controller, wii remote, wiimote",
-    "keyboard": "computer keyboard",
-    "cell phone": "phone, cellphone, mobile phone, smartphone, smart phone, iphone, telephone",
-    "microwave": "microwave oven",
-    "oven": "stove, stove top, range oven",
+    "cake": "cheesecake, cupcake, shortcake, coffeecake, pancake",
+    "chair": "seat, stool",
+    "couch": "sofa, recliner, futon, loveseat, settee, chesterfield",
+    "potted plant": "houseplant",
+    "bed": "",
+    "dining table": "table, desk",
+    "toilet": "urinal, commode, lavatory, potty",
+    "tv": "monitor, televison, television",
+    "laptop": "computer, notebook, netbook, lenovo, macbook, laptop computer",
+    "mouse": "",
+    "remote": "",
+    "keyboard": "",
+    "cell phone": "mobile phone, phone, cellphone, telephone, phon, smartphone, iphone",
+    "microwave": "",
+    "oven": "stovetop, stove",
     "toaster": "",
-    "sink": "washbasin, basin",
+    "sink": "",
     "refrigerator": "fridge, freezer",
-    "book": "novel, textbook",
-    "clock": "clock tower, alarm clock",
+    "book": "",
+    "clock": "",
     "vase": "",
-    "scissors": "scissor, shears",
-    "teddy bear": "teddybear, teddy, stuffed bear, stuffed animal",
-    "hair drier": "hair dryer, hairdryer, blow dryer",
-    "toothbrush": "tooth brush",
+    "scissors": "",
+    "teddy bear": "teddybear",
+    "hair drier": "hairdryer",
+    "toothbrush": "",
 }
-ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
-IRREGULAR = {
-    "men": "man",
-    "women": "woman",
-    "people": "person",
-    "persons": "person",
-    "children": "child",
-    "mice": "mouse",
-    "geese": "goose",
-}
-IRREGULAR |= {"knives": "knife", "calves": "calf", "oxen": "ox", "policemen": "policeman", "businessmen": "businessman"}
-UNCHANGED = {"bus", "skis", "scissors", "tennis", "glass", "grass", "shears"}
+# Two words that are read as one: another word, or nothing.
+PAIRS = {"bow tie": "tie", "toilet seat": "toilet", "passenger jet": "jet", "passenger train": "train"}
+PAIRS |= dict.fromkeys(("home plate", "train track"), "")
+ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
+PAIRS |= {f"{age} {animal}": animal for age in ("baby", "adult") for animal in ANIMALS}  # no person: "baby elephant"
+PLURALS = {"people": "person", "children": "child", "grandchildren": "grandchild", "mice": "mouse", "geese": "goose", "oxen": "ox"}
+PLURALS |= {"knives": "knife", "pocketknives": "pocketknife", "calves": "calf", "thieves": "thief", "wolves": "wolf", "loaves": "loaf"}
+PLURALS |= {"leaves": "leaf", "shelves": "shelf", "scarves": "scarf", "feet": "foot", "teeth": "tooth"}
+UNCHANGED = {"bus", "minibus", "airbus", "skis", "scissors", "tennis", "shears", "canvas", "gas", "octopus", "cactus", "walrus"}
+IN_E = {"canoe", "shoe", "toe", "tie", "necktie", "pie", "magpie", "collie", "doggie", "cookie", "brownie", "movie", "hoodie", "zombie"}
 
 
 def vocabulary(names: Iterable[str]) -> dict[tuple[str, ...], str]:
-    """Words -> object, for a data set whose objects have these names: with COCO's synonyms where all of them are COCO's."""
+    """Words -> object, for a data set whose objects have these names: with COCO's synonyms where all of them are COCO's. The object ""
+    is none."""
     names = list(dict.fromkeys(name.lower() for name in names))
     if not set(names) <= set(COCO):
         return {_words(name): name for name in names}
     found = {_words(word): name for name, others in COCO.items() for word in (name, *others.split(", ")) if word}
-    animals = [words for words, name in found.items() if name in ANIMALS]
-    return found | {(age, *words): found[words] for age in ("baby", "adult") for words in animals}  # "baby elephant": no person
+    return found | {_words(pair): found.get(_words(word), "") for pair, word in PAIRS.items()}
 
 
 def mentioned(caption: str, words_of: Mapping[tuple[str, ...], str]) -> list[str]:
-    """The objects that a caption mentions, each as often as it does, in its order."""
+    """The objects that a caption mentions, each as often as it does, in its order; of names that contain each other the longest."""
     words = _words(caption)
     longest = max(map(len, words_of), default=0)
-    found, start = [], 0
+    found: list[tuple[str, ...]] = []
+    start = 0
     while start < len(words):
         sizes = [size for size in range(longest, 0, -1) if words[start : start + size] in words_of]
         if sizes:
-            found.append(words_of[words[start : start + sizes[0]]])
+            found.append(words[start : start + sizes[0]])
         start += sizes[0] if sizes else 1
-    return found
+    objects = [words_of[each] for each in found]
+    if {("toilet",), ("toilet", "seat")}.intersection(found):  # "the seat of the toilet" is no chair
+        objects = [name for name, each in zip(objects, found, strict=True) if each != ("seat",)]
+    return [name for name in objects if name]
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(map(_singular, re.findall(r"[^\W_]+(?:'s)?", text.lower())))
+    plain = re.sub(r"'(?:s|re|ve|ll|d|m)\b|n't\b", " ", text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+    return tuple(map(_singular, re.findall(r"\w+(?:[-./']\w+)*", plain)))
 
 
 @cache
 def _singular(word: str) -> str:
-    word = word.removesuffix("'s")
-    if word in IRREGULAR or word in UNCHANGED or word.endswith("ss"):
-        return IRREGULAR.get(word, word)
-    if re.search(r"(?:ch|sh|x|ss|o|bus)es$", word) and word != "shoes":
+    if word in PLURALS:
+        return PLURALS[word]
+    if word in UNCHANGED or word.endswith("ss"):
+        return word
+    if word.endswith("men"):
+        return word[:-3] + "man"
+    if word[:-1] in IN_E:
+        return word.removesuffix("s")
+    if re.search(r"(?:ch|sh|x|ss|o|bus)es$", word):
         return word[:-2]
-    if word.endswith("ies") and len(word) > 4 and word != "movies":
+    if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     return word[:-1] if word.endswith("s") and len(word) > 2 else word
 

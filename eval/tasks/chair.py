@@ -54,7 +54,7 @@ class CHAIR:
         ]
 
     def settings(self) -> dict[str, Any]:
-        return {"version": 1, "words": sorted([" ".join(words), name] for words, name in self.words.items())}
+        return {"version": 1 if self.scenes else 2, "words": sorted([" ".join(words), name] for words, name in self.words.items())}
 
     def texts(self) -> list[str]:
         return []
