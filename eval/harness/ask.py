@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from eval.adapters.naming import PromptedNames
 from eval.adapters.rerank import SHORTLIST, ReRanked
-from eval.adapters.scorers import PairScorer, RankedAnswers, Subject
+from eval.adapters.scorers import Completions, PairScorer, RankedAnswers, Subject
 from eval.base.capabilities import Drawer
 from eval.base.metrics import estimate, estimate_whole
 from eval.base.records import Record, RecordFile
@@ -30,6 +31,7 @@ PAIRED_SAMPLES, PAIRED_SHIFTED_SAMPLES = (
     1000,
     500,
 )  # for models that score one image-text pair at a time; intervals of at most +-.03 and +-.04
+CONTROL_PROMPTS = 50  # by a model that reads a prompt of several images for each: +-.14 at most
 CONTROL_PAIRS = 14_000
 ORACLE_SAMPLES = 100  # the oracle parses captions in Python, which is slow
 RERANKED_PAIRS = 25_000  # pairs in all shortlists: about 260 image queries and all of their captions
@@ -192,6 +194,8 @@ def _rows(task: Task, variant: Variant, adapter: Any, *, shifted: bool) -> list[
         most = min(most or len(task.samples), variant.most_pairs // max(1, len(texts)))
     if isinstance(adapter, ReRanked):
         most = min(most or len(task.samples), RERANKED_PAIRS // SHORTLIST * len(task.samples) // (len(task.samples) + len(task.texts())))
+    if isinstance(adapter, Completions | PromptedNames) and variant.primary_only:
+        most = min(most or len(task.samples), CONTROL_PROMPTS)
     if isinstance(adapter, RankedAnswers) and adapter.costly:
         most = min(most or len(task.samples), RANKED_SAMPLES)
     return spread(list(range(len(task.samples))), most)

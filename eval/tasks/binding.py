@@ -26,7 +26,7 @@ ORDER = 120
 HEADLINE = (r"shape, k = 3|k = 3",)
 
 WORDS = ("dax", "blicket")
-QUERIES = 100  # each costs a prompt of up to seven pictures for every target and setting
+QUERIES, SHIFTED_QUERIES = 100, 50  # each costs a prompt of up to seven pictures for every target and setting
 SETTINGS = {"k = 1": (1, 1), "k = 1, 3 times": (1, 3), "k = 3": (3, 1)}  # examples of each class, how often each is shown
 OTHER = {"shape": "colour", "colour": "shape"}
 
@@ -52,7 +52,8 @@ def plan(source: Source) -> list[Binding]:
     for split in source.evaluated:
         known = [sample for sample in source.samples(split) if truth_of(sample)]
         truths = [truth_of(sample) for sample in known]
-        asked = spread(list(range(len(known))), min(QUERIES, source.limit or QUERIES))
+        most = SHIFTED_QUERIES if split in source.shifts else QUERIES
+        asked = spread(list(range(len(known))), min(most, source.limit or most))
         found = {row: episodes(known[row].key, truths, row, WORDS[number % 2]) for number, row in enumerate(asked)}
         rows = [row for row, each in found.items() if each]
         if rows:

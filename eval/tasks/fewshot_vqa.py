@@ -29,7 +29,7 @@ ORDER = 100
 HEADLINE: tuple[str, ...] = ()
 
 SHOTS = (0, 1, 4)
-PICTURES, SHIFTED_PICTURES = 200, 100  # a prompt of four examples costs five pictures
+PICTURES, SHIFTED_PICTURES = 200, 50  # a prompt of four examples costs five pictures
 
 Example = tuple[np.ndarray, Question]
 
