@@ -17,7 +17,8 @@ stage 2    80 k steps of 1,920                    1 M in batches of 256;        
 optimiser  AdamW, lr 1e-4, wd 0.05, betas .9 .98, the same lr                   lr 1e-3 and 1.5e-3
            2 k steps of warm-up, cosine, in stage 2
            to 5e-5; here to zero
-augment    crops of half the area or more, mirrored  none                          none
+augment    crops of half the area or more,        none                          none
+           mirrored
 
 An encoder-decoder for the second stage: ARGS="--model.language.source google/flan-t5-xl --tokenizer google/flan-t5-xl".
 """

@@ -75,6 +75,7 @@ class BLIP2Config:
             timm_name="vit_base_patch16_clip_224.openai",
             qformer=TransformerConfig(width=768, depth=6, heads=12, norm_eps=1e-12),
             language=LanguageConfig(source="facebook/opt-125m"),
+            start=True,
             questions=0.5,
         )
 

@@ -38,7 +38,7 @@ def decoder_to_gpt2(text: TextDecoder, config: TransformerConfig, *, start: int,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
             bos_token_id=start,
-            eos_token_id=text.end,
+            eos_token_id=text.tokenizer.end,
             pad_token_id=pad,
         )
     )
