@@ -69,11 +69,20 @@ def log_likelihood(language: Any, ids: Tensor, labels: Tensor, soft: Tensor, pic
 
 @torch.no_grad()
 def write(
-    language: Any, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], soft: Tensor, *, limit: int, how: Decoding = GREEDY
+    language: Any,
+    tokenizer: Tokenizer,
+    rows: Sequence[Sequence[int]],
+    soft: Tensor,
+    *,
+    limit: int,
+    how: Decoding = GREEDY,
+    pictures: Sequence[int] | None = None,
 ) -> list[str]:
-    """The text generated for each sequence, until the tokenizer's end or for `limit` tokens."""
+    """The text generated for each sequence, until the tokenizer's end or for `limit` tokens. With `pictures`, the i-th sequence shows
+    picture `pictures[i]` of `soft` `[P, places, D]`."""
     if not rows:
         return []
+    soft = soft if pictures is None else soft[list(pictures)]
     ids = right_padded(rows).to(soft.device)
     reply = Reply(language, embed(language, ids, soft), ids != PADDING)
     logits = reply.step(ids.new_full((len(ids),), _start(language)))

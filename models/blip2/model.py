@@ -314,7 +314,9 @@ class BLIP2(Model):
         if not len(images):
             return []
         rows = [[*[SOFT] * self.config.queries, *self.sequences.begin, *prompt] for prompt in prompts]
-        return self.decoding.write(self.language, self.tokenizer, rows, self._prefixes(images), limit=self.config.context, how=how)
+        pictures, places = distinct(images)
+        soft, limit = self._prefixes(pictures), self.config.context
+        return self.decoding.write(self.language, self.tokenizer, rows, soft, limit=limit, how=how, pictures=places)
 
     def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
         """The language model's input for each image, `[N, Q, D]`."""

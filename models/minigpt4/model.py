@@ -166,7 +166,8 @@ class MiniGPT4(Model):
         """Its reply to each request about each picture, after the turns `before` it."""
         earlier = before or [()] * len(requests)
         rows = [self.template.before_reply(turns, request) for turns, request in zip(earlier, requests, strict=True)]
-        return self.go_on(rows, self.look(images), how=how)
+        distinct_images, pictures = distinct(images)
+        return self.go_on(rows, self.look(distinct_images), how=how, pictures=pictures)
 
     @torch.no_grad()
     def complete(self, prompts: Sequence[Sequence[str | np.ndarray]]) -> list[str]:
@@ -202,14 +203,22 @@ class MiniGPT4(Model):
         return log_likelihood(self.language, batch["ids"], batch["labels"], soft, places)
 
     @torch.no_grad()
-    def go_on(self, rows: Sequence[Sequence[int]], soft: Tensor, *, sign: str = END_OF_TURN, how: Decoding = GREEDY) -> list[Reply]:
-        """What follows each of the template's sequences, whose images became `soft`, up to the sign that ends it, or the language
-        model's own end."""
+    def go_on(
+        self,
+        rows: Sequence[Sequence[int]],
+        soft: Tensor,
+        *,
+        sign: str = END_OF_TURN,
+        how: Decoding = GREEDY,
+        pictures: Sequence[int] | None = None,
+    ) -> list[Reply]:
+        """What follows each of the template's sequences, whose images became `soft` (with `pictures`: of which the i-th sequence shows
+        `pictures[i]`), up to the sign that ends it, or the language model's own end."""
         if not rows:
             return []
         end, limit = self.template.end_of(sign)[0], self.config.context
         found = []
-        for tokens in continued(self.language, self.tokenizer, rows, soft, limit=limit, end=end, how=how):
+        for tokens in continued(self.language, self.tokenizer, rows, soft, limit=limit, end=end, how=how, pictures=pictures):
             reply = tokens[: tokens.index(self.tokenizer.end)] if self.tokenizer.end in tokens else tokens
             found.append(Reply(self.tokenizer.decode(reply), ended=len(reply) < limit))
         return found

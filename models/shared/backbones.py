@@ -208,9 +208,15 @@ class Continuation:
     @torch.no_grad()
     def begin(cls, model: nn.Module, embeddings: Tensor, real: Tensor) -> tuple[Self, Tensor]:
         """Read the prompts. Returns the decoder and the logits of the first new token `[N, V]`."""
-        self = cls(model, real.bool())
+        self = cls(model, real.new_empty(len(real), 0).bool())
+        return self, self.read(embeddings, real)
+
+    @torch.no_grad()
+    def read(self, embeddings: Tensor, real: Tensor) -> Tensor:
+        """Read more of the prompts `[N, T, D]`, again padded on the left. Returns the logits of the next token `[N, V]`."""
+        self.real = torch.cat([self.real, real.bool()], dim=1)
         places = (self.real.cumsum(dim=1) - 1).clamp(min=0)
-        return self, self._read(places, inputs_embeds=embeddings)
+        return self._read(places[:, -real.shape[1] :], inputs_embeds=embeddings)
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:

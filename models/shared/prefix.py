@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -95,9 +96,11 @@ def write(
     limit: int,
     end: int | None = None,
     how: Decoding = GREEDY,
+    pictures: Sequence[int] | None = None,
 ) -> list[str]:
     """Generate a continuation of each sequence, until the `end` token (default: the tokenizer's) or for `limit` tokens."""
-    return [tokenizer.decode(tokens) for tokens in continued(language, tokenizer, rows, soft, limit=limit, end=end, how=how)]
+    found = continued(language, tokenizer, rows, soft, limit=limit, end=end, how=how, pictures=pictures)
+    return [tokenizer.decode(tokens) for tokens in found]
 
 
 @torch.no_grad()
@@ -110,12 +113,30 @@ def continued(
     limit: int,
     end: int | None = None,
     how: Decoding = GREEDY,
+    pictures: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Like `write`, but returns tokens. Fewer than `limit` tokens mean that the end token was generated."""
+    """As `write`, in tokens: fewer than `limit` where the end came by itself.
+
+    With `pictures`, soft `[P, places, D]` are the vectors of P pictures, and the i-th sequence shows `pictures[i]` and no other: what the
+    sequences begin with is then read once for each picture.
+    """
     if not rows:
         return []
-    ids = left_padded(rows).to(soft.device)
-    decoder, logits = Continuation.begin(language, embed(language, ids, soft), ids != PADDING)
+    shared: list[int] = []
+    if pictures is not None and len(soft) < len(rows):
+        together = zip(*(row[:-1] for row in rows), strict=False)  # of each place its tokens; the last token is left to read
+        shared = [tokens[0] for tokens in takewhile(lambda tokens: len(set(tokens)) == 1, together)]
+    if pictures is not None and shared.count(SOFT) < soft.shape[1]:
+        soft, shared = soft[list(pictures)], []
+    if shared and pictures is not None:
+        before = torch.tensor([shared] * len(soft), device=soft.device)
+        after = left_padded([row[len(shared) :] for row in rows]).to(soft.device)
+        decoder, _ = Continuation.begin(language, embed(language, before, soft), before != PADDING)
+        decoder.select(torch.tensor(pictures, device=soft.device))
+        logits = decoder.read(embed(language, after, soft[:0]), after != PADDING)
+    else:
+        ids = left_padded(rows).to(soft.device)
+        decoder, logits = Continuation.begin(language, embed(language, ids, soft), ids != PADDING)
     stop = tokenizer.end if end is None else end
     return generate(decoder, logits, end=stop, limit=limit, never=[token for token in not_text(tokenizer) if token != stop], how=how)
 

@@ -275,6 +275,26 @@ def test_replies_are_greedy_end_at_their_sign_and_are_the_same_in_any_batch(word
     assert model.caption([]) == []
 
 
+def test_questions_about_one_picture_share_its_reading(words: BPETokenizer, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(words)
+    asked = ["what do you see?", "and how many objects are there in it?", "", "what colour is it?", "what?", "what do you see?"]
+    images = [samples[place].image for place in (0, 0, 0, 1, 1, 1)]
+    read: list[tuple[int, ...]] = []
+    inner = model.language.forward
+
+    def forward(*arguments: Any, inputs_embeds: Any = None, **options: Any) -> Any:
+        read.extend([] if inputs_embeds is None else [tuple(inputs_embeds.shape[:2])])
+        return inner(*arguments, inputs_embeds=inputs_embeds, **options)
+
+    one_by_one = [model.reply([image], [ask])[0] for image, ask in zip(images, asked, strict=True)]
+    monkeypatch.setattr(model.language, "forward", forward)
+    assert model.reply(images, asked) == one_by_one
+    (pictures, before), (rows, after) = read
+    assert (pictures, rows) == (2, 6)
+    assert before > model.template.places
+    assert before + after == max(len(model.template.before_reply([], ask)) for ask in asked)
+
+
 def test_a_reply_ends_where_the_language_model_ends(words: BPETokenizer, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(words)
     tokens = words.encode("a red star")
