@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.adapters.naming import PromptedNames
 from eval.adapters.rerank import SHORTLIST, ReRanked
-from eval.adapters.scorers import Completions, PairScorer, RankedAnswers, Subject
+from eval.adapters.scorers import Completions, Drawings, PairScorer, RankedAnswers, Subject
 from eval.base.capabilities import Drawer
 from eval.base.metrics import estimate, estimate_whole
 from eval.base.records import Record, RecordFile
@@ -32,6 +32,7 @@ PAIRED_SAMPLES, PAIRED_SHIFTED_SAMPLES = (
     500,
 )  # for models that score one image-text pair at a time; intervals of at most +-.03 and +-.04
 CONTROL_PROMPTS = 50  # by a model that reads a prompt of several images for each: +-.14 at most
+CONTROL_DRAWINGS = 30  # by an untrained model, which is near chance (.014)
 CONTROL_PAIRS = 14_000
 ORACLE_SAMPLES = 100  # the oracle parses captions in Python, which is slow
 RERANKED_PAIRS = 25_000  # pairs in all shortlists: about 260 image queries and all of their captions
@@ -196,6 +197,8 @@ def _rows(task: Task, variant: Variant, adapter: Any, *, shifted: bool) -> list[
         most = min(most or len(task.samples), RERANKED_PAIRS // SHORTLIST * len(task.samples) // (len(task.samples) + len(task.texts())))
     if isinstance(adapter, Completions | PromptedNames) and variant.primary_only:
         most = min(most or len(task.samples), CONTROL_PROMPTS)
+    if isinstance(adapter, Drawings) and variant.primary_only and not variant.beside:
+        most = min(most or len(task.samples), CONTROL_DRAWINGS)
     if isinstance(adapter, RankedAnswers) and adapter.costly:
         most = min(most or len(task.samples), RANKED_SAMPLES)
     return spread(list(range(len(task.samples))), most)
