@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from data.decode import Tally
 from data.memory import Collate, MemoryBatches, decoded, fits, load
@@ -22,6 +22,11 @@ from data.sample import Sample
 from data.shards import DataError, Split
 from data.streaming import StreamBatches
 
+WORKERS_WITHOUT_MEMORY = ("DataLoader worker", "shared memory", "No space left", "Function not implemented", "Cannot allocate memory")
+NO_MEMORY = (
+    "the loader's workers ended, usually for want of shared memory ({error}). Set --workers 0, or give them more: `docker run --shm-size=8g` "
+    "or --ipc=host, or a larger /dev/shm"
+)
 MEMORY_BUDGET = 4 << 30  # bytes of uint8 pixels
 
 
@@ -88,21 +93,29 @@ class Loader:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Continues after the last batch that was taken, also when called again."""
-        batches = DataLoader(
-            self._source,
-            batch_size=None,
-            num_workers=self.workers,
-            collate_fn=_unchanged,
-            worker_init_fn=_leave_interrupts_to_the_parent,
-            generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
-        )
-        for item in batches:
+        for item in self._items():
             if isinstance(item, DataError):
                 raise item
             batch, position, tallies = item
             self._tallies |= tallies
             self._source.advance(position)
             yield batch
+
+    def _items(self) -> Iterator[Any]:
+        """What the source yields, from the workers. Raises DataError when they end for want of memory."""
+        try:
+            yield from DataLoader(
+                self._source,
+                batch_size=None,
+                num_workers=self.workers,
+                collate_fn=_into_shared_memory,
+                worker_init_fn=_leave_interrupts_to_the_parent,
+                generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
+            )
+        except (RuntimeError, OSError) as error:
+            if self.workers and any(words in str(error) for words in WORKERS_WITHOUT_MEMORY):
+                raise DataError(NO_MEMORY.format(error=error)) from error
+            raise
 
     def state(self) -> dict[str, Any]:
         """The position right after the last batch that was yielded, ready for json."""
@@ -169,5 +182,13 @@ def _leave_interrupts_to_the_parent(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _unchanged(item: Any) -> Any:
+def _into_shared_memory(item: Any) -> Any:
+    """Where the workers' batches go. The queue would do it too, but in a thread whose error nobody hears, and the parent would wait."""
+    if get_worker_info() is not None and not isinstance(item, DataError):
+        try:
+            for value in item[0].values():
+                if isinstance(value, torch.Tensor):
+                    value.share_memory_()
+        except RuntimeError as error:
+            return DataError(NO_MEMORY.format(error=error))
     return item
