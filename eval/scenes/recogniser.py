@@ -30,7 +30,7 @@ from eval import EvalError
 from eval.base.capabilities import Images
 from eval.harness.source import Source
 from eval.scenes.oracle import preset_of
-from models.shared.device import resolve_device
+from models.shared.device import multiplies_bf16, resolve_device
 
 VERSION = 2
 CELL = 8  # pixels; no two centres fall into one cell
@@ -142,7 +142,7 @@ def train(
         chosen = torch.from_numpy(draws.integers(len(samples), size=batch))
         sharp, blurred = pixels[chosen].to(device).float().chunk(2)
         shown = torch.cat([sharp, _blurred(blurred)])
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device)):
             outputs = model(shown)
         loss = _loss(outputs, {name: target[chosen].to(device) for name, target in targets.items()})
         optimizer.zero_grad()

@@ -32,6 +32,14 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 natively; a CPU that does not emulates it, many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capable = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
+
+
 def hardware(device: torch.device) -> str:
     """Description for reports: the GPU's name, or the processor and the number of threads that torch uses."""
     if device.type == "cuda":

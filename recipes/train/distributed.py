@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from models.shared.device import resolve_device
+from models.shared.device import multiplies_bf16, resolve_device
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,6 @@ class Process:
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capable = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
 
 
 def peak_memory_mb() -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recipes.train.distributed import multiplies_bf16
+from models.shared.device import multiplies_bf16
 from recipes.train.recipe import Optim
 
 
