@@ -64,7 +64,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     What killed processes left is removed: a folder that is being filled is locked, so that those of other machines and containers stay.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for abandoned in path.parent.glob(f".{path.name}.*.partial"):
+    for abandoned in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if abandoned.is_dir() and time.time() - abandoned.stat().st_mtime > ABANDONED and (lock := _lock(abandoned)) is not None:
             shutil.rmtree(abandoned, ignore_errors=True)
             os.close(lock)
