@@ -116,6 +116,9 @@ test: $(READY) ## run the tests (minutes on two cores)
 test-slow: $(READY) ## run the slow tests
 	$(PY) -m pytest -m slow $(ARGS)
 
+stress: $(READY) ## attack everything for ten minutes: kills, broken files, two at once, full disks: ARGS="--seconds 60 --seed 1"
+	$(PY) -m tests.stress $(ARGS)
+
 lint: $(READY) ## run ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -133,4 +136,4 @@ $(READY): pyproject.toml
 	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove "$(call quoted,$(VENV))" and choose their index with TORCH_INDEX="; exit 1; }
 	touch "$@"
 
-.PHONY: help compare picture all data import check-data calibrate params bench results test test-slow lint clean
+.PHONY: help compare picture all data import check-data calibrate params bench results test test-slow stress lint clean

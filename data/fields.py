@@ -20,6 +20,13 @@ def require(true: bool, name: str, value: Any, expected: str) -> None:
         raise FieldError(f"{name} is {value!r}, expected {expected}")
 
 
+def whole_numbers(text: str, name: str, least: int = 0) -> list[int]:
+    """Numbers that are separated by commas: "0,1,2". Raises FieldError."""
+    parts = [part.strip() for part in text.split(",")]
+    require(all(part.isdecimal() and int(part) >= least for part in parts), name, text, f"whole numbers from {least} up, such as 0,1,2")
+    return [int(part) for part in parts]
+
+
 def check_types(cls: type, values: Mapping[str, Any], where: str = "") -> None:
     """Hold values against the types that the dataclass declares. Raises FieldError for the first that does not fit, unknown and missing
     names aside."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from data.fields import require
 from data.files import write_json
 from data.shards import DataError, find
 from eval.base.console import plain_console
@@ -38,8 +39,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(".runs/bench.json"))
     args = parser.parse_args()
     setting = QUICK if args.quick else Setting()
-    setting = replace(setting, repeats=args.repeats or setting.repeats)
     try:
+        require(args.repeats is None or args.repeats >= 1, "--repeats", args.repeats, "1 or more")
+        require(args.workers >= 0, "--workers", args.workers, "0 or more")
+        setting = replace(setting, repeats=args.repeats or setting.repeats)
         split, process, benches = find(args.data, "train"), Process.find(args.device), found()
     except (DataError, FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from data.fields import require, whole_numbers
 from data.shards import DataError
 from eval import EvalError
 from models.shared.device import resolve_device
@@ -28,7 +29,8 @@ def main() -> None:
     parser.add_argument("--run", help=argparse.SUPPRESS)
     args = parser.parse_args()
     try:
-        seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else None
+        seeds = whole_numbers(args.seeds, "--seeds") if args.seeds is not None else None
+        require(args.jobs is None or args.jobs >= 1, "--jobs", args.jobs, "1 or more parallel runs")
         asked = {"preset": args.preset, "seeds": seeds, "only": args.only, "data": args.data, "device": args.device, "runs": args.runs}
         if args.run:
             sys.exit(answer(args.run, plan(args.page, **asked), args.runs))

@@ -15,7 +15,8 @@ from typing import Protocol
 import torch
 
 import models
-from recipes.train.folder import finished
+from data.files import FileError, read_json
+from recipes.train.folder import finished, read_cost
 from recipes.train.loop import train
 from recipes.train.recipe import AnyRecipe, Log, Stage
 from recipes.train.stages import prerequisites
@@ -55,12 +56,15 @@ def _finished_rate(run: Run, runs: Path) -> tuple[float, str] | None:
     """Seconds per sample of finished runs with the same model and preset, on one thread or on a GPU."""
     found = []
     for path in [*runs.glob("*/recipe.json"), *(runs / "claims" / "runs").glob("*/recipe.json")]:
-        recipe = json.loads(path.read_text())
-        if (recipe["name"], recipe.get("preset")) != (models.model_of(run.recipe.model).name, run.preset) or not finished(path.parent):
+        try:
+            recipe = read_json(path)
+            if (recipe["name"], recipe.get("preset")) != (models.model_of(run.recipe.model).name, run.preset) or not finished(path.parent):
+                continue
+            cost = read_cost(path.parent)
+            if cost["threads"] == 1 or "CPU" not in cost["hardware"]:
+                found.append(cost["train_seconds"] / cost["samples_seen"])
+        except (FileError, KeyError, TypeError, ZeroDivisionError):  # another run's broken file: only a figure less
             continue
-        cost = json.loads((path.parent / "cost.json").read_text())
-        if cost["threads"] == 1 or "CPU" not in cost["hardware"]:
-            found.append(cost["train_seconds"] / cost["samples_seen"])
     return (statistics.median(found), f"in {len(found)} finished runs") if found else None
 
 

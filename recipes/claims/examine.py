@@ -26,7 +26,6 @@ one thread, so that results do not depend on the number of parallel jobs.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -48,7 +47,7 @@ from recipes.claims.claim import Claim, ClaimError, Measurement
 from recipes.claims.estimate import estimate
 from recipes.claims.experiment import Json, Question, apart, plan
 from recipes.claims.verdict import compare, overall
-from recipes.train.folder import finished
+from recipes.train.folder import finished, read_cost
 from recipes.train.loop import train
 from recipes.train.watch import Signals
 
@@ -119,7 +118,7 @@ def answer(key: str, questions: Sequence[Question], runs: Path) -> int:
     tasks = list(dict.fromkeys(task for question in open_questions for task in question.metric.tasks))
     if tasks:
         evaluate_run(run.folder, data=run.recipe.data, tasks=tasks, device=run.recipe.device)
-    cost = json.loads((run.folder / "cost.json").read_text())
+    cost = read_cost(run.folder)
     for question in open_questions:
         found = question.metric.measure(run.folder, run.recipe, find(run.recipe.data, "train").name)
         about = {"identity": question.identity, "run": str(run.folder), "shared": run.folder.parent == runs, "cost": cost}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data.files import read_json
 from data.shards import find, splits
 from recipes.claims.claim import Arm, Claim, ClaimError, Metric, flat
 from recipes.train import pages
@@ -55,9 +56,12 @@ class Question:
         if not self.path.exists():
             return None
         found = _read(self.path)
-        then, now = found["identity"], self.identity
-        same_data = then["data"].items() <= now["data"].items()  # splits that were added since do not matter
-        same = same_data and then["metric"] == now["metric"] and not differences(then["recipe"], now["recipe"])
+        try:
+            then, now = found["identity"], self.identity
+            same_data = then["data"].items() <= now["data"].items()  # splits that were added since do not matter
+            same = same_data and then["metric"] == now["metric"] and not differences(then["recipe"], now["recipe"])
+        except (AttributeError, KeyError, TypeError):  # no measurement: it is made again
+            return None
         return found if same else None
 
 
@@ -100,7 +104,7 @@ def _planned(page: str, claim: Claim, arm: Arm, seed: int, *, preset: str, data:
 
 
 def _read(path: Path) -> Json:
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def apart(claim: Claim, questions: Sequence[Question]) -> dict[str, dict[str, tuple[Any, Any]]]:

@@ -77,6 +77,12 @@ A small detector is trained on the ground truth of the embedded data (`make cali
 objects it detects. Its accuracy shows how much can be learned from the images. The baseline without the image is chance, or for questions
 the most frequent training answer.
 """
+ROUGH = """
+## Rough handling
+
+Accidents and strangers, repeated (`make stress`): processes killed in every stage, two of everything at once, full and read-only disks,
+files with other bytes. An input counts as a fault if something is lost, hangs, ends in a traceback, or ends the work on others.
+"""
 MARK = "\N{DAGGER}"  # marks results of older code
 CLAIM = ("page", "sentence", "paper", "ours", "seeds", "verdict")  # columns of the claims table
 SPEEDS = {  # kind of comparison -> heading; like-for-like comparisons come first
@@ -207,6 +213,10 @@ class Published:
     def calibration(self) -> Json:
         return self._one("calibrate")
 
+    @cached_property
+    def stress(self) -> Json:
+        return self._one("stress")
+
     def _one(self, name: str) -> Json:
         return next((record for _, record in self._read(f"{name}.json")), {})
 
@@ -224,8 +234,8 @@ class Published:
 
 
 def results_page(published: Published) -> str:
-    sections = (models_section, claims_section, speed_section, times_section, calibration_section)
-    return HEAD.lstrip() + "".join("\n".join(section(published)).rstrip("\n") + "\n" for section in sections)
+    sections = (models_section, claims_section, speed_section, times_section, calibration_section, rough_section)
+    return HEAD.lstrip() + "".join("\n".join(lines).rstrip("\n") + "\n" for section in sections if (lines := section(published)))
 
 
 def models_section(published: Published) -> list[str]:
@@ -322,6 +332,18 @@ def calibration_section(published: Published) -> list[str]:
         rows.append([row["skill"], f"{accuracy} ({low}{words.MISSING}{high})", chance, str(row["n"])])
     heads = ("skill", "accuracy", "without the image", "n")
     return [CALIBRATION, *table(heads, "lrrr", rows), "", *origins("Measured", [("", published.calibration)] if rows else [])]
+
+
+def rough_section(published: Published) -> list[str]:
+    """Nothing before `make stress` has run."""
+    if not published.stress:
+        return []
+    rows = [[row["attack"], str(row["tried"]), str(len(row["faults"]))] for row in published.stress["rows"]]
+    rows.append(["*total*", str(sum(int(row[1]) for row in rows)), str(sum(int(row[2]) for row in rows))])
+    faults = [f"- {cell(fault)}" for row in published.stress["rows"] for fault in row["faults"]]
+    spent = [f"{words.duration(published.stress['seconds'])}, seed {published.stress['seed']}.  "]
+    lines = [ROUGH, *table(("attack", "inputs tried", "faults found"), "lrr", rows), "", *faults, *[""][: len(faults)]]
+    return [*lines, *spent, *origins("Measured", [("", published.stress)])]
 
 
 # ----------------------------------------------------------------------------------------------------- the README

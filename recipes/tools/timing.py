@@ -6,7 +6,6 @@ Prerequisites are timed as well. They must be trained already, because a stage w
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +14,8 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from data.files import write_json
+from data.files import read_json, write_json
+from data.shards import DataError
 from eval.base.console import plain_console
 from eval.base.provenance import provenance
 from models.shared.device import hardware, resolve_device
@@ -66,7 +66,7 @@ def main() -> None:
         recipe = preset(args.page, args.preset)
         recipe = replace(recipe, data=args.data or recipe.data, device=args.device, seed=args.seed)
         rows = timed(args.page, recipe, args.preset, args.runs)
-    except ValueError as error:
+    except (DataError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     minutes = [samples / rate / 60 for *_, samples, rate in rows]
     table = Table(
@@ -78,8 +78,7 @@ def main() -> None:
     table.add_row("total", "", "", "", f"{sum(minutes):.1f}, {own:.1f} of them without prerequisites")
     plain_console().print(table)
     path = args.out or args.runs / "timing.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = read_json(path) if path.exists() else {}
     entry = {"minutes": own, "together": sum(minutes), "steps": STEPS, "hardware": hardware(resolve_device(args.device))}
     write_json(path, known | {rows[-1][0]: entry | provenance()})
 

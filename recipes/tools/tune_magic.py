@@ -8,17 +8,18 @@ F1 is computed from the ground truth.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 import models
-from data.files import write_json
+from data.fields import require
+from data.files import read_json, write_json
 from data.shards import DataError
 from eval import EvalError
 from eval.base.console import plain_console
@@ -73,7 +74,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         device = resolve_device(args.device)
-        own: Search = models.from_dict(Search, json.loads((args.run / "model.json").read_text())["config"]["search"])
+        require(args.most >= 1, "--most", args.most, "1 or more images")
+        require(all(k >= 1 and k == int(k) for k in args.k), "--k", args.k, "whole numbers from 1 up")
+        require(all(0 <= weight < inf for weight in (*args.alpha, *args.beta)), "--alpha and --beta", (args.alpha, args.beta), "0 or more")
+        own: Search = models.from_dict(Search, read_json(args.run / "model.json")["config"]["search"])
         sizes = [int(k) for k in args.k] or [own.k]
         weights = [replace(own, k=k, alpha=alpha, beta=beta) for k in sizes for alpha in args.alpha for beta in args.beta]
         rows = sweep(args.run, args.data, weights, most=args.most, device=str(device))

@@ -56,8 +56,8 @@ def found(result: dict, target: str, variant: str = "model") -> list[float]:
     return [fakes.value(result, "bias", target + name, variant) for name in MEASURES]
 
 
-def evaluated(model: object, samples: list[Sample], out: Path, task: str = "bias", **options: object) -> dict:
-    return fakes.run(model, {"test": samples}, out, tasks=[task], fresh=fakes.constant(), **options)
+def evaluated(model: object, samples: list[Sample], out: Path, tasks: tuple[str, ...] = ("bias",), **options: object) -> dict:
+    return fakes.run(model, {"test": samples}, out, tasks=tasks, fresh=fakes.constant(), **options)
 
 
 def test_perfect_constant_and_prejudiced(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def embeds(lean: float) -> fakes.Embeds:
 
 def test_a_leaning_embedding_is_found_out_and_a_fair_one_is_not(tmp_path: Path) -> None:
     for lean, effect, p in ((0.5, (1.0, 2.0), (0, 0.001)), (0.0, (-0.35, 0.35), (0.02, 0.98)), (-0.5, (-2.0, -1.0), (0.999, 1))):
-        result = evaluated(embeds(lean), SAMPLES, tmp_path / str(lean), "association")
+        result = evaluated(embeds(lean), SAMPLES, tmp_path / str(lean), ("association",))
         size = fakes.cell(result, "association", association.EFFECT)
         assert effect[0] < size["value"] < effect[1]
         assert size["low"] < size["value"] < size["high"]
@@ -175,11 +175,12 @@ def test_the_permutation_test_agrees_with_all_permutations() -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_the_batch_size_changes_nothing_and_an_interrupted_evaluation_goes_on(tmp_path: Path, batch_size: int) -> None:
     samples = SAMPLES[::4]
-    whole = evaluated(embeds(0.3), samples, tmp_path / "whole", batch_size=32)
-    again = evaluated(embeds(0.3), samples, tmp_path / "again", batch_size=batch_size)
+    both = ("bias", "association")
+    whole = evaluated(embeds(0.3), samples, tmp_path / "whole", both, batch_size=32)
+    again = evaluated(embeds(0.3), samples, tmp_path / "again", both, batch_size=batch_size)
     assert again["cells"] == whole["cells"]
-    for name in ("bias.test.model.jsonl", "bias-association.test.model.jsonl"):
+    for name in ("bias.test.model.jsonl", "association.test.model.jsonl"):
         lines = (tmp_path / "again" / "fakes" / name).read_bytes()
         assert lines == (tmp_path / "whole" / "fakes" / name).read_bytes()
         (tmp_path / "again" / "fakes" / name).write_bytes(lines[: len(lines) // 2])
-    assert evaluated(embeds(0.3), samples, tmp_path / "again", batch_size=batch_size)["cells"] == whole["cells"]
+    assert evaluated(embeds(0.3), samples, tmp_path / "again", both, batch_size=batch_size)["cells"] == whole["cells"]

@@ -9,7 +9,6 @@ masked.json in the run folder.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -21,7 +20,7 @@ import torch
 from rich.table import Table
 
 import models
-from data.files import write_json
+from data.files import read_json, write_json
 from data.sample import Sample
 from eval.base.console import plain_console
 from eval.harness.controls import exchanged
@@ -116,7 +115,7 @@ def main() -> None:
     parser.add_argument("--data", default="")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    described = json.loads((args.run / "recipe.json").read_text())
+    described = read_json(args.run / "recipe.json")
     asked: Any = argparse.Namespace(data=args.data or described["data"], device=args.device)
     shown: tuple[Shown, ...] = ("own", "another", "blank")
     helps: tuple[Help, ...] = ("own caption", "another caption", "no text", "visible median")

@@ -8,7 +8,6 @@ in the run folder.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ import numpy as np
 from rich.table import Table
 
 import models
-from data.files import write_json
+from data.files import read_json, write_json
 from eval.base.console import plain_console
 from eval.harness.source import from_shards
 from models.minigpt4.chat import SAMPLED
@@ -79,7 +78,7 @@ def main() -> None:
     parser.add_argument("--data", default="")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    data = args.data or json.loads((args.run / "recipe.json").read_text())["data"]
+    data = args.data or str(read_json(args.run / "recipe.json").get("data", ""))
     model: Any = models.load(args.run, str(resolve_device(args.device)))
     found: dict[str, dict[str, float]] = {}
     for decoding, how in (("greedy", GREEDY), ("sampled", SAMPLED)):

@@ -1,0 +1,105 @@
+"""Values that cannot be are refused with the field, the value, and what was expected."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields, replace
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.fields import FieldError
+from data.shards import DataError
+from models.shared.device import resolve_device
+from recipes.train.__main__ import main
+from recipes.train.loop import train
+from recipes.train.recipe import AnyRecipe, Log, Optim, Recipe, Stage
+from tests.recipes.kit import shortened
+
+NUMBERS = ("lr", "weight_decay", "clip_norm", "eps")
+BAD_OPTIM: list[tuple[str, Any]] = [(name, value) for name in NUMBERS for value in (-1.0, nan, inf, -inf)]
+BAD_OPTIM += [("warmup", -1), ("warmup", 1.5), ("clip_norm", 0.0), ("eps", 0.0), ("lr", "fast"), ("muon", 1)]
+BAD_OPTIM += [("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("betas", (nan, 0.9)), ("betas", (0.9,))]
+BAD_LOG: list[tuple[str, Any]] = [("every", 0), ("every", -5), ("validate", -1), ("wandb", "maybe"), ("every", True)]
+BAD_RECIPE: list[tuple[str, Any]] = [("vocab_size", -1), ("vocab_size", 0), ("vocab_size", 258), ("vocab_size", 10**9), ("seed", -1)]
+BAD_RECIPE += [("seed", 2**32), ("seed", 0.5), ("workers", -1), ("workers", 10**6), ("memory_gb", -1.0), ("memory_gb", nan)]
+BAD_RECIPE += [("save_minutes", nan), ("save_minutes", -1.0), ("shards", -1), ("micro_batch", 0), ("micro_batch", -2), ("micro_batch", 17)]
+BAD_RECIPE += [("budget", 0), ("budget", -1), ("batch", 0), ("batch", -16), ("precision", "fp8"), ("data", 3), ("compile", "yes")]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_OPTIM)
+def test_the_optimisers_fields(name: str, value: Any) -> None:
+    changed: Any = {"lr": 0.1, name: value}
+    with pytest.raises(FieldError, match=rf"{name} is .*, expected "):
+        Optim(**changed)
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_LOG)
+def test_the_logs_fields(name: str, value: Any) -> None:
+    changed: Any = {name: value}
+    with pytest.raises(FieldError, match=rf"{name} is {value!r}, expected "):
+        Log(**changed)
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_RECIPE)
+def test_the_recipes_fields(name: str, value: Any, recipe: AnyRecipe) -> None:
+    with pytest.raises(FieldError, match=rf"{name}.* is .*, expected "):
+        replace(recipe, **{name: value})
+
+
+def test_every_number_of_a_recipe_has_a_range() -> None:
+    """Or a new field would be forgotten."""
+    tried = {name for name, _ in (*BAD_OPTIM, *BAD_LOG, *BAD_RECIPE)}
+    for kind in (Recipe, Optim, Log, Stage):
+        assert {each.name for each in fields(kind) if str(each.type).split()[0] in ("int", "float")} <= tried, kind
+
+
+def test_a_warm_up_fits_into_its_stage() -> None:
+    assert Stage("train", Optim(lr=0.1, warmup=64), budget=64, batch=8).optim.warmup == 64
+    with pytest.raises(FieldError, match=r"optim\.warmup of stage 'train' is 65, expected at most the stage's budget of 64 samples"):
+        Stage("train", Optim(lr=0.1, warmup=65), budget=64, batch=8)
+
+
+def test_a_batch_fits_into_the_data(recipe: AnyRecipe, tmp_path: Path) -> None:
+    with pytest.raises(FieldError, match=r"batch of stage 'train' is 201, expected at most the 200 samples of scenes-\w+/train"):
+        train(shortened(recipe, batch=201, budget=402), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fields", [{"embed_dim": 0}, {"embed_dim": -3}, {"embed_dim": 10**12}])
+def test_a_model_that_cannot_be_built(fields: dict[str, int], recipe: AnyRecipe, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--model"):
+        train(replace(recipe, model=replace(recipe.model, **fields)), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "meta", "cuda:x", "cpu cpu", "mps" if sys.platform != "darwin" else "xla", "cuda:63"])
+def test_a_device_that_is_not_there(name: str) -> None:
+    with pytest.raises(ValueError, match=f"device '?{name}'?: "):
+        resolve_device(name)
+
+
+def test_the_command_says_it_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["recipes.train", "clip", "tiny", "--out", str(tmp_path / "run"), "--log.every", "0"])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code
+    assert "log.every is 0, expected 1 or more steps" in "".join(capsys.readouterr())
+
+
+def test_wandb_without_a_key(recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    def refuse(**_: Any) -> None:
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(ValueError, match=r"log\.wandb is 'online', and wandb says: No API key configured.*--log\.wandb offline"):
+        train(replace(recipe, log=Log(every=1, validate=0, wandb="online")), tmp_path / "run")
+
+
+def test_data_without_any_place(recipe: AnyRecipe, tmp_path: Path) -> None:
+    with pytest.raises((DataError, FileNotFoundError, ValueError)):
+        train(replace(recipe, data=""), tmp_path / "run")

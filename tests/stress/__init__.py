@@ -1,0 +1,1 @@
+"""Rough handling, repeated: `python -m tests.stress` (= `make stress`)."""
