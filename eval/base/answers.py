@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import product
 
 from eval.base.yesno import yes_or_no
 
-__all__ = ["normalised", "soft_accuracy", "yes_or_no"]
+__all__ = ["normalised", "published_accuracy", "soft_accuracy", "yes_or_no"]
 
 ENOUGH = 3  # annotators who agree make an answer right (Antol et al. 2015, section 3)
 
@@ -33,7 +32,7 @@ def normalised(answer: str) -> str:
 
     The rules of the official evaluation (VQAv2): a punctuation mark is deleted next to a space, or anywhere when the text
     holds a number with a thousands comma, and otherwise becomes a space; a full stop is deleted unless a digit follows. The
-    official code compares unanimous answers as they were typed; here every answer is normalised.
+    official code compares unanimous answers as they were typed (`published_accuracy`); here every answer is normalised.
     """
     text = answer.replace("\n", " ").replace("\t", " ").strip()
     has_thousands = re.search(r"\d,\d", text) is not None
@@ -41,7 +40,8 @@ def normalised(answer: str) -> str:
     for mark in PUNCTUATION:
         beside_space = f"{mark} " in text or f" {mark}" in text
         plain = plain.replace(mark, "" if beside_space or has_thousands else " ")
-    words = [NUMBERS.get(word, word) for word in re.sub(r"\.(?!\d)", "", plain).lower().split()]
+    plain = re.sub(r"\.(?!\d)", "", plain, count=32)  # the official code passes re.UNICODE, which is 32, where the count belongs
+    words = [NUMBERS.get(word, word) for word in plain.lower().split()]
     return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in ARTICLES)
 
 
@@ -61,11 +61,23 @@ def soft_accuracy(said: str, answers: Sequence[str]) -> float:
     return (agree * min((agree - 1) / enough, 1) + (people - agree) * min(agree / enough, 1)) / people
 
 
+def published_accuracy(said: str, answers: Sequence[str]) -> float:
+    """`soft_accuracy` to the letter of the official evaluation (vqaEval.py of github.com/GT-Vision-Lab/VQA), for published scores.
+
+    Unanimous answers, and then what was said, are compared as they were typed. Three annotators make an answer right however many
+    there are.
+    """
+    given = [answer.replace("\n", " ").replace("\t", " ").strip() for answer in answers]
+    answer = said.replace("\n", " ").replace("\t", " ").strip()
+    if len(set(given)) > 1:
+        given, answer = list(map(normalised, given)), normalised(answer)
+    agree = sum(each == answer for each in given)
+    return (agree * min((agree - 1) / ENOUGH, 1) + (len(given) - agree) * min(agree / ENOUGH, 1)) / len(given)
+
+
 def _without_apostrophes(word: str) -> list[str]:
-    """Every spelling of a word with one or more of its apostrophes left out."""
-    first, *rest = word.split("'")
-    marks = product(("'", ""), repeat=len(rest))
-    return [first + "".join(mark + part for mark, part in zip(kept, rest, strict=True)) for kept in marks if "" in kept]
+    """Every spelling of a word with one of its apostrophes left out."""
+    return [word[:place] + word[place + 1 :] for place, mark in enumerate(word) if mark == "'"]
 
 
 _APOSTROPHES = {spelling: word for word in CONTRACTED.split() for spelling in _without_apostrophes(word)}

@@ -6,8 +6,8 @@ An answer is read clause by clause. A clause can hold
   tell, but yes"). Two that differ ("yes and no") leave the answer unparsed;
 - an affirming adverb: "absolutely", "of course". It decides unless a statement follows in its sentence ("certainly, there is no dog");
 - a statement, which decides where no word does: "there is a dog", "I see no dog". It must be about what the question asks for, so
-  "there is a cat" does not answer "is there a dog?"; without a question it is taken to restate it. A statement that contradicts the
-  word before it leaves the answer unparsed;
+  "there is a cat" does not answer "is there a dog?"; without a question it is taken to restate it. A statement that contradicts a
+  word leaves the answer unparsed;
 - doubt or a refusal: "I cannot tell", "it is unclear", "there might be a dog". Statements behind it count for nothing, unless they are
   set against it ("I'm not sure, but there is a dog"). "Cannot" with any verb is a refusal, except that "I cannot see a dog" (find,
   detect, ...) denies the dog. "I cannot see the image" and "I cannot see whether there is a dog" are refusals.
@@ -138,7 +138,7 @@ def yes_or_no(answer: str, question: str = "") -> bool | None:
     """The verdict of a free answer; None when it is neither yes nor no, or both. The question tells what statements are about."""
     asked = _asked(question)
     spoken: bool | None = None  # by a word or an adverb
-    firm = doubted = compared = False
+    firm = doubted = compared = answered = False
     stated: bool | None = None
     for sentence in _sentences(answer):
         adverb: bool | None = None
@@ -164,9 +164,11 @@ def yes_or_no(answer: str, question: str = "") -> bool | None:
                         spoken = verdict
                     compared = True
                 elif stated is None and not doubted:
-                    stated = verdict
+                    stated, answered = verdict, asked is not None or kind == "ellipsis"
         if adverb and not said_here and spoken is None and not OFFER.search(sentence):
             spoken = True
+    if answered and spoken not in (None, stated):
+        return None
     return stated if spoken is None else spoken
 
 

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from data.shards import DataError
 from eval import EvalError
-from eval.base.console import plain_console
 from eval.captions.coco import score
+from eval.harness.screen import show
 
 
 def main(
@@ -37,15 +35,7 @@ def main(
         cells, records = score(results, annotations, instances, subset=subset)
     except (EvalError, DataError, OSError) as error:
         sys.exit(f"captions: {error}")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("metric", "value", "95 %", "images", ""):
-        table.add_column(heading, justify="right" if heading not in ("metric", "") else "left")
-    for cell in cells:
-        if cell["value"] is None:
-            table.add_row(cell["metric"], cell["status"], "", "", cell["note"])
-        else:
-            table.add_row(cell["metric"], f"{cell['value']:.3f}", f"{cell['low']:.3f}-{cell['high']:.3f}", str(cell["n"]), cell["note"])
-    plain_console().print(table)
+    show(cells)
     if out:
         out.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
 

@@ -223,6 +223,8 @@ NEITHER = [
     "Yes. The answer is no.",
     "No. Answer: yes",
     "Please answer yes or no.",
+    "There is not. Yes.",
+    "There is. No.",
     # Refusals and doubt.
     "I cannot determine whether there is a dog.",
     "I can't determine that.",
