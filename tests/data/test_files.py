@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
 
-from data.files import new_folder, replacing, write_json, write_text
+from data.files import FileError, new_folder, read_json, replacing, write_json, write_text
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -84,3 +86,85 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
             assert {path.name for path in tmp_path.iterdir()} >= {".train.new.partial", ".val.dead.partial"}
             assert not (tmp_path / ".train.dead.partial").exists()
         shutil.rmtree(tmp_path / "train")
+
+
+def test_a_file_has_the_mode_that_the_umask_asks_for(tmp_path: Path) -> None:
+    def private(path: Path) -> None:
+        """As safetensors writes."""
+        path.unlink()
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "weights") as partial:
+            private(partial)
+        assert stat.S_IMODE((tmp_path / "weights").stat().st_mode) == 0o640
+    finally:
+        os.umask(before)
+
+
+def test_what_killed_processes_left_is_cleared_away_and_nothing_else(tmp_path: Path) -> None:
+    if not (child := os.fork()):
+        os._exit(0)
+    os.waitpid(child, 0)
+    gone, others = (
+        tmp_path / f".a.json.{child}.partial",
+        [tmp_path / f".a.json.{os.getppid()}.partial", tmp_path / f".b.json.{child}.partial"],
+    )
+    for path in (gone, *others):
+        path.write_text("half")
+    write_text(tmp_path / "a.json", "{}")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.json", *others])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_what_cannot_be_written_is_named_in_a_sentence(number: int, tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        with replacing(path):
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(FileError, match=rf"^{tmp_path}/a\.json cannot be written: {os.strerror(number)}\. "):
+        full(tmp_path / "a.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_about_another_file_stays_what_it_is(tmp_path: Path) -> None:
+    def absent() -> None:
+        with replacing(tmp_path / "a.json"):
+            (tmp_path / "elsewhere").read_text()
+
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        absent()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"{", "cannot be read as JSON"),
+        (b"[1]", "expected a JSON object, found list"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff\xfe{}", "byte 0 is not UTF-8"),
+        (None, "No such file or directory"),
+        ("folder", "is not a file"),
+        ("pipe", "is not a file"),
+    ],
+)
+def test_what_cannot_be_read_is_named_in_a_sentence(content: bytes | str | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        path.mkdir() if content == "folder" else os.mkfifo(path)
+    with pytest.raises(FileError) as found:
+        read_json(path, "Train again")
+    assert str(found.value).startswith(str(path))
+    assert said in str(found.value)
+    assert str(found.value).endswith(". Train again")
+
+
+def test_a_size_is_not_believed(tmp_path: Path) -> None:
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(1 << 40)  # a sparse file: nothing is on the disk
+    with pytest.raises(FileError, match="has 1,099,511,627,776 bytes, expected at most"):
+        read_json(tmp_path / "a.json")

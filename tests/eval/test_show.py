@@ -84,3 +84,16 @@ def test_time_left_follows_the_seconds_per_sample_of_each_task(monkeypatch: pyte
     assert outlook.left == pytest.approx(4.5 + 1 + 5)
     assert outlook.share == pytest.approx(10 / 20.5)
     assert "about 10 s left" in outlook.line()
+
+
+def test_an_unfinished_training_and_the_selected_tasks_are_said() -> None:
+    cells = number("zeroshot", "shape", 0.8, 0.125)
+    lines = printed(cells, unfinished="3,200 samples", asked=["zeroshot", "vqa"])
+    assert "Its training is not finished: it has seen 3,200 samples so far. To finish it: make train-toy OUT=.runs/toy-tiny-s0" in lines
+    assert any("TASKS=zeroshot,vqa EVAL_ARGS=--all" in line for line in lines)
+    assert not any("not finished" in line or "TASKS=" in line for line in printed(cells))
+
+
+def test_names_of_people_are_no_markup() -> None:
+    lines = printed(number("zeroshot", "[red]shape :bomb:", 0.8, 0.125), run="a [bold]b :bomb:", dataset="[/]x")
+    assert lines[0] == "a [bold]b :bomb:: toy on [/]x"
