@@ -111,7 +111,7 @@ results: $(READY) ## write recipes/RESULTS.md and the README's table from recipe
 	$(PY) -m recipes.tools.results $(ARGS)
 
 test: $(READY) ## run the tests (minutes on two cores)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-slow: $(READY) ## run the slow tests
 	$(PY) -m pytest -m slow $(ARGS)

@@ -22,7 +22,7 @@ from data.sample import Sample
 from data.shards import DataError, Split
 from data.streaming import StreamBatches
 
-WORKERS_WITHOUT_MEMORY = ("DataLoader worker", "shared memory", "No space left", "Function not implemented", "Cannot allocate memory")
+WORKERS_WITHOUT_MEMORY = ("DataLoader worker (pid", "shared memory", "No space left", "Function not implemented", "Cannot allocate memory")
 NO_MEMORY = (
     "the loader's workers ended, usually for want of shared memory ({error}). Set --workers 0, or give them more: "
     "`docker run --shm-size=8g` or --ipc=host, or a larger /dev/shm"

@@ -37,14 +37,15 @@ def members_of(url: str) -> Iterator[tuple[tarfile.TarInfo, Read]]:
     # Paths are opened here, only urls by webdataset: its opener would take a path with a colon for a url.
     with open(url, "rb") if url.startswith("/") else gopen(url) as stream:
         source = _Source(stream)
-        decompressed = _decompressed(source)
+        buffered = io.BufferedReader(source, CHUNK)  # one only: a reader that is forgotten closes what it reads
+        decompressed = _decompressed(source.head, buffered)
         if decompressed:
             yield from _entries(_Forward(decompressed, source))
         elif url.startswith("/"):
             stream.seek(0)
             yield from _entries(stream)
         else:
-            yield from _entries(_Forward(io.BufferedReader(source, CHUNK)))
+            yield from _entries(_Forward(buffered))
 
 
 def lost(url: str, keys: set[str], key_of: Callable[[str], str | None]) -> tuple[int, bool]:
@@ -123,13 +124,13 @@ class _Tar(tarfile.TarFile):
     zeros = 0  # blocks of zeros since the last header
 
 
-def _decompressed(source: _Source) -> Any:
-    buffered = io.BufferedReader(source, CHUNK)
-    if source.head.startswith(b"\x1f\x8b\x08"):
+def _decompressed(head: bytes, buffered: io.BufferedReader) -> Any:
+    """What a compressed file holds, by its first bytes; None if it is not compressed."""
+    if head.startswith(b"\x1f\x8b\x08"):
         return gzip.open(buffered)
-    if source.head.startswith(b"BZh") and source.head.endswith(b"1AY&SY"):
+    if head.startswith(b"BZh") and head.endswith(b"1AY&SY"):
         return bz2.open(buffered)
-    return lzma.open(buffered) if source.head.startswith(b"\xfd7zXZ\0") else None
+    return lzma.open(buffered) if head.startswith(b"\xfd7zXZ\0") else None
 
 
 class _Source(io.RawIOBase):

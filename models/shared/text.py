@@ -220,7 +220,7 @@ def from_text(text: str, file: str = "a tokenizer.json") -> Tokenizer:
         return HubTokenizer(content["tokenizer"], content)
     if content["tokenizer"] == OpenCLIPTokenizer.name:
         return OpenCLIPTokenizer()
-    raise ValueError(
+    raise FileError(
         f"{file} names {str(content['tokenizer'])[:200]!r} instead of holding a tokenizer, and names in a run folder are not followed: "
         "train the run again, or put the tokenizer itself there (models.shared.text.save_tokenizer)"
     )

@@ -66,7 +66,9 @@ def main() -> int:
         equal &= agrees(size)
         figures = [f"{figure:,}" if figure else "" for figure in (count(size), size.published, size.derived)]
         table.add_row(models.model_of(size.config).name, size.name, *figures, size.source)
-    plain_console().print(table)
+    console = plain_console()
+    console.width = console.width if console.is_terminal else 160  # the sources are sentences
+    console.print(table)
     return 0 if equal else 1
 
 

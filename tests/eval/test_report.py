@@ -276,12 +276,13 @@ def test_a_claim_is_told_with_its_numbers(tmp_path: Path) -> None:
         write(tmp_path / page / "bias.json", claim(model=page))
     (tmp_path / "siglip/measured").mkdir()
     write(tmp_path / "siglip/measured/bias.low.s0.json", {"value": 1})
-    found = read_claims(tmp_path, ("clip", "siglip"))
+    found, faults = read_claims(tmp_path, ("clip", "siglip"))
+    assert faults == []
     assert [each.page for each in found] == ["clip", "siglip", "zoo"]
     assert found[0].result == "retrieval i2t R@1: low .550; zero .400. low ahead of zero by +.150 (+.050 to +.250)"
     assert found[0].arms[1].differs == "bias: -10 | 0"
     assert "4 runs, 64.0" in found[0].cost
-    assert read_claims(tmp_path / "nothing", ()) == []
+    assert read_claims(tmp_path / "nothing", ()) == ([], [])
 
 
 @pytest.mark.parametrize("broken", ["{", json.dumps({"schema": 9}), json.dumps({"schema": 1, "model": "clip"})])

@@ -39,7 +39,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("moment", [40, 150, 500, 700])
+@pytest.mark.parametrize("moment", [pytest.param(40, marks=pytest.mark.slow), 150, pytest.param(500, marks=pytest.mark.slow), 700])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, moment: int) -> None:
     """Killed while encoding the n-th picture, with a torn last line in every file; resumed with the same batch size."""
     whole = fakes.run(fakes.noisy(), SPLITS, tmp_path / "whole", batch_size=7)

@@ -74,7 +74,7 @@ def test_a_sentence_is_the_mean_of_its_states(asked: list[str]) -> None:
 
 def test_another_tokenizer_is_refused_and_distance_is_named(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     model = ASIF(CONFIG, BPETokenizer.train(["what else?"], 280))
-    with pytest.raises(ValueError, match=r"'someone/sentences' was not trained with .* add --tokenizer someone/sentences"):
+    with pytest.raises(ValueError, match=r"'someone/sentences' does not know the tokens of .* add --tokenizer someone/sentences"):
         model.fetch()
     disconnect(monkeypatch)
     with pytest.raises(ConnectionError, match=r"image tower 'vit_tiny_patch16_224\.augreg_in21k' is not in the cache"):

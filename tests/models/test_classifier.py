@@ -53,6 +53,7 @@ def test_the_loss_is_a_mean_over_yes_or_no_questions() -> None:
     assert losses.chance["labels"] == pytest.approx(-(often * np.log(often) + (1 - often) * np.log(1 - often)).mean(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_it_overfits_sixteen_pictures() -> None:
     model = build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

@@ -21,6 +21,7 @@ def test_cuda_that_is_not_there_is_an_error_that_says_what_to_do(monkeypatch: py
     with pytest.raises(ValueError, match=f"device {name}: .* finds no CUDA device; use cpu or auto"):
         resolve_device(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: None)
     assert resolve_device(name) == torch.device(name)
 
 

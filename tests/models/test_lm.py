@@ -218,6 +218,7 @@ def test_tied_weights_are_saved_and_stay_tied(lm: LM, tmp_path: Path) -> None:
     checkpoint.load(tmp_path / "checkpoint.safetensors", found, torch.optim.AdamW(found.parameters()))
 
 
+@pytest.mark.slow
 def test_it_overfits_16_documents(tokenizer: BPETokenizer, samples: list[Sample]) -> None:
     torch.manual_seed(0)
     model = LM(replace(LMConfig.tiny(), vocab_size=tokenizer.vocab_size, language=LanguageConfig(width=64, depth=2, heads=2)), tokenizer)

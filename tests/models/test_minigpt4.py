@@ -343,6 +343,7 @@ def test_a_run_folder_gives_it_back(words: BPETokenizer, samples: list[Sample], 
     assert torch.equal(back.score(images, ["a star"] * 2), model.score(images, ["a star"] * 2))
 
 
+@pytest.mark.slow
 def test_16_pairs_are_learned_by_heart_as_far_as_one_layer_can(words: BPETokenizer, samples: list[Sample]) -> None:
     """With a language model that learns, too, the loss vanishes. The layer alone steers random frozen weights a little (from 6.5 nats
     a token to 5.5): it finds words for pictures only in a language model that has words."""

@@ -125,7 +125,7 @@ def test_sigkill_on_a_real_process(recipe: AnyRecipe, scenes: Path, tmp_path: Pa
         "--data",
         str(scenes),
         "--budget",
-        "640",
+        "320",
         "--optim.warmup",
         "0",
         "--batch",
@@ -255,7 +255,7 @@ def test_siglip_trains_by_the_same_loop(siglip_recipe: AnyRecipe, tmp_path: Path
     assert models.load(tmp_path / "run").encode_text(["a red star"]).shape == (1, 32)
 
 
-@pytest.mark.parametrize("kind", ["recipe", "siglip_recipe"])
+@pytest.mark.parametrize("kind", ["recipe", pytest.param("siglip_recipe", marks=pytest.mark.slow)])
 def test_sixteen_pairs_are_learned_by_heart(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     recipe: AnyRecipe = request.getfixturevalue(kind)
     model_class = models.model_class("clip" if kind == "recipe" else "siglip")
