@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-LONG = ("test_toy", "test_train", "test_run", "test_stress", "test_contract", "test_paper_presets", "test_command", "test_bench", "test_ranks")
+LONG = tuple("test_" + name for name in "toy train run stress contract paper_presets command bench ranks".split())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
