@@ -1,6 +1,6 @@
 # Paragone. `make help` lists the targets; every target sets up what it needs.
 #
-# Any of these may hold spaces. Variables: PRESET=tiny|small|paper|any other of the page's  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
+# Any of these may hold spaces. Variables: PRESET=tiny|small|paper|real|any other of the page's  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
 #            WEIGHTS=<published weights to start from, or to evaluate as they are>  OUT=<run folder>
 #            ARGS="--optim.lr 1e-3" (training)  TASKS=zeroshot,retrieval  EVAL_ARGS="--limit 500"  SEEDS=0,1,2 (claims)
 #            PLANTED=0.9 (a correlation in the embedded data set)  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
@@ -12,7 +12,12 @@ SEED ?= 0
 DEVICE ?= auto
 SIZE := $(if $(findstring small,$(PRESET)),small,tiny)
 SCENES := .data/scenes-$(SIZE)$(if $(PLANTED),-planted$(PLANTED))
-DATA ?= $(SCENES)
+# What a preset trains on unless told otherwise.
+USUAL := $(if $(filter real,$(PRESET)),.data/openmoji,.data/scenes-$(SIZE))
+DATA ?= $(if $(filter real,$(PRESET)),openmoji,$(SCENES))
+ifeq ($(DATA),openmoji)
+override DATA := .data/openmoji
+endif
 TEST ?= $(DATA)
 # Make's functions split at spaces: they get a text without any, and what they return has them again.
 SPACE := $(subst ,, )
@@ -23,7 +28,7 @@ quoted = '$(subst ','\'',$(1))'
 # A run is named after its data: the folder's name, also when DATA is a pattern of tars in it.
 NAMED = $(call solid,$(DATA))
 PLACE = $(if $(findstring .tar,$(NAMED)),$(dir $(NAMED)),$(NAMED))
-ON = $(if $(filter .data/scenes-$(SIZE),$(NAMED)),,-$(call spaced,$(notdir $(PLACE:%/=%))))
+ON = $(if $(filter $(USUAL),$(NAMED)),,-$(call spaced,$(notdir $(PLACE:%/=%))))
 RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
 RUN_QUOTED = $(call quoted,$(RUN))
 WHERE = --data $(call quoted,$(DATA)) --device $(call quoted,$(DEVICE))
@@ -82,7 +87,10 @@ picture: $(READY) ## take a screenshot of the report's first screen: ARGS="--out
 
 all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, evaluate and compare every model
 
-data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it
+data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it; DATA=openmoji: drawn pictures with names
+ifeq ($(DATA),.data/openmoji)
+	@test -f .data/openmoji/test/index.json || $(PY) -m data.importers openmoji
+endif
 ifeq ($(DATA),$(SCENES))
 	@$(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(call quoted,$(PLANTED))) --out $(call quoted,$(SCENES))
 endif

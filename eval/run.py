@@ -37,7 +37,7 @@ from eval.base.console import plain_console
 from eval.base.heartbeat import heartbeat
 from eval.base.provenance import provenance, weights_of
 from eval.base.task import FallsBelowChance, Task
-from eval.harness.ask import Json, cells_of, chance_cells, hashed, title, variants
+from eval.harness.ask import Json, cells_of, chance_cells, control_cells, hashed, title, variants
 from eval.harness.controls import untrained
 from eval.harness.outlook import Outlook, unit
 from eval.harness.showcase import showcase
@@ -276,6 +276,7 @@ def evaluate(
         units = [unit(task, variant, source.shifts) for task in chosen for variant in everyone]
         outlook = Outlook(about["run"], units, plain_console(stderr=True, quiet=console.quiet))
         spent: list[Json] = []
+        showing = everyone[0].subject
         with outlook.shown():
             for task in chosen:
                 for variant in everyone:
@@ -284,8 +285,9 @@ def evaluate(
                     cells += cells_of(task, variant, source, out, fingerprints[task.split], batch_size, outlook.advance)
                     spent.append({"task": title(task), "split": task.split, "variant": variant.name, "seconds": _since(asked)})
                 cells += chance_cells(task)
+                if showing and showing.able(task.needs):
+                    cells += control_cells(task, source)
             outlook.finish("pictures for the report")
-            showing = everyone[0].subject
             only = {task.name for task in chosen} if about.get("stage") else set(names) - set(elsewhere) if elsewhere else None
             shown = showcase(showing, planned, source, only) if showing else None
 

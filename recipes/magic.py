@@ -3,6 +3,8 @@
 make train-magic                              2 CPU cores; trains only its CLIP (make train-clip) and its language model
 make tune-magic                               tunes alpha and beta on the val split
 make train-magic PRESET=small                 one CUDA GPU
+make train-magic PRESET=real DATA=SHARDS      2 CPU cores, photos: LiT on two published encoders (make train-lit PRESET=real), and SmolLM2
+                                              adapted on the captions of SHARDS
 make train-magic PRESET=paper DATA=SHARDS     trains GPT-2 on the captions of SHARDS; CLIP is fetched from the hub
 
            paper (sections 3.1 and 4.1)                    small                   tiny
@@ -18,7 +20,7 @@ trained    nothing
 
 from __future__ import annotations
 
-from models.magic import MAGICConfig
+from models.magic import LockedMAGICConfig, MAGICConfig
 from recipes.claims.claim import Arm, Claim
 from recipes.claims.measures.magic import captioned
 from recipes.train.recipe import Prerequisite, Recipe
@@ -38,6 +40,14 @@ PRESETS = {
         prerequisites=(Prerequisite("clip", "clip"), Prerequisite("language_model", "lm", "captions-small")),
         tokenizer="language_model",
         data=".data/scenes-small",
+    ),
+    "real": Recipe(
+        model=LockedMAGICConfig.real(),
+        budget=1,
+        batch=1,
+        prerequisites=(Prerequisite("clip", "lit"), Prerequisite("language_model", "lm", "captions-real")),
+        tokenizer="language_model",
+        data=".data/openmoji",
     ),
     "paper": Recipe(
         model=MAGICConfig.paper(),

@@ -80,6 +80,19 @@ def test_the_papers_preset_asks_for_data(arguments: tuple[str, ...], venv: Path)
     assert "--data" in made(venv, *arguments, "DATA=mine")[-1]
 
 
+def test_openmoji_is_a_data_set_by_name_and_the_usual_one_of_the_preset_real(venv: Path) -> None:
+    for given, data, run in (
+        (["PRESET=real"], ".data/openmoji", "lit-real-s0"),
+        (["PRESET=real", "DATA=openmoji"], ".data/openmoji", "lit-real-s0"),
+        (["PRESET=real", "DATA=.data/photos"], ".data/photos", "lit-real-photos-s0"),
+        (["DATA=openmoji"], ".data/openmoji", "lit-tiny-openmoji-s0"),
+    ):
+        *before, train = made(venv, "train-lit", *given)
+        assert train[train.index("--data") + 1] == data
+        assert train[train.index("--out") + 1] == f".runs/{run}"
+        assert all(command == ["-m", "data.importers", "openmoji"] for command in before)  # unless it is there
+
+
 def test_only_what_can_be_tuned_is(venv: Path) -> None:
     done = subprocess.run(["make", f"VENV={venv}", "tune-clip", "DATA=x"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode
@@ -89,9 +102,11 @@ def test_only_what_can_be_tuned_is(venv: Path) -> None:
 
 def test_a_shared_environment_stays_the_checkouts_that_has_it(tmp_path: Path) -> None:
     other = tmp_path / "other"
-    assert arguments(ROOT, None) == arguments(ROOT, ROOT) == arguments(ROOT, other) == ["-e", f"{ROOT}[dev]"]  # nobody is there any more
+    assert (
+        arguments(ROOT, None) == arguments(ROOT, ROOT) == arguments(ROOT, other) == ["-e", f"{ROOT}[dev,real]"]
+    )  # nobody is there any more
     other.mkdir()
     wanted = arguments(ROOT, other)
     assert "-e" not in wanted
-    assert {"torch", "pytest"} <= {need.split(">")[0] for need in wanted}
+    assert {"torch", "pytest", "gguf"} <= {need.split(">")[0] for need in wanted}
     assert installed_checkout("no such project") is None

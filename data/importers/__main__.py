@@ -10,6 +10,7 @@ import tyro
 from data.importers.aro import import_aro
 from data.importers.coco import import_coco
 from data.importers.folder import import_folder
+from data.importers.openmoji import import_openmoji
 from data.importers.pope import import_pope
 from data.importers.sugarcrepe import import_sugarcrepe
 from data.importers.table import import_table
@@ -26,6 +27,7 @@ IMPORTERS: dict[str, Callable[..., None]] = {
     "winoground": import_winoground,
     "sugarcrepe": import_sugarcrepe,
     "aro": import_aro,
+    "openmoji": import_openmoji,
 }
 
 

@@ -70,3 +70,11 @@ class Graded(Protocol):
 
     def grade(self, records: list[Record], /) -> list[Record]:
         """The same records with the measures' fields added. Each keeps its sample's number "i" and "key"."""
+
+
+@runtime_checkable
+class Compared(Protocol):
+    """A task with controls of its own, which answer without the evaluated model."""
+
+    def controls(self, source: Any, /) -> dict[str, list[Record]]:
+        """Name -> graded records, by an `eval.harness.source.Source`. None where the data have nothing to make them of."""

@@ -20,7 +20,7 @@ from eval.adapters.scorers import Completions, Drawings, PairScorer, RankedAnswe
 from eval.base.capabilities import Drawer
 from eval.base.metrics import estimate, estimate_whole
 from eval.base.records import Record, RecordFile
-from eval.base.task import Graded, Measure, Task
+from eval.base.task import Compared, Graded, Measure, Task
 from eval.harness.controls import exchanged
 from eval.harness.source import Source, spread, together
 from eval.scenes.oracle import Oracle, has_truth
@@ -118,6 +118,13 @@ def chance_cells(task: Task) -> list[Json]:
     measures = [measure for measure in task.measures if any(measure.name in record for record in records)]
     cells = summarise(measures, records, resample=False)
     return [{"task": task.name, "split": task.split, "variant": "chance", "adapter": "none"} | cell for cell in cells]
+
+
+def control_cells(task: Task, source: Source) -> list[Json]:
+    """Cells of the controls that a task has of its own, whichever model is evaluated."""
+    made = task.controls(source) if isinstance(task, Compared) else {}
+    common = {"task": task.name, "split": task.split, "adapter": "none"}
+    return [common | {"variant": name} | cell for name, records in made.items() for cell in summarise(task.measures, records)]
 
 
 def answer(

@@ -37,16 +37,17 @@ class NamedCLIP:
 
     def clip_score(self, images: Images, texts: Texts) -> np.ndarray:
         """`[N]`: 2.5 max(cos(image, text), 0) (equation 1)."""
-        return WEIGHT * np.maximum(self.scorer.pairs(images, self._prompts(texts)), 0)
+        return WEIGHT * np.maximum(self.scorer.pairs(images, self.prompts(texts)), 0)
 
     def ref_clip_score(self, images: Images, texts: Texts, references: Sequence[Texts]) -> np.ndarray:
         """`[N]`: the harmonic mean of CLIPScore and the largest max(cos(text, reference), 0) (section 3, RefCLIPScore)."""
-        fit, own = self.clip_score(images, texts), self.scorer.text_features(self._prompts(texts))
-        near = np.array([(self.scorer.text_features(self._prompts(given)) @ row).max() for given, row in zip(references, own, strict=True)])
+        fit, own = self.clip_score(images, texts), self.scorer.text_features(self.prompts(texts))
+        near = np.array([(self.scorer.text_features(self.prompts(given)) @ row).max() for given, row in zip(references, own, strict=True)])
         near = np.maximum(near, 0)
         return np.divide(2 * fit * near, fit + near, out=np.zeros_like(fit), where=fit + near > 0)
 
-    def _prompts(self, texts: Texts) -> list[str]:
+    def prompts(self, texts: Texts) -> list[str]:
+        """The texts as they are embedded."""
         return [self.prefix + text for text in texts]
 
 

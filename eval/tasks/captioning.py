@@ -2,14 +2,15 @@
 
 A thousand pictures of the main split and half as many of each shift: generation is costly, and the intervals are already
 narrower than the difference between two seeds. For the embedded data, whose truth is known, captions are parsed and every
-object, attribute, count and relation is checked.
+object, attribute, count and relation is checked. Other data, whose metrics are far above 0 without a look at the picture, have
+controls that need no captioner.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from data.sample import Sample
 from eval.base.capabilities import Captioner, Images
 from eval.base.records import Record
 from eval.base.task import Measure
+from eval.captions.baselines import NEAREST, TrainingCaptions
 from eval.captions.java import meteor, why_no_meteor, why_no_spice
 from eval.captions.scores import ORDERS, TOO_FEW, Corpus, whole
 from eval.captions.tokens import tokeniser
@@ -29,6 +31,7 @@ HEADLINE = (r"CIDEr-D", r"object F1")
 
 PRIMARY = 1000
 SHIFTED = 500
+READ = 20_000  # training pictures whose captions the controls are made of
 
 
 def described(source: Source) -> dict[str, list[Sample]]:
@@ -90,6 +93,29 @@ class Captioning:
             graded = [record | content(record["caption"], self.samples[row]) for record, row in zip(graded, rows, strict=True)]
         times = Counter(captions)
         return [record | {"unique captions": 1 / times[record["caption"]]} | _fluency(record["tokens"].split()) for record in graded]
+
+    def controls(self, source: Source) -> dict[str, list[Record]]:
+        """What real pictures get without a captioner (eval/captions/baselines.py), and the last annotator against the others."""
+        if self.truthful:
+            return {}
+        found: dict[str, list[Record]] = {}
+        written = source.captions("train", READ) if "train" in source.streams else []
+        if written:
+            known, images = TrainingCaptions(written), [sample.image for sample in self.samples]
+            found["constant sentence"] = self._said([known.constant()] * len(images))
+            if source.clip:
+                found["nearest training caption"] = self._said(known.nearest(source.clip, images))
+                found[f"consensus of {NEAREST}"] = self._said(known.consensus(source.clip, images))
+        several = [sample for sample in self.samples if len(sample.captions) > 1]
+        if len(several) > 1:
+            others = Captioning(self.split, [replace(sample, captions=sample.captions[:-1]) for sample in several])
+            found["one annotator"] = others._said([sample.captions[-1] for sample in several])
+        return found
+
+    def _said(self, captions: Sequence[str]) -> list[Record]:
+        """Graded records of a caption for each picture."""
+        both = zip(self.samples, captions, strict=True)
+        return self.grade([{"i": i, "key": sample.key, "caption": caption} for i, (sample, caption) in enumerate(both)])
 
     def chance(self) -> list[list[Record]]:
         return []

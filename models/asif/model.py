@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from models.asif.anchors import NOTHING, Anchors
 from models.asif.relative import Relative, products, relative, rows
-from models.asif.texts import fetch_sentences, mean_states, surprising_words, text_encoder
+from models.asif.texts import surprising_words, text_encoder
 from models.contract import Losses, Model
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, named_tower
 from models.shared.collate import PairCollate
 from models.shared.distributed import gather
 from models.shared.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.sentences import fetch_sentences, mean_states
 from models.shared.text import Tokenizer, until_end
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
@@ -55,6 +56,12 @@ class ASIFConfig:
     def tiny(cls) -> ASIFConfig:
         """The towers of `make train-classifier` and `make train-lm`."""
         return cls(vision=TINY_TOWER)
+
+    @classmethod
+    def real(cls) -> ASIFConfig:
+        """Published encoders that come in wheels: EfficientNet-Lite0, supervised on ImageNet-1k, and MiniLM."""
+        language = LanguageConfig(source="wheel:all-MiniLM-L6-v2")
+        return replace(cls.paper(), timm_name="wheel:tf_efficientnet_lite0", language=language, context=64)
 
     @classmethod
     def small(cls) -> ASIFConfig:

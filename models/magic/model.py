@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import models
-from models.clip import CLIP, CLIPConfig
+from models.clip import CLIPConfig
 from models.contract import Losses, Model
 from models.magic.search import Eyes, Search, magic_search
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, language_model
@@ -67,7 +67,8 @@ class MAGIC(Model):
             raise ValueError(f"a text begins with a start token, and the tokenizer {tokenizer.name!r} has none")
         config = replace(config, language=known(config.language))
         self.config, self.tokenizer, self.start = config, tokenizer, tokenizer.start
-        self.clip = freeze(CLIP(config.clip, from_text(config.clip_tokenizer) if config.clip_tokenizer else tokenizer))
+        eyes = models.model_of(config.clip)
+        self.clip: Any = freeze(eyes(config.clip, from_text(config.clip_tokenizer) if config.clip_tokenizer else tokenizer))
         self.language: Any = freeze(language_model(replace(config.language, vocab_size=config.vocab_size)))
 
     def adopt(self, modules: Mapping[str, Any]) -> None:
@@ -120,9 +121,9 @@ class MAGIC(Model):
     def _features(self, texts: Sequence[Sequence[int]]) -> Tensor:
         return self.clip.encode_text([self.tokenizer.decode(tokens[-self.config.seen :]) for tokens in texts])
 
-    def _see_with(self, clip: nn.Module) -> None:
-        if not isinstance(clip, CLIP):
-            raise ValueError(f"MAGIC looks through a CLIP, not a {type(clip).__name__}")
+    def _see_with(self, clip: Any) -> None:
+        if not isinstance(clip, type(self.clip)):
+            raise ValueError(f"MAGIC looks through a {type(self.clip).__name__}, not a {type(clip).__name__}")
         self.config = replace(self.config, clip=clip.config, clip_tokenizer=as_text(clip.tokenizer))
-        self.clip = freeze(CLIP(clip.config, clip.tokenizer))
+        self.clip = freeze(type(self.clip)(clip.config, clip.tokenizer))
         self.clip.load_state_dict(clip.state_dict())

@@ -24,8 +24,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.utils.hub import cached_file
 
 import models
-from models.shared.sources import fetched, run_folder
+from models.shared.sources import WHEEL, fetched, run_folder
 from models.shared.text import Tokenizer, named_tokenizer
+from models.shared.wheels import located, wheel_folder
 
 Module = TypeVar("Module", bound=nn.Module)
 OWN = ", or use the suite's own language model (`make train-lm`)"
@@ -39,7 +40,7 @@ ELSEWHERE = ("auto_map", "name_or_path", "implementation")
 class LanguageConfig:
     """A language model by name or, without a name, a Llama (rotary positions, RMSNorm, SwiGLU) of the given size."""
 
-    source: str = ""  # tiny:lm, a run folder, a hub id such as gpt2, or a local copy of one; it determines the sizes below
+    source: str = ""  # tiny:lm, a run folder, wheel:NAME, a hub id such as gpt2, or a local copy of one; it determines the sizes below
     architecture: str = ""  # transformers' JSON configuration of the source; set by `known`, so that a trained run loads without it
     width: int = 192
     depth: int = 4
@@ -60,7 +61,9 @@ def known(config: LanguageConfig) -> LanguageConfig:
     theirs: Any = (
         _trained(run, weights=False).config
         if run
-        else fetched(f"language model {config.source!r}", AutoConfig.from_pretrained, config.source, trust_remote_code=False, instead=OWN)
+        else fetched(
+            f"language model {config.source!r}", AutoConfig.from_pretrained, located(config.source), trust_remote_code=False, instead=OWN
+        )
     )
     return replace(config, architecture=json.dumps(_sizes(json.loads(theirs.to_json_string()))))
 
@@ -99,7 +102,7 @@ def language_model(config: LanguageConfig, *, weights: bool = False) -> nn.Modul
     return fetched(
         f"language model {config.source!r}",
         kind.from_pretrained,
-        config.source,
+        located(config.source),
         config=theirs,
         use_safetensors=True,
         trust_remote_code=False,
@@ -144,18 +147,22 @@ def image_tower(name: str, *, weights: bool = False) -> Any:
 def named_tower(name: str, *, weights: bool = False) -> Any:
     """timm's model `name`, which maps normalised pixels `[B, 3, S, S]` to a pooled feature `[B, num_features]`.
 
-    With `weights` it has the published weights, otherwise random ones. Raises ValueError for names unknown to timm, and ConnectionError if
-    the weights cannot be downloaded.
+    With `weights` it has the published weights, of the hub or for `wheel:NAME` of a wheel, otherwise random ones. Raises ValueError for
+    names unknown to timm, and ConnectionError if the weights cannot be downloaded.
     """
-    if not timm.is_model(name) or ("." in name and not timm.is_model_pretrained(name)):
+    architecture = name.removeprefix(WHEEL)
+    if not timm.is_model(architecture) or ("." in name and not timm.is_model_pretrained(name)):
         near = timm.list_models(f"{name.split('.')[0]}*", pretrained=True) or timm.list_models(f"{name.split('_')[0]}*", pretrained=True)
         raise ValueError(f"timm has no model {name!r}; it has {', '.join(near[:8]) or 'those of timm.list_models()'}")
     published: dict[str, Any] = {}
     if weights:
-        repository = timm.get_pretrained_cfg(name).hf_hub_id
-        file = fetched(f"image tower {name!r}", cached_file, repository, "model.safetensors")  # timm would also accept a pickle
+        if name.startswith(WHEEL):
+            file = str(wheel_folder(name) / "model.safetensors")
+        else:
+            repository = timm.get_pretrained_cfg(name).hf_hub_id
+            file = fetched(f"image tower {name!r}", cached_file, repository, "model.safetensors")  # timm would also accept a pickle
         published = {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
-    return timm.create_model(name, num_classes=0, **published)
+    return timm.create_model(architecture, num_classes=0, **published)
 
 
 def _trained(run: Path, *, weights: bool) -> Any:

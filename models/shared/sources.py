@@ -1,4 +1,4 @@
-"""Locate pretrained models in run folders of this suite or on the hub."""
+"""Locate pretrained models in run folders of this suite, in wheels of the package index, or on the hub."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+WHEEL = "wheel:"  # names of models/shared/wheels.py begin with it
 Found = TypeVar("Found")
 
 
@@ -14,6 +15,8 @@ def run_folder(source: str) -> Path | None:
 
     Raises FileNotFoundError if the name refers to a run that does not exist.
     """
+    if source.startswith(WHEEL):
+        return None
     preset, _, name = source.partition(":")
     folder = Path(".runs") / f"{name}-{preset}-s0" if name else Path(source)
     if (folder / "model.json").exists():

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from data.files import FileError, read_text, write_text
 from models.shared.sources import fetched, run_folder
+from models.shared.wheels import located
 
 
 class Tokenizer(Protocol):
@@ -152,7 +153,7 @@ class HubTokenizer:
         self.name = source
         self.inner: Any
         if described is None:
-            self.inner = fetched(f"tokenizer {source!r}", AutoTokenizer.from_pretrained, source, trust_remote_code=False)
+            self.inner = fetched(f"tokenizer {source!r}", AutoTokenizer.from_pretrained, located(source), trust_remote_code=False)
         else:
             fast = FastTokenizer.from_str(json.dumps(described["fast"]))
             special = {name: token for name, token in described["special"].items() if name in SPECIAL and isinstance(token, str)}

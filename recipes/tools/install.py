@@ -20,9 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def arguments(root: Path, installed: Path | None) -> list[str]:
     """What pip is to install: the checkout in `root`, or its dependencies alone where another one is `installed`."""
     if installed is None or installed == root or not installed.exists():
-        return ["-e", f"{root}[dev]"]
+        return ["-e", f"{root}[dev,real]"]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    return [*project["dependencies"], *extras["dev"], *extras["real"]]
 
 
 def installed_checkout(name: str = "paragone") -> Path | None:

@@ -256,7 +256,7 @@ def _validation_batches(recipe: AnyRecipe, stage: Stage, model: Model, process: 
     for samples in in_order(find(recipe.data, "val"), batch_size=stage.batch, needs=model.needs):
         if len(samples) < stage.batch or len(batches) * stage.batch >= recipe.log.validate:
             break
-        batches.append(model.collate(samples))
+        batches.append(model.collate(model.precompute(samples)))
     return batches
 
 

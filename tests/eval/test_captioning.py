@@ -8,8 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from data.sample import Object, Sample
+from eval.adapters.scorers import Subject
+from eval.captions.baselines import TrainingCaptions
+from eval.captions.scores import Corpus
+from eval.harness.source import in_memory
+from eval.judges.clipscore import NamedCLIP
+from eval.run import evaluate
 from eval.scenes.content import content
 from eval.tasks import captioning
 from tests.eval import fakes
@@ -172,3 +179,85 @@ def test_batches_and_interruptions_change_nothing(tmp_path: Path, batch_size: in
     assert evaluated(again, samples, tmp_path / "parts", batch_size=batch_size)["cells"] == whole["cells"]
     assert path.read_text() == text
     assert json.loads(text.splitlines()[1])["caption"] == captions[0]
+
+
+# ----------------------------------------------------------------------------- controls of data whose truth is unknown
+
+
+KINDS = ("a dog runs over the grass", "a white boat floats on the sea", "two children play with their ball", "an old man sits by a road")
+
+
+def photos(count: int, start: int = 0) -> list[Sample]:
+    """Pictures of four kinds in turns, without a known truth, each with its own place."""
+    said = [KINDS[i % 4] for i in range(count)]
+    captions = [(f"{kind} in place {i}", kind, f"{kind} quickly") for i, kind in enumerate(said)]
+    return [Sample(key=f"{i:05d}", image=fakes.picture(start + i), captions=given) for i, given in enumerate(captions)]
+
+
+def knows_kinds() -> NamedCLIP:
+    """A dual encoder that tells the kinds of pictures and texts apart, and of a kind likes the longest text best."""
+
+    def text(said: str) -> list[float]:
+        return [float(kind in said) * len(said) for kind in KINDS] + [10.0]
+
+    scorer = Subject(fakes.Embeds(lambda number: [float(number % 4 == kind) for kind in range(4)] + [0.0], text), 64).embeddings
+    assert scorer
+    return NamedCLIP("by hand", "w", "", scorer)
+
+
+def compared(out: Path, *, train: list[Sample] | None = None, test: list[Sample] | None = None, clip: bool = True) -> dict[str, Any]:
+    test = photos(20) if test is None else test
+    source = in_memory("fakes", {"test": test} | ({"train": photos(40, 100)} if train is None else {"train": train} if train else {}))
+    source.clip = knows_kinds() if clip else None
+    quiet: dict[str, Any] = {"about": fakes.ABOUT, "weights": "w", "console": Console(quiet=True), "tasks": ["captioning"]}
+    return evaluate(Writes(lambda number: "nothing"), Writes(lambda number: "a"), source, out, **quiet)
+
+
+def named(result: dict[str, Any]) -> set[str]:
+    return {cell["variant"] for cell in result["cells"] if cell["task"] == "captioning" and cell["value"] is not None}
+
+
+OWN = {"constant sentence", "nearest training caption", "consensus of 30", "one annotator"}
+
+
+def test_controls_of_real_pictures_come_in_their_order(tmp_path: Path) -> None:
+    result = compared(tmp_path)
+    assert named(result) >= OWN
+    names = ("constant sentence", "nearest training caption", "consensus of 30")
+    constant, nearest, consensus = (value(result, "CIDEr-D", variant) for variant in names)
+    assert value(result, "CIDEr-D") == pytest.approx(0, abs=1e-6)
+    assert 0 < constant < nearest < consensus
+    assert value(result, "unique captions", "constant sentence") == pytest.approx(1 / 20)
+    cell = fakes.cell(result, "captioning", "CIDEr-D", "constant sentence")
+    assert cell["n"] == 20
+    assert cell["low"] < cell["value"] < cell["high"]
+
+
+def test_one_annotator_is_measured_against_the_others_alone(tmp_path: Path) -> None:
+    """By hand: the last caption against the first two, with document frequencies of those."""
+    samples = photos(20)
+    expected = Corpus([sample.captions[:-1] for sample in samples]).score([sample.captions[-1] for sample in samples])
+    result = compared(tmp_path, test=samples)
+    found = value(result, "CIDEr-D", "one annotator")
+    assert found == pytest.approx(np.mean([record["CIDEr-D"] for record in expected]))
+    again = [replace(sample, captions=(*sample.captions, sample.captions[-1])) for sample in samples]
+    assert found < value(compared(tmp_path / "same", test=again), "CIDEr-D", "one annotator")
+
+
+def test_what_the_data_do_not_allow_is_left_out(tmp_path: Path) -> None:
+    assert named(compared(tmp_path / "no clip", clip=False)) & OWN == {"constant sentence", "one annotator"}
+    assert named(compared(tmp_path / "no train", train=[])) & OWN == {"one annotator"}
+    single = [replace(sample, captions=sample.captions[:1]) for sample in photos(20)]
+    assert named(compared(tmp_path / "one caption", test=single)) & OWN == OWN - {"one annotator"}
+    assert not named(evaluated(Writes(lambda number: "a"), fakes.single_objects()[:40], tmp_path / "scenes")) & OWN  # the truth is known
+
+
+def test_a_model_without_captions_has_none_of_them(tmp_path: Path) -> None:
+    result = fakes.run(fakes.noisy(), {"test": photos(20), "train": photos(20, 100)}, tmp_path, tasks=["captioning"])
+    assert not named(result)
+
+
+def test_of_training_captions_the_one_most_like_the_others_is_taken() -> None:
+    texts = ["a dog runs", "a dog runs fast", "the dog runs", "an airport at night", ""]
+    assert TrainingCaptions(texts).constant() == "a dog runs"
+    assert TrainingCaptions([*texts, *["an airport at night"] * 9]).captions.count("an airport at night") == 1  # repeated words count once

@@ -18,9 +18,9 @@ from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
 from models import published
-from models.clip import CLIP
+from models.clip import CLIP, LockedCLIP, LockedCLIPConfig
 from models.lm import LM, LMConfig
-from models.magic import MAGIC, MAGICConfig, Search
+from models.magic import MAGIC, LockedMAGIC, LockedMAGICConfig, MAGICConfig, Search
 from models.magic.search import Eyes, degeneration, magic_score, magic_search
 from models.shared.backbones import LanguageConfig
 from models.shared.generate import not_text
@@ -311,3 +311,27 @@ def test_out_of_reach_it_says_what_to_do(words: BPETokenizer, clip: CLIP, monkey
         model.fetch()
     with pytest.raises(ConnectionError, match=r"gpt2.*make train-lm"):
         MAGIC(replace(model.config, language=LanguageConfig(source="gpt2")), words)
+
+
+# --------------------------------------------------------------------------------------------- through locked encoders
+
+
+def test_it_sees_through_a_clip_of_locked_encoders_and_is_loaded_with_it(
+    words: BPETokenizer, clip: CLIP, samples: list[Sample], images: list[np.ndarray], tmp_path: Path
+) -> None:
+    special = {"cls_token": "<start>", "sep_token": "<end>", "pad_token": "<pad>"}
+    theirs = HubTokenizer("bert", {"tokenizer": "bert", "special": special, "fast": json.loads(words.fast.to_str())})
+    torch.manual_seed(2)
+    eyes = randomised(LockedCLIP(LockedCLIPConfig.tiny(), theirs), 0.3)
+    config = replace(LockedMAGICConfig.tiny(), language=LLAMA, vocab_size=words.vocab_size)
+    model = LockedMAGIC(config, words).eval()
+    model.adopt({"clip": eyes, "language_model": randomised(LM(LMConfig(language=LLAMA, vocab_size=words.vocab_size), words), 0.3)})
+    assert torch.equal(model.clip.encode_image(images), eyes.encode_image(images))
+    written = model.caption(images)
+    assert any(written)
+    models.save(model, tmp_path / "run")
+    loaded: Any = models.load(tmp_path / "run")
+    assert isinstance(loaded.clip, LockedCLIP)
+    assert loaded.caption(images) == written
+    with pytest.raises(ValueError, match="MAGIC looks through a LockedCLIP, not a CLIP"):
+        model.adopt({"clip": clip})

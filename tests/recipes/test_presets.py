@@ -54,7 +54,7 @@ TRAINED = [name for name in names() if models.model_of(presets(name)["tiny"].mod
         ("", "no page"),
         ("train", "no page"),  # an engine
         ("paradigms", r"declares no PRESETS"),  # claims only
-        ("lit", "has no preset 'huge', only tiny, small, paper"),
+        ("lit", "has no preset 'huge', only tiny, small, paper, real"),
     ],
 )
 def test_what_cannot_be_trained_is_said(page: str, said: str) -> None:
