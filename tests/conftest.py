@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-LONG = tuple("test_" + name for name in "toy train run stress contract paper_presets command bench ranks".split())
+LONG = tuple("test_" + name for name in ["toy", "train", "run", "stress", "contract", "paper_presets", "command", "bench", "ranks"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
