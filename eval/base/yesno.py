@@ -7,7 +7,8 @@ An answer is read clause by clause. A clause can hold
 - an affirming adverb: "absolutely", "of course". It decides unless a statement follows in its sentence ("certainly, there is no dog");
 - a statement, which decides where no word does: "there is a dog", "I see no dog". It must be about what the question asks for, so
   "there is a cat" does not answer "is there a dog?"; without a question it is taken to restate it. A statement that contradicts a
-  word leaves the answer unparsed;
+  word leaves the answer unparsed. "A table" for "a dining table" decides only where nothing else does. What is denied of the object
+  itself is not its existence: "there is a dog with no collar", "the dog is not looking";
 - doubt or a refusal: "I cannot tell", "it is unclear", "there might be a dog". Statements behind it count for nothing, unless they are
   set against it ("I'm not sure, but there is a dog"). "Cannot" with any verb is a refusal, except that "I cannot see a dog" (find,
   detect, ...) denies the dog. "I cannot see the image" and "I cannot see whether there is a dog" are refusals.
@@ -31,7 +32,7 @@ NO = _words("no nope nah nay false negative")
 # Words that affirm when they stand alone. Phrases that do so are rewritten to "indeed", those that deny to "nope".
 AFFIRMING = _words(
     "absolutely definitely certainly surely sure indeed exactly precisely obviously clearly evidently apparently probably likely "
-    "undoubtedly unquestionably naturally totally positively correct right"
+    "undoubtedly unquestionably presumably naturally totally positively correct right"
 )
 EMPHATIC = AFFIRMING - _words("exactly precisely clearly correct right sure totally")  # also affirm what follows: "certainly a dog"
 DENIALS = _words("no not none never nothing nobody nowhere neither nor zero 0 without lack lacks lacking devoid")
@@ -58,13 +59,20 @@ REWRITTEN = [  # in this order, in lower case
     (r"'ve\b", " have"),
     (r"(?<!\w)'|'(?!\w)", " "),
     (r"\bunable to\b", "not able to"),
+    (r"\b(?:almost|very|quite) (?=(?:cert|sure|like|unlike|prob|clear|obvious|defin))", ""),
+    (r"\b(?:an? |the )?(?:absence|lack) of\b", "no"),
+    (r"^(?:i|we) (?:have )?(?:looked|searched|checked)(?: \w+)? for [^,]*?(?= (?:and|but)\b|,|$)", ""),
+    (r"\byes no ?:", ""),  # "Answer (yes/no): no"
     (r"\byes or no\b|\bwhether or not\b", "whether"),
     (r"\b(?:no|without (?:a |any )?|beyond (?:a |any )?) ?(?:doubt|question)\b", "indeed"),
     (r"\b(?:instead of|rather than|as opposed to)\b", ", not"),
     (r"\bno{2,}\b", "no"),
     (r"\byes{2,}\b", "yes"),
     (r"\bnot (?:only|just|merely|simply)\b|\bno (?:less|fewer|more) than\b", ""),
-    (rf"\bi (?:think|believe|guess|suppose) so\b|\b(?:it|that) (?:seems|appears|looks) {SO}|\b(?:that|this|it) is {CASE}", "indeed"),
+    (
+        rf"\bi (?:think|believe|guess|suppose) so\b|\b(?:it|that) (?:(?:would )?(?:seem|appear)s?|looks) {SO}|\b(?:that|this|it) is {CASE}",
+        "indeed",
+    ),
     (r"\bi do not (?:think|believe|suppose) so\b", "nope"),
     (rf"\b(?:it|that) does not (?:seem|appear|look) {SO}|\b(?:that|this|it) is not {CASE}", "nope"),
     (r"\bi do not (?:think|believe|suppose)(?: that)?\b|\bit is (?:not true|false) that\b|\bfail(?:s|ed)? to\b", "not"),
@@ -72,6 +80,8 @@ REWRITTEN = [  # in this order, in lower case
     (r"\bi doubt it\b|\bnot that i (?:know of|can tell|am aware of)\b", "nope"),
     (r"\bof course\b|\bfor sure\b|\bsure thing\b|\bby all means\b|\byou bet\b|\bvery much so\b|\bmost likely\b", "indeed"),
     (r"\bunlikely\b", "not likely"),
+    (r"^(?:it (?:seems|appears|would seem|would appear) not|hardly|far from it|under no circumstances)$", "nope"),
+    (r"\babsolutely (?:nothing|none)\b", "absolutely not"),
     (r"\b(?:not at all|not in the least|not really|not exactly|not quite|by no means|no way|in no way)(?=$|,)", "nope"),
     (r"\b(?:that|this|it|you) (?:is|are|seems|sounds) (?:absolutely |totally )?(?:right|correct)$", "indeed"),
     (r"\b(?:that|this|it|you) (?:is|are|does) not (?:seem |sound )?(?:right|correct)$", "nope"),
@@ -105,11 +115,12 @@ STATES = re.compile(  # of a clause without "not" and adverbs: what makes it a s
     rf"|(?:\b{PICTURE}|^it|^this) (?:does |do )?{SHOWING}\b|\b{PICTURE} (?:does |do )?(?:has|have|lacks?|is without|is devoid)\b"
     rf"|\b(?:is|are|was|were|be) {EVIDENT}\b|^{EVIDENT}$"
     rf"|\b(?:i|we|you|one) (?:(?:can|could|do|did|am able to|was able to) )*(?:{SEEING}|{SEEN}|saw)\b"
-    rf"|\b(?:is|are) (?:in|on) (?:the|this) {PICTURE}\b"
+    rf"|\b(?:is|are) (?:in|on) (?:the|this) {PICTURE}\b|^(?:did )?(?:{SEEING}|{SEEN}) (?:one|any|some|none|it)\b"
 )
+ABSENT = re.compile(r"\b(?:there|here|nowhere|exists?|appears?|among|one of|in (?:it|view|sight))\b|\b(?:is|are)$")  # behind an object
 SKIPPED = AFFIRMING | DENIALS - _words("without lack lacks devoid")
 SEPARATOR = re.compile(
-    r"\s*(?:[,:]|\b(but|however|although|though|instead)\b|\bbecause\b|\bsince\b|\b(?:which|who)\b"
+    r"\s*(?:[,:]|\b(but|however|although|though|instead)\b,?|\bbecause\b|\bsince\b|\b(?:which|who)\b"
     r"|\band (?=(?:no|not|an?|there|it|i|they|the|yes)\b)|\bthat (?=(?:is|are|may|might|could|looks?|seems?|appears?)\b))\s*"
 )
 LEADING = re.compile(rf"(?:{'|'.join(sorted((YES | NO) - {'no'}))}|no(?= (?:{PRONOUNS}|not|no|yes|sir)\b))\b ?")
@@ -140,6 +151,7 @@ def yes_or_no(answer: str, question: str = "") -> bool | None:
     spoken: bool | None = None  # by a word or an adverb
     firm = doubted = compared = answered = False
     stated: bool | None = None
+    named: bool | None = None  # stated of a part of the name: "a table" for "a dining table"
     for sentence in _sentences(answer):
         adverb: bool | None = None
         said_here = False  # a statement about the question in this sentence
@@ -155,6 +167,9 @@ def yes_or_no(answer: str, question: str = "") -> bool | None:
                 if firm and verdict != spoken:
                     return None
                 spoken, firm = verdict, True
+            elif kind == "part":
+                said_here = True
+                named = verdict if named is None and not doubted else named
             elif kind in ("statement", "ellipsis"):
                 said_here = True
                 if spoken is not None:
@@ -169,7 +184,7 @@ def yes_or_no(answer: str, question: str = "") -> bool | None:
             spoken = True
     if answered and spoken not in (None, stated):
         return None
-    return stated if spoken is None else spoken
+    return next((verdict for verdict in (spoken, stated, named) if verdict is not None), None)
 
 
 @lru_cache(maxsize=10_000)
@@ -245,31 +260,38 @@ def _read(clause: str, asked: Asked | None, inherited: bool) -> tuple[str, bool 
         return "adverb", True, True
     if rest == ["not"]:
         return "word", False, False
-    states = STATES.search(" ".join(word for word in rest if word not in SKIPPED)) is not None
+    kind, end = _about(rest, asked)
+    states = _states(rest)
+    tail = rest[end:]
+    if asked and asked[0] and not DENIALS.intersection(rest[:end]) and not _states(tail) and not ABSENT.search(" ".join(tail)):
+        denied = False  # of the object, not its existence: "a dog with no collar"
     opens = rest[0] in OPENING
     inverted = any(word in INVERTED for word in words)
     polarity = denied == inverted if states or denied or inverted else inherited
-    kind = _about(rest, asked)
-    if kind == "mention" or (kind and (states or opens)):
+    if kind == "mention" or (kind and (states or opens or kind == "part")):
         return ("statement" if kind == "mention" else kind), polarity, polarity
     if not asked and words[0] in EMPHATIC:
         return "adverb", True, True
     return "", None, polarity
 
 
-def _about(words: Words, asked: Asked | None) -> str:
-    """How a clause is about the question: "mention" names what is asked for, "ellipsis" names nothing ("there is one"), "statement"
-    where no question is known; "" when it is about something else."""
+def _states(words: Words) -> bool:
+    return STATES.search(" ".join(word for word in words if word not in SKIPPED)) is not None
+
+
+def _about(words: Words, asked: Asked | None) -> tuple[str, int]:
+    """How a clause is about the question, and where its mention ends: "mention" names what is asked for, "part" the last word of it,
+    "ellipsis" nothing ("there is one"), "statement" where no question is known; "" when it is about something else."""
     stems = [_stem(word) for word in words]
     if all(word in FUNCTION or word in COUNTS for word in words):
-        return "ellipsis"
+        return "ellipsis", len(words)
     if not asked:
-        return "statement"
+        return "statement", len(words)
     exists, content = asked
     if set(content) <= set(stems):
-        return "mention"
-    heads = [i for i, stem in enumerate(stems) if stem in content and (i == 0 or words[i - 1] in BEFORE_NOUN)]
-    return "mention" if exists and heads else ""
+        return "mention", 1 + max(map(stems.index, content))
+    heads = [i for i, stem in enumerate(stems) if stem == content[-1] and (i == 0 or words[i - 1] in BEFORE_NOUN)]
+    return ("part", 1 + heads[0]) if exists and heads else ("", len(words))
 
 
 def _stem(word: str) -> str:

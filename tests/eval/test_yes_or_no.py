@@ -187,6 +187,13 @@ PAIRS = [
     ("Yes sir", "No sir"),
     ("Yesss", "Nooo"),
     ("dog: present", "dog: absent"),
+    ("Presumably.", "Presumably not."),
+    ("Almost certainly.", "Almost certainly not."),
+    ("Very likely.", "Very unlikely."),
+    ("It would seem so.", "It would seem not."),
+    ("For sure.", "Far from it."),
+    ("Absolutely.", "Hardly."),
+    ("I can't assist with identifying people. However, there is a dog.", "I'm not able to tell. However, there is no dog."),
 ]
 
 NEITHER = [
@@ -324,12 +331,28 @@ ASKED = [
     ("Is there a dog in the image?", "There are two of them.", "There aren't any of them."),
     ("Is there a dog in the image?", "I see a couch. I see a TV. I see a dog.", "I see a couch. I see a TV. I do not see a dog."),
     ("Is there a dog in the image?", "a dog on a couch", "Just a couch, no dog"),
+    ("Is there a dog in the image?", "Answer (yes/no): Yes", "Answer (yes/no): No"),
+    ("Is there a dog in the image?", "Yes/No: Yes", "Yes/No: No"),
+    # What is denied of the object is not its existence.
+    ("Is there a dog in the image?", "Yes, there is a dog in the image with no collar.", "No, there is a cat with no dog in sight."),
+    ("Is there a dog in the image?", "There is a dog without a collar.", "There is a cat without a dog."),
+    ("Is there a dog in the image?", "Yes, the dog isn't looking at the camera.", "No, the dog isn't in the image."),
+    ("Is there a dog in the image?", "Yes, the dog does not have a collar.", "No, the dog does not appear in it."),
+    ("Is there a bench in the image?", "Yes, there is a bench with nobody on it.", "No, a bench can not be seen."),
+    ("Is there a chair in the image?", "There is no lack of light, and there is a chair.", "There is an absence of chairs."),
+    ("Is there a chair in the image?", "I looked for a chair and found one.", "I looked for a chair, but didn't find one."),
+    # A part of the name decides only where nothing else does.
+    ("Is there a stop sign in the image?", "There is a sign, and it is a stop sign.", "There is a sign, but it is not a stop sign."),
+    ("Is there a stop sign in the image?", "Yes, there is a sign.", "No, there is a sign, but it is not a stop sign."),
+    ("Is there a hot dog in the image?", "Yes, no dog but a hot dog.", "No, the image shows a dog."),
+    ("Is there a wine glass in the image?", "Yes, the image features a glass.", "No, the image features a glass of water."),
 ]
 NEITHER_ASKED = [
     ("Is there a dog in the image?", "There is a cat in the image."),
     ("Is there a dog in the image?", "There is no cat in the image."),
     ("Is there a dog in the image?", "a man on a horse"),
     ("is there a red star?", "there is a blue star"),
+    ("is there a red star?", "there is a red circle"),
     ("Is the car red?", "The car is blue."),
     ("Is there a dog in the image?", "Yes, there is no dog in the image."),
     ("Is there a dog in the image?", "No, there is a dog in the image."),
