@@ -19,6 +19,12 @@ from data.captions import lines_of, list_of
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 CAPTION_NAMES = ("caption", "text", "texts", "alt_text")  # of json fields, in any case, where there are neither `captions` nor a .txt
 
+FORMS = {  # of fields of a sample's json, for messages
+    "questions": '[{"question": "...", "answer": "..."}, ...]',
+    "foils": '[{"caption": "...", "foil": "...", "kind": "..."}, ...]',
+    "objects": '[{"name": "...", "box": [left, top, right, bottom]}, ...] with finite numbers',
+}
+
 T = TypeVar("T")
 
 
@@ -98,7 +104,8 @@ def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str,
         try:
             return default if value is None else read(value)
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-            complain(name, str(error))
+            own = ": expected" in str(error) or name not in FORMS
+            complain(name, str(error) if own else f"{name}: expected {FORMS[name]}, found {value!r:.80}")
             return default
 
     def take_captions(name: str, read: Callable[[Any], list[Any]]) -> list[str]:

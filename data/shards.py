@@ -306,7 +306,8 @@ def _split_folders(folder: Path) -> dict[str, str]:
 
 
 def _usual(split: str) -> str:
-    return OTHER_NAMES.get(split.lower(), split)
+    name = split.lower()
+    return OTHER_NAMES.get(name, name if name in USUAL_ORDER else split)
 
 
 def _name(folder: Path, split: str) -> str:

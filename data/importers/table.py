@@ -141,6 +141,11 @@ def _json_lines(table: Path, text: str, columns: tuple[str, ...], dropped: Count
 
 def _check_columns(table: Path, wanted: tuple[str, ...], found: Collection[str]) -> None:
     if missing := [column for column in wanted if column not in found]:
+        if len(found) == 1 and (mark := next((mark for mark in "|;\t," if mark in next(iter(found))), "")):
+            raise DataError(
+                f"{table} has one column, {next(iter(found))!r}: are its cells separated by {mark!r}? "
+                "Expected commas in a CSV, and tabs in a TSV"
+            )
         raise DataError(
             f"{table} has no column {missing[0]!r}, only {', '.join(map(repr, list(found)[:20])) or 'none'}. "
             "Name yours with --path-column, --caption-column or --label-column; the first line of a CSV or TSV names the columns"

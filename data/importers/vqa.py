@@ -56,11 +56,20 @@ def _asked(content: dict[str, Any], annotations: list[Any], file: str, dropped: 
             dropped["question without annotated answers"] += 1
         else:
             kind, most, answers = answered.pop(number)
-            named = file.format(subset=content.get("data_subtype", ""), id=image)
+            named = _named(file, subset=content.get("data_subtype", ""), id=image)
             asked.setdefault(image, Asked(named, image)).questions.append(Question(text, most, kind, answers))
     if answered:
         dropped["annotation of an unknown question"] += len(answered)
     return asked
+
+
+def _named(file: str, **fields: Any) -> str:
+    try:
+        return file.format(**fields)
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"--file {file!r} ({error!r}): expected a name with {{id}}, and {{subset}} where it has one, such as {FILE}"
+        ) from error
 
 
 def _answered(annotations: list[Any], dropped: Counter[str]) -> dict[int, tuple[str, str, tuple[str, ...]]]:

@@ -125,6 +125,14 @@ def test_a_foreign_field_costs_the_field_and_not_the_sample(tmp_path: Path, reco
     assert f"bad {field}" in examples[0]
 
 
+@pytest.mark.parametrize("field", ["objects", "questions", "foils"])
+@pytest.mark.parametrize("value", [[{"name": "dog"}], ["dog"], [None], [3]])
+def test_a_foreign_field_is_named_with_what_was_expected_and_found(tmp_path: Path, field: str, value: object) -> None:
+    _, _, examples = read_one(tmp_path, {"json": {"caption": "a dog", field: value}})
+    assert f"{field}: expected [{{" in examples[0]
+    assert f"found {value!r}" in examples[0]
+
+
 @pytest.mark.parametrize("content", [b"[1]", b"5", b'"text"', b"null", b"true"])
 def test_json_that_is_no_object_costs_no_sample_with_a_text(tmp_path: Path, content: bytes) -> None:
     sample, drops, _ = read_one(tmp_path, {"json": content, "txt": b"a dog"})
@@ -217,7 +225,7 @@ def test_the_index_of_such_a_set_has_its_classes(tmp_path: Path, capsys: pytest.
     assert json.loads((folder / "test" / "index.json").read_text())["classes"] == ["tabby cat", "dog", "fish"]
 
 
-@pytest.mark.parametrize("name", ["validation", "valid", "dev", "Validation", "val"])
+@pytest.mark.parametrize("name", ["validation", "valid", "dev", "Validation", "val", "Val", "VAL"])
 def test_a_validation_split_is_val(tmp_path: Path, name: str) -> None:
     for indexed in (False, True):
         folder = make_split(tmp_path / f"set{indexed}", [2], index=indexed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -93,6 +94,11 @@ def test_a_column_twice_or_no_header_is_an_error(tmp_path: Path, pictures: Path)
         captions_of(tmp_path, pictures, "path,caption,caption\na.png,one,two\n", "t.csv")
     with pytest.raises(DataError, match=r"no column 'path', only 'a.png', 'one'.*first line"):
         captions_of(tmp_path, pictures, "a.png,one\nb.png,two\n", "t.csv")
+    for mark in "|;\t":
+        with pytest.raises(DataError, match="separated by " + re.escape(repr(mark))):
+            captions_of(tmp_path, pictures, f"path{mark}caption\na.png{mark}one\n", "t.csv")
+    with pytest.raises(DataError, match="separated by ','"):
+        captions_of(tmp_path, pictures, "path,caption\na.png,one\n", "t.tsv")
     assert captions_of(tmp_path, pictures, " path , caption ,,\na.png,one,,\n", "t.csv") == {"a.png": ("one",)}
 
 

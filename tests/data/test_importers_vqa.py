@@ -148,6 +148,13 @@ def test_vqa_says_what_is_expected(tmp_path: Path, images: Path, content: str) -
         import_vqa(**files, images=images, out=tmp_path / "out", split="val")
 
 
+@pytest.mark.parametrize("name", ["{number}.jpg", "{}.jpg", "{id:s}.jpg", "{id", "{id.x}"])
+def test_vqa_says_how_a_picture_can_be_called(tmp_path: Path, images: Path, name: str) -> None:
+    files = vqa_files(tmp_path, QUESTIONS, ANNOTATIONS)
+    with pytest.raises(DataError, match=r"--file .*expected a name with \{id\}"):
+        import_vqa(**files, images=images, out=tmp_path / "out", split="val", file=name)
+
+
 def test_pictures_come_from_one_place(tmp_path: Path, images: Path, captioned: Path) -> None:
     files = vqa_files(tmp_path, QUESTIONS, ANNOTATIONS)
     for places in ({}, {"images": images, "onto": captioned}):
