@@ -172,7 +172,11 @@ def class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _expand(spec: str | Path) -> list[str]:
-    places = [place for part in str(spec).split("::") if part.strip() for place in braceexpand.braceexpand(part.strip())]
+    parts = [part.strip() for part in str(spec).split("::") if part.strip()]
+    try:
+        places = [place for part in parts for place in ([part] if Path(part).exists() else braceexpand.braceexpand(part))]
+    except braceexpand.UnbalancedBracesError as error:
+        raise DataError(f"{str(spec)!r}: {error}. Expected a path, or a pattern such as '/x/{{00000..00012}}.tar'") from error
     if not places:
         raise DataError(f"no data: {str(spec)!r} names no shards. Expected a data set folder or tars, such as DATA=.data/scenes")
     return places

@@ -59,6 +59,8 @@ def write_split(
     """
     if not images.is_dir():
         raise FileNotFoundError(f"--images {images} is not a folder")
+    if size is not None and size < 1:
+        raise DataError(f"--size is {size}, expected 1 or more pixels")
     tally = Tally(dropped)
     write_samples(_samples(rows, images=images, size=size, needs=needs, tally=tally), out=out, split=split, classes=classes, tally=tally)
 
@@ -87,8 +89,11 @@ def write_samples(
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 or UTF-16; Windows-1252 and Latin-1 as well, which is said."""
-    text, unicode = decode_text(path.read_bytes())
+    """UTF-8 or UTF-16; Windows-1252 and Latin-1 as well, which is said. Raises DataError."""
+    try:
+        text, unicode = decode_text(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Expected a file: is its path right?") from error
     if not unicode:
         print(f"{path} is not UTF-8: it is read as Windows-1252 (Latin-1). If letters come out wrong, save it as UTF-8")
     return text

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from data.files import write_text
 from data.shards import DataError
 from eval import EvalError
 from eval.answers import pope as pope_files
@@ -60,7 +61,7 @@ def vqa(
 def _report(cells: Sequence[Record], records: Sequence[Record], out: Path | None) -> None:
     show(cells)
     if out:
-        out.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+        write_text(out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def main(args: Sequence[str] | None = None) -> None:

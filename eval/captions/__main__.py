@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from data.files import write_text
 from data.shards import DataError
 from eval import EvalError
 from eval.captions.coco import score
@@ -33,11 +34,11 @@ def main(
     """
     try:
         cells, records = score(results, annotations, instances, subset=subset)
+        show(cells)
+        if out:
+            write_text(out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     except (EvalError, DataError, OSError) as error:
         sys.exit(f"captions: {error}")
-    show(cells)
-    if out:
-        out.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
 
 
 if __name__ == "__main__":

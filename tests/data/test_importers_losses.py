@@ -279,3 +279,11 @@ def test_a_header_that_claims_a_huge_picture_is_not_believed() -> None:
     for encoded in (bytes(gif), bytes(bmp)):
         with pytest.raises(Unusable, match=r"image too large|undecodable"):
             open_image(encoded, SOURCES)
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_a_size_that_no_picture_can_have_is_refused(tmp_path: Path, size: int) -> None:
+    (tmp_path / "images" / "dog").mkdir(parents=True)
+    (tmp_path / "images" / "dog" / "a.png").write_bytes(encode(picture(1)))
+    with pytest.raises(DataError, match=f"--size is {size}, expected 1 or more"):
+        import_folder(images=tmp_path / "images", out=tmp_path / "out", split="train", size=size)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -175,3 +176,17 @@ def test_any_json_member_is_read_or_counted(content: bytes) -> None:
     sample = decode({"__key__": "k", "__url__": "u", "png": encode(picture(0)), "json": content}, ("captions",), tally)
     assert (sample is None) == (tally.dropped == 1)
     assert tally.seen == 1
+
+
+@pytest.mark.parametrize("name", ["{a", "a}", "{a,b}", "[1]", "a b", "{0..2}"])
+def test_braces_of_a_folder_that_exists_are_its_name(tmp_path: Path, name: str) -> None:
+    folder = make_split(tmp_path / name, [2])
+    assert splits(folder) == ["train"]
+    assert find(folder, "train").samples == 2
+
+
+@pytest.mark.parametrize("spec", ["/nowhere/{a", "/nowhere/{00000..00012.tar", "/nowhere/a}.tar::/x.tar"])
+def test_unbalanced_braces_are_an_error_that_names_them(spec: str) -> None:
+    for look in (splits, lambda spec: find(spec, "train")):
+        with pytest.raises((DataError, FileNotFoundError), match=re.escape(spec.partition("::")[0])):
+            look(spec)

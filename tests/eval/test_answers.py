@@ -299,3 +299,19 @@ def test_a_questions_file_is_no_annotations_file(tmp_path: Path) -> None:
         annotations.write_text(json.dumps(content))
         with pytest.raises(EvalError, match=r"annotations.json: expected"):
             vqa.score(results, annotations)
+
+
+def test_a_file_that_cannot_be_read_or_written_is_said_in_a_sentence(tmp_path: Path) -> None:
+    questions, answers = asked(tmp_path), answered(tmp_path, ANSWERS)
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(SystemExit, match=rf"answers: {re.escape(str(path))} cannot be read: \w.*Expected a file"):
+            main(["pope", str(path), str(questions)])
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"answers: .*out\.jsonl cannot be written: .*Choose another place"):
+        main(["pope", str(answers), str(questions), "--out", str(tmp_path / "file" / "out.jsonl")])
+
+
+def test_half_a_character_in_an_answer_can_be_written(tmp_path: Path) -> None:
+    answers = answered(tmp_path, ["Yes \ud800", *ANSWERS[1:]])
+    main(["pope", str(answers), str(asked(tmp_path)), "--out", str(tmp_path / "out.jsonl")])
+    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["answer"] == "Yes ?"
