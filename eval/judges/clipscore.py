@@ -63,10 +63,11 @@ def named_clip(spec: str, device: str = "cpu", batch_size: int = 256) -> NamedCL
 
 
 def clip_beside(run: Path) -> Path | None:
-    """The finished CLIP of the same data and preset next to a run, by their names: for .runs/coca-tiny-s2 it is .runs/clip-tiny-s0."""
+    """The finished CLIP of the same data and preset next to a run, by their names: for .runs/coca-tiny-s2 it is .runs/clip-tiny-s0. Where
+    there is none, as with the preset real, the LiT."""
     tail = re.fullmatch(r"[a-z0-9]+?(-.+)-s\d+", run.resolve().name)
-    path = run.resolve().with_name(f"clip{tail[1]}-s0") if tail else None
-    return path if path and (path / "model.safetensors").exists() else None
+    paths = [run.resolve().with_name(f"{page}{tail[1]}-s0") for page in ("clip", "lit")] if tail else []
+    return next((path for path in paths if (path / "model.safetensors").exists()), None)
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -124,7 +124,13 @@ def test_the_clip_beside_a_run(run: Path) -> None:
     assert clip_beside(run) == run
     for other in ("coca-small-s0", "coca-tiny-flickr8k-s0", "my-idea"):
         assert clip_beside(run.with_name(other)) is None
+    lit = run.with_name("lit-tiny-s0")
+    lit.mkdir()
+    (lit / "model.safetensors").touch()
+    assert clip_beside(run.with_name("coca-tiny-s2")) == run
     (run / "model.safetensors").unlink()  # an unfinished training
+    assert clip_beside(run.with_name("coca-tiny-s2")) == lit
+    (lit / "model.safetensors").unlink()
     assert clip_beside(run.with_name("coca-tiny-s2")) is None
 
 
