@@ -115,6 +115,9 @@ params: $(READY) ## compare parameter counts with the papers
 bench: $(READY) data ## measure speed relative to the reference libraries
 	$(PY) -m recipes.bench $(WHERE) $(ARGS)
 
+gpu: $(READY) ## measure everything that only a GPU can show, in ARGS="--minutes 12"; --rehearse runs it on the CPU
+	$(PY) -m recipes.gpu $(ARGS)
+
 results: $(READY) ## write recipes/RESULTS.md and the README's table from recipes/results/; ARGS=collect updates these from .runs first
 	$(PY) -m recipes.tools.results $(ARGS)
 
@@ -144,4 +147,4 @@ $(READY): pyproject.toml
 	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove "$(call quoted,$(VENV))" and choose their index with TORCH_INDEX="; exit 1; }
 	touch "$@"
 
-.PHONY: help compare picture all data import check-data calibrate params bench results test test-slow stress lint clean
+.PHONY: help compare picture all data import check-data calibrate params bench gpu results test test-slow stress lint clean

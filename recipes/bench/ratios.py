@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from data.shards import Split
 from recipes.train.distributed import Process
 
@@ -60,6 +62,8 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], repeats: int) -
         for name, run in contestants.items():
             start = time.perf_counter()
             run()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             if repetition:
                 seconds[name].append(time.perf_counter() - start)
     return seconds

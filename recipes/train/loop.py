@@ -35,7 +35,7 @@ from recipes.train import checkpoint
 from recipes.train.distributed import Process
 from recipes.train.folder import CHECKPOINT, exclusive_lock, finished, keep_stage, open_run, write_cost
 from recipes.train.log import Reporter
-from recipes.train.optimiser import optimiser
+from recipes.train.optimiser import optimiser, step_if_finite
 from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Stage
 from recipes.train.stages import Needed, adopt, describe, enter, prerequisites, set_training
@@ -122,12 +122,12 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
             with _flop_counter() if not progress.flops else contextlib.nullcontext() as flops:
                 losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
                 average_gradients(model.parameters())
-                norm = float(nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm))
-                if math.isfinite(norm):
-                    optimizer.step()
+                norm = nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm)
+                step_if_finite(optimizer, norm)
             if flops is not None:
                 progress.flops = flops.get_total_flops() * process.world / stage.batch
-            if math.isfinite(norm) and (complaint := model.after_step()):
+            on_host = norm.device.type == "cpu"  # on a GPU, asking would make the host wait for the step
+            if (not on_host or math.isfinite(norm)) and (complaint := model.after_step()):
                 report.event("warning", complaint, step=progress.step)
             optimizer.zero_grad()
             progress.step += 1

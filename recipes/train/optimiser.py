@@ -31,6 +31,17 @@ def optimiser(model: nn.Module, optim: Optim, *, fused: bool = True) -> torch.op
     return ChainedOptimizer(adamw, Muon(inner, lr=optim.lr, weight_decay=optim.weight_decay)) if inner else adamw
 
 
+def step_if_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
+    """Take an optimiser step unless the gradients' norm is infinite or NaN. On a GPU the device decides, so that the host need not wait for
+    it; the optimiser must then be fused."""
+    if norm.device.type == "cpu":
+        if math.isfinite(norm):
+            optimizer.step()
+        return
+    optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]  # read by torch's fused optimisers and by ours
+    optimizer.step()
+
+
 def repeated_matrices(model: nn.Module) -> list[Tensor]:
     """Weights of linear layers inside numbered modules ("blocks.0.attn.proj"). This selects the blocks of transformers and excludes
     embeddings and heads, even heads with several layers ("head.2")."""
@@ -53,25 +64,32 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         assert closure is None
+        skipped = getattr(self, "found_inf", None)  # 1 on the device: change nothing
         for group in self.param_groups:
+            rate = group["lr"] if skipped is None else group["lr"] * (1 - skipped)
             alike: dict[torch.Size, list[Tensor]] = {}
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     alike.setdefault(matrix.shape, []).append(matrix)
             stacks = [(shape, found[first : first + 16]) for shape, found in alike.items() for first in range(0, len(found), 16)]
             for shape, matrices in stacks:
-                directions = orthogonal(torch.stack([self._momentum(matrix) for matrix in matrices]))
+                directions = orthogonal(torch.stack([self._momentum(matrix, skipped) for matrix in matrices]))
+                if skipped is not None:
+                    directions = directions * (1 - skipped)
                 for matrix, direction in zip(matrices, directions, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                    matrix.mul_(1 - rate * group["weight_decay"])
                     matrix.add_(direction, alpha=-group["lr"] * 0.2 * math.sqrt(max(shape)))
 
-    def _momentum(self, matrix: Tensor) -> Tensor:
+    def _momentum(self, matrix: Tensor, skipped: Tensor | None) -> Tensor:
         assert matrix.grad is not None
+        gradient, weight = matrix.grad, 1 - self.MOMENTUM
+        if skipped is not None:
+            gradient, weight = gradient.nan_to_num(0.0, 0.0, 0.0), weight * (1 - skipped)
         state = self.state[matrix]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
-        mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - self.MOMENTUM)
-        return matrix.grad.lerp(mean, self.MOMENTUM)
+        mean = state["momentum_buffer"].lerp_(gradient, weight)
+        return gradient.lerp(mean, self.MOMENTUM)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -103,6 +121,8 @@ class ChainedOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         assert closure is None
         for part in self.parts:
+            if hasattr(self, "found_inf"):
+                part.found_inf = self.found_inf  # type: ignore[attr-defined]
             part.step()
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,7 +8,11 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from data.loader import Loader
 from models.contract import Losses
@@ -18,6 +22,17 @@ from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Stage
 
 NON_FINITE_STEPS = 10  # consecutive steps before the run is aborted
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is kept of a step until its numbers are read."""
+
+    number: int
+    norm: Tensor
+    names: list[str]
+    terms: Tensor
+    lr: float
 
 
 class Watch:
@@ -30,6 +45,7 @@ class Watch:
         self.waited = 0.0
         self.samples_logged = progress.samples
         self.non_finite = 0
+        self.unread: list[_Step] = []
         self.warned: set[str] = set()
         self.recent: dict[str, float] = {}
 
@@ -45,16 +61,22 @@ class Watch:
         yield
         self.waited += time.monotonic() - start
 
-    def step(self, losses: Losses, norm: float, lr: float, loader: Loader) -> None:
+    def step(self, losses: Losses, norm: Tensor, lr: float, loader: Loader) -> None:
+        """Log the step if it is due, and look for losses that are no numbers: at once on a CPU; on a GPU only when a step is logged, since
+        reading a number makes the host wait for the device."""
         self.report.at(self.progress.samples)
+        due = not self.progress.step % self.recipe.log.every or self.progress.in_stage >= self.stage.budget
         if losses.terms:
-            self._guard_numbers(losses, norm, lr)
-        if self.progress.step % self.recipe.log.every and self.progress.in_stage < self.stage.budget:
+            terms = torch.stack([term.detach() for term in losses.terms.values()])
+            self.unread.append(_Step(self.progress.step, norm, list(losses.terms), terms, lr))
+            if due or norm.device.type == "cpu":
+                self._guard_numbers()
+        if not due:
             return
         learned: dict[str, Any] = {}
         if losses.terms:
             values = self.process.mean({"total": losses.total, **losses.terms})
-            learned = {"loss": values["total"], "terms": values, "chance": losses.chance, "lr": lr, "grad_norm": norm}
+            learned = {"loss": values["total"], "terms": values, "chance": losses.chance, "lr": lr, "grad_norm": float(norm)}
         drops = sum(map(Counter, self.process.gather(dict(loader.drops))), Counter[str]())
         now = time.monotonic()
         elapsed = max(1e-9, now - self.logged)
@@ -87,19 +109,22 @@ class Watch:
                 advice = "check that captions match their images (`make check-data`) and that the learning rate is suitable"
                 self.report.event("warning", f"{found} after {seen:,} samples: {advice}", step=self.progress.step)
 
-    def _guard_numbers(self, losses: Losses, norm: float, lr: float) -> None:
-        if math.isfinite(norm):
-            self.non_finite = 0
-            return
-        self.non_finite += 1
-        terms = {name: term.item() for name, term in losses.terms.items()}
-        step = self.progress.step
-        self.report.event("warning", f"step {step}: gradient norm {norm}, losses {terms}; step skipped", step=step)
-        if self.non_finite >= NON_FINITE_STEPS:
-            raise FloatingPointError(
-                f"{NON_FINITE_STEPS} consecutive steps without finite gradients, last losses {terms} at learning rate {lr:.2e}. "
-                "Try a lower --optim.lr or --precision fp32; the last checkpoint is from an earlier step"
-            )
+    def _guard_numbers(self) -> None:
+        unread, self.unread = self.unread, []
+        norms = torch.stack([step.norm for step in unread]).tolist()
+        for step, norm in zip(unread, norms, strict=True):
+            if math.isfinite(norm):
+                self.non_finite = 0
+                continue
+            self.non_finite += 1
+            terms = dict(zip(step.names, step.terms.tolist(), strict=True))
+            said = f"step {step.number}: gradient norm {norm}, losses {terms}; step skipped"
+            self.report.event("warning", said, step=step.number)
+            if self.non_finite >= NON_FINITE_STEPS:
+                raise FloatingPointError(
+                    f"{NON_FINITE_STEPS} consecutive steps without finite gradients, last losses {terms} at learning rate {step.lr:.2e}. "
+                    "Try a lower --optim.lr or --precision fp32; the last checkpoint is from an earlier step"
+                )
 
 
 class Signals:

@@ -113,3 +113,27 @@ def test_a_run_with_muon_learns_and_resumes_to_the_bit(recipe: AnyRecipe, tmp_pa
     assert not same_weights(tmp_path / "whole", tmp_path / "adamw")
     losses = [line["loss"] for line in steps(tmp_path / "whole")]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_the_device_can_decide_that_a_step_is_skipped(muon: bool) -> None:
+    """As on a GPU, where the host does not look at the gradients: a skipped step changes neither weights nor moments."""
+    torch.manual_seed(0)
+    plain = Tower()
+    asked = copy.deepcopy(plain)
+    optimizers = [optimiser(tower, Optim(lr=0.1, muon=muon), fused=True) for tower in (plain, asked)]
+    for step, bad in enumerate((False, True, True, False)):
+        for tower, optimizer in zip((plain, asked), optimizers, strict=True):
+            generator = torch.Generator().manual_seed(step)
+            for parameter in tower.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+                if bad:
+                    parameter.grad[0] = float("nan")
+            if tower is asked:
+                optimizer.found_inf = torch.tensor(float(bad))  # type: ignore[attr-defined]
+            if tower is asked or not bad:
+                optimizer.step()
+    for one, two in zip(plain.parameters(), asked.parameters(), strict=True):
+        assert torch.allclose(one, two, rtol=1e-6, atol=0)
+    one, two = (optimizer.state_dict()["state"] for optimizer in optimizers)
+    assert all(torch.allclose(one[key][name], two[key][name], rtol=1e-6) for key in one for name in one[key])

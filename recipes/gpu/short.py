@@ -1,0 +1,82 @@
+"""Recipes made short, and stand-ins for what only the hub has."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig
+
+import models
+from models.shared.backbones import LanguageConfig
+from recipes.train.pages import names, page
+from recipes.train.recipe import AnyRecipe, Log, Stage
+
+# The architectures of the language models that `small` presets name: the speed of a step does not depend on their weights.
+ARCHITECTURES = {
+    "facebook/opt-125m": OPTConfig(),
+    "EleutherAI/pythia-410m": GPTNeoXConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, vocab_size=50_304
+    ),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": LlamaConfig(
+        hidden_size=576,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        vocab_size=49_152,
+        tie_word_embeddings=True,
+    ),
+}
+
+
+def learns(name: str) -> bool:
+    """Whether the page's model is trained by gradient."""
+    return models.model_of(next(iter(page(name).PRESETS.values())).model).paradigm != "training-free"
+
+
+def pages(preset: str) -> list[str]:
+    return [name for name in names() if preset in page(name).PRESETS]
+
+
+def stage_of(stage: Stage, *, steps: int, batch: int) -> Stage:
+    return replace(stage, budget=steps * batch, batch=batch, optim=replace(stage.optim, warmup=0))
+
+
+def few_steps(recipe: AnyRecipe, *, steps: int, batch: int, **options: Any) -> AnyRecipe:
+    """The recipe with so many steps of so many samples in every stage, and without what needs more."""
+    options = {"micro_batch": None, "log": Log(every=1, validate=0), "workers": 0, **options}
+    if recipe.stages:
+        return replace(recipe, stages=tuple(stage_of(stage, steps=steps, batch=batch) for stage in recipe.stages), **options)
+    return replace(recipe, budget=steps * batch, batch=batch, optim=replace(recipe.optim, warmup=0), **options)
+
+
+def from_hub(config: Any) -> list[str]:
+    """Names of the published backbones in a model's configuration."""
+    found = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, LanguageConfig):
+            found += [value.source] * bool(value.source)
+        elif is_dataclass(value):
+            found += from_hub(value)
+        elif field.name in ("timm_name", "image_weights") and value:
+            found.append(value)
+    return found
+
+
+def offline(recipe: AnyRecipe) -> AnyRecipe:
+    """The recipe without what other runs and the hub would give it: the same shapes with random weights, and a tokenizer of its own."""
+    tokenizer = recipe.tokenizer if recipe.tokenizer.startswith("train") else "train+questions"
+    return replace(recipe, model=_anonymous(recipe.model), prerequisites=(), tokenizer=tokenizer, weights="")
+
+
+def _anonymous(config: Any) -> Any:
+    changes: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, LanguageConfig) and value.source:
+            changes[field.name] = replace(value, source="", architecture=ARCHITECTURES[value.source].to_json_string())
+        elif is_dataclass(value):
+            changes[field.name] = _anonymous(value)
+    return replace(config, **changes)

@@ -1,0 +1,75 @@
+"""A model's step on fake CUDA tensors (torch's FakeTensorMode): no GPU, no numbers, only shapes and devices.
+
+What reads a number on the host, such as `.item()` or a shape that depends on values, raises, and so does an operation on tensors of
+different devices.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from data.loader import in_order
+from data.shards import find
+from models.contract import Batch
+from recipes.gpu.short import few_steps, offline
+from recipes.train.distributed import Process
+from recipes.train.loop import build
+from recipes.train.optimiser import optimiser, step_if_finite
+from recipes.train.pages import page
+from recipes.train.progress import Progress
+from recipes.train.recipe import AnyRecipe
+from recipes.train.stages import enter, set_training
+from recipes.train.step import backward
+
+
+def prepared(name: str, preset: str, data: str, folder: Path, *, batch: int) -> tuple[Any, AnyRecipe, list[Batch]]:
+    """A page's model with random weights on the CPU, its recipe, and a batch for each stage. Prerequisites are left out."""
+    recipe = few_steps(offline(page(name).PRESETS[preset]), steps=1, batch=batch, data=data, device="cpu", vocab_size=400)
+    split, progress = find(data, "train"), Progress()
+    model: Any = build(recipe, split, folder, Process.find("cpu"), [], progress, begun=False)
+    model.remember(in_order(split, batch_size=64, needs=model.needs))
+    batches = []
+    for number in range(len(recipe.schedule)):
+        enter(model, recipe, number, progress)
+        samples = next(iter(in_order(split, batch_size=batch, needs=model.needs)))
+        batches.append(model.collate(samples, np.random.default_rng(0)))
+    return model, recipe, batches
+
+
+def trace(model: Any, recipe: AnyRecipe, number: int, batch: Batch) -> None:
+    """Forward, backward and optimiser step of a stage, as in the loop. The model is of no use afterwards."""
+    stage = enter(model, recipe, number, Progress())
+    set_training(model)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _to_fake(model)
+        optimizer = optimiser(model, stage.optim, fused=True)
+        rows = {name: torch.empty(each.shape, dtype=each.dtype, device="cuda") for name, each in batch.items()}
+        losses = backward(model, rows, micro_batch=None, autocast=nullcontext())
+        assert losses.total.device.type == "cuda"
+        norm = nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm)
+        step_if_finite(optimizer, norm)
+        torch.stack([term.detach() for term in losses.terms.values()])
+
+
+def _to_fake(model: nn.Module) -> None:
+    """Replace all parameters and buffers, shared ones by shared ones."""
+    made: dict[int, Tensor] = {}
+
+    def fake(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+            made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        return made[id(tensor)]
+
+    for module in model.modules():
+        for kept in (module._parameters, module._buffers):
+            for name, tensor in list(kept.items()):
+                if tensor is not None:
+                    kept[name] = fake(tensor)  # type: ignore[assignment]
