@@ -53,8 +53,13 @@ class ImageTransform:
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Normalise uint8 pixels `[B, 3, H, W]` to float32 by mean and standard deviation, which are given for pixel values in 0..1."""
-    scale = 255.0 * torch.tensor(std, device=pixels.device).view(3, 1, 1)
-    return (pixels.float() - 255.0 * torch.tensor(mean, device=pixels.device).view(3, 1, 1)) / scale
+    middle, scale = (255.0 * _on_device(values, pixels.device).view(3, 1, 1) for values in (mean, std))
+    return (pixels.float() - middle) / scale
+
+
+def _on_device(values: Sequence[float], device: torch.device) -> Tensor:
+    """Like torch.tensor, but filled on the device: copying there would make a GPU's host wait."""
+    return torch.stack([torch.full((), value, device=device) for value in values])
 
 
 def distinct(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:

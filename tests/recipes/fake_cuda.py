@@ -6,7 +6,6 @@ different devices.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from recipes.train.pages import page
 from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe
 from recipes.train.stages import enter, set_training
-from recipes.train.step import backward
 
 
 def prepared(name: str, preset: str, data: str, folder: Path, *, batch: int) -> tuple[Any, AnyRecipe, list[Batch]]:
@@ -44,15 +42,18 @@ def prepared(name: str, preset: str, data: str, folder: Path, *, batch: int) -> 
 
 
 def trace(model: Any, recipe: AnyRecipe, number: int, batch: Batch) -> None:
-    """Forward, backward and optimiser step of a stage, as in the loop. The model is of no use afterwards."""
+    """The forward pass and the optimiser step of a stage, as in the loop; torch's backward pass needs a real device for CUDA tensors. The
+    model is of no use afterwards."""
     stage = enter(model, recipe, number, Progress())
     set_training(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _to_fake(model)
         optimizer = optimiser(model, stage.optim, fused=True)
         rows = {name: torch.empty(each.shape, dtype=each.dtype, device="cuda") for name, each in batch.items()}
-        losses = backward(model, rows, micro_batch=None, autocast=nullcontext())
+        losses = model.objective(model.encode(rows))
         assert losses.total.device.type == "cuda"
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
         norm = nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm)
         step_if_finite(optimizer, norm)
         torch.stack([term.detach() for term in losses.terms.values()])
