@@ -175,7 +175,7 @@ def _expand(spec: str | Path) -> list[str]:
     parts = [part.strip() for part in str(spec).split("::") if part.strip()]
     try:
         places = [place for part in parts for place in ([part] if Path(part).exists() else braceexpand.braceexpand(part))]
-    except braceexpand.UnbalancedBracesError as error:
+    except ValueError as error:  # unbalanced braces
         raise DataError(f"{str(spec)!r}: {error}. Expected a path, or a pattern such as '/x/{{00000..00012}}.tar'") from error
     if not places:
         raise DataError(f"no data: {str(spec)!r} names no shards. Expected a data set folder or tars, such as DATA=.data/scenes")
