@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -174,8 +175,8 @@ def class_names(folder: Path) -> tuple[str, ...]:
 def _expand(spec: str | Path) -> list[str]:
     parts = [part.strip() for part in str(spec).split("::") if part.strip()]
     try:
-        places = [place for part in parts for place in ([part] if Path(part).exists() else braceexpand.braceexpand(part))]
-    except braceexpand.UnbalancedBracesError as error:
+        places = [place for part in parts for place in ([part] if os.path.exists(part) else braceexpand.braceexpand(part))]
+    except ValueError as error:  # unbalanced braces
         raise DataError(f"{str(spec)!r}: {error}. Expected a path, or a pattern such as '/x/{{00000..00012}}.tar'") from error
     if not places:
         raise DataError(f"no data: {str(spec)!r} names no shards. Expected a data set folder or tars, such as DATA=.data/scenes")

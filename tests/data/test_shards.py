@@ -190,3 +190,8 @@ def test_unbalanced_braces_are_an_error_that_names_them(spec: str) -> None:
     for look in (splits, lambda spec: find(spec, "train")):
         with pytest.raises((DataError, FileNotFoundError), match=re.escape(spec.partition("::")[0])):
             look(spec)
+
+
+def test_a_pattern_or_url_longer_than_a_file_name_is_no_path() -> None:
+    places = "https://host/{" + ",".join(f"{n:05d}" for n in range(100)) + "}.tar"
+    assert len(find(places, "train").urls) == 100
