@@ -161,17 +161,23 @@ def _synchronisations(name: str, recipe: AnyRecipe, folder: Path) -> Json:
             mode = Syncs(next(iter(batch.values())).device)
             mode.__enter__()
         step += 1
-        return began(model, batch, **options)
+        losses = began(model, batch, **options)
+        if mode is not None and not mode.cuda:
+            leave()  # on a CPU, optimiser and logging read numbers as they please
+        return losses
 
-    def stop(self: Watch, *args: Any) -> None:
+    def leave() -> None:
         nonlocal mode
-        due = self.progress.in_stage >= self.stage.budget  # then reading numbers is right
-        if not due:
-            real(self, *args)
         if mode is not None:
             mode.__exit__(None, None, None)
             found.extend(mode.places)
             mode = None
+
+    def stop(self: Watch, *args: Any) -> None:
+        due = self.progress.in_stage >= self.stage.budget  # then reading numbers is right
+        if not due:
+            real(self, *args)
+        leave()
         if due:
             real(self, *args)
 

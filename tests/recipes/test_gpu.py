@@ -272,6 +272,7 @@ def test_what_differs_from_the_cpu_fails_and_the_rest_goes_on(
     assert [place.split(":")[0] for place in found["synchronisations"]] == ["tests/recipes/test_gpu.py"]
 
 
+@pytest.mark.timeout(900)
 def test_a_page_is_paced(scenes: Path, tmp_path: Path, presets: None) -> None:
     found = pace.pace(lambda _: None, "siglip", "tiny", "cpu", str(scenes), 0.1, 4, str(tmp_path))["stages"]
     (only,) = found.values()
