@@ -171,10 +171,11 @@ class _Running:
         name = item.name.replace(" ", "-").replace("/", "-")
         self.item, self.log, self.found = item, logs / f"{name}.log", logs / f"{name}.json"
         self.found.unlink(missing_ok=True)
-        self.began, self.limit, self.seen, self.stopped = time.monotonic(), limit, 0, False
+        self.limit, self.seen, self.stopped = limit, 0, False
         threads = max(1, (os.cpu_count() or 1) // parallel)
         self.process = context.Process(target=_child, args=(item.work, item.arguments, self.found, self.log, threads))
-        self.process.start()
+        self.process.start()  # the first one waits until the libraries are imported
+        self.began = time.monotonic()
 
     @property
     def seconds(self) -> float:
