@@ -124,7 +124,7 @@ class _Tar(tarfile.TarFile):
     zeros = 0  # blocks of zeros since the last header
 
 
-def _decompressed(head: bytes, buffered: io.BufferedReader) -> Any:
+def _decompressed(head: bytes, buffered: io.BufferedReader[Any]) -> Any:
     """What a compressed file holds, by its first bytes; None if it is not compressed."""
     if head.startswith(b"\x1f\x8b\x08"):
         return gzip.open(buffered)

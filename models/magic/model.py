@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class MAGICConfig:
 
 class MAGIC(Model):
     paradigm = "training-free"
-    Config = MAGICConfig
+    Config: ClassVar[type[Any]] = MAGICConfig
     builds_on = ("clip",)
 
     def __init__(self, config: MAGICConfig, tokenizer: Tokenizer) -> None:
