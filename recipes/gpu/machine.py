@@ -43,7 +43,8 @@ def machine(save: Save, device: str, seconds: float) -> Json:
 
 def shortest(work: Callable[[], object], place: torch.device, seconds: float) -> float:
     """Seconds of the fastest of the repetitions that fit into `seconds`, at least three, after one that is not counted."""
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     while len(times) < 4 or time.perf_counter() < end:
         began = time.perf_counter()
         work()

@@ -57,7 +57,7 @@ def _stage(recipe: AnyRecipe, stage: Stage, seconds: float, batch: int | None) -
         elif began and time.monotonic() - began > seconds and not self.progress.step % self.recipe.log.every:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    Watch.step = timed  # type: ignore[method-assign]
+    Watch.step = timed  # type: ignore[method-assign, assignment]
     try:
         with tempfile.TemporaryDirectory() as folder:
             train(forever, Path(folder) / "run", "measured")

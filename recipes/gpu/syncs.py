@@ -49,7 +49,7 @@ class Syncs:
         if self.cuda:
             torch.cuda.set_sync_debug_mode("default")
             warnings.showwarning = self.real
-            self.caught.__exit__(kind, error, where)  # type: ignore[arg-type]
+            self.caught.__exit__(kind, error, where)
         else:
             self.mode.__exit__(kind, error, where)
 

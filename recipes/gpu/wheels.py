@@ -32,7 +32,7 @@ PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 17)] + ["manyli
 
 def installed(freeze: str) -> dict[str, str]:
     """Name -> version, from the lines "name==version" of `pip freeze`. "name @ file://..." has the version "". Other lines are ignored."""
-    found = {}
+    found: dict[str, str] = {}
     for line in freeze.splitlines():
         if match := re.match(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:===?\s*([^\s;#]+)|@\s)", line):
             found[canonicalize_name(match[1])] = match[2] or ""

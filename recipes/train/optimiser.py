@@ -82,7 +82,8 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, matrix: Tensor, skipped: Tensor | None) -> Tensor:
         assert matrix.grad is not None
-        gradient, weight = matrix.grad, 1 - self.MOMENTUM
+        gradient: Tensor = matrix.grad
+        weight: float | Tensor = 1 - self.MOMENTUM
         if skipped is not None:
             gradient, weight = gradient.nan_to_num(0.0, 0.0, 0.0), weight * (1 - skipped)
         state = self.state[matrix]
