@@ -150,7 +150,7 @@ def _synchronisations(name: str, recipe: AnyRecipe, folder: Path) -> Json:
     steps = 4
     quiet = few_steps(recipe, steps=steps, batch=BATCH, log=Log(every=1000, validate=0))
     where = folder.parent / "synchronisations" / folder.name
-    began = loop.backward  # type: ignore[attr-defined]
+    began = backward
     real = Watch.step
     mode: Syncs | None = None
     step = 0
@@ -243,13 +243,12 @@ def _negatives_of_neighbours() -> Iterator[None]:
         other = torch.arange(len(captions), device=captions.device) ^ 1
         return other, other
 
-    loaded: list[Any] = [each for each in list(sys.modules.values()) if each.__name__.startswith("models.")]
-    modules = [each for each in loaded if hasattr(each, "hard_negatives")]
-    before = [module.hard_negatives for module in modules]
+    modules = [each for each in list(sys.modules.values()) if each.__name__.startswith("models.") and hasattr(each, "hard_negatives")]
+    before = [vars(module)["hard_negatives"] for module in modules]
     for module in modules:
-        module.hard_negatives = neighbours
+        vars(module)["hard_negatives"] = neighbours
     try:
         yield
     finally:
         for module, real in zip(modules, before, strict=True):
-            module.hard_negatives = real
+            vars(module)["hard_negatives"] = real

@@ -82,7 +82,7 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, matrix: Tensor, skipped: Tensor | None) -> Tensor:
         assert matrix.grad is not None
-        gradient = matrix.grad
+        gradient: Tensor = matrix.grad
         weight: float | Tensor = 1 - self.MOMENTUM
         if skipped is not None:
             gradient, weight = gradient.nan_to_num(0.0, 0.0, 0.0), weight * (1 - skipped)
