@@ -50,10 +50,10 @@ def count(size: Size) -> int:
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
 
-def agrees(size: Size) -> bool:
+def agrees(size: Size, ours: int) -> bool:
     """With the published figure, or else with the derived one."""
     figure = size.published or size.derived
-    return figure is None or abs(count(size) - figure) <= size.rounded * figure
+    return figure is None or abs(ours - figure) <= size.rounded * figure
 
 
 def main() -> int:
@@ -63,8 +63,9 @@ def main() -> int:
         table.columns[column].justify = "right"
     equal = True
     for size in sizes():
-        equal &= agrees(size)
-        figures = [f"{figure:,}" if figure else "" for figure in (count(size), size.published, size.derived)]
+        ours = count(size)
+        equal &= agrees(size, ours)
+        figures = [f"{figure:,}" if figure else "" for figure in (ours, size.published, size.derived)]
         table.add_row(models.model_of(size.config).name, size.name, *figures, size.source)
     console = plain_console()
     console.width = console.width if console.is_terminal else 160  # the sources are sentences

@@ -156,7 +156,9 @@ def test_a_limit_does_not_outlast_the_run(tmp_path: Path) -> None:
     assert time.monotonic() - began < 20
 
 
-def test_it_goes_on_with_what_is_missing_on_the_same_code_and_device(tmp_path: Path) -> None:
+def test_it_goes_on_with_what_is_missing_on_the_same_code_and_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.gpu.schedule.GRACE", 0.3)
+
     def items(_: object) -> list[Item]:
         return [
             *(Item(name, notes, (str(tmp_path), name)) for name in ("a", "b")),
