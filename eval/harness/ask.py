@@ -27,12 +27,10 @@ from eval.scenes.oracle import Oracle, has_truth
 
 Json = dict[str, Any]
 CONTROL_SAMPLES = 100  # enough to detect use of the image: a share of .3 has an interval of +-.09 (less with several questions per image)
-PAIRED_SAMPLES, PAIRED_SHIFTED_SAMPLES = (
-    1000,
-    500,
-)  # for models that score one image-text pair at a time; intervals of at most +-.03 and +-.04
-CONTROL_PROMPTS = 50  # by a model that reads a prompt of several images for each: +-.14 at most
-CONTROL_DRAWINGS = 30  # by an untrained model, which is near chance (.014)
+# For models that score one image-text pair at a time: intervals of at most +-.03 and +-.04.
+PAIRED_SAMPLES, PAIRED_SHIFTED_SAMPLES = 1000, 500
+CONTROL_PROMPTS = 50  # for models that read several images per prompt: intervals of at most +-.14
+CONTROL_DRAWINGS = 30  # images that an untrained model draws: its scores are near chance, where intervals are narrow
 CONTROL_PAIRS = 14_000
 ORACLE_SAMPLES = 100  # the oracle parses captions in Python, which is slow
 RERANKED_PAIRS = 25_000  # pairs in all shortlists: about 260 image queries and all of their captions
