@@ -78,9 +78,9 @@ def waits(func: Any, args: Any) -> bool:
 
 
 def place() -> str:
-    """The innermost line of this project on the stack, outside this folder."""
+    """The innermost line of this project on the stack, outside this folder and the environment's (`.venv` lies within)."""
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename)
-        if path.is_relative_to(ROOT) and not path.is_relative_to(Path(__file__).parent):
+        if path.is_relative_to(ROOT) and "site-packages" not in path.parts and not path.is_relative_to(Path(__file__).parent):
             return f"{path.relative_to(ROOT)}:{frame.lineno}"
     return "?"
