@@ -378,11 +378,14 @@ class Drawings:
         return [self._known[text] for text in texts]
 
 
+PROMPTS = 64  # at once: prompts of several pictures are long, and 256 of them take a CPU twice the time per prompt, for want of cache
+
+
 class Completions:
     adapter = "completion"
 
     def __init__(self, model: Completes, batch_size: int = 256) -> None:
-        self.model, self.batch_size = model, batch_size
+        self.model, self.batch_size = model, min(batch_size, PROMPTS)
 
     def prepare(self, images: Images, texts: Texts = ()) -> None:
         """Nothing: see `GeneratedCaptions`."""

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -66,12 +65,12 @@ def truth_of(sample: Sample) -> dict[str, str]:
 
 
 def first_labelled(source: Source, split: str, most: int) -> list[Sample]:
-    """Scenes are in random order: stop at `most`. A class-folder set may be sorted by class: read it all, keep some of each."""
-    found = (sample for sample in source.streams[split]() if truth_of(sample))
-    start = list(islice(found, most))
-    if not start or scene_attributes(start[0]):
+    """Scenes are in random order: the first `most`. A class-folder set may be sorted by class: read it all, keep some of each."""
+    start = [sample for sample in source.beginning(split, most) if truth_of(sample)]
+    if len(start) == most and scene_attributes(start[0]):
         return start
-    return spread([*start, *found], most)
+    found = [sample for sample in source.streams[split]() if truth_of(sample)]
+    return found[:most] if found and scene_attributes(found[0]) else spread(found, most)
 
 
 def cross_validated(split: str, samples: list[Sample]) -> Probe | None:

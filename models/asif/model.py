@@ -22,7 +22,7 @@ from models.asif.anchors import NOTHING, Anchors
 from models.asif.relative import Relative, products, relative, rows
 from models.asif.texts import surprising_words, text_encoder
 from models.contract import Losses, Model
-from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, named_tower
+from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, looked_at, named_tower
 from models.shared.collate import PairCollate
 from models.shared.distributed import gather
 from models.shared.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
@@ -128,7 +128,7 @@ class ASIF(Model):
 
     def _image_vectors(self, pixels: Tensor) -> Tensor:
         """uint8 `[B, 3, S, S]` -> unit length `[B, D]`."""
-        return F.normalize(self.visual(normalise(pixels, self.config.mean, self.config.std)).float(), dim=-1)
+        return F.normalize(looked_at(self.visual, normalise(pixels, self.config.mean, self.config.std)), dim=-1)
 
     def _text_vectors(self, ids: Tensor) -> Tensor:
         """`[B, T]` -> unit length `[B, E]`; 0 for a text of no tokens."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from data.sample import Sample
 from models.clip.objective import clip_loss
 from models.contract import Losses, Model
-from models.shared.backbones import LanguageConfig, fetch_tower, freeze, known, named_tower
+from models.shared.backbones import LanguageConfig, fetch_tower, freeze, known, looked_at, named_tower
 from models.shared.collate import PairCollate
 from models.shared.images import HALF, ImageTransform, normalise
 from models.shared.sentences import fetch_sentences, mean_states, sentence_encoder
@@ -183,4 +183,4 @@ class LockedCLIP(Model):
 
     def _see(self, pixels: Tensor) -> Tensor:
         """uint8 `[B, 3, S, S]` -> float32 `[B, D]`."""
-        return self.visual(normalise(pixels, self.config.mean, self.config.std)).float()
+        return looked_at(self.visual, normalise(pixels, self.config.mean, self.config.std))

@@ -162,7 +162,18 @@ def named_tower(name: str, *, weights: bool = False) -> Any:
             repository = timm.get_pretrained_cfg(name).hf_hub_id
             file = fetched(f"image tower {name!r}", cached_file, repository, "model.safetensors")  # timm would also accept a pickle
         published = {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
-    return timm.create_model(architecture, num_classes=0, **published)
+    # channels_last: convolutions on a CPU take two thirds of the time
+    return timm.create_model(architecture, num_classes=0, **published).to(memory_format=torch.channels_last)
+
+
+PIXELS = 16 * 224 * 224  # that a CPU looks at together: with four times as many they leave its cache, and each takes nearly twice the time
+
+
+@torch.no_grad()
+def looked_at(tower: nn.Module, pixels: Tensor) -> Tensor:
+    """A frozen tower's features `[B, D]` in float32 of normalised pixels `[B, 3, S, S]`, in parts that suit a CPU's cache."""
+    rows = len(pixels) if pixels.is_cuda else PIXELS // (pixels.shape[-1] * pixels.shape[-2])
+    return torch.cat([tower(part).float() for part in pixels.split(max(rows, 1))])
 
 
 def _trained(run: Path, *, weights: bool) -> Any:

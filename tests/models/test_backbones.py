@@ -18,7 +18,18 @@ from models.blip2 import BLIP2Config
 from models.clip import CLIP, CLIPConfig
 from models.frozen import Frozen, FrozenConfig
 from models.lm import LM, LMConfig
-from models.shared.backbones import LanguageConfig, fetch_language, image_tower, known, language_backbone, language_model
+from models.shared import backbones
+from models.shared.backbones import (
+    LanguageConfig,
+    fetch_language,
+    freeze,
+    image_tower,
+    known,
+    language_backbone,
+    language_model,
+    looked_at,
+    named_tower,
+)
 from models.shared.text import BPETokenizer, HubTokenizer, load_tokenizer, named_tokenizer, save_tokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
@@ -196,3 +207,14 @@ def test_frozen_refuses_an_encoder_decoder(asked: list[str]) -> None:
 
 def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_a_tower_looks_in_parts_and_sees_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    tower, pixels = freeze(named_tower("test_efficientnet")), torch.randn(5, 3, 64, 64)
+    whole = tower(pixels)
+    sizes: list[int] = []
+    tower.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(backbones, "PIXELS", 2 * 64 * 64)
+    torch.testing.assert_close(looked_at(tower, pixels), whole, rtol=1e-5, atol=1e-5)
+    assert sizes == [2, 2, 1]
+    assert looked_at(tower, pixels[:0]).shape == (0, whole.shape[1])
