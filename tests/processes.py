@@ -21,6 +21,7 @@ import torch
 import torch.multiprocessing as mp
 
 ROOT = Path(__file__).parents[1]
+OURS = ("data", "models", "recipes", "eval", "tests")
 METHOD = "forkserver"
 IMPORTED = ["recipes.train.loop", "recipes.clip", "eval.run", "eval.tasks.probe", "models.minigpt4.chat", "torch._dynamo"]
 
@@ -32,33 +33,44 @@ def ready() -> None:
         forkserver.ensure_running()
 
 
-def command(module: str, *arguments: str, typed: str = "") -> CompletedProcess[str]:
-    """`python -m MODULE ARGUMENTS` to its end, with `typed` as its input."""
+def command(*words: str, typed: str = "") -> CompletedProcess[str]:
+    """`python -m WORDS` to its end, with `typed` as its input."""
+    return commands(ROOT, words, typed=typed)
+
+
+def commands(root: Path, *several: tuple[str, ...], typed: str = "") -> CompletedProcess[str]:
+    """Commands of the checkout in `root`, one after another in one process, up to the first that fails."""
     with TemporaryDirectory() as room:
         Path(room, "0").write_text(typed)
-        process = start(module, *arguments, room=room)
+        process = start(*several, room=room, root=root)
         try:
             process.join()
         finally:
             process.kill()
         out, errors = (Path(room, name).read_text() for name in "12")
-    return CompletedProcess([module, *arguments], process.exitcode or 0, out, errors)
+    return CompletedProcess(several, process.exitcode or 0, out, errors)
 
 
-def start(module: str, *arguments: str, room: str | os.PathLike[str]) -> BaseProcess:
+def start(*several: tuple[str, ...], room: str | Path, root: Path = ROOT) -> BaseProcess:
     """The same without waiting. The folder `room` takes the output in the files 1 and 2, and may have the input in 0."""
     ready()
-    process = get_context(METHOD).Process(target=_command, args=(module, arguments, os.fspath(room)))
+    process = get_context(METHOD).Process(target=_run, args=(several, str(room), root))
     process.start()
     return process
 
 
-def _command(module: str, arguments: tuple[str, ...], room: str) -> None:
+def _run(several: Sequence[tuple[str, ...]], room: str, root: Path) -> None:
     for number, mode in enumerate((os.O_RDONLY | os.O_CREAT, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_CREAT)):
         os.dup2(os.open(f"{room}/{number}", mode), number)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rww"))
-    if status := execute(module, arguments):
-        sys.exit(status)
+    if root != ROOT:
+        for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+            del sys.modules[name]
+        os.chdir(root)
+        sys.path.insert(0, str(root))
+    for module, *arguments in several:
+        if status := execute(module, arguments):
+            sys.exit(status)
 
 
 def execute(module: str, arguments: Sequence[str]) -> Any:

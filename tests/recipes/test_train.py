@@ -119,7 +119,7 @@ def test_sigkill_on_a_real_process(scenes: Path, tmp_path: Path) -> None:
     options = ["clip", "tiny", "--data", str(scenes), "--budget", "160", "--batch", "8", "--optim.warmup", "0", "--vocab-size", "300"]
     options += ["--model.vision.depth", "1", "--model.text.depth", "1"]
     options += ["--device", "cpu", "--log.every", "1", "--log.validate", "0", "--save-minutes", "0", "--out"]
-    process = start("recipes.train", *options, str(tmp_path / "killed"), room=tmp_path)
+    process = start(("recipes.train", *options, str(tmp_path / "killed")), room=tmp_path)
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
