@@ -8,9 +8,6 @@ from __future__ import annotations
 import ast
 import builtins
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +29,7 @@ from models.shared.backbones import LanguageConfig, image_tower, language_model,
 from models.shared.text import BPETokenizer, HubTokenizer, from_text, named_tokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
+from tests.processes import command
 
 ROOT = Path(__file__).parent.parent
 WORDS = BPETokenizer.train(["a red circle", "two blue squares"], 300)
@@ -237,11 +235,7 @@ def test_yes_at_every_question_runs_nothing(tmp_path: Path) -> None:
     theirs, run = hostile(tmp_path / "theirs", marker), clip_run(tmp_path / "run")
     (run / "tokenizer.json").write_text(json.dumps({"tokenizer": str(theirs)}))
     (run / "recipe.json").write_text(json.dumps({"name": "clip", "data": str(tmp_path)}))
-    program = f"import models; models.load({str(run)!r})"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], input="y\n" * 1000, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
-    )
+    done = command("eval.run", str(run), typed="y\n" * 1000)
     assert done.returncode
     assert "run the custom code" not in done.stdout + done.stderr
     assert "instead of holding a tokenizer" in done.stderr

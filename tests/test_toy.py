@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from data.scenes.build import build
+from tests.processes import commands
 
 ROOT = Path(__file__).parent.parent
 
@@ -100,18 +100,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-CHOSEN = "toy or package or architecture and not top"  # tests that concern the toy
-SESSION = """
-import runpy, sys
-
-def run(module, *arguments):
-    sys.argv = [module, *arguments]
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        if end.code:
-            sys.exit(f"{module} {arguments}: {end.code}")
-"""  # commands one after another in one process, which imports torch once
+CHOSEN = "toy or package or arrows or build or knows"  # tests that concern the toy
 
 
 def run(root: Path, *command: str) -> str:
@@ -119,10 +108,6 @@ def run(root: Path, *command: str) -> str:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done.stdout
-
-
-def session(root: Path, *commands: tuple[str, ...]) -> str:
-    return run(root, sys.executable, "-c", SESSION + "\n".join(f"run{command!r}" for command in commands))
 
 
 def test_help_lists_the_page_and_make_knows_its_targets(copy: Path) -> None:
@@ -137,7 +122,7 @@ def test_help_lists_the_page_and_make_knows_its_targets(copy: Path) -> None:
 @pytest.mark.timeout(900)
 def test_it_trains_evaluates_is_compared_and_counted_and_keeps_the_contract(copy: Path) -> None:
     quiet = ("-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist")
-    said = session(
+    done = commands(
         copy,
         ("recipes.train", "toy", "tiny", "--out", ".runs/toy-tiny-s0", "--device", "cpu"),
         ("eval.run", ".runs/toy-tiny-s0", "--tasks", "zeroshot,retrieval", "--device", "cpu"),
@@ -145,6 +130,8 @@ def test_it_trains_evaluates_is_compared_and_counted_and_keeps_the_contract(copy
         ("recipes.tools.params",),
         ("pytest", *quiet, "tests/recipes/test_contract.py", "tests/test_architecture.py", "-k", CHOSEN),
     )
+    said = done.stdout
+    assert done.returncode == 0, f"{said[-2000:]}\n{done.stderr[-2000:]}"
     assert json.loads((copy / ".runs" / "toy-tiny-s0" / "recipe.json").read_text())["page"] == "toy"
     cells = json.loads(next((copy / ".runs" / "toy-tiny-s0" / "eval").glob("*/eval.json")).read_text())["cells"]
     assert any(cell["variant"] == "model" and cell["value"] is not None for cell in cells)

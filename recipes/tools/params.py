@@ -10,10 +10,12 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 from rich.table import Table
+from torch.overrides import TorchFunctionMode
 
 import models
 from eval.base.console import plain_console
@@ -21,6 +23,7 @@ from models.contract import Size
 from models.shared.text import OpenCLIPTokenizer
 
 LEARNED = 436  # tokens, of the embedded data set's captions
+INITIALISERS = {"normal_", "uniform_", "erfinv_", "clamp_", "mul_", "add_", "fill_", "zero_"}  # which change values alone
 
 
 def sizes() -> Iterator[Size]:
@@ -44,10 +47,22 @@ def _learned(config: Any) -> Any:
 def count(size: Size) -> int:
     """Number of parameters in the modules that the published or derived count includes."""
     kind = models.model_of(size.config)
-    with torch.device("meta"):
-        model = kind(size.config, OpenCLIPTokenizer() if kind.reads_text() else None)
+    with torch.device("meta"), _Uninitialised():
+        model = kind(size.config, _tokenizer() if kind.reads_text() else None)
     parts = [model.get_submodule(name) for name in size.counted] or [model]
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+
+_tokenizer = cache(OpenCLIPTokenizer)  # reading its merges takes a third of a second
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Initial values are not computed for tensors without storage, where that would take most of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if args and func.__name__ in INITIALISERS and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def agrees(size: Size, ours: int) -> bool:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from data.check import check
 from data.loader import Loader, in_order
 from data.shards import DataError, find
 from tests.data.kit import collate_keys, encode, good_members, make_split, picture, write_tar
+from tests.processes import command
 
 IMAGE = encode(picture(1))
 Printed = Callable[[], str]
@@ -118,14 +117,10 @@ def test_a_stale_index_is_found_and_rewritten(tmp_path: Path, printed: Printed) 
 
 
 def test_the_command_and_its_exit_status(tmp_path: Path) -> None:
-    def run(spec: Path) -> subprocess.CompletedProcess[str]:
-        root = Path(__file__).parents[2]
-        return subprocess.run([sys.executable, "-m", "data.check", str(spec)], cwd=root, capture_output=True, text=True, check=False)
-
-    done = run(make_split(tmp_path / "toy", [2]))
+    done = command("data.check", str(make_split(tmp_path / "toy", [2])))
     assert (done.returncode, done.stderr) == (0, "")
     (tmp_path / "empty").mkdir()
-    done = run(tmp_path / "empty")
+    done = command("data.check", str(tmp_path / "empty"))
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr

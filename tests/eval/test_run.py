@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,42 @@ def without_time(result: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if not name.startswith("seconds")}
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
-def test_the_batch_size_changes_nothing(tmp_path: Path, batch_size: int) -> None:
-    reference = fakes.run(fakes.noisy(), SPLITS, tmp_path / "64", batch_size=64)
-    other = fakes.run(fakes.noisy(), SPLITS, tmp_path / "other", batch_size=batch_size)
+@dataclass(frozen=True)
+class Evaluated:
+    """What `fakes.noisy()` left in `folder`, which no test may change."""
+
+    folder: Path
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    folder = tmp_path_factory.mktemp("whole")
+    return Evaluated(folder, fakes.run(fakes.noisy(), SPLITS, folder, batch_size=64))
+
+
+@pytest.fixture(scope="module")
+def by_seven(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    folder = tmp_path_factory.mktemp("by_seven")
+    return Evaluated(folder, fakes.run(fakes.noisy(), SPLITS, folder, batch_size=7))
+
+
+def same_records(one: Path, other: Path) -> None:
+    for path in sorted((one / "fakes").glob("*.jsonl")):
+        assert (other / "fakes" / path.name).read_text() == path.read_text(), path.name
+
+
+def test_the_batch_size_changes_nothing(whole: Evaluated, by_seven: Evaluated) -> None:
+    assert by_seven.result["cells"] == whole.result["cells"]
+    same_records(whole.folder, by_seven.folder)
+
+
+def test_one_at_a_time_changes_nothing(tmp_path: Path) -> None:
+    few = SPLITS | {"test": SPLITS["test"][::4], "heldout": SPLITS["heldout"][:8]}
+    reference = fakes.run(fakes.noisy(), few, tmp_path / "64", batch_size=64)
+    other = fakes.run(fakes.noisy(), few, tmp_path / "1", batch_size=1)
     assert other["cells"] == reference["cells"]
-    for path in sorted((tmp_path / "64" / "fakes").glob("*.jsonl")):
-        assert (tmp_path / "other" / "fakes" / path.name).read_text() == path.read_text()
+    same_records(tmp_path / "64", tmp_path / "1")
 
 
 class Killed(Exception):
@@ -40,9 +70,8 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("moment", [pytest.param(40, marks=pytest.mark.slow), 150, pytest.param(500, marks=pytest.mark.slow), 700])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, moment: int) -> None:
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, by_seven: Evaluated, moment: int) -> None:
     """Killed while encoding the n-th picture, with a torn last line in every file; resumed with the same batch size."""
-    whole = fakes.run(fakes.noisy(), SPLITS, tmp_path / "whole", batch_size=7)
     frail = fakes.noisy()
     frail.image = _dying(frail.image, moment)
     with pytest.raises(Killed):
@@ -51,8 +80,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, moment: int) ->
         text = path.read_text()
         path.write_text(text[: max(len(text) - 9, 0)])
     resumed = fakes.run(fakes.noisy(), SPLITS, tmp_path / "killed", batch_size=7)
-    assert without_time(resumed) == without_time(whole)
-    for path in (tmp_path / "whole" / "fakes").iterdir():
+    assert without_time(resumed) == without_time(by_seven.result)
+    for path in (by_seven.folder / "fakes").iterdir():
         if path.name != "eval.json":
             assert (tmp_path / "killed" / "fakes" / path.name).read_text() == path.read_text(), path.name
 
@@ -84,11 +113,11 @@ def _dying(vector: Callable[[int], Any], moment: int) -> Callable[[int], Any]:
     return image
 
 
-def test_finished_answers_are_not_asked_again(tmp_path: Path) -> None:
-    first = fakes.run(fakes.noisy(), SPLITS, tmp_path)
+def test_finished_answers_are_not_asked_again(whole: Evaluated, tmp_path: Path) -> None:
+    shutil.copytree(whole.folder, tmp_path / "run")
     again = fakes.noisy()
-    second = fakes.run(again, SPLITS, tmp_path)
-    assert without_time(second) == without_time(first)
+    second = fakes.run(again, SPLITS, tmp_path / "run", batch_size=64)
+    assert without_time(second) == without_time(whole.result)
     assert again.encoded <= PICTURES + 1  # and one to count FLOPs
 
 
@@ -113,8 +142,8 @@ def test_a_selection_of_tasks_keeps_the_cells_of_the_others(tmp_path: Path) -> N
         fakes.run(fakes.noisy(), {"test": samples}, tmp_path, tasks=["vqa"])
 
 
-def test_every_cell_has_its_control_cells_and_a_number_or_a_reason(tmp_path: Path) -> None:
-    result = fakes.run(fakes.noisy(), SPLITS, tmp_path)
+def test_every_cell_has_its_control_cells_and_a_number_or_a_reason(whole: Evaluated) -> None:
+    result, folder = whole.result, whole.folder / "fakes"
     by_key: dict[tuple[str, ...], set[str]] = {}
     for cell in result["cells"]:
         by_key.setdefault((cell["task"], cell["split"], cell["metric"]), set()).add(cell["variant"])
@@ -130,17 +159,16 @@ def test_every_cell_has_its_control_cells_and_a_number_or_a_reason(tmp_path: Pat
         assert variants | {"chance"} == (controls if split == "test" else {"model", "chance"}), (task, split)
         assert "chance" in variants or task not in ("zeroshot", "retrieval", "foils", "probe")  # nobody guesses a caption
     assert {split for _, split, _ in by_key} == {"test", "heldout"}
-    assert json.loads((tmp_path / "fakes" / "eval.json").read_text()) == result
-    assert set(json.loads((tmp_path / "fakes" / "prompts.json").read_text())) == set(result["prompts"])
+    assert json.loads((folder / "eval.json").read_text()) == result
+    assert set(json.loads((folder / "prompts.json").read_text())) == set(result["prompts"])
 
 
-def test_records_average_to_the_cell(tmp_path: Path) -> None:
+def test_records_average_to_the_cell(whole: Evaluated) -> None:
     """What the paired tests of the report rely on: a cell is the mean of the field of that name over its records,
     or the ratio of its sum to that of the weight."""
-    result = fakes.run(fakes.noisy(), SPLITS, tmp_path)
-    for cell in result["cells"]:
+    for cell in whole.result["cells"]:
         if cell.get("records"):
-            lines = [json.loads(line) for line in (tmp_path / "fakes" / cell["records"]).read_text().splitlines()]
+            lines = [json.loads(line) for line in (whole.folder / "fakes" / cell["records"]).read_text().splitlines()]
             asked = [line for line in lines if cell["metric"] in line]
             weights = [line[cell["weight"]] if "weight" in cell else 1 for line in asked]
             if "field" not in cell:  # or else it is a function of all records together

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,6 +28,7 @@ from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
 from recipes.train.step import average_gradients, backward
 from tests.models.kit import assert_close, pictures, randomise, texts, tokenizer
+from tests.processes import on_ranks
 
 CAPTIONS = ("a red star", "a large blue circle above a red star", "a green moon", "a small solid brown square and a red arrow")
 TOKENIZER = BPETokenizer.train(CAPTIONS, 400)
@@ -144,7 +144,7 @@ def test_micro_batches_equal_the_full_batch(micro_batch: int) -> None:
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """Halves whose captions have different numbers of tokens: the mean of two means would be another loss."""
-    mp.spawn(_rank, args=(tmp_path,), nprocs=2)  # type: ignore[attr-defined]
+    on_ranks(_rank, tmp_path)
     expected = _gradients(_batch(_model()), micro_batch=None)
     for rank in range(2):
         found = load_file(tmp_path / f"{rank}.safetensors")

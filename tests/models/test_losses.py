@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,6 +28,7 @@ from models.siglip import objective as siglip_objective
 from models.siglip.objective import siglip_loss
 from recipes.train.step import average_gradients, backward
 from tests.models.kit import pictures, randomise, texts, tokenizer
+from tests.processes import on_ranks
 
 BATCH = 8
 
@@ -206,7 +206,7 @@ TWO_PROCESSES = list(itertools.product(["clip", "siglip"], [None, 3], DTYPES))  
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    mp.spawn(_rank, args=(tmp_path,), nprocs=2)  # type: ignore[attr-defined]
+    on_ranks(_rank, tmp_path)
     for name, micro_batch, dtype in TWO_PROCESSES:
         expected = _gradients(name, _batch(name), micro_batch=None, dtype=dtype)
         first, second = (load_file(tmp_path / f"{name}-{micro_batch}-{dtype}-{rank}.safetensors") for rank in range(2))

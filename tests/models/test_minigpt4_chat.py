@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,7 @@ from models.minigpt4.template import Turn
 from models.shared.generate import GREEDY, Decoding
 from models.shared.text import BPETokenizer
 from tests.models.test_minigpt4 import LANGUAGE, build
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.processes import command
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +119,9 @@ def test_on_the_terminal(words: BPETokenizer, picture: np.ndarray, tmp_path: Pat
     model = build(words)
     models.save(model, tmp_path / "run")
     Image.fromarray(picture).save(tmp_path / "picture.png")
-    command = [sys.executable, "-m", "models.minigpt4.chat", str(tmp_path / "run"), str(tmp_path / "picture.png"), "--device", "cpu"]
-    command += ["--temperature", "0"]  # what is sampled from random weights depends on their last bits
-    done = subprocess.run(command, input="what do you see?\nhow many?", capture_output=True, text=True, cwd=ROOT, check=False, timeout=250)
+    options = ["--device", "cpu", "--temperature", "0"]  # what is sampled from random weights depends on their last bits
+    asked = [str(tmp_path / "run"), str(tmp_path / "picture.png"), *options]
+    done = command("models.minigpt4.chat", *asked, typed="what do you see?\nhow many?")
     assert done.returncode == 0, done.stderr
     conversation = Conversation(model, picture)
     expected = [conversation.ask(request) for request in ("what do you see?", "how many?")]

@@ -24,6 +24,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For models that read every sample before they train."""
+    folder = tmp_path_factory.mktemp("data") / "scenes-few"
+    build(folder, "tiny", workers=1, samples={"train": 60, "val": 20})
+    return folder
+
+
 @pytest.fixture
 def recipe(scenes: Path) -> AnyRecipe:
     """CLIP, 12 steps of 16, in fp32."""

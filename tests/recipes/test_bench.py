@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from recipes.bench import __main__, prefix
+from models.vq import VQConfig
+from recipes.bench import __main__, captions, drawing, prefix
 from tests.data.kit import make_split
 
-SMALL = __main__.Setting(width=64, depth=1, batch=4, draw_batch=4, anchors=900, loader_batch=8, loader_batches=2, image=16, repeats=2)
+SMALL = __main__.Setting(
+    width=64, depth=1, batch=4, draw_batch=4, draw_depth=1, anchors=900, loader_batch=8, loader_batches=2, image=16, repeats=2
+)
+PICTURE = replace(VQConfig.tiny(), network=replace(VQConfig.tiny().network, image_size=32))  # of 16 codes
 
 
 def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(__main__, "QUICK", SMALL)
-    monkeypatch.setattr(prefix, "LESSONS", 20)
+    monkeypatch.setattr(captions, "LESSONS", 20)
+    monkeypatch.setattr(prefix, "LESSONS", 10)
+    monkeypatch.setattr(drawing, "VQConfig", SimpleNamespace(tiny=lambda: PICTURE))
     data = make_split(tmp_path / "dots", [30, 30])
     out = tmp_path / "bench.json"
     monkeypatch.setattr("sys.argv", ["bench", "--quick", "--device", "cpu", "--data", str(data), "--out", str(out)])

@@ -54,11 +54,11 @@ def short(recipe: AnyRecipe, data: str, *, batch: int = BATCH, steps: int = 2) -
 
 
 @pytest.fixture(scope="module")
-def runs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def runs(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for runs, while every preset of every page is short."""
     with pytest.MonkeyPatch.context() as patch:
         for name in names():
-            patch.setattr(page(name), "PRESETS", {key: short(recipe, str(scenes)) for key, recipe in page(name).PRESETS.items()})
+            patch.setattr(page(name), "PRESETS", {key: short(recipe, str(few)) for key, recipe in page(name).PRESETS.items()})
         yield tmp_path_factory.mktemp("runs")
 
 
@@ -86,8 +86,8 @@ def _progress(folder: Path) -> Any:
     return checkpoint.read_progress(folder / CHECKPOINT)
 
 
-def some_samples(scenes: Path, count: int) -> list[Sample]:
-    return next(iter(in_order(find(str(scenes), "train"), batch_size=count)))
+def some_samples(few: Path, count: int) -> list[Sample]:
+    return next(iter(in_order(find(str(few), "train"), batch_size=count)))
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -123,9 +123,9 @@ def test_killed_and_resumed_equals_uninterrupted(name: str, runs: Path, tmp_path
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_collate_depends_on_its_generator_alone_and_goes_to_workers(name: str, runs: Path, scenes: Path) -> None:
+def test_collate_depends_on_its_generator_alone_and_goes_to_workers(name: str, runs: Path, few: Path) -> None:
     model, _ = in_last_stage(name, trained(name, runs))
-    samples = some_samples(scenes, BATCH)
+    samples = some_samples(few, BATCH)
     again = pickle.loads(pickle.dumps(model.collate))  # noqa: S301 (our own bytes)
     one, other = (collate(samples, np.random.default_rng(3)) for collate in (model.collate, again))
     assert one.keys() == other.keys() != set()
@@ -134,9 +134,9 @@ def test_collate_depends_on_its_generator_alone_and_goes_to_workers(name: str, r
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_micro_batches_give_the_gradients_of_the_batch(name: str, runs: Path, scenes: Path) -> None:
+def test_micro_batches_give_the_gradients_of_the_batch(name: str, runs: Path, few: Path) -> None:
     model, _ = in_last_stage(name, trained(name, runs))
-    batch = model.collate(some_samples(scenes, BATCH), np.random.default_rng(0))
+    batch = model.collate(some_samples(few, BATCH), np.random.default_rng(0))
     found = []
     for size in (None, 1):
         model.zero_grad()
@@ -152,7 +152,7 @@ def test_micro_batches_give_the_gradients_of_the_batch(name: str, runs: Path, sc
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_what_is_trained_has_a_gradient_in_some_stage_and_what_is_frozen_has_none(name: str, runs: Path, scenes: Path) -> None:
+def test_what_is_trained_has_a_gradient_in_some_stage_and_what_is_frozen_has_none(name: str, runs: Path, few: Path) -> None:
     folder, recipe = trained(name, runs), page(name).PRESETS["tiny"]
     model, trains = models.load(folder), set(_progress(folder).trained)
     progress = Progress(frozen=[key for key, _ in model.named_parameters() if key not in trains])
@@ -160,7 +160,7 @@ def test_what_is_trained_has_a_gradient_in_some_stage_and_what_is_frozen_has_non
     for number in range(len(recipe.schedule)):
         enter(model, recipe, number, progress)
         set_training(model)
-        batch = model.collate(some_samples(scenes, 2 * BATCH), np.random.default_rng(0))
+        batch = model.collate(some_samples(few, 2 * BATCH), np.random.default_rng(0))
         model.zero_grad()
         backward(model, batch, micro_batch=None, autocast=torch.autocast("cpu", enabled=False))
         for key, parameter in model.named_parameters():
@@ -170,7 +170,7 @@ def test_what_is_trained_has_a_gradient_in_some_stage_and_what_is_frozen_has_non
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_two_ranks_have_the_losses_and_gradients_of_one(name: str, runs: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_have_the_losses_and_gradients_of_one(name: str, runs: Path, few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In every stage, for ranks whose rows differ in what they count: texts of other lengths, other numbers of masked words and hidden
     pixels. Hard negatives are a rank's own and are drawn, so here they are each pair's neighbour."""
     folder, recipe = trained(name, runs), page(name).PRESETS["tiny"]
@@ -181,7 +181,7 @@ def test_two_ranks_have_the_losses_and_gradients_of_one(name: str, runs: Path, s
         whole: Any = models.load(folder)
         enter(whole, recipe, number, _progress(folder))
         set_training(whole)
-        batch = _uneven(whole.collate(some_samples(scenes, 2 * BATCH), np.random.default_rng(0)))
+        batch = _uneven(whole.collate(some_samples(few, 2 * BATCH), np.random.default_rng(0)))
         copies = [copy.deepcopy(whole) for _ in range(2)]
 
         def work(rank: int, copies: list[Any] = copies, batch: dict[str, torch.Tensor] = batch) -> Any:
@@ -258,9 +258,9 @@ def _environment(root: Path) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [name for name in PAGES if models.model_of(page(name).PRESETS["tiny"].model).paradigm != "training-free"])
-def test_it_overfits_eight_samples(name: str, runs: Path, scenes: Path) -> None:
+def test_it_overfits_eight_samples(name: str, runs: Path, few: Path) -> None:
     model, recipe = in_last_stage(name, trained(name, runs))
-    batch = model.collate(some_samples(scenes, 8), np.random.default_rng(0))
+    batch = model.collate(some_samples(few, 8), np.random.default_rng(0))
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=recipe.schedule[-1].optim.lr)
     losses = []
     for step in range(60):

@@ -36,8 +36,8 @@ PAGES = [
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_stage_traces(name: str, scenes: Path, tmp_path: Path) -> None:
-    model, recipe, batches = prepared(name, "tiny", str(scenes), tmp_path, batch=4)
+def test_every_stage_traces(name: str, few: Path, tmp_path: Path) -> None:
+    model, recipe, batches = prepared(name, "tiny", str(few), tmp_path, batch=4)
     for number, batch in enumerate(batches):
         trace(copy.deepcopy(model), recipe, number, batch)
 
@@ -56,7 +56,7 @@ def elsewhere(features: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize(("wrong", "error"), [(item, WAITS), (mask, WAITS), (elsewhere, RuntimeError)], ids=["item", "mask", "elsewhere"])
 def test_what_waits_or_stays_behind_is_found(
-    wrong: object, error: type[Exception] | tuple[type[Exception], ...], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wrong: object, error: type[Exception] | tuple[type[Exception], ...], few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = SigLIP.encode
 
@@ -65,7 +65,7 @@ def test_what_waits_or_stays_behind_is_found(
         wrong(features)  # type: ignore[operator]
         return features
 
-    model, recipe, (batch,) = prepared("siglip", "tiny", str(scenes), tmp_path, batch=4)
+    model, recipe, (batch,) = prepared("siglip", "tiny", str(few), tmp_path, batch=4)
     monkeypatch.setattr(SigLIP, "encode", encode)
     with pytest.raises(error):
         trace(model, recipe, 0, batch)

@@ -26,11 +26,9 @@ from recipes.gpu.stages import STAGES
 from recipes.tools.gpu import NOT_RUN, gpu_section
 from recipes.tools.results import Published
 from recipes.train.pages import names, page
+from tests.recipes.items import after_fork
 
 ORIGIN = {"commit": "c" * 40, "hardware": "a GPU", "date": "2026-01-01", "versions": {}}
-
-
-IMPORTED_BY = os.getpid()
 
 
 def well(save: Save, value: int) -> Json:
@@ -67,13 +65,6 @@ def deaf(save: Save, folder: str) -> Json:
     Path(folder, "child").write_text(str(child))
     time.sleep(60)
     return {}
-
-
-def after_fork(save: Save) -> Json:
-    """Like CUDA: not in a forked process."""
-    if os.getpid() != IMPORTED_BY:
-        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
-    return {"value": 1}
 
 
 def notes(save: Save, folder: str, name: str) -> Json:

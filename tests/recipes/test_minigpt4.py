@@ -76,15 +76,15 @@ def test_nothing_to_ask_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_builds_on_blip2_and_its_language_model_and_stands_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = tmp_path / "scenes-test"
-    build_scenes(scenes, "tiny", workers=1, samples={"train": 200, "val": 40, "test": 40})
+    build_scenes(scenes, "tiny", workers=1, samples={"train": 100, "val": 10, "test": 12})
     for page in (clip, lm):
-        monkeypatch.setitem(page.PRESETS, "tiny", shortened(page.PRESETS["tiny"], budget=32, batch=16))
+        monkeypatch.setitem(page.PRESETS, "tiny", shortened(page.PRESETS["tiny"], budget=8, batch=4))
 
     def short(recipe: Any) -> Any:
-        return replace(recipe, stages=tuple(shortened(stage, budget=48, batch=16) for stage in recipe.stages))
+        return replace(recipe, stages=tuple(shortened(stage, budget=12, batch=4) for stage in recipe.stages))
 
     monkeypatch.setitem(blip2.PRESETS, "tiny", short(blip2.PRESETS["tiny"]))
-    recipe = replace(short(minigpt4.PRESETS["tiny"]), data=str(scenes), device="cpu", log=Log(every=1, validate=16))
+    recipe = replace(short(minigpt4.PRESETS["tiny"]), data=str(scenes), device="cpu", log=Log(every=1, validate=4))
     folder = tmp_path / "minigpt4-tiny-s0"
     assert train(recipe, folder, "tiny") == 0
     logged = steps(folder)
@@ -110,4 +110,4 @@ def test_it_builds_on_blip2_and_its_language_model_and_stands_alone(tmp_path: Pa
     assert set(cost["prerequisites"]) == {"vision", "language_model"}
     found = in_the_form_asked_for().measure(folder, recipe, scenes.name)
     assert 0 <= found.value <= 1
-    assert len(found.samples) == 40
+    assert len(found.samples) == 12

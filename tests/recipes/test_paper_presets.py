@@ -119,9 +119,9 @@ def once(name: str, recipe: AnyRecipe, data: str) -> AnyRecipe:
 
 
 @pytest.fixture(scope="module")
-def runs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def runs(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for runs, while every `paper` preset is small and the hub has stand-ins for all that it is asked for."""
-    folder, said = tmp_path_factory.mktemp("paper"), list(texts(find(str(scenes), "train"), limit=200, questions=True))
+    folder, said = tmp_path_factory.mktemp("paper"), list(texts(find(str(few), "train"), limit=200, questions=True))
     inner = {kind: make(said) for kind, make in KINDS.items()}
 
     def tokenizer_of(name: str, *, trust_remote_code: bool) -> Any:
@@ -147,7 +147,7 @@ def runs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
         patch.setattr(AutoModel, "from_pretrained", encoder_of)
         patch.setattr(models, "load", load)
         for name in names():
-            presets = {key: once(name, recipe, str(scenes)) for key, recipe in page(name).PRESETS.items() if "paper" in key}
+            presets = {key: once(name, recipe, str(few)) for key, recipe in page(name).PRESETS.items() if "paper" in key}
             patch.setattr(page(name), "PRESETS", page(name).PRESETS | presets)
         yield folder
 

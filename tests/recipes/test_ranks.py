@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from data.sample import Sample
 from data.shards import write_index, write_shard
@@ -21,10 +22,11 @@ from recipes.train.loop import train
 from recipes.train.recipe import AnyRecipe
 from recipes.train.watch import Watch
 from tests.data.kit import encode, picture
+from tests.processes import METHOD, command, execute, on_ranks, ready
 
 
 def test_two_ranks_save_together_stop_together_and_resume(recipe: AnyRecipe, tmp_path: Path) -> None:
-    mp.spawn(_rank, args=(recipe, tmp_path, [_free_port() for _ in range(4)]), nprocs=2)  # type: ignore[attr-defined]
+    on_ranks(_rank, recipe, tmp_path, [_free_port() for _ in range(4)])
     stopped, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("stopped", "whole"))
     assert all(torch.equal(stopped[name], whole[name]) for name in whole)
     (tmp_path / "stopped" / "cost.json").unlink()
@@ -32,30 +34,30 @@ def test_two_ranks_save_together_stop_together_and_resume(recipe: AnyRecipe, tmp
         train(recipe, tmp_path / "stopped")
 
 
-def test_torchrun_learns_what_one_process_does(tmp_path: Path) -> None:
+def torchrun(*arguments: str) -> None:
+    """`torchrun --standalone --nproc-per-node 2 -m recipes.train ARGUMENTS`."""
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*ranks, "-m", "recipes.train", *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+
+
+def agent(*arguments: str) -> None:
+    """The same with forked ranks: torchrun's own agent, which starts them, hands them their places and watches them."""
+    meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test"}
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, start_method=METHOD, **meeting)
+    ready()
+    assert set(elastic_launch(config, execute)("recipes.train", arguments).values()) == {0}
+
+
+@pytest.mark.parametrize("start", [agent, pytest.param(torchrun, marks=pytest.mark.slow)])
+def test_torchrun_learns_what_one_process_does(start: Callable[..., None], tmp_path: Path) -> None:
     """The whole command. A rank draws captions by itself, so each picture has only one here."""
     samples = [Sample(f"{n:06d}", picture(n, 64), captions=(f"picture {n}",)) for n in range(64)]
     entry = write_shard(tmp_path / "dots" / "train" / "00000.tar", ((sample, "png", encode(sample.image)) for sample in samples))
     write_index(tmp_path / "dots" / "train", name="dots", split="train", shards=[entry])
-    options = [
-        "clip",
-        "tiny",
-        "--data",
-        str(tmp_path / "dots"),
-        "--budget",
-        "64",
-        "--batch",
-        "16",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-    ]
-    options += ["--optim.warmup", "0", "--log.every", "1", "--vocab-size", "300"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, start in (("two", torchrun), ("one", [sys.executable])):
-        command = [*start, "-m", "recipes.train", *options, "--out", str(tmp_path / name)]
-        subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    options = ["clip", "tiny", "--data", str(tmp_path / "dots"), "--budget", "64", "--batch", "16", "--optim.warmup", "0"]
+    options += ["--device", "cpu", "--precision", "fp32", "--log.every", "1", "--vocab-size", "300", "--out"]
+    start(*options, str(tmp_path / "two"))
+    assert command("recipes.train", *options, str(tmp_path / "one")).returncode == 0
     one, two = (
         [line for line in map(json.loads, (tmp_path / name / "train.jsonl").read_text().splitlines()) if "event" not in line]
         for name in ("one", "two")

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -26,6 +25,7 @@ from recipes.train.__main__ import main
 from recipes.train.loop import train
 from recipes.train.recipe import AnyRecipe, Log, Optim
 from tests.data.kit import make_split
+from tests.processes import command, start
 from tests.recipes.kit import shortened
 
 
@@ -114,35 +114,23 @@ def test_a_streamed_set_resumes_where_it_was(recipe: AnyRecipe, tmp_path: Path, 
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_sigkill_on_a_real_process(recipe: AnyRecipe, scenes: Path, tmp_path: Path) -> None:
+def test_sigkill_on_a_real_process(scenes: Path, tmp_path: Path) -> None:
     """The command line, killed from outside at an arbitrary moment, then run again."""
-    command = [
-        sys.executable,
-        "-m",
-        "recipes.train",
-        "clip",
-        "tiny",
-        "--data",
-        str(scenes),
-        "--budget",
-        "320",
-        "--optim.warmup",
-        "0",
-        "--batch",
-        "32",
-    ]
-    command += ["--device", "cpu", "--log.every", "1", "--log.validate", "0", "--save-minutes", "0", "--vocab-size", "300"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], env=environment, stderr=subprocess.DEVNULL)
+    options = ["clip", "tiny", "--data", str(scenes), "--budget", "160", "--batch", "8", "--optim.warmup", "0", "--vocab-size", "300"]
+    options += ["--model.vision.depth", "1", "--model.text.depth", "1"]
+    options += ["--device", "cpu", "--log.every", "1", "--log.validate", "0", "--save-minutes", "0", "--out"]
+    process = start(("recipes.train", *options, str(tmp_path / "killed")), room=tmp_path)
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    time.sleep(0.2)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     for name in ("killed", "whole"):
-        subprocess.run([*command, "--out", str(tmp_path / name)], env=environment, check=True, stderr=subprocess.DEVNULL)
+        assert command("recipes.train", *options, str(tmp_path / name)).returncode == 0
+    assert len(events(tmp_path / "killed", "resume")) == 1
     assert same_weights(tmp_path / "killed", tmp_path / "whole")
 
 
@@ -224,7 +212,7 @@ def test_one_bad_step_is_skipped(recipe: AnyRecipe, tmp_path: Path, monkeypatch:
 
 
 def test_a_loss_at_chance_is_said_aloud(recipe: AnyRecipe, tmp_path: Path) -> None:
-    frozen = replace(recipe, budget=120 * 16, optim=Optim(lr=1e-12), log=Log(every=10, validate=0))
+    frozen = replace(recipe, batch=4, budget=120 * 4, optim=Optim(lr=1e-12), log=Log(every=10, validate=0))
     train(frozen, tmp_path / "run")
     warnings = events(tmp_path / "run", "warning")
     assert {warning["message"].split("'")[1] for warning in warnings} == {"image_to_text", "text_to_image"}
