@@ -30,15 +30,21 @@ from itertools import pairwise
 
 from eval.base.wordings import (
     AFFIRMING,
+    ANSWER,
     ARTICLE,
     BE,
+    CONCLUSION,
+    CORRECTION,
+    DOUBT,
+    FILLER,
     HERE,
     NEGATION,
-    PICTURE,
     PREPOSITION,
     SEE,
     SHOW,
-    VISIBLE,
+    STATES,
+    TURN,
+    VERDICTS,
     WHO,
     is_function,
     plain,
@@ -46,51 +52,6 @@ from eval.base.wordings import (
 )
 
 Words = Sequence[str]
-
-
-def _any(*phrases: str) -> re.Pattern[str]:
-    return re.compile("|".join(rf"(?<!\w)(?:{phrase})(?!\w)" for phrase in phrases))
-
-
-VERDICTS = ("yes", "no", "true", "correct", "likely")
-FILLER = re.compile(  # before what a clause says
-    r"^(?:(?:but|well|so|oh|ok|okay|u[mh]|h+m+|ah|and|or|then|why|honestly|sorry|sadly|unfortunately|fortunately|i am afraid|also|just|only"
-    r"|no problem|(?:i|we) (?:would |will )?(?:think|believe|guess|suppose|say|assume|suspect)|it (?:would )?(?:seems?|appears?)"
-    r"|(?:i am|it is) (?:\w+ly |very |quite |almost )*(?:sure|certain|confident|positive|clear|obvious))(?: that)?(?: |$))+"
-)
-DOUBT = _any(
-    rf"(?:can|could) not (?!(?:be )?{SEE}\b).*",
-    rf"can not {SEE} (?:clearly|well|properly|what|how|whether|if)|can not(?: {SEE})?$",
-    rf"not {SEE} (?:(?:the|this|that|your|any|an?) )*{PICTURE}(?:$| (?:you|attached|provided|itself))",
-    rf"^(?:there (?:is|was) )?no {PICTURE} (?:was|were|is|are|provided|attached|here)",
-    r"(?:do|did) not (?:know|understand)",
-    r"(?:no|not an?y?|not have(?: \w+)?) (?:idea|clue|information|access|ability|context|way)",
-    r"not (?:(?:\w+ly|too|so|very|100) )*(?:sure|certain|clear|confident|known|confirmed|possible|enough|sufficient|applicable)",
-    r"unsure|uncertain|unclear|unknown|ambiguous|inconclusive|undetermined|doubtful|insufficient|possible|depends|neither|not necessarily",
-    r"maybe|perhaps|possibly|might|may (?:be|have|contain|show|include|not)|idk|dunno|n a|initially|at first",
-    rf"could (?:be|have|contain)(?! {SEE})",
-    r"(?:hard|difficult|impossible|tricky|too \w+) (?:for me )?to",
-    r"decline|refuse|rather not|will not (?:answer|say|guess|comment)",
-    r"^if (?!you\b).*",
-    r"let (?:me|us)|i (?:can|will|would|am) (?:be )?(?:happy|glad|help|assist|check|look|try)",  # an offer: "sure, let me look"
-)
-STATES = _any(  # what makes a clause a statement
-    rf"there (?:{BE}|not)",
-    rf"^it {BE}(?: not)?(?:$| (?:{SEE}|{HERE}|{SHOW}|an?|one))",
-    rf"^(?:they|he|she|i|we|this|that) {BE}",
-    rf"(?:^it|^this|^that|{PICTURE})(?: {BE})?(?: not)? (?:{SHOW}|without)",
-    rf"{SEE}|{BE}(?: not)* {HERE}|^(?:not )?{VISIBLE}(?: here)?$",
-)
-CORRECTION = _any(
-    r"^(?:no |oh |but )*(?:wait|actually|correction|hold on|oops|scratch that|on second|i mean|upon closer)",
-    "i meant",
-    "looking (?:again|closer)",
-)
-CONCLUSION = _any("answer|conclusion|verdict|so|thus|hence|therefore|overall|finally|final")
-TURN = re.compile(
-    r"(?<!the )(?<!this )(?<!your )\b(?:question|q|user|human|instruction)s? ?\d* ?:|<\|?(?:im_end|eot_id|endoftext|end)\|?>|</s>|\[inst\]"
-)
-ANSWER = _any(r"(?:answer|a|assistant|response)s? ?\d* ?:")
 
 
 def yes_or_no(answer: str, question: str = "") -> bool | None:
@@ -138,8 +99,8 @@ def _sentences(answer: str) -> Iterator[str]:
     letter = {"y": "yes", "n": "no"}.get(text.strip(" .()\"'*\n"))
     for part in re.findall(r"[^.!?;\n]+[.!?;\n]*", letter or text):
         if sentence := plain(part):
-            asks = ("?" in part and len(sentence.split()) > 2) or re.match(rf"{BE} (?:{WHO}|the|an?|any)\b", sentence)
-            yield sentence + "?" * bool(asks)
+            asks = "?" in part and not VERDICTS.issuperset(sentence.strip(" ,").split())
+            yield sentence + "?" * (asks or re.match(rf"{BE} (?:{WHO}|the|an?|any)\b", sentence) is not None)
 
 
 def _read(clause: str, asked: Asked, inherited: bool) -> tuple[str, bool, bool]:

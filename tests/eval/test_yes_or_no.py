@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
@@ -234,9 +235,9 @@ PAIRS = [
     ("\\textbf{Yes}", "\\textbf{No}"),
     ("\\(\\text{Yes}\\)", "\\(\\text{No}\\)"),
     ("«Yes»", "«No»"),
-    ("‘Yes’", "‘No’"),
+    ("\u2018Yes\u2019", "\u2018No\u2019"),
     ("''yes''", "''no''"),
-    ("ＹＥＳ", "ＮＯ"),
+    ("\uff39\uff25\uff33", "\uff2e\uff2f"),
     ("Yes。", "No。"),
     ("¡Yes!", "¡No!"),
     ("Yes…", "No…"),
@@ -374,6 +375,7 @@ NEITHER = [
     "...",
     "?",
     "blue",
+    "nobody",
     "A dog",
     "two",
     "yesterday",
@@ -691,6 +693,239 @@ NEITHER_ASKED = [
     ("Is there a dog in the image?", "I cannot tell if there is a dog."),
 ]
 
+# (question, answer, verdict): written after the rules, as a check of them on other words.
+HELD_OUT = [
+    ("Is there a bicycle in the image?", "Affirmative, I can make out a bicycle leaning on the wall.", True),
+    ("Is there a bicycle in the image?", "I can make out no bicycle.", False),
+    ("Is there a bicycle in the image?", "There's what appears to be a bicycle in the corner.", True),
+    ("Is there a bicycle in the image?", "Nothing here resembles a bicycle.", False),
+    ("Is there a bicycle in the image?", "Two bikes and a bicycle are parked outside.", True),
+    ("Is there a bicycle in the image?", "A bicycle? No, I don't see any.", False),
+    ("Is there a bicycle in the image?", "A bicycle? Yes, I see one.", True),
+    ("Is there a bicycle in the image?", "It isn't possible to confirm whether a bicycle is there.", None),
+    ("Is there a bicycle in the image?", "My apologies, but I can't process images.", None),
+    ("Is there a bicycle in the image?", "As an AI, I'm not equipped to view images.", None),
+    ("Is there a bicycle in the image?", "I have looked carefully, and there is a bicycle.", True),
+    ("Is there a bicycle in the image?", "I have looked carefully, and there isn't a bicycle.", False),
+    ("Is there a bicycle in the image?", "Bicycle: present", True),
+    ("Is there a bicycle in the image?", "Bicycle: not present", False),
+    ("Is there a bicycle in the image?", "the bicycle can be found near the door", True),
+    ("Is there a bicycle in the image?", "the bicycle cannot be found anywhere", False),
+    ("Is there a bicycle in the image?", "Every object is visible except a bicycle.", False),
+    ("Is there a bicycle in the image?", "No bicycles were detected in this photograph.", False),
+    ("Is there a bicycle in the image?", "Several bicycles were detected in this photograph.", True),
+    ("Is there a bicycle in the image?", "There's a woman riding a bicycle without a helmet.", True),
+    ("Is there a bicycle in the image?", "There's a woman without a bicycle.", False),
+    ("Is there a bicycle in the image?", "Yes; one bicycle, no cars.", True),
+    ("Is there a bicycle in the image?", "No; one car, no bicycles.", False),
+    ("Is there a bicycle in the image?", "Yes\n\n\n", True),
+    ("Is there a bicycle in the image?", "no\n\n\nno\n\n\nno", False),
+    ("Is there a bicycle in the image?", "Based on what I can see, the answer would be yes.", True),
+    ("Is there a bicycle in the image?", "Based on what I can see, the answer would be no.", False),
+    ("Is there an umbrella?", "Response: **No**, there isn't an umbrella visible.", False),
+    ("Is there an umbrella?", "Response: **Yes**, there is an umbrella visible.", True),
+    ("Is there an umbrella?", "The woman is holding an umbrella.", True),
+    ("Is there an umbrella?", "The woman isn't holding anything.", None),
+    ("Is there an umbrella?", "People are walking in the rain with umbrellas.", True),
+    ("Is there an umbrella?", "People are walking in the rain with no umbrellas.", False),
+    ("Is there an umbrella?", "People are walking in the rain without umbrellas.", False),
+    ("Is there an umbrella?", "It is raining, but nobody has an umbrella.", False),
+    ("Is there an umbrella?", "It is raining and everybody has an umbrella.", True),
+    ("Is there an umbrella?", "I cannot say for sure if that's an umbrella.", None),
+    ("Is there an umbrella?", "It could be an umbrella, but I'm not certain.", None),
+    ("Is there an umbrella?", "It seems to be an umbrella.", True),
+    ("Is there an umbrella?", "It doesn't seem to be an umbrella.", False),
+    ("Is there an umbrella?", "That does not look like an umbrella to me.", False),
+    ("Is there an umbrella?", '"Yes, it does."', True),
+    ("Is there an umbrella?", '"No, it does not."', False),
+    ("Is there an umbrella?", "\\boxed{\\text{No}}", False),
+    ("Is there an umbrella?", "The answer is \\boxed{A}: Yes", True),
+    ("Is there an umbrella?", "Thought: I should check for umbrellas. Answer: No", False),
+    ("Is there an umbrella?", "Thought: I should check for umbrellas. Answer: Yes", True),
+    ("Is there an umbrella?", "<think>\nThe user asks about umbrellas. No umbrella... wait, there is one.\n</think>\n\n**Yes**", True),
+    ("Is there an umbrella?", "<think>\nYes? Hmm.\n</think>\nNo umbrella is shown.", False),
+    ("Is there an umbrella?", '{"answer": "no", "reason": "Yes would need an umbrella"}', None),
+    ("Is there an umbrella?", '{"umbrella": "yes"}', True),
+    ("Is there an umbrella?", '{"umbrella_present": false}', False),
+    ("Is there an umbrella?", "Yes (there is an umbrella)", True),
+    ("Is there an umbrella?", "No (there isn't an umbrella)", False),
+    ("Is there an umbrella?", "(Yes)", True),
+    ("Is there an umbrella?", "yes, umbrella", True),
+    ("Is there an umbrella?", "no, umbrella", False),
+    ("Is there an umbrella?", "no umbrella", False),
+    ("Is there an umbrella?", "umbrella", True),
+    ("Is there an umbrella?", "parasol", None),
+    ("Is there an umbrella?", "It's impossible to tell from this angle.", None),
+    ("Is there an umbrella?", "I can neither confirm nor deny that.", None),
+    ("Is there an umbrella?", "Both yes and no, depending on the definition.", None),
+    ("Is there an umbrella?", "Not to my knowledge.", False),
+    ("Is there an umbrella?", "To my knowledge, yes.", True),
+    ("Is there an umbrella?", "As far as I can tell, yes.", True),
+    ("Is there an umbrella?", "As far as I can tell, no.", False),
+    ("Is there a cat in the image?", "I would guess yes.", True),
+    ("Is there a cat in the image?", "I would guess no.", False),
+    ("Is there a cat in the image?", "I'm leaning towards yes.", True),
+    ("Is there a cat in the image?", "I'm leaning towards no.", False),
+    ("Is there a cat in the image?", "Hmm, I don't think so, no.", False),
+    ("Is there a cat in the image?", "Hmm, I think so, yes.", True),
+    ("Is there a cat in the image?", "YES - THE IMAGE SHOWS A CAT", True),
+    ("Is there a cat in the image?", "NO - THE IMAGE SHOWS A DOG", False),
+    ("Is there a cat in the image?", "There is a cat. The cat is not moving.", True),
+    ("Is there a cat in the image?", "There isn't a cat. The dog is not moving.", False),
+    ("Is there a cat in the image?", "A cat is sleeping and a dog is not.", True),
+    ("Is there a cat in the image?", "The cat is not visible because it is hidden.", False),
+    ("Is there a cat in the image?", "We're looking at a cat.", True),
+    ("Is there a cat in the image?", "We aren't looking at a cat.", False),
+    ("Is there a cat in the image?", "This appears to be a cat.", True),
+    ("Is there a cat in the image?", "This does not appear to be a cat.", False),
+    ("Is there a cat in the image?", "The animal is a cat.", True),
+    ("Is there a cat in the image?", "The animal is not a cat.", False),
+    ("Is there a cat in the image?", "The animal in the image is a dog, not a cat.", False),
+    ("Is there a cat in the image?", "The animal in the image is a cat, not a dog.", True),
+    ("Is there a cat in the image?", "The only animal is a cat.", True),
+    ("Is there a cat in the image?", "The only animal is a dog.", None),
+    ("Is there a cat in the image?", "It would be incorrect to claim there is a cat.", False),
+    ("Is there a cat in the image?", "It would be incorrect to claim there isn't a cat.", True),
+    ("Is there a cat in the image?", "I can't find any cat in this picture, sorry.", False),
+    ("Is there a cat in the image?", "I found a cat in this picture!", True),
+    ("Is there a cat in the image?", "A: No\nB: Yes", None),
+    ("Is there a cat in the image?", "No. Oh wait, yes there is a cat.", True),
+    ("Is there a cat in the image?", "Yes. Oh wait, no, there is no cat.", False),
+    ("Is there a cat in the image?", "The cat's there.", True),
+    ("Is there a cat in the image?", "The cat isn't there.", False),
+    ("Is there a cat in the image?", "N.", False),
+    ("Is there a cat in the image?", "Y.", True),
+    ("Is there a cat in the image?", "yes.\nIs there a dog?\nno.", True),
+    ("Is there a cat in the image?", "no.\nIs there a dog?\nyes.", False),
+    ("Is there a cat in the image?", "Yes! 😀", True),
+    ("Is there a cat in the image?", "No 😞", False),
+    ("Is there a cat in the image?", "yes it is a cat.<|eot_id|>assistant no", True),
+    ("Is there a cat in the image?", "It is not the case that no cat is present.", True),
+    ("Is there a cat in the image?", "The image is devoid of any cats.", False),
+    ("Is there a cat in the image?", "Cats abound.", True),
+    ("Is there a cat in the image?", "There are cats galore!", True),
+    ("Is there a cat in the image?", "Certainly not a cat.", False),
+    (
+        "Is there a dining table in the image?",
+        "Yes, there is a dining table in the image, with a variety of food items placed on it.",
+        True,
+    ),
+    (
+        "Is there a dining table in the image?",
+        "No, there is no dining table in the image. The scene features a living room with a couch and a TV.",
+        False,
+    ),
+    (
+        "Is there a person in the image?",
+        "Yes, in the image, there is a person riding a skateboard down a ramp, and no other people are visible.",
+        True,
+    ),
+    ("Is there a person in the image?", "No, there isn't a person in the image. The image only shows a bird perched on a branch.", False),
+    ("Is there a dog in the image?", "The image does not provide enough information to determine if there is a dog.", None),
+    ("Is there a traffic light in the image?", "There are no visible traffic lights in the image.", False),
+    ("Is there a traffic light in the image?", "There are visible traffic lights in the image.", True),
+    ("Is there a traffic light in the image?", "There is a traffic light in the image, and it is showing a red signal.", True),
+    ("Is there a traffic light in the image?", "There is a stop sign in the image, but there is no traffic light.", False),
+    ("Is there a traffic light in the image?", "I don't see any traffic light, but there is a street lamp.", False),
+    ("Is there a traffic light in the image?", "The street has a lamp but no traffic light.", False),
+    ("Is there a dining table in the image?", "It's a photo of a kitchen; there's a table with four chairs around it.", True),
+    ("Is there a dining table in the image?", "a kitchen with no table", False),
+    ("Is there a person in the image?", "A person is not present in this image.", False),
+    ("Is there a person in the image?", "No one is in the image.", False),
+    ("Is there a person in the image?", "No people, just trees.", False),
+    ("Is there a person in the image?", "Trees, and a person in the distance.", True),
+    ("Is there a person in the image?", "Trees, and no person in the distance.", False),
+    ("Is there a person in the image?", "There is not a person in sight.", False),
+    ("Is there a person in the image?", "There is a person in sight.", True),
+    ("Is there a person in the image?", "Absolutely, there is a person.", True),
+    ("Is there a person in the image?", "Absolutely not, there is no person.", False),
+    ("Is there a person in the image?", "Not a person, but a statue.", False),
+    ("Is there a person in the image?", "Not a statue, but a person.", True),
+    ("Is there a dog in the image?", "Nope, can't see one.", False),
+    ("Is there a dog in the image?", "Yep, can see one.", True),
+    ("Is there a dog in the image?", "can't see one", False),
+    ("Is there a dog in the image?", "cannot find any", False),
+    ("Is there a dog in the image?", "didn't see any dogs", False),
+    ("Is there a dog in the image?", "saw a dog", True),
+    ("Is there a dog in the image?", "not seeing a dog", False),
+    ("Is there a dog in the image?", "I'm not seeing any dog here.", False),
+    ("Is there a dog in the image?", "I am seeing a dog here.", True),
+    ("Is there a dog in the image?", "I don't notice any dogs in the picture, only cats.", False),
+    ("Is there a dog in the image?", "The photo doesn't include dogs.", False),
+    ("Is there a dog in the image?", "The photo includes dogs.", True),
+    ("Is there a dog in the image?", "There are cats and horses in the image. There are no dogs.", False),
+    ("Is there a dog in the image?", "There are cats and horses in the image. There is also a dog.", True),
+    ("Is there a dog in the image?", "In this image we can see a dog on the floor.", True),
+    ("Is there a dog in the image?", "In this image we can't see a dog on the floor.", False),
+    ("Is there a dog in the image?", "The image you provided does not contain a dog.", False),
+    ("Is there a dog in the image?", "The image you provided contains a dog.", True),
+    ("Is there a dog in the image?", "I'm sorry, I can't see any dog in this image.", False),
+    ("Is there a dog in the image?", "I'm sorry, I can't see the image you're referring to.", None),
+    ("Is there a dog in the image?", "I'm sorry, but as a text-based AI I'm unable to see pictures.", None),
+    ("Is there a dog in the image?", "I am sorry, but I am not able to answer this question.", None),
+    ("Is there a dog in the image?", "I apologize, but I cannot provide a definitive answer.", None),
+    ("Is there a dog in the image?", "Without more context I can't determine that.", None),
+    ("Is there a dog in the image?", "The image is too small to identify a dog.", None),
+    ("Is there a dog in the image?", "The answer cannot be determined from the image.", None),
+    ("Is there a dog in the image?", "It's not clear from the picture whether a dog is present.", None),
+    ("Is there a dog in the image?", "There's a chance that there is a dog.", None),
+    ("Is there a dog in the image?", "Probably a dog.", True),
+    ("Is there a dog in the image?", "Probably not a dog.", False),
+    ("Is there a dog in the image?", "I'm not convinced there is a dog.", None),
+    ("Is there a dog in the image?", "I strongly doubt there's a dog.", False),
+    ("Is there a dog in the image?", "There's definitely something there, but I can't say if it's a dog.", None),
+    ("Is there a dog in the image?", "Something that looks like a dog is visible.", True),
+    ("Is there a dog in the image?", "No animal is visible.", None),
+    ("Is there a dog in the image?", "No. The animal is a cat.", False),
+    ("Is there a dog in the image?", "Yes. The animal is a dog.", True),
+    ("Is there a dog in the image?", "Answer: Yes, Confidence: 90%", True),
+    ("Is there a dog in the image?", "Answer: No, Confidence: 90%", False),
+    ("Is there a dog in the image?", "Final Answer: No.\n\nExplanation: The image contains only a cat.", False),
+    ("Is there a dog in the image?", "Explanation: The image contains only a cat.\nFinal Answer: No.", False),
+    ("Is there a dog in the image?", "Explanation: The image contains a cat and a dog.\nFinal Answer: Yes.", True),
+    ("Is there a dog in the image?", 'Step 1: I see a cat. Step 2: I see no dog. So the answer is "no".', False),
+    ("Is there a dog in the image?", 'Step 1: I see a cat. Step 2: I see a dog. So the answer is "yes".', True),
+    (
+        "Is there a dog in the image?",
+        "Let's think step by step. There is a couch. There's an animal on it, and it is a dog. Therefore the answer is yes.",
+        True,
+    ),
+    (
+        "Is there a dog in the image?",
+        "Let's think step by step. There is a couch. There's an animal on it, and it is a cat. Therefore the answer is no.",
+        False,
+    ),
+    ("Is there a dog in the image?", "yes yes yes yes yes yes yes", True),
+    ("Is there a dog in the image?", "no no no no no no no no", False),
+    ("Is there a dog in the image?", "yes the dog is in the image yes the dog is in the image", True),
+    ("Is there a dog in the image?", "no the dog is not in the image no the dog is not in the image", False),
+    ("Is there a dog in the image?", "yes question : is there a cat ? answer : no", True),
+    ("Is there a dog in the image?", "no question : is there a cat ? answer : yes", False),
+    ("Is there a dog in the image?", "question: is there a dog? answer: no question: is there a cat? answer: yes", False),
+    ("Is there a dog in the image?", "yes a red dog", True),
+    ("Is there a dog in the image?", "no a red cat", False),
+    ("Is there a dog in the image?", "yes.no", None),
+    ("Is there a dog in the image?", "yes no", None),
+    ("Is there a dog in the image?", "there is", True),
+    ("Is there a dog in the image?", "there is no", False),
+    ("Is there a dog in the image?", "there are none of those", False),
+    ("Is there a dog in the image?", "It does not.", False),
+    ("Is there a dog in the image?", "does not", False),
+    ("Is there a dog in the image?", "is not", False),
+    ("Is there a dog in the image?", "it's false", False),
+    ("Is there a dog in the image?", "it's true", True),
+    ("Is there a dog in the image?", "That's a no from me.", False),
+    ("Is there a dog in the image?", "That's a yes from me.", True),
+    ("Is there a dog in the image?", "My final verdict is that there is no dog.", False),
+    ("Is there a dog in the image?", "My final verdict is that there is a dog.", True),
+    ("Is there a dog in the image?", "We can conclude that there is no dog.", False),
+    ("Is there a dog in the image?", "We can conclude that there is a dog.", True),
+    ("Is there a dog in the image?", "This is an image with a dog.", True),
+    ("Is there a dog in the image?", "This is an image without a dog.", False),
+    ("Is there a dog in the image?", "This is an image with no dogs in it.", False),
+    ("Is there a dog in the image?", "The dog is the main subject.", True),
+]
+
 # Words of one polarity and their opposites, for turning an answer round.
 OPPOSITE = {"yes": "no", "yep": "nope", "yup": "nope", "yeah": "nah", "true": "false", "correct": "incorrect", "right": "wrong"}
 OPPOSITE |= {"affirmative": "negative", "y": "n"}
@@ -714,6 +949,41 @@ def test_the_question_says_what_a_statement_is_about(question: str, affirmed: st
 @pytest.mark.parametrize(("question", "answer"), NEITHER_ASKED)
 def test_a_statement_about_something_else_is_neither(question: str, answer: str) -> None:
     assert yes_or_no(answer, question) is None
+
+
+@pytest.mark.parametrize(("question", "answer", "verdict"), HELD_OUT)
+def test_answers_that_were_written_after_the_rules(question: str, answer: str, verdict: bool | None) -> None:
+    assert yes_or_no(answer, question) is verdict
+
+
+# One object of POPE's a line, with its plural.
+OBJECTS = """
+person people, bicycle bicycles, bus buses, bench benches, sheep sheep, giraffe giraffes, umbrella umbrellas, tie ties, skis skis,
+knife knives, orange oranges, broccoli broccoli, sandwich sandwiches, couch couches, mouse mice, toothbrush toothbrushes, vase vases,
+scissors scissors, horse horses, airplane airplanes, dress dresses, box boxes, leaf leaves, microwave microwaves, potato potatoes,
+cherry cherries, child children, traffic light traffic lights, wine glass wine glasses, baseball glove baseball gloves, dining table
+dining tables, fire hydrant fire hydrants
+"""
+
+
+@pytest.mark.parametrize("names", [line.split() for line in OBJECTS.replace("\n", " ").split(",")])
+def test_names_in_singular_and_plural(names: list[str]) -> None:
+    one, many = " ".join(names[: len(names) // 2]), " ".join(names[len(names) // 2 :])
+    for asked in (f"Is there a {one} in the image?", f"Are there any {many} in the image?"):
+        for name in (one, many):
+            assert yes_or_no(f"There is a {name} beside a man.", asked) is True
+            assert yes_or_no(f"I see {name}.", asked) is True
+            assert yes_or_no(f"There are no {name}.", asked) is False
+            assert yes_or_no(f"I don't see any {name}, but a man.", asked) is False
+            assert yes_or_no(f"There might be a {name}.", asked) is None
+            assert yes_or_no(f"A man without a hat is beside a {name}.", asked) is True
+
+
+@pytest.mark.parametrize("text", ["a " * 20_000, "no " * 20_000, "<a" * 20_000, "," * 20_000, "look for " * 5_000, "not " * 5_000 + "dog"])
+def test_long_answers_are_read_in_time(text: str) -> None:
+    began = time.perf_counter()
+    yes_or_no(text, "Is there a dog?")
+    assert time.perf_counter() - began < 5
 
 
 def test_the_table_is_long() -> None:
