@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from lzma import LZMAError
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from webdataset.tariterators import base_plus_ext
 
 from data.captions import decode_text
 from data.sample import IMAGE_EXTENSIONS, Sample, from_record, sound
-from data.shards import DataError, class_names
+from data.shards import CLASS_NAMES, REMOTE, DataError, class_names
 from data.tars import lost, members_of
 
 MAX_PIXELS = 100_000_000
@@ -243,7 +242,7 @@ def _class(text: str, bad: dict[str, str]) -> int | str | None:
 
 
 def _class_name(number: int, url: str, bad: dict[str, str]) -> str | int | None:
-    """The name that the shard's classnames.txt gives a number; the number if there is no such file."""
+    """The name that the shard's classnames.txt gives a number; the number if there is no such file, which a warning says once."""
     names = _names_beside(url.rpartition("/")[0])
     if not names:
         return number
@@ -255,7 +254,12 @@ def _class_name(number: int, url: str, bad: dict[str, str]) -> str | int | None:
 
 @functools.cache
 def _names_beside(folder: str) -> tuple[str, ...]:
-    return class_names(Path(folder)) if folder.startswith("/") else ()
+    names = class_names(folder) if folder.startswith(("/", *REMOTE)) else ()
+    if not names and folder.startswith(REMOTE):
+        warnings.warn(
+            f"{folder}/{CLASS_NAMES}: none there or above, so classes are numbers. Put it beside the tars: a name a line", stacklevel=2
+        )
+    return names
 
 
 def _extensions(members: Members) -> str:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 import tarfile
+import threading
 from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ from data.check import check
 from data.decode import MAX_CAPTIONS, Tally, decode, read_shard
 from data.loader import in_order
 from data.sample import Object, Question, Sample
-from data.shards import find, splits
+from data.shards import DataError, class_names, find, prompt_templates, splits
 from tests.data.kit import encode, good_members, make_split, picture, write_tar
 
 IMAGE = encode(picture(1))
@@ -162,7 +167,7 @@ def clip_benchmark(folder: Path, labels: list[bytes], names: bytes | None = b"ta
     return folder
 
 
-def labels_of(split_of: Path, **options: Any) -> list[str | None]:
+def labels_of(split_of: Path | str, **options: Any) -> list[str | None]:
     return [sample.label for batch in in_order(find(split_of, "test"), batch_size=9, max_drop_share=0.9, **options) for sample in batch]
 
 
@@ -197,6 +202,43 @@ def test_a_blank_line_in_classnames_keeps_its_number(tmp_path: Path) -> None:
     assert labels_of(folder, drops=drops) == ["fish", None]
     assert drops == {"bad cls": 1}
     assert find(folder, "test").classes == ("cat", "fish")
+
+
+TEMPLATES = "zeroshot_classification_templates.txt"
+
+
+@pytest.mark.parametrize("place", [".", "test"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_prompt_templates_of_the_data_set(tmp_path: Path, place: str, encoding: str) -> None:
+    folder = clip_benchmark(tmp_path / "pets", [b"2"])
+    assert prompt_templates(folder / "test") == ()
+    (folder / place / TEMPLATES).write_bytes("a photo of a {c}.\r\n\n itap of the {c}, a pet.\na photo of a {c}.\n".encode(encoding))
+    assert prompt_templates(folder / "test") == ("a photo of a {class}.", "itap of the {class}, a pet.")
+
+
+@pytest.mark.parametrize("line", ["a photo", "a {c} and a {c}", "a {color} {c}", "a {c", "a } {c}", "{c!r}", "{0}"])
+def test_a_template_that_is_none_is_named_by_its_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / TEMPLATES).write_text("a photo of a {}.\n" + line + "\n")
+    with pytest.raises(DataError, match=rf"{TEMPLATES}, line 2: expected a template with one {{c}}.*found {re.escape(repr(line))}"):
+        prompt_templates(tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads urls with curl")
+def test_names_and_templates_are_fetched_beside_remote_shards(tmp_path: Path) -> None:
+    folder = clip_benchmark(tmp_path / "pets", [b"2", b"0"])
+    (folder / TEMPLATES).write_text("a photo of a {c}.\n")
+    clip_benchmark(tmp_path / "bare", [b"2", b"0"], None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        remote = f"http://127.0.0.1:{server.server_port}/pets/test/{{0..0}}.tar"
+        assert labels_of(remote) == ["fish", "tabby cat"]
+        assert class_names(remote.rpartition("/")[0]) == ("tabby cat", "dog", "fish")
+        assert prompt_templates(remote.rpartition("/")[0]) == ("a photo of a {class}.",)
+        with pytest.warns(
+            UserWarning, match=r"/bare/test/classnames.txt: none there or above, so classes are numbers. Put it beside the tars"
+        ):
+            assert labels_of(remote.replace("pets", "bare")) == ["2", "0"]
+        server.shutdown()
 
 
 def test_numbers_without_names_stay_numbers_and_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
