@@ -52,7 +52,6 @@ def read_one(tmp_path: Path, members: dict[str, bytes | dict | list]) -> tuple[S
         ({"json": {"captions": '["a dog", "a pet"]'}}, ["a dog", "a pet"]),
         ({"json": {"captions": [], "caption": "a dog"}}, ["a dog"]),
         ({"json": {"captions": None, "caption": "a dog"}}, ["a dog"]),
-        ({"json": {"captions": ["a dog", None, " "]}}, ["a dog"]),
         ({"json": {"caption": ["a dog", "a pet"]}}, ["a dog", "a pet"]),
         ({"json": {"text": "a dog"}}, ["a dog"]),
         ({"json": {"TEXT": "a dog"}}, ["a dog"]),
@@ -77,6 +76,63 @@ def test_a_second_text_is_kept_as_extra(tmp_path: Path) -> None:
     sample, _, _ = read_one(tmp_path, {"txt": b"rewritten", "json": {"caption": "original", "text": "ocr"}})
     assert sample is not None
     assert (sample.captions, sample.extra) == (("rewritten",), {"caption": "original", "text": "ocr"})
+
+
+NONE, EMPTY, NESTED = "bad captions (None or nan)", "bad captions (empty)", "bad captions (a list)"
+
+
+@pytest.mark.parametrize(
+    ("members", "lost"),
+    [
+        ({"json": {"captions": ["a dog", None]}}, {NONE: 1}),
+        ({"json": {"captions": [None, "a dog", None, " ", ""]}}, {NONE: 2, EMPTY: 2}),
+        ({"json": b'{"captions": ["a dog", NaN]}'}, {NONE: 1}),
+        ({"json": {"captions": ["nan", "a dog", "None", "<NA>", " null "]}}, {NONE: 4}),
+        ({"json": {"captions": [["a dog", "a pet"], "a dog", []]}}, {NESTED: 2}),
+        (
+            {"json": {"captions": ["a dog", ["a", ["b"]], None, "", 5, {"en": "a dog"}, True]}},
+            {NESTED: 1, NONE: 1, EMPTY: 1, "bad captions": 3},
+        ),
+        ({"json": ["a dog", None, [""]]}, {NONE: 1, NESTED: 1}),
+        ({"json": {"captions": "['a dog', None]"}}, {NONE: 1}),
+        ({"json": {"captions": "['a dog' nan '']"}}, {NONE: 1, EMPTY: 1}),  # as numpy writes it
+        ({"json": {"captions": '["a dog", NaN, [1]]'}}, {NONE: 1, NESTED: 1}),
+        ({"json": {"caption": ["a dog", None, float("nan")]}}, {NONE: 2}),
+        ({"json": {"caption": "nan", "text": "a dog"}}, {NONE: 1}),
+        ({"json": {"caption": "", "alt_text": "a dog"}}, {EMPTY: 1}),
+        ({"json": {"caption": [["a pet"]], "texts": ["a dog"]}}, {NESTED: 1}),
+        ({"txt": b"a dog\nnan\nNone\n\n"}, {NONE: 2}),
+        ({"txt": b"['a dog', None, '']"}, {NONE: 1, EMPTY: 1}),
+        ({"txt": b"nan", "json": {"captions": ["a dog"]}}, {NONE: 1}),
+        ({"0.txt": b"a dog", "1.txt": b"None"}, {NONE: 1}),
+    ],
+)
+def test_captions_that_are_none_are_counted_by_kind_and_cost_no_sample(tmp_path: Path, members: dict, lost: dict[str, int]) -> None:
+    sample, drops, examples = read_one(tmp_path, members)
+    assert sample is not None
+    assert (sample.captions, drops) == (("a dog",), lost)
+    assert all("s0 (" in example for example in examples)
+
+
+@pytest.mark.parametrize(
+    "value", ["nan", "", "[['a', 'b'], ['c']]", "[None]", "[nan]", None, [None], [""], [["a dog"]], float("nan"), 5, "[]"]
+)
+def test_a_sample_with_none_but_bad_captions_has_none(tmp_path: Path, value: Any) -> None:
+    for name in ("caption", "captions"):
+        sample, drops, _ = read_one(tmp_path, {"json": {name: value}})
+        assert sample is not None
+        assert sample.captions == ()
+        assert value in (None, "", "[]") or sum(count for kind, count in drops.items() if kind.startswith("bad caption")) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["none of them is red", "Nan holds a cat", "[None] of us", "nan bread", "[[File:dog.jpg]]", "[1, 2]", "(nan)"]
+)
+def test_texts_that_only_look_so_are_captions(tmp_path: Path, text: str) -> None:
+    for members in ({"txt": text.encode()}, {"json": {"caption": text}}, {"json": {"captions": [text]}}):
+        sample, drops, _ = read_one(tmp_path, members)
+        assert sample is not None
+        assert (sample.captions, drops) == ((text,), {})
 
 
 def test_fields_that_may_hold_captions_are_named(tmp_path: Path) -> None:
