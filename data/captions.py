@@ -5,8 +5,12 @@ from __future__ import annotations
 import ast
 import codecs
 import json
+import math
 import re
 import warnings
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 MARKS = {  # UTF-32 first, whose little-endian mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -17,8 +21,11 @@ MARKS = {  # UTF-32 first, whose little-endian mark begins with that of UTF-16
 }
 _ANY_MARK = tuple(MARKS)
 _STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-_STRINGS = re.compile(_STRING, re.DOTALL)
-_LIST = re.compile(rf"\[\s*{_STRING}(?:[\s,]+{_STRING})*[\s,]*\]|\(\s*{_STRING}\s*,(?:[\s,]*{_STRING})*[\s,]*\)", re.DOTALL)
+_ITEM = rf"(?:{_STRING}|None|nan|NaN|<NA>)"
+_ITEMS = re.compile(_ITEM, re.DOTALL)
+_LIST = re.compile(rf"\[\s*{_ITEM}(?:[\s,]+{_ITEM})*[\s,]*\]|\(\s*{_ITEM}\s*,(?:[\s,]*{_ITEM})*[\s,]*\)", re.DOTALL)
+_NESTED = re.compile(rf"[\[(]\s*[\[(]\s*{_ITEM}.*[\])][\s,]*[\])]", re.DOTALL)
+NO_VALUE = frozenset(("nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "N/A", "#N/A"))  # what is written where there is none
 
 
 def decode_text(content: bytes) -> tuple[str, bool]:
@@ -42,28 +49,56 @@ def decode_text(content: bytes) -> tuple[str, bool]:
         return (damaged if good > bad else content.decode("cp1252", "replace")), False
 
 
-def lines_of(text: str) -> list[str]:
-    """The captions in one text: a list written out, or one a line. Blank ones are left out."""
+def usable(values: Iterable[Any]) -> tuple[list[str], Counter[str]]:
+    """The captions among these values, and the number of the others by kind."""
+    captions: list[str] = []
+    others: Counter[str] = Counter()
+    for value in values:
+        if is_missing(value):
+            others["captions (None or nan)"] += 1
+        elif isinstance(value, list | tuple):
+            others["captions (a list)"] += 1
+        elif not isinstance(value, str):
+            others["captions"] += 1
+        elif not value.strip():
+            others["captions (empty)"] += 1
+        else:
+            captions.append(value)
+    return captions, others
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is none: None, the float nan, or how pandas and spreadsheets write them."""
+    nan = isinstance(value, float) and math.isnan(value)
+    return value is None or nan or (isinstance(value, str) and value.strip() in NO_VALUE)
+
+
+def lines_of(text: str) -> list[Any]:
+    """The values in one text: those of a list written out, or one a line without blank ones."""
     listed = list_of(text)
-    lines = re.split(r"[\r\n]+", text) if listed is None else listed
-    return [line.strip() for line in lines if line.strip()]
+    if listed is not None:
+        return [value.strip() if isinstance(value, str) else value for value in listed]
+    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
 
-def list_of(text: str) -> list[str] | None:
-    """The strings of a list that was written out as pandas, numpy and json do (`['a child', 'a kid']`); None if it is not one."""
+def list_of(text: str) -> list[Any] | None:
+    """The strings, None and lists of a list that was written out as pandas, numpy and json do (`['a child', None]`); None if it is not
+    one. Lists in it are empty unless json wrote them."""
     text = text.strip()
     if text[:1] not in ("[", "(") or text[-1:] not in ("]", ")"):
         return None
     try:
         found = json.loads(text)
-        return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
+        return found if isinstance(found, list) and all(is_missing(each) or isinstance(each, str | list) for each in found) else None
     except (ValueError, RecursionError):
         pass
+    if _NESTED.fullmatch(text):
+        return [[]]
     if not _LIST.fullmatch(text):
         return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that Python does not know
-            return [str(ast.literal_eval(each)) for each in _STRINGS.findall(text)]
+            return [None if each in NO_VALUE else str(ast.literal_eval(each)) for each in _ITEMS.findall(text)]
     except (ValueError, SyntaxError):
         return None

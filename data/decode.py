@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from lzma import LZMAError
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,8 @@ from PIL import Image, ImageOps
 from webdataset.tariterators import base_plus_ext
 
 from data.captions import decode_text
-from data.sample import IMAGE_EXTENSIONS, Sample, from_record, sound
-from data.shards import DataError, class_names
+from data.sample import IMAGE_EXTENSIONS, Problems, Sample, from_record, sound
+from data.shards import CLASS_NAMES, REMOTE, DataError, class_names
 from data.tars import lost, members_of
 
 MAX_PIXELS = 100_000_000
@@ -216,9 +215,9 @@ def describe(members: Members, image: np.ndarray, tally: Tally) -> Sample:
     except (ValueError, RecursionError):
         raise Unusable("bad json") from None
     record = {"captions": record} if isinstance(record, list) else record
-    bad: dict[str, str] = {}
+    bad: Problems = {}
     if not isinstance(record, dict):
-        bad["json"] = f"expected an object, found {record!r:.80}"
+        bad["json"] = [f"expected an object, found {record!r:.80}"]
         record = {}
     text = "\n".join(text_of(extension) for extension in members if TEXT.fullmatch(extension))
     if "cls" in members and record.get("label") is None:
@@ -226,36 +225,42 @@ def describe(members: Members, image: np.ndarray, tally: Tally) -> Sample:
     if isinstance(record.get("label"), int):
         record["label"] = _class_name(record["label"], members["__url__"], bad)
     sample = from_record(members["__key__"], image, text, record, bad)
-    for name, reason in bad.items():
-        tally.note(f"bad {name}", f"{where} ({reason})")
+    for name, reasons in bad.items():
+        for reason in reasons:
+            tally.note(f"bad {name}", f"{where} ({reason})")
     return sample
 
 
-def _class(text: str, bad: dict[str, str]) -> int | str | None:
+def _class(text: str, bad: Problems) -> int | str | None:
     """A class's number, or its name."""
     text = text.strip()
     if re.fullmatch(r"[+-]?\d{1,9}(\.0*)?", text):
         return int(float(text))
     if not 0 < len(text) <= 200 or not text.isprintable() or re.fullmatch(r"[-+.\d eE]+|nan|inf", text):
-        bad["cls"] = f"expected a class's number or name, found {text!r:.40}"
+        bad["cls"] = [f"expected a class's number or name, found {text!r:.40}"]
         return None
     return text
 
 
-def _class_name(number: int, url: str, bad: dict[str, str]) -> str | int | None:
-    """The name that the shard's classnames.txt gives a number; the number if there is no such file."""
+def _class_name(number: int, url: str, bad: Problems) -> str | int | None:
+    """The name that the shard's classnames.txt gives a number; the number if there is no such file, which a warning says once."""
     names = _names_beside(url.rpartition("/")[0])
     if not names:
         return number
     if 0 <= number < len(names) and names[number]:
         return names[number]
-    bad["cls"] = f"class {number}, but classnames.txt names 0 to {len(names) - 1}"
+    bad["cls"] = [f"class {number}, but classnames.txt names 0 to {len(names) - 1}"]
     return None
 
 
 @functools.cache
 def _names_beside(folder: str) -> tuple[str, ...]:
-    return class_names(Path(folder)) if folder.startswith("/") else ()
+    names = class_names(folder) if folder.startswith(("/", *REMOTE)) else ()
+    if not names and folder.startswith(REMOTE):
+        warnings.warn(
+            f"{folder}/{CLASS_NAMES}: none there or above, so classes are numbers. Put it beside the tars: a name a line", stacklevel=2
+        )
+    return names
 
 
 def _extensions(members: Members) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from data.captions import lines_of, list_of
+from data.captions import lines_of, list_of, usable
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 CAPTION_NAMES = ("caption", "text", "texts", "alt_text")  # of json fields, in any case, where there are neither `captions` nor a .txt
@@ -26,6 +26,7 @@ FORMS = {  # of fields of a sample's json, for messages
 }
 
 T = TypeVar("T")
+Problems = dict[str, list[str]]  # what could not be read of a sample, by name, with the reason for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +84,21 @@ def to_record(sample: Sample) -> dict[str, Any]:
     }
 
 
-def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str, Any], bad: dict[str, str] | None = None) -> Sample:
+def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str, Any], bad: Problems | None = None) -> Sample:
     """Inverse of `to_record`; also accepts other json objects, whose unknown fields are kept in `extra`.
 
     Captions are those of the field `captions`, before them the lines of `text` (the .txt member) if they are others; without the field
     those lines; without both the first of the fields `CAPTION_NAMES`. A text equal to the field `caption` is one caption, whatever its
-    lines: img2dataset writes it twice. Blank captions are left out.
+    lines: img2dataset writes it twice. Captions that are none (`data.captions.usable`) are left out.
 
-    A field with a value of the wrong type is left out and named in `bad`, with the reason. Without `bad` it raises TypeError.
+    What has the wrong type or is left out is named in `bad`, with the reason for each. Without `bad` it raises TypeError.
     """
     known = dict(record)
 
     def complain(name: str, why: str) -> None:
         if bad is None:
             raise TypeError(why)
-        bad[name] = why
+        bad.setdefault(name, []).append(why)
 
     def take(name: str, read: Callable[[Any], T], default: T) -> T:
         value: Any = known.pop(name, None)
@@ -109,20 +110,22 @@ def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str,
             return default
 
     def take_captions(name: str, read: Callable[[Any], list[Any]]) -> list[str]:
-        found: list[Any] = take(name, read, [])
-        values = [value for value in found if value is not None]
-        captions = [value for value in values if isinstance(value, str)]
-        if len(captions) < len(values):
-            complain(name, f"{name}: expected strings, found {values!r:.80}")
-        return [sound(caption) for caption in captions if caption.strip()]
+        return choose(name, take(name, read, []))
+
+    def choose(name: str, values: list[Any]) -> list[str]:
+        captions, others = usable(values)
+        for kind in others.elements():
+            complain(kind, f"{name}: expected strings, found {values!r:.80}")
+        return [sound(caption) for caption in captions]
 
     caption = known.get("caption")
     captions = take_captions("captions", _many)
     if text and text not in captions:
-        lines = [text] if isinstance(caption, str) and text.strip() == caption.strip() != "" else lines_of(text)
+        one = isinstance(caption, str) and text.strip() == caption.strip() != ""
+        lines = choose("text", [text] if one else lines_of(text))
         if not set(lines) <= set(captions):
-            captions = [*map(sound, lines), *captions]
-    if caption in (text, *captions):
+            captions = [*lines, *captions]
+    if caption and caption in (text, *captions):
         known.pop("caption", None)
     elif not captions:
         by_name = {name.lower(): name for name in known}

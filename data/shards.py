@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,9 @@ from data.files import replacing, write_text
 from data.sample import Sample, to_record
 
 SCHEMA = 1
-CLASS_NAMES = "classnames.txt"
+CLASS_NAMES = "classnames.txt"  # beside or above the tars, as in CLIP_benchmark's layout
+TEMPLATES = "zeroshot_classification_templates.txt"
+MOST_CLASS_BYTES = 1 << 24  # of such a text
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 REMOTE = ("http://", "https://", "gs://", "hf://")
 WRITE_IT = "Write it with `make data PRESET=tiny|small` (the embedded sets) or `make import`"
@@ -165,11 +168,55 @@ def tars_in(folder: Path) -> list[Path]:
     return sorted(path for path in _shown(folder) if path.name.endswith(TAR_ENDINGS) and path.is_file())
 
 
-def class_names(folder: Path) -> tuple[str, ...]:
-    """The lines of `classnames.txt` in a folder of tars or in its parent folder, () without: the name of class 0, 1, ... in the `.cls`
-    members of CLIP_benchmark's shards. Blank lines count."""
-    path = next((path for path in (folder / CLASS_NAMES, folder.parent / CLASS_NAMES) if path.is_file()), None)
-    return tuple(line.strip() for line in decode_text(path.read_bytes())[0].rstrip().split("\n")) if path else ()
+def class_names(folder: Path | str) -> tuple[str, ...]:
+    """The lines of `classnames.txt` in a folder of tars (or its url) or in its parent folder, () without: the name of class 0, 1, ... in
+    the `.cls` members of CLIP_benchmark's shards. Blank lines count."""
+    text = _text_beside(str(folder), CLASS_NAMES)[1]
+    return tuple(line.strip() for line in text.rstrip().split("\n")) if text.strip() else ()
+
+
+def prompt_templates(folder: Path | str) -> tuple[str, ...]:
+    """The lines of `zeroshot_classification_templates.txt` in a folder of tars (or its url) or in its parent folder, () without. A class's
+    name takes the place of `{c}`, as in CLIP_benchmark; here it is returned as `{class}`. Raises DataError."""
+    place, text = _text_beside(str(folder), TEMPLATES)
+    found = []
+    for number, line in enumerate(text.split("\n"), 1):
+        template = re.sub(r"\{(?:c|class|classname)?\}", "{class}", line.strip())
+        if template and re.findall(r"\{\w*\}|[{}]", template) != ["{class}"]:
+            raise DataError(
+                f'{place}, line {number}: expected a template with one {{c}}, such as "a photo of a {{c}}."; found {line.strip()!r:.80}'
+            )
+        found += [template] if template else []
+    return tuple(dict.fromkeys(found))
+
+
+def folders_of(split: Split) -> list[str]:
+    """The folders, or their urls, of a split's tars."""
+    return list(dict.fromkeys(url.rpartition("/")[0] for url in split.urls))
+
+
+def _text_beside(folder: str, name: str) -> tuple[str, str]:
+    """The place and the content of a text in a folder or its parent folder, which may be remote; ("", "") without."""
+    for place in (folder, folder.rpartition("/")[0]):
+        if not place.startswith(REMOTE):
+            path = Path(place, name)
+            content = path.read_bytes() if place and path.is_file() and path.stat().st_size <= MOST_CLASS_BYTES else b""
+        else:
+            content = _fetched(f"{place}/{name}")
+        if content:
+            return f"{place}/{name}", decode_text(content)[0]
+    return "", ""
+
+
+def _fetched(url: str) -> bytes:
+    """The content of a remote file, b"" where there is none."""
+    from webdataset.gopen import gopen  # imports torch
+
+    try:
+        with gopen(url) as stream:
+            return bytes(stream.read(MOST_CLASS_BYTES))
+    except OSError:
+        return b""
 
 
 def _expand(spec: str | Path) -> list[str]:

@@ -19,12 +19,13 @@ from eval import EvalError
 from eval.base.console import plain_console
 from eval.report import page, plain, words
 from eval.report.report import build
-from eval.report.results import read_runs
+from eval.report.results import is_run, read_runs
 
+RUNS = Path(".runs")  # does not exist before the first training
 PLAIN_WIDTH = 160  # columns, if the output is not a terminal
 
 
-def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), dataset: str | None = None, pages: str = "") -> int:
+def compare(*, runs: Path = RUNS, out: Path = Path(".runs/compare"), dataset: str | None = None, pages: str = "") -> int:
     """Compare all evaluated runs.
 
     Args:
@@ -36,7 +37,12 @@ def compare(*, runs: Path = Path(".runs"), out: Path = Path(".runs/compare"), da
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
     console, errors = plain_console(width=width), plain_console(stderr=True)
     try:
-        report = build(read_runs(runs), pages.split(), dataset, runs / "claims")
+        found = read_runs(runs)
+        if not runs.is_dir() and runs != RUNS:
+            raise EvalError(f"{runs}: no such folder; expected the folder that contains the run folders, by default {RUNS}")
+        if not found and is_run(runs):
+            raise EvalError(f"{runs} is a run itself; expected the folder that contains it: --runs {runs.resolve().parent}")
+        report = build(found, pages.split(), dataset, runs / "claims")
     except EvalError as error:
         errors.print(str(error), soft_wrap=True)
         return 1

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from data.captions import usable
 from data.importers.write import Row, read_text, write_split
 from data.shards import DataError
 
@@ -45,12 +46,14 @@ def _rows(path: Path, label: str | None, dropped: Counter[str]) -> list[Row]:
             rows[image_id] = Row(file=file, label=None if value is None else str(value), extra=extra)
     for annotation in annotations:
         image_id, caption = (annotation.get("image_id"), annotation.get("caption")) if isinstance(annotation, dict) else (None, None)
-        if not isinstance(caption, str):
-            dropped["annotation whose caption is not a string"] += 1
+        captions, others = usable([caption])
+        if others:
+            kind = next(iter(others)) if isinstance(annotation, dict) and "caption" in annotation else "captions"
+            dropped["annotation whose caption is not a string" if kind == "captions" else f"bad {kind}"] += 1
         elif not isinstance(image_id, int | str) or image_id not in rows:
             dropped["annotation of an unknown image"] += 1
         else:
-            rows[image_id].captions.append(caption)
+            rows[image_id].captions.extend(captions)
     return list(rows.values())
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from data.captions import list_of
+from data.captions import is_missing, list_of, usable
 from data.importers.write import Row, read_text, write_split
 from data.shards import DataError
 
@@ -44,28 +44,33 @@ def import_table(
     dropped: Counter[str] = Counter()
     rows: dict[str, Row] = {}
     for record in _records(table, (path_column, caption_column, *([label_column] if label_column else [])), dropped):
-        path, captions = record.pop(path_column, None), _captions(record.pop(caption_column, None))
+        path, cell = record.pop(path_column, None), record.pop(caption_column, None)
+        captions, others = usable(_captions(cell))
         label = record.pop(label_column, None) if label_column else None
-        if not isinstance(path, str) or not path:
+        label = None if is_missing(label) or label == "" else label
+        if cell is not None and cell != "" and not str(cell).isspace():
+            dropped.update(f"bad {kind}" for kind in others.elements())
+        if not isinstance(path, str) or not path or is_missing(path):
             dropped["row without a path"] += 1
         elif not captions:
             dropped["row without a caption"] += 1
         else:
-            extra = {name: value for name, value in record.items() if value not in (None, "")}
+            extra = {name: value for name, value in record.items() if value != "" and not is_missing(value)}
             row = rows.setdefault(path, Row(file=path, label=None if label is None else str(label), extra=extra))
             row.captions.extend(captions)
-            if label is not None and str(label) != row.label:
+            if label_column and label is None:
+                dropped["row without a label"] += 1
+            elif label is not None and str(label) != row.label:
                 dropped["label unlike that of the picture's first row"] += 1
     classes = sorted({row.label for row in rows.values() if row.label is not None}) if label_column else None
     root = images or table.parent
     write_split(list(rows.values()), images=root, out=out, split=split, size=size, classes=classes, dropped=dropped, needs=("captions",))
 
 
-def _captions(cell: Any) -> list[str]:
-    """Of a text, which may be a list written out (`['a child', 'a kid']`), or of a list (in JSONL)."""
-    listed = list_of(cell) if isinstance(cell, str) else cell if isinstance(cell, list) else []
-    captions = [cell] if listed is None else listed
-    return [caption for caption in captions if isinstance(caption, str) and caption.strip()]
+def _captions(cell: Any) -> list[Any]:
+    """The values of a text, which may be a list written out (`['a child', 'a kid']`), or of a list (in JSONL)."""
+    listed = list_of(cell) if isinstance(cell, str) else cell
+    return listed if isinstance(listed, list) else [cell]
 
 
 def _records(table: Path, columns: tuple[str, ...], dropped: Counter[str]) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ from eval.harness.screen import show
 
 def pope(
     answers: Annotated[Path, tyro.conf.Positional],
-    questions: Annotated[Path, tyro.conf.Positional],
+    questions: Annotated[tuple[Path, ...], tyro.conf.Positional],
     subset: bool = False,
     out: Path | None = None,
 ) -> None:
@@ -30,11 +30,14 @@ def pope(
 
     Args:
         answers: a line {"question": ..., "answer": ...} for each question, in the same order or with its question_id.
-        questions: such as coco_pope_random.json.
+        questions: such as coco_pope_random.json; or all three files, if the answers to them are in one file, with "category" or
+            "question" in each.
         subset: score the questions that have an answer, though others have none (answers with a question_id).
         out: also write every question with its answer and verdicts here, one JSON line each.
     """
-    cells, records = pope_files.score(answers, questions, subset=subset)
+    if not questions:
+        raise EvalError("expected one or more files of POPE's questions behind the answers, such as coco_pope_random.json")
+    cells, records = pope_files.score(answers, *questions, subset=subset)
     _report(cells, records, out)
 
 

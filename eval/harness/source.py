@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from data.loader import MEMORY_BUDGET, in_order
 from data.sample import Sample, to_record
-from data.shards import Split, find, splits
+from data.shards import REMOTE, Split, class_names, find, folders_of, prompt_templates, splits
 from data.texts import texts
 from eval import EvalError
 
@@ -31,13 +31,14 @@ SHIFTS = ("heldout", "style")
 
 @dataclass(eq=False)
 class Source:
-    """The splits of a data set. `streams[split]()` yields samples in key order; `classes` are the class names, if declared; `shards` are
-    the splits on disk."""
+    """The splits of a data set. `streams[split]()` yields samples in key order; `classes` are the class names, if declared; `templates` the
+    data set's own prompts of a class; `shards` are the splits on disk."""
 
     name: str
     streams: dict[str, Callable[[], Iterable[Sample]]]
     classes: tuple[str, ...] | None = None
     limit: int | None = None
+    templates: tuple[str, ...] = ()
     shards: dict[str, Split] = field(default_factory=dict)
     clip: NamedCLIP | None = None  # computes CLIPScore
     judge: Judge | None = None  # computes VQAScore
@@ -110,7 +111,12 @@ def from_shards(spec: str | Path, limit: int | None = None) -> Source:
         return lambda: (sample for batch in in_order(found[name], batch_size=64, memory_budget=budget) for sample in batch)
 
     one = next(iter(found.values()))
-    return Source(one.name, {name: stream(name) for name in found}, one.classes, limit, found)
+    source = Source(one.name, {name: stream(name) for name in found}, one.classes, limit, shards=found)
+    places = folders_of(found.get("test") or found.get("val") or one)
+    remote = [] if source.classes else [name for place in places if place.startswith(REMOTE) for name in class_names(place)]
+    source.classes = source.classes or tuple(dict.fromkeys(filter(None, remote))) or None
+    source.templates = next(filter(None, map(prompt_templates, places)), ())
+    return source
 
 
 def together(samples: Sequence[Sample]) -> list[list[int]]:

@@ -177,15 +177,19 @@ class Result:
 
 
 def read_runs(root: Path) -> list[Run]:
-    """The runs under `root`, by name. A folder counts as a run when it holds a recipe, a model or an evaluation."""
+    """The runs under `root`, by name."""
     try:
         folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     except OSError as error:
         raise EvalError(f"{root} cannot be read: {error.strerror}") from error
     found = [each for path in folders for each in (path, *sorted(path.glob("stages/*")))]
-    marks = ("recipe.json", "model.json", "eval")
     named = {path: words.plain("-".join(part for part in path.relative_to(root).parts if part != "stages")) for path in found}
-    return [Run(named[path], path) for path in found if any((path / mark).exists() for mark in marks)]
+    return [Run(named[path], path) for path in found if is_run(path)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it holds a recipe, a model or an evaluation."""
+    return any((folder / mark).exists() for mark in ("recipe.json", "model.json", "eval"))
 
 
 def usable(runs: list[Run]) -> tuple[list[Run], list[Result], list[str]]:

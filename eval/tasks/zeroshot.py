@@ -3,7 +3,8 @@
 *Scenes* (pictures of one object): the classes are all combinations of size, fill, colour and shape, so that every prompt
 names as many attributes as the captions do; probabilities over the combinations are summed to those of one attribute, or of a
 colour and shape together. A prompt such as "a star" would do worse, because no caption leaves the colour out.
-*Class names* (any data set with labels): the usual photo templates.
+*Class names* (any data set with labels): the data set's own templates (`zeroshot_classification_templates.txt` of CLIP_benchmark's
+layout), else the usual photo templates.
 
 The scores of a class's prompts are ensembled by the scorer (embeddings: mean of the normalised embeddings, CLIP section 3.1.4).
 """
@@ -62,7 +63,8 @@ def plan(source: Source) -> list[ZeroShot]:
             names = class_names(source, labelled)
             targets = [Target("top-1", ("class",)), Target("mean per class", ("class",), per_class=True)]
             targets += [Target("top-5", ("class",), k=5)] * (len(names) >= 10)
-            tasks.append(ZeroShot(split, labelled, [{"class": str(s.label)} for s in labelled], {"class": names}, CLASS_TEMPLATES, targets))
+            truth = [{"class": str(sample.label)} for sample in labelled]
+            tasks.append(ZeroShot(split, labelled, truth, {"class": names}, source.templates or CLASS_TEMPLATES, targets))
     return tasks
 
 
@@ -100,8 +102,9 @@ class ZeroShot:
         combinations = [dict(zip(self.axes, values, strict=True)) for values in product(*self.axes.values())]
         spoken = [{name: value.replace("_", " ") for name, value in each.items()} for each in combinations]
         self.prompts = [[template.format_map(words) for template in self.templates] for words in spoken]
+        numbers = "" if any(not name.isdecimal() for names in self.axes.values() for name in names) else "; classes are numbers, not names"
         self.measures: Sequence[Measure] = [
-            Measure(target.measure, f"{self._size(target)} classes, {len(self.prompts)} prompts x {len(self.templates)} templates")
+            Measure(target.measure, f"{self._size(target)} classes, {len(self.prompts)} prompts x {len(self.templates)} templates{numbers}")
             if not target.per_class
             else Measure(target.measure, "every class counts alike", weight="class weight")
             for target in self.targets

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 import tarfile
+import threading
 from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ from data.check import check
 from data.decode import MAX_CAPTIONS, Tally, decode, read_shard
 from data.loader import in_order
 from data.sample import Object, Question, Sample
-from data.shards import find, splits
+from data.shards import DataError, class_names, find, prompt_templates, splits
 from tests.data.kit import encode, good_members, make_split, picture, write_tar
 
 IMAGE = encode(picture(1))
@@ -47,7 +52,6 @@ def read_one(tmp_path: Path, members: dict[str, bytes | dict | list]) -> tuple[S
         ({"json": {"captions": '["a dog", "a pet"]'}}, ["a dog", "a pet"]),
         ({"json": {"captions": [], "caption": "a dog"}}, ["a dog"]),
         ({"json": {"captions": None, "caption": "a dog"}}, ["a dog"]),
-        ({"json": {"captions": ["a dog", None, " "]}}, ["a dog"]),
         ({"json": {"caption": ["a dog", "a pet"]}}, ["a dog", "a pet"]),
         ({"json": {"text": "a dog"}}, ["a dog"]),
         ({"json": {"TEXT": "a dog"}}, ["a dog"]),
@@ -72,6 +76,63 @@ def test_a_second_text_is_kept_as_extra(tmp_path: Path) -> None:
     sample, _, _ = read_one(tmp_path, {"txt": b"rewritten", "json": {"caption": "original", "text": "ocr"}})
     assert sample is not None
     assert (sample.captions, sample.extra) == (("rewritten",), {"caption": "original", "text": "ocr"})
+
+
+NONE, EMPTY, NESTED = "bad captions (None or nan)", "bad captions (empty)", "bad captions (a list)"
+
+
+@pytest.mark.parametrize(
+    ("members", "lost"),
+    [
+        ({"json": {"captions": ["a dog", None]}}, {NONE: 1}),
+        ({"json": {"captions": [None, "a dog", None, " ", ""]}}, {NONE: 2, EMPTY: 2}),
+        ({"json": b'{"captions": ["a dog", NaN]}'}, {NONE: 1}),
+        ({"json": {"captions": ["nan", "a dog", "None", "<NA>", " null "]}}, {NONE: 4}),
+        ({"json": {"captions": [["a dog", "a pet"], "a dog", []]}}, {NESTED: 2}),
+        (
+            {"json": {"captions": ["a dog", ["a", ["b"]], None, "", 5, {"en": "a dog"}, True]}},
+            {NESTED: 1, NONE: 1, EMPTY: 1, "bad captions": 3},
+        ),
+        ({"json": ["a dog", None, [""]]}, {NONE: 1, NESTED: 1}),
+        ({"json": {"captions": "['a dog', None]"}}, {NONE: 1}),
+        ({"json": {"captions": "['a dog' nan '']"}}, {NONE: 1, EMPTY: 1}),  # as numpy writes it
+        ({"json": {"captions": '["a dog", NaN, [1]]'}}, {NONE: 1, NESTED: 1}),
+        ({"json": {"caption": ["a dog", None, float("nan")]}}, {NONE: 2}),
+        ({"json": {"caption": "nan", "text": "a dog"}}, {NONE: 1}),
+        ({"json": {"caption": "", "alt_text": "a dog"}}, {EMPTY: 1}),
+        ({"json": {"caption": [["a pet"]], "texts": ["a dog"]}}, {NESTED: 1}),
+        ({"txt": b"a dog\nnan\nNone\n\n"}, {NONE: 2}),
+        ({"txt": b"['a dog', None, '']"}, {NONE: 1, EMPTY: 1}),
+        ({"txt": b"nan", "json": {"captions": ["a dog"]}}, {NONE: 1}),
+        ({"0.txt": b"a dog", "1.txt": b"None"}, {NONE: 1}),
+    ],
+)
+def test_captions_that_are_none_are_counted_by_kind_and_cost_no_sample(tmp_path: Path, members: dict, lost: dict[str, int]) -> None:
+    sample, drops, examples = read_one(tmp_path, members)
+    assert sample is not None
+    assert (sample.captions, drops) == (("a dog",), lost)
+    assert all("s0 (" in example for example in examples)
+
+
+@pytest.mark.parametrize(
+    "value", ["nan", "", "[['a', 'b'], ['c']]", "[None]", "[nan]", None, [None], [""], [["a dog"]], float("nan"), 5, "[]"]
+)
+def test_a_sample_with_none_but_bad_captions_has_none(tmp_path: Path, value: Any) -> None:
+    for name in ("caption", "captions"):
+        sample, drops, _ = read_one(tmp_path, {"json": {name: value}})
+        assert sample is not None
+        assert sample.captions == ()
+        assert value in (None, "", "[]") or sum(count for kind, count in drops.items() if kind.startswith("bad caption")) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["none of them is red", "Nan holds a cat", "[None] of us", "nan bread", "[[File:dog.jpg]]", "[1, 2]", "(nan)"]
+)
+def test_texts_that_only_look_so_are_captions(tmp_path: Path, text: str) -> None:
+    for members in ({"txt": text.encode()}, {"json": {"caption": text}}, {"json": {"captions": [text]}}):
+        sample, drops, _ = read_one(tmp_path, members)
+        assert sample is not None
+        assert (sample.captions, drops) == ((text,), {})
 
 
 def test_fields_that_may_hold_captions_are_named(tmp_path: Path) -> None:
@@ -162,7 +223,7 @@ def clip_benchmark(folder: Path, labels: list[bytes], names: bytes | None = b"ta
     return folder
 
 
-def labels_of(split_of: Path, **options: Any) -> list[str | None]:
+def labels_of(split_of: Path | str, **options: Any) -> list[str | None]:
     return [sample.label for batch in in_order(find(split_of, "test"), batch_size=9, max_drop_share=0.9, **options) for sample in batch]
 
 
@@ -197,6 +258,43 @@ def test_a_blank_line_in_classnames_keeps_its_number(tmp_path: Path) -> None:
     assert labels_of(folder, drops=drops) == ["fish", None]
     assert drops == {"bad cls": 1}
     assert find(folder, "test").classes == ("cat", "fish")
+
+
+TEMPLATES = "zeroshot_classification_templates.txt"
+
+
+@pytest.mark.parametrize("place", [".", "test"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_prompt_templates_of_the_data_set(tmp_path: Path, place: str, encoding: str) -> None:
+    folder = clip_benchmark(tmp_path / "pets", [b"2"])
+    assert prompt_templates(folder / "test") == ()
+    (folder / place / TEMPLATES).write_bytes("a photo of a {c}.\r\n\n itap of the {c}, a pet.\na photo of a {c}.\n".encode(encoding))
+    assert prompt_templates(folder / "test") == ("a photo of a {class}.", "itap of the {class}, a pet.")
+
+
+@pytest.mark.parametrize("line", ["a photo", "a {c} and a {c}", "a {color} {c}", "a {c", "a } {c}", "{c!r}", "{0}"])
+def test_a_template_that_is_none_is_named_by_its_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / TEMPLATES).write_text("a photo of a {}.\n" + line + "\n")
+    with pytest.raises(DataError, match=rf"{TEMPLATES}, line 2: expected a template with one {{c}}.*found {re.escape(repr(line))}"):
+        prompt_templates(tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads urls with curl")
+def test_names_and_templates_are_fetched_beside_remote_shards(tmp_path: Path) -> None:
+    folder = clip_benchmark(tmp_path / "pets", [b"2", b"0"])
+    (folder / TEMPLATES).write_text("a photo of a {c}.\n")
+    clip_benchmark(tmp_path / "bare", [b"2", b"0"], None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        remote = f"http://127.0.0.1:{server.server_port}/pets/test/{{0..0}}.tar"
+        assert labels_of(remote) == ["fish", "tabby cat"]
+        assert class_names(remote.rpartition("/")[0]) == ("tabby cat", "dog", "fish")
+        assert prompt_templates(remote.rpartition("/")[0]) == ("a photo of a {class}.",)
+        with pytest.warns(
+            UserWarning, match=r"/bare/test/classnames.txt: none there or above, so classes are numbers. Put it beside the tars"
+        ):
+            assert labels_of(remote.replace("pets", "bare")) == ["2", "0"]
+        server.shutdown()
 
 
 def test_numbers_without_names_stay_numbers_and_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

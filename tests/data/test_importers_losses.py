@@ -7,6 +7,7 @@ import json
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,7 +121,72 @@ def test_a_list_in_a_cell_is_several_captions(tmp_path: Path, pictures: Path, na
 def test_a_list_in_jsonl_is_several_captions(tmp_path: Path, pictures: Path) -> None:
     rows = [{"path": "a.png", "caption": ["a child", "a kid", 5, " "]}, {"path": "b.png", "caption": [5]}]
     assert captions_of(tmp_path, pictures, "\n".join(map(json.dumps, rows)), "t.jsonl") == {"a.png": ("a child", "a kid")}
-    assert dropped(tmp_path / "out", "train") == {"row without a caption": 1}
+    assert dropped(tmp_path / "out", "train") == {"row without a caption": 1, "bad captions": 2, "bad captions (empty)": 1}
+
+
+CELLS = {  # cell -> captions of its row, and what is counted
+    "a child": (["a child"], {}),
+    "nan": ([], {"bad captions (None or nan)": 1, "row without a caption": 1}),
+    "None": ([], {"bad captions (None or nan)": 1, "row without a caption": 1}),
+    "<NA>": ([], {"bad captions (None or nan)": 1, "row without a caption": 1}),
+    "": ([], {"row without a caption": 1}),
+    "['a child' None]": (["a child"], {"bad captions (None or nan)": 1}),
+    "['a child', nan, '', 'a kid']": (["a child", "a kid"], {"bad captions (None or nan)": 1, "bad captions (empty)": 1}),
+    "[['a child', 'a kid']]": ([], {"bad captions (a list)": 1, "row without a caption": 1}),
+}
+VALUES: list[tuple[Any, list[str], dict[str, int]]] = [
+    (None, [], {"row without a caption": 1}),
+    (float("nan"), [], {"bad captions (None or nan)": 1, "row without a caption": 1}),
+    (["a child", None, float("nan")], ["a child"], {"bad captions (None or nan)": 2}),
+    ([["a child"], "a kid"], ["a kid"], {"bad captions (a list)": 1}),
+    ({"en": "a child"}, [], {"bad captions": 1, "row without a caption": 1}),
+]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_cells_without_a_caption_are_counted_by_kind(tmp_path: Path, pictures: Path, name: str, cell: str) -> None:
+    rows = {"b.png": "a dog", "a.png": cell}
+    text = {
+        "t.csv": "path,caption\n" + "".join(f'{path},"{value}"\n' for path, value in rows.items()),
+        "t.tsv": "path\tcaption\n" + "".join(f"{path}\t{value}\n" for path, value in rows.items()),
+        "t.jsonl": "".join(json.dumps({"path": path, "caption": value}) + "\n" for path, value in rows.items()),
+    }[name]
+    captions, lost = CELLS[cell]
+    assert captions_of(tmp_path, pictures, text, name) == {"b.png": ("a dog",)} | ({"a.png": tuple(captions)} if captions else {})
+    assert dropped(tmp_path / "out", "train") == lost
+
+
+@pytest.mark.parametrize(("value", "captions", "lost"), VALUES)
+def test_values_without_a_caption_are_counted_by_kind(
+    tmp_path: Path, pictures: Path, value: Any, captions: list[str], lost: dict[str, int]
+) -> None:
+    rows = [{"path": "b.png", "caption": "a dog"}, {"path": "a.png", "caption": value}, {"path": None, "caption": "lost"}]
+    found = captions_of(tmp_path, pictures, "\n".join(map(json.dumps, rows)), "t.jsonl")
+    assert found == {"b.png": ("a dog",)} | ({"a.png": tuple(captions)} if captions else {})
+    assert dropped(tmp_path / "out", "train") == lost | {"row without a path": 1}
+
+
+def test_coco_captions_that_are_none_are_counted_and_the_picture_keeps_the_others(tmp_path: Path, pictures: Path) -> None:
+    values = ["a dog", None, float("nan"), "nan", "", " ", ["a dog"], 5, "a pet"]
+    captions = coco_json(tmp_path / "c.json", [{"id": 0, "file_name": "a.png"}], [{"image_id": 0, "caption": value} for value in values])
+    import_coco(captions=captions, images=pictures, out=tmp_path / "out", split="train")
+    [sample] = read(tmp_path / "out", "train")
+    assert sample.captions == ("a dog", "a pet")
+    assert dropped(tmp_path / "out", "train") == {
+        "bad captions (None or nan)": 3,
+        "bad captions (empty)": 2,
+        "bad captions (a list)": 1,
+        "annotation whose caption is not a string": 1,
+    }
+
+
+def test_a_label_that_is_none_makes_no_class(tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,caption,kind\na.png,one,x\nb.png,two,nan\n")
+    import_table(table=tmp_path / "t.csv", images=pictures, out=tmp_path / "out", split="train", label_column="kind")
+    assert [sample.label for sample in read(tmp_path / "out", "train")] == ["x", None]
+    assert find(tmp_path / "out", "train").classes == ("x",)
+    assert dropped(tmp_path / "out", "train") == {"row without a label": 1}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"])

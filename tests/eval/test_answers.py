@@ -166,6 +166,106 @@ def test_wrong_questions_are_named(tmp_path: Path, entry: Any, message: str) -> 
         pope.score(answered(tmp_path, ANSWERS), lines(tmp_path / "q.json", [entry]))
 
 
+KINDS = ("random", "popular", "adversarial")
+ABSENT = {"random": ("car", "cat", "kite"), "popular": ("chair", "cup"), "adversarial": ("fork", "oven", "sofa")}
+
+
+def three_files(folder: Path) -> list[Path]:
+    """As in POPE's repository: the ids of each file begin at 1, the present objects are the same, and one file is shorter."""
+    files = []
+    for kind in KINDS:
+        things = [pair for absent in ABSENT[kind] for pair in (("person", "yes"), (absent, "no"))]
+        entries = [
+            {"question_id": i + 1, "image": "0.jpg", "text": f"Is there a {thing} in the image?", "label": label}
+            for i, (thing, label) in enumerate(things)
+        ]
+        files.append(lines(folder / f"coco_pope_{kind}.json", entries))
+    return files
+
+
+def answers_to(files: list[Path], wrong: str) -> list[dict[str, Any]]:
+    """Right ones, but to all questions of one kind wrong ones."""
+    found = []
+    for kind, path in zip(KINDS, files, strict=True):
+        for entry in map(json.loads, path.read_text().splitlines()):
+            says = entry["label"] if kind != wrong else {"yes": "no", "no": "yes"}[entry["label"]]
+            found.append({"question_id": entry["question_id"], "category": kind, "question": entry["text"], "answer": says})
+    return found
+
+
+def without(entries: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    return [{name: value for name, value in entry.items() if name not in names} for entry in entries]
+
+
+@pytest.mark.parametrize("wrong", KINDS)
+@pytest.mark.parametrize(
+    "left_out", [(), ("category",), ("question",), ("question_id",), ("category", "question_id"), ("question", "question_id")], ids=str
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_answers_to_all_of_popes_files_in_one(wrong: str, left_out: tuple[str, ...], turned: bool, tmp_path: Path) -> None:
+    files = three_files(tmp_path)
+    given = lines(tmp_path / "answers.jsonl", without(answers_to(files, wrong), *left_out))
+    cells, records = pope.score(given, *(files[::-1] if turned else files))
+    found = values(cells)
+    assert {kind: found[f"{kind}: accuracy"] for kind in KINDS} == {kind: float(kind != wrong) for kind in KINDS}
+    assert {kind: found[f"{kind}: accuracy (parsed)"] for kind in KINDS} == {kind: float(kind != wrong) for kind in KINDS}
+    assert len(records) == 16
+    assert {record["questions"] for record in records} == set(KINDS)
+
+
+def test_a_prompt_tells_the_question_too(tmp_path: Path) -> None:
+    files = three_files(tmp_path)
+    entries = without(answers_to(files, "popular"), "category")
+    prompts = [entry | {"prompt": f"{entry['question']}\nAnswer with one word."} for entry in entries]
+    found = values(pope.score(lines(tmp_path / "answers.jsonl", without(prompts, "question")), *files)[0])
+    assert [found[f"{kind}: accuracy"] for kind in KINDS] == [1, 0, 1]
+
+
+def test_answers_to_several_files_without_order_need_a_category(tmp_path: Path) -> None:
+    files = three_files(tmp_path)
+    entries = sorted(answers_to(files, "popular"), key=lambda entry: str(entry["question_id"]))
+    found = values(pope.score(lines(tmp_path / "answers.jsonl", entries), *files)[0])
+    assert [found[f"{kind}: accuracy"] for kind in KINDS] == [1, 0, 1]
+    with pytest.raises(EvalError, match=r"not clear which questions .* from number 1 on"):
+        pope.score(lines(tmp_path / "answers.jsonl", without(entries, "category")), *files)
+
+
+def test_ids_that_are_in_one_file_only_need_nothing_else(tmp_path: Path) -> None:
+    files = three_files(tmp_path)
+    entries = without(answers_to(files, "popular"), "category", "question")
+    for number, path in enumerate(files):
+        lines(path, [each | {"question_id": each["question_id"] + 100 * number} for each in map(json.loads, path.read_text().splitlines())])
+    starts = [0] * 6 + [100] * 4 + [200] * 6
+    entries = [entry | {"question_id": entry["question_id"] + start} for entry, start in zip(entries, starts, strict=True)]
+    found = values(pope.score(lines(tmp_path / "answers.jsonl", entries[::-1]), *files)[0])
+    assert [found[f"{kind}: accuracy"] for kind in KINDS] == [1, 0, 1]
+
+
+def test_answers_that_may_belong_to_any_of_several_files_are_refused(tmp_path: Path) -> None:
+    files = three_files(tmp_path)
+    entries = answers_to(files, "popular")
+    given = lines(tmp_path / "answers.jsonl", without(entries, "category", "question"))
+    with pytest.raises(EvalError, match=r"not clear which questions \(random, popular, adversarial\).*\"category\": 'random' or 'popular'"):
+        pope.score(given, *files)
+    with pytest.raises(EvalError, match=r"question_id 1 has two answers.*name all of these files"):
+        pope.score(given, files[0])
+    lines(given, without(entries, "category", "question", "question_id"))
+    with pytest.raises(EvalError, match=r"has 16 answers without question_id.*name all of these files"):
+        pope.score(given, files[0])
+    lines(given, [entries[0] | {"category": "easy"}])
+    with pytest.raises(EvalError, match="answer 1 is of category 'easy', expected one of random, popular, adversarial"):
+        pope.score(given, *files)
+    lines(given, entries[:6])
+    with pytest.raises(EvalError, match=r"4 of 4 questions have no answer, the first is question_id 1; .*coco_pope_popular.json"):
+        pope.score(given, *files)
+    assert values(pope.score(given, *files, subset=True)[0])["random: accuracy"] == 1
+    lines(given, without(entries[:1], "category"))  # asked in every file
+    with pytest.raises(EvalError, match="not clear which questions"):
+        pope.score(given, *files, subset=True)
+    with pytest.raises(SystemExit, match="expected one or more files"):
+        main(["pope", str(given)])
+
+
 # -------------------------------------------------------------------------------------------------------------- VQA
 
 

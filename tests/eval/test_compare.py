@@ -61,11 +61,31 @@ def test_two_models_give_all_four_outputs_which_are_a_function_of_the_results(tm
 
 
 def test_nothing_trained_yet_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none").mkdir()
     assert compare(runs=tmp_path / "none", out=tmp_path / "out", pages="clip siglip") == 0
     printed = capsys.readouterr().out
     assert "Not trained yet: clip, siglip" in printed
     assert "make train-clip eval-clip" in printed
     assert not (tmp_path / "out").exists()
+
+
+def test_the_default_folder_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compare(pages="clip") == 0
+    assert "make train-clip eval-clip" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["typo", "a file"])
+def test_a_folder_of_runs_that_is_none_is_refused_by_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a file").write_text("")
+    assert compare(runs=tmp_path / name, out=tmp_path / "out") == 1
+    assert f"{tmp_path / name}: no such folder; expected the folder that contains the run folders" in capsys.readouterr().err
+
+
+def test_a_run_in_place_of_the_folder_of_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path, "clip")
+    assert compare(runs=run, out=tmp_path / "out") == 1
+    assert f"{run} is a run itself; expected the folder that contains it: --runs {tmp_path}" in capsys.readouterr().err
 
 
 def test_a_run_without_evaluation_is_named(tmp_path: Path) -> None:

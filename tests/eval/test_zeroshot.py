@@ -11,8 +11,9 @@ from data.scenes.language import agreement
 from data.scenes.world import COLOURS, SHAPES
 from eval.adapters.scorers import Subject
 from eval.base.capabilities import Scorer
-from eval.harness.source import in_memory
+from eval.harness.source import from_shards, in_memory
 from eval.tasks.zeroshot import CLASS_TEMPLATES, SCENE_AXES, SCENE_TEMPLATES, marginal, plan
+from tests.data.kit import encode, picture, write_tar
 from tests.eval import fakes
 
 ATTRIBUTES = ("shape", "colour", "size", "fill")
@@ -135,3 +136,25 @@ def test_top_5_from_ten_classes_on(tmp_path: Path) -> None:
 def test_unseen_pairs_are_among_the_classes() -> None:
     task = plan(in_memory("fakes", {"test": fakes.single_objects()[:3]}))[0]
     assert all(any(f" {colour} {shape}" in text for text in task.texts()) for colour, shape in product(COLOURS, SHAPES))
+
+
+@pytest.mark.parametrize("templates", [None, "a photo of a {c}.\na toy {c}.\n"])
+def test_a_data_set_brings_its_own_templates(templates: str | None, tmp_path: Path) -> None:
+    members = [(f"s{i}.{name}", content) for i in range(3) for name, content in (("png", encode(picture(i))), ("cls", str(i).encode()))]
+    write_tar(tmp_path / "pets" / "test" / "0.tar", members)
+    (tmp_path / "pets" / "classnames.txt").write_text("tabby_cat\ndog\nfish\n")
+    if templates:
+        (tmp_path / "pets" / "zeroshot_classification_templates.txt").write_text(templates)
+    [task] = plan(from_shards(tmp_path / "pets"))
+    expected = (
+        ["a photo of a tabby cat.", "a toy tabby cat."] if templates else [each.replace("{class}", "tabby cat") for each in CLASS_TEMPLATES]
+    )
+    assert task.prompts[0] == expected
+    assert task.settings()["templates"] == ([each.replace("tabby cat", "{class}") for each in expected])
+    assert task.measures[0].note == f"3 classes, 3 prompts x {len(expected)} templates"
+
+
+def test_class_numbers_without_names_are_noted(tmp_path: Path) -> None:
+    write_tar(tmp_path / "test" / "0.tar", [("s0.png", encode(picture(0))), ("s0.cls", b"7")])
+    [task] = plan(from_shards(tmp_path))
+    assert task.measures[0].note.endswith("; classes are numbers, not names")
