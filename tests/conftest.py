@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-LONG = tuple("test_" + name for name in ["toy", "train", "run", "stress", "contract", "paper_presets", "command", "bench", "ranks"])
+LONG = tuple("test_" + name for name in ["train", "run", "contract", "stress", "paper_presets", "toy", "command", "bench", "gpu", "ranks"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -35,8 +35,10 @@ def links_in(text: str) -> list[str]:
 
 
 def found(written: str, folder: Path) -> list[Path]:
-    """The files that a document in `folder` means: relative to it or to the project; a bare name also anywhere below it."""
-    places = [(folder, written), (ROOT, written)] + ([] if "/" in written else [(folder, f"**/{written}")])
+    """The files that a document in `folder` means: relative to it or to the project; a bare name also anywhere below it. Below the root
+    lie an environment and data too: there only the project's folders count."""
+    below = [ROOT / part for part in PARTS] if folder == ROOT else [folder]
+    places = [(folder, written), (ROOT, written)] + [(place, f"**/{written}") for place in below if "/" not in written]
     return [path.resolve() for place, pattern in places for path in place.glob(pattern)]
 
 
@@ -124,9 +126,12 @@ def code_in(text: str) -> str:
     return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
 
 
-@pytest.mark.parametrize("wrong", ["`models/layers.py`", "see recipes/nowhere.py", "(`tests/models/test_unknown*.py`)"])
-def test_a_missing_file_is_noticed(wrong: str) -> None:
-    assert [name for name in paths_in(wrong) if not found(name, ROOT)]
+@pytest.mark.parametrize("wrong", ["`models/layers.py`", "`elsewhere.py`", "see recipes/nowhere.py", "(`tests/models/test_unknown*.py`)"])
+def test_a_missing_file_is_noticed(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / ".venv" / "lib").mkdir(parents=True)
+    (tmp_path / ".venv" / "lib" / "elsewhere.py").touch()
+    assert [name for name in paths_in(wrong) if not found(name, tmp_path)]
 
 
 def test_a_missing_target_is_noticed() -> None:

@@ -9,13 +9,12 @@ The accuracy is that of PythonEvaluationTools/vqaEvaluation/vqaEval.py: `publish
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from data.importers.write import read_text
 from eval import EvalError
 from eval.base.answers import published_accuracy
+from eval.base.given import content_of, expect
 from eval.base.records import Record
 from eval.base.task import Measure
 from eval.harness.ask import summarise
@@ -50,12 +49,12 @@ def score(results: Path, annotations: Path, *, subset: bool = False, question_ty
 
 def read_results(path: Path) -> dict[str, str]:
     """question_id -> answer."""
-    entries = _json(path)
-    _expect(isinstance(entries, list) and bool(entries), path, 'a list of {"question_id": ..., "answer": ...}', entries)
+    entries = content_of(path)
+    expect(isinstance(entries, list) and bool(entries), path, 'a list of {"question_id": ..., "answer": ...}', entries)
     found: dict[str, str] = {}
     for entry in entries:
         good = isinstance(entry, dict) and isinstance(entry.get("question_id"), int | str) and isinstance(entry.get("answer"), str)
-        _expect(good, path, 'entries {"question_id": number, "answer": string}', entry)
+        expect(good, path, 'entries {"question_id": number, "answer": string}', entry)
         name = str(entry["question_id"])
         if name in found:
             raise EvalError(f"{path}: question_id {name} has two answers, expected one for each question")
@@ -65,17 +64,15 @@ def read_results(path: Path) -> dict[str, str]:
 
 def read_annotations(path: Path) -> dict[str, Json]:
     """question_id -> its annotation, with "answers" as strings."""
-    content = _json(path)
+    content = content_of(path)
     entries = content.get("annotations") if isinstance(content, dict) else None
-    _expect(isinstance(entries, list) and bool(entries), path, 'an object with a list "annotations"', content)
+    expect(isinstance(entries, list) and bool(entries), path, 'an object with a list "annotations"', content)
     found: dict[str, Json] = {}
     for entry in entries or []:
-        _expect(
-            isinstance(entry, dict) and isinstance(entry.get("question_id"), int | str), path, 'annotations with a "question_id"', entry
-        )
+        expect(isinstance(entry, dict) and isinstance(entry.get("question_id"), int | str), path, 'annotations with a "question_id"', entry)
         listed = entry.get("answers")
         given = [each.get("answer") if isinstance(each, dict) else each for each in listed] if isinstance(listed, list) else []
-        _expect(
+        expect(
             bool(given) and all(isinstance(each, str) for each in given), path, 'annotations with "answers": [{"answer": ...}, ...]', entry
         )
         name = str(entry["question_id"])
@@ -96,15 +93,3 @@ def _record(about: Json, said: str, image: str, number: int) -> Record:
 def _question_type(kind: str) -> str:
     """A name of its own: "other" is also a type of answers."""
     return f'"{kind} ..."'
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise EvalError(f"{path} is no JSON file ({error})") from error
-
-
-def _expect(good: bool, path: Path, expected: str, found: Any) -> None:
-    if not good:
-        raise EvalError(f"{path}: expected {expected}; found {found!s:.80}")

@@ -7,7 +7,6 @@ instances    {"categories": [{"id": 1, "name": "person"}, ...], "annotations": [
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from data.importers.write import read_text
 from data.sample import Object, Sample
 from eval import EvalError
+from eval.base.given import content_of, expect
 from eval.base.records import Record
 from eval.harness.ask import summarise
 from eval.tasks.captioning import Captioning
@@ -55,12 +54,12 @@ def score(results: Path, annotations: Path, instances: Path | None = None, *, su
 
 def read_results(path: Path) -> dict[str, str]:
     """image id -> caption."""
-    entries = _json(path)
-    _expect(isinstance(entries, list) and bool(entries), path, 'a list of {"image_id": ..., "caption": ...}', entries)
+    entries = content_of(path)
+    expect(isinstance(entries, list) and bool(entries), path, 'a list of {"image_id": ..., "caption": ...}', entries)
     found: dict[str, str] = {}
     for entry in entries:
         good = isinstance(entry, dict) and isinstance(entry.get("image_id"), int | str) and isinstance(entry.get("caption"), str)
-        _expect(good, path, 'entries {"image_id": number, "caption": string}', entry)
+        expect(good, path, 'entries {"image_id": number, "caption": string}', entry)
         if str(entry["image_id"]) in found:
             raise EvalError(f"{path}: image_id {entry['image_id']} has two captions, expected one for each image")
         found[str(entry["image_id"])] = entry["caption"]
@@ -73,7 +72,7 @@ def read_annotations(path: Path) -> dict[str, Sample]:
     for each in _entries(path, "annotations", ("image_id", "caption")):
         if str(each["image_id"]) not in captions:
             raise EvalError(f"{path}: an annotation is of image_id {each['image_id']}, which is not among the images")
-        _expect(isinstance(each["caption"], str), path, "captions that are strings", each)
+        expect(isinstance(each["caption"], str), path, "captions that are strings", each)
         captions[str(each["image_id"])].append(each["caption"])
     return {key: Sample(key=key, image=NO_IMAGE, captions=tuple(texts)) for key, texts in captions.items() if texts}
 
@@ -82,7 +81,7 @@ def _with_objects(samples: Sequence[Sample], path: Path) -> list[Sample]:
     names = {each["id"]: each["name"] for each in _entries(path, "categories", ("id", "name"))}
     things: dict[str, list[Object]] = {}
     for each in _entries(path, "annotations", ("image_id", "category_id")):
-        _expect(each["category_id"] in names, path, "a category_id that is among the categories", each)
+        expect(each["category_id"] in names, path, "a category_id that is among the categories", each)
         things.setdefault(str(each["image_id"]), []).append(Object(names[each["category_id"]], (0, 0, 0, 0)))
     if not any(sample.key in things for sample in samples):
         raise EvalError(f"{path} annotates no object of the images that have captions: is it of the same split?")
@@ -90,21 +89,9 @@ def _with_objects(samples: Sequence[Sample], path: Path) -> list[Sample]:
 
 
 def _entries(path: Path, name: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-    content = _json(path)
+    content = content_of(path)
     entries = content.get(name) if isinstance(content, dict) else None
-    _expect(isinstance(entries, list), path, f'an object with a list "{name}"', content)
+    expect(isinstance(entries, list), path, f'an object with a list "{name}"', content)
     for entry in entries or []:
-        _expect(isinstance(entry, dict) and set(fields) <= set(entry), path, f'"{name}" with the fields {", ".join(fields)}', entry)
+        expect(isinstance(entry, dict) and set(fields) <= set(entry), path, f'"{name}" with the fields {", ".join(fields)}', entry)
     return entries or []
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise EvalError(f"{path} is no JSON file ({error})") from error
-
-
-def _expect(good: bool, path: Path, expected: str, found: Any) -> None:
-    if not good:
-        raise EvalError(f"{path}: expected {expected}; found {found!s:.80}")

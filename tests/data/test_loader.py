@@ -7,10 +7,9 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -24,6 +23,7 @@ from data.loader import Loader, in_order
 from data.shards import DataError, find
 from data.streaming import StreamBatches
 from tests.data.kit import collate_broken, collate_keys, good_members, make_split, write_tar
+from tests.processes import ready
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore:This DataLoader will create")]
 
@@ -188,23 +188,21 @@ def test_an_error_in_collate_reaches_the_caller(folder: Path) -> None:
             taken(make(folder, HOLD, collate=collate_broken, workers=workers), 1)
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_need_not_be_forked(folder: Path, method: str) -> None:
-    script = f"""
-import json, multiprocessing
-from pathlib import Path
-from tests.data.test_loader import HOLD, STREAM, make, taken
+@pytest.fixture
+def method(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How processes start, while the test runs."""
+    ready()
+    usual = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(usual, force=True)
 
-if __name__ == "__main__":
-    multiprocessing.set_start_method({method!r})
-    print(json.dumps([taken(make(Path({str(folder)!r}), budget, workers=1), 9) for budget in (HOLD, STREAM)]))
-"""
-    path = folder / f"{method}.py"
-    path.write_text(script)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    printed = subprocess.run([sys.executable, str(path)], env=environment, capture_output=True, text=True, timeout=100, check=True).stdout
-    here = [taken(make(folder, budget, workers=1), 9) for budget in (HOLD, STREAM)]
-    assert json.loads(printed) == json.loads(json.dumps(here))
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"], indirect=True)
+def test_workers_need_not_be_forked(folder: Path, method: str) -> None:
+    for budget in (HOLD, STREAM):
+        assert multiprocessing.get_start_method() == method
+        assert taken(make(folder, budget, workers=1), 9) == taken(make(folder, budget), 9)
 
 
 @pytest.mark.parametrize("budget", [HOLD, STREAM])

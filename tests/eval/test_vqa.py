@@ -332,25 +332,27 @@ def test_the_truth_is_right_about_everything(tmp_path: Path) -> None:
         assert cell["value"] == expected, cell
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The records of an evaluation in batches of 64, by file."""
+    folder = tmp_path_factory.mktemp("whole")
+    fakes.run(Guesses(), scenes(25), folder, fresh=Guesses(), tasks=TASKS, batch_size=64)
+    return {path.name: path.read_bytes() for path in (folder / "fakes").glob("*.jsonl")}
+
+
 @pytest.mark.parametrize("batch_size", [1, 7])
-def test_the_batch_size_changes_nothing(tmp_path: Path, batch_size: int) -> None:
-    splits = scenes(25)
-    for size in (64, batch_size):
-        fakes.run(Guesses(), splits, tmp_path / str(size), fresh=Guesses(), tasks=TASKS, batch_size=size)
-    files = sorted(path.name for path in (tmp_path / "64" / "fakes").glob("*.jsonl"))
-    assert {name.split(".")[0] for name in files} == set(TASKS)
-    for name in files:
-        assert (tmp_path / str(batch_size) / "fakes" / name).read_text() == (tmp_path / "64" / "fakes" / name).read_text(), name
-
-
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    splits = scenes(25)
-    fakes.run(Guesses(), splits, tmp_path, fresh=Guesses(), tasks=TASKS, batch_size=7)
-    contents = {path: path.read_bytes() for path in (tmp_path / "fakes").glob("*.jsonl")}
-    for number, (path, content) in enumerate(contents.items()):
-        path.write_bytes(content[: len(content) * (number % 5) // 5])
-    fakes.run(Guesses(), splits, tmp_path, fresh=Guesses(), tasks=TASKS, batch_size=7)
-    assert {path: path.read_bytes() for path in contents} == contents
+def test_the_batch_size_changes_nothing_and_an_interrupted_evaluation_goes_on(
+    tmp_path: Path, whole: dict[str, bytes], batch_size: int
+) -> None:
+    assert {name.split(".")[0] for name in whole} == set(TASKS)
+    paths = [tmp_path / "fakes" / name for name in whole]
+    fakes.run(Guesses(), scenes(25), tmp_path, fresh=Guesses(), tasks=TASKS, batch_size=batch_size)
+    assert {path.name: path.read_bytes() for path in paths} == whole
+    if batch_size == 7:
+        for number, path in enumerate(paths):
+            path.write_bytes(whole[path.name][: len(whole[path.name]) * (number % 5) // 5])
+        fakes.run(Guesses(), scenes(25), tmp_path, fresh=Guesses(), tasks=TASKS, batch_size=batch_size)
+        assert {path.name: path.read_bytes() for path in paths} == whole
 
 
 def test_one_sample(tmp_path: Path) -> None:

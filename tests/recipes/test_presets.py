@@ -8,34 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig
 
 import models
 from data.shards import find
 from data.texts import texts
 from models.shared.text import BPETokenizer
+from recipes.gpu.short import ARCHITECTURES
 from recipes.train.loop import train
 from recipes.train.pages import names, preset
 from recipes.train.recipe import AnyRecipe, Log
 from tests.hub import connect
 from tests.recipes.kit import shortened
 from tests.recipes.test_train import steps
-
-HUB = {
-    "facebook/opt-125m": OPTConfig(),
-    "EleutherAI/pythia-410m": GPTNeoXConfig(
-        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, vocab_size=50_304
-    ),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": LlamaConfig(
-        hidden_size=576,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        intermediate_size=1536,
-        vocab_size=49_152,
-        tie_word_embeddings=True,
-    ),
-}
 
 
 def presets(name: str) -> dict[str, AnyRecipe]:
@@ -83,7 +67,7 @@ def test_what_is_not_trained_has_no_learning_rate() -> None:
 def test_small_takes_a_step_in_micro_batches(name: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Backbones of the hub have their shapes and random weights here."""
     small = presets(name)["small"]
-    connect(monkeypatch, tmp_path, HUB, BPETokenizer.train(texts(find(str(scenes), "train"), limit=200), 300))
+    connect(monkeypatch, tmp_path, ARCHITECTURES, BPETokenizer.train(texts(find(str(scenes), "train"), limit=200), 300))
     short: dict[str, Any] = (
         {"stages": tuple(shortened(stage, batch=16, budget=16) for stage in small.stages)}
         if small.stages

@@ -45,7 +45,12 @@ def agent(*arguments: str) -> None:
     meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test"}
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, start_method=METHOD, **meeting)
     ready()
-    assert set(elastic_launch(config, execute)("recipes.train", arguments).values()) == {0}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        assert set(elastic_launch(config, execute)("recipes.train", arguments).values()) == {0}
+    finally:
+        for number, handler in handlers.items():  # the agent leaves its own behind
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("start", [agent, pytest.param(torchrun, marks=pytest.mark.slow)])
