@@ -26,7 +26,7 @@ from webdataset.tariterators import base_plus_ext
 from data.captions import decode_text
 from data.sample import IMAGE_EXTENSIONS, Problems, Sample, from_record, sound
 from data.shards import CLASS_NAMES, REMOTE, DataError, class_names
-from data.tars import lost, members_of
+from data.tars import BehindTheEnd, Read, lost, members_of
 
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 28  # of an encoded image
@@ -93,7 +93,11 @@ def read_shard(url: str, tally: Tally) -> Iterator[Members]:
             read.add(members["__key__"])
             yield members
     except (tarfile.TarError, EOFError, zlib.error, LZMAError, OSError) as error:
-        missing, exact = lost(url, read, lambda name: base_plus_ext(name)[0])
+        ended = isinstance(error, BehindTheEnd)
+        missing, exact = lost(url, read, lambda name: base_plus_ext(name)[0], least=0 if ended else 1)
+        if not missing:
+            tally.note("junk or damage behind a shard's end", f"{url}: {error}; {len(read)} samples read before it:")
+            return
         tally.seen += missing
         reason = "unreadable shard" if isinstance(error, OSError) else "truncated shard"
         tally.drop(reason, f"{url}: {error}; {len(read)} samples read, {'' if exact else 'at least '}{missing} lost:", missing)
@@ -274,7 +278,8 @@ def _grouped(url: str, tally: Tally) -> Iterator[Members]:
     """
     seen: set[str] = set()
     sample: Members | None = None
-    for info, read in members_of(url):
+    ended: list[BehindTheEnd] = []
+    for info, read in _whole(members_of(url), ended):
         key, extension = base_plus_ext(info.name)
         if info.isdir():
             continue
@@ -305,3 +310,13 @@ def _grouped(url: str, tally: Tally) -> Iterator[Members]:
                 sample["__problem__"] = "member too large"
     if sample is not None:
         yield sample
+    if ended:
+        raise ended[0]
+
+
+def _whole(members: Iterator[tuple[tarfile.TarInfo, Read]], ended: list[BehindTheEnd]) -> Iterator[tuple[tarfile.TarInfo, Read]]:
+    """The members; what is wrong behind their end is kept in `ended`, so that the last sample counts."""
+    try:
+        yield from members
+    except BehindTheEnd as error:
+        ended.append(error)

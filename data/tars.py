@@ -29,10 +29,19 @@ CHUNK = 1 << 20
 Read = Callable[[], bytes]
 
 
+class BehindTheEnd(tarfile.ReadError):
+    """Damage or junk behind the blocks that end a tar: all members before it were whole."""
+
+
+class _TooMuch(tarfile.ReadError):
+    """More zeros, or more bytes from a compressed file, than an honest tar has."""
+
+
 def members_of(url: str) -> Iterator[tuple[tarfile.TarInfo, Read]]:
     """The members of a tar in the order of the file, each with a function that reads its content while it is the last one yielded.
 
-    Raises TarError for a damaged tar or one that was cut off, and OSError for what cannot be read.
+    Raises TarError for a damaged tar or one that was cut off (BehindTheEnd where that is only behind its end), and OSError for what cannot
+    be read.
     """
     # Paths are opened here, only urls by webdataset: its opener would take a path with a colon for a url.
     with open(url, "rb") if url.startswith("/") else gopen(url) as stream:
@@ -48,26 +57,35 @@ def members_of(url: str) -> Iterator[tuple[tarfile.TarInfo, Read]]:
             yield from _entries(_Forward(buffered))
 
 
-def lost(url: str, keys: set[str], key_of: Callable[[str], str | None]) -> tuple[int, bool]:
+def lost(url: str, keys: set[str], key_of: Callable[[str], str | None], least: int = 1) -> tuple[int, bool]:
     """How many samples of a damaged shard were not read, at least, and whether that is all.
 
     Its index, or img2dataset's statistics beside it, know how many there were. Else the headers behind a damaged place are counted,
-    which a plain tar still has. `keys`: of the samples that were read.
+    which a plain tar still has. `keys`: of the samples that were read; `least`: that were lost at any rate.
     """
     path = Path(url)
     if not url.startswith("/") or not path.is_file():
-        return 1, False
+        return least, False
     expected = _expected(path)
     if expected is not None:
-        return max(1, expected - len(keys)), True
+        return max(least, expected - len(keys)), True
     with path.open("rb") as file:
         names = {key_of(name) for name in _names(file)}
-    return max(1, len(names - keys - {None})), False
+    return max(least, len(names - keys - {None})), False
 
 
 def _entries(stream: Any) -> Iterator[tuple[tarfile.TarInfo, Read]]:
     tar = _next(lambda: _Tar(fileobj=stream, ignore_zeros=True))
-    while (info := _next(tar.next)) is not None:
+
+    def following() -> tarfile.TarInfo | None:
+        try:
+            return _next(tar.next)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            if tar.zeros and not isinstance(error, _TooMuch):
+                raise BehindTheEnd(str(error)) from error
+            raise
+
+    while (info := following()) is not None:
         tar.members.clear()  # tarfile would keep a record of every member
         if not 0 <= info.size <= MAX_SIZE or tar.offset < info.offset_data:
             raise tarfile.ReadError(f"a header claims {info.size} bytes")
@@ -101,7 +119,7 @@ class _Header(tarfile.TarInfo):
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             tar.zeros += 1
             if tar.zeros > MAX_ZEROS:
-                raise tarfile.ReadError("nothing but zeros") from None
+                raise _TooMuch("nothing but zeros") from None
             raise
         except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
             if tar.zeros:
@@ -129,8 +147,33 @@ def _decompressed(head: bytes, buffered: io.BufferedReader[Any]) -> Any:
     if head.startswith(b"\x1f\x8b\x08"):
         return gzip.open(buffered)
     if head.startswith(b"BZh") and head.endswith(b"1AY&SY"):
-        return bz2.open(buffered)
-    return lzma.open(buffered) if head.startswith(b"\xfd7zXZ\0") else None
+        return io.BufferedReader(_Streams(buffered, bz2.BZ2Decompressor))
+    return io.BufferedReader(_Streams(buffered, lzma.LZMADecompressor)) if head.startswith(b"\xfd7zXZ\0") else None
+
+
+class _Streams(io.RawIOBase):
+    """The content of compressed streams one behind another. Python's own readers of bz2 and xz pass over junk behind them in silence."""
+
+    def __init__(self, source: IO[bytes], new: Callable[[], Any]) -> None:
+        self.source, self.new, self.decompressor = source, new, new()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self.decompressor.eof:
+                left = (self.decompressor.unused_data or self.source.read(CHUNK)).lstrip(b"\0")
+                if not left:
+                    return 0
+                self.decompressor = self.new()
+            else:
+                left = self.source.read(CHUNK) if self.decompressor.needs_input else b""
+                if self.decompressor.needs_input and not left:
+                    raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+            if content := self.decompressor.decompress(left, len(buffer)):
+                buffer[: len(content)] = content
+                return len(content)
 
 
 class _Source(io.RawIOBase):
@@ -177,7 +220,7 @@ class _Forward:
             size -= len(part)
             self.position += len(part)
             if self.source and self.position > FREE_EXPANSION + MAX_EXPANSION * self.source.taken:
-                raise tarfile.ReadError(f"decompresses to more than {MAX_EXPANSION} times its size")
+                raise _TooMuch(f"decompresses to more than {MAX_EXPANSION} times its size")
         return b"".join(parts)
 
 

@@ -10,12 +10,13 @@ import lzma
 import tarfile
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from data.decode import Tally, read_shard
+from data.decode import Tally, decode, read_shard
 from data.loader import in_order
 from data.shards import DataError, find
 from tests.data.kit import encode, good_members, make_split, picture, write_tar
@@ -114,6 +115,44 @@ def test_compressed_shards_are_read_and_their_damage_is_counted(tmp_path: Path, 
     path.write_bytes(whole[: len(whole) // 2] + b"\xff" * 64 + whole[len(whole) // 2 + 64 :])
     keys, tally = read(path)
     assert tally.dropped == 1
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("junk", [b"j", b"<html>not found</html>", b"\xff\0z" * 50_000, b"\0" * 1024 + b"junk", b"\x1f\x8b\x08"])
+def test_junk_behind_a_shard_is_counted_and_costs_no_sample(tmp_path: Path, compress: Callable[[bytes], bytes], junk: bytes) -> None:
+    whole = compress(write_tar(tmp_path / "whole.tar", good_members(5)).read_bytes())
+    (tmp_path / "junk.tar.gz").write_bytes(whole + junk)
+    (tmp_path / "inside.tar.gz").write_bytes(compress((tmp_path / "whole.tar").read_bytes() + junk))
+    for name in ("junk.tar.gz", "inside.tar.gz"):
+        drops: Counter[str] = Counter()
+        found = [sample.key for batch in in_order(find(tmp_path / name, "test"), batch_size=2, drops=drops) for sample in batch]
+        assert len(found) == 5
+        assert drops == {"junk or damage behind a shard's end": 1}
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_no_cut_of_a_compressed_shard_is_silent(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    """Every length, from nothing to the last byte: all samples are read, or their loss is counted, and the cut is always reported."""
+    whole = compress(write_tar(tmp_path / "whole.tar", good_members(3)).read_bytes())
+    for size in {*range(0, len(whole), max(1, len(whole) // 60)), *range(len(whole) - 40, len(whole))}:
+        (tmp_path / "cut.tar.gz").write_bytes(whole[:size])
+        tally = Tally()
+        usable = [sample for each in read_shard(str(tmp_path / "cut.tar.gz"), tally) if (sample := decode(each, (), tally)) is not None]
+        assert tally.drops.total() == 1
+        assert len(usable) == 3 if "junk or damage behind a shard's end" in tally.drops else tally.dropped >= 1
+
+
+def test_an_index_tells_what_junk_hides(tmp_path: Path) -> None:
+    """Two tars in one file, of which the second is junk: the index knows its samples."""
+    folder = make_split(tmp_path / "set", [5], split="test") / "test"
+    index = json.loads((folder / "index.json").read_text())
+    index["shards"][0]["samples"] = 8
+    (folder / "index.json").write_text(json.dumps(index))
+    [tar] = folder.glob("*.tar")
+    tar.write_bytes(tar.read_bytes() + b"junk" * 100)
+    tally = Tally()
+    assert len(list(read_shard(str(tar), tally))) == 5
+    assert tally.drops == {"truncated shard": 3}
 
 
 def test_a_name_that_begins_like_a_compressed_file_is_a_name(tmp_path: Path) -> None:

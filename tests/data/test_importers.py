@@ -139,7 +139,12 @@ def test_tables_group_the_captions_of_an_image(tmp_path: Path, images: Path, end
     first, second = read(tmp_path / "out", "val")
     assert (first.captions, first.label, first.extra) == (('one, "quoted"', "another"), "x", {"file": "a.png"})
     assert (second.captions, second.label) == (("two",), None)
-    lost = {"row without a caption": 1, "row without a path": 1, "row without a label": 1, "label unlike that of the picture's first row": 1}
+    lost = {
+        "row without a caption": 1,
+        "row without a path": 1,
+        "row without a label": 1,
+        "label unlike that of the picture's first row": 1,
+    }
     lines_lost = {"line that is not a json object": 2} if ending == "jsonl" else {}
     assert dropped(tmp_path / "out", "val") == lost | lines_lost
 
