@@ -120,7 +120,7 @@ def test_sigkill_on_a_real_process(scenes: Path, tmp_path: Path) -> None:
     options += ["--model.vision.depth", "1", "--model.text.depth", "1"]
     options += ["--device", "cpu", "--log.every", "1", "--log.validate", "0", "--save-minutes", "0", "--out"]
     process = start(("recipes.train", *options, str(tmp_path / "killed")), room=tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200  # the libraries may have to be imported first
     while not (tmp_path / "killed" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.2)
