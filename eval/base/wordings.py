@@ -64,7 +64,7 @@ SAME = [  # (wordings, the one that is read instead), applied in this order
     # words
     (r"yes no(?= :)|(?:neither )?yes n?or no|whether or not", "whether"),
     (r"(?:yes+|yeah|yep|yup|yea|aye|affirmative)", "yes ,"),
-    (rf"(?:nope|nah|nay|negative|noo+)|no(?= (?:{WHO}|because|since|yes|sir|no|not|thanks|please|as)\b)(?! one\b)", "no ,"),
+    (rf"(?:nope|nah|nay|negative|noo+)|no(?= (?:{WHO}|because|since|yes|sir|no|not|thanks|please|as|just|only)\b)(?! one\b)", "no ,"),
     (r"(yes|no) (?:from|for) me", r"\1"),
     (r"^no(?= (?:an?|the)\b)", "no ,"),
     (r"(?:^|(?:answer|it) (?:is )?)(yes|no) :", r"\1 ,"),
@@ -84,6 +84,7 @@ SAME = [  # (wordings, the one that is read instead), applied in this order
     (r"invisible", "not visible"),
     (r"nowhere(?: to be (?:seen|found))?", "not here"),
     (r"(?:an? |the )?(?:absence|lack) of|lack(?:s|ing)?|devoid of|free of|with (?:no|not any)(?= \w)", "without"),
+    (r"(?::|is|are) (?:0|zero)$", "is not here"),  # "cars: 0"
     (r"neither(?=.* nor )|not a single|not any|zero|0(?= [a-z])", "no"),
     (r"(?:none|nothing) (?:of the (?:sort|kind)|like (?:that|it))", "not"),
     (r"none|nothing|nobody(?= \w)", "no one"),
@@ -138,7 +139,7 @@ STATES = _any(  # what makes a clause a statement
     rf"{SEE}|{BE}(?: not)* {HERE}|^(?:not )?{VISIBLE}(?: here)?$",
 )
 CORRECTION = _any(
-    r"^(?:no |oh |but )*(?:wait|actually|correction|hold on|oops|scratch that|on second|i mean|upon closer)",
+    r"^(?:no |oh |but )*(?:wait|actually|correction|hold on|oops|scratch that|on second|i mean|(?:up)?on closer)",
     "i meant",
     "looking (?:again|closer)",
 )
@@ -154,7 +155,8 @@ _SAME = [(_any(wordings), same) for wordings, same in SAME]
 
 @lru_cache(maxsize=10_000)
 def plain(text: str) -> str:
-    text = re.sub(r"\s-+\s|-+>|[\N{EN DASH}\N{EM DASH}]", " , ", text.lower())
+    text = re.sub(r"\s-+\s(?=(?:yes|no)\W*$)", ": ", text.lower())  # "dog - no"
+    text = re.sub(r"\s-+\s|-+>|[\N{EN DASH}\N{EM DASH}]", " , ", text)
     text = re.sub(r"([,:])", r" \1 ", re.sub(r"[^\w',:]|_|(?<!\w)'|'(?!\w)", " ", text))
     text = REPEATED.sub(r"\1", " ".join(text.split()))
     for wordings, same in _SAME:

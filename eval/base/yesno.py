@@ -95,7 +95,7 @@ def _sentences(answer: str) -> Iterator[str]:
     first = next((part for part in TURN.split(text) if re.sub(r"<[^<>]*>|\W", "", part)), "")
     if TURN.match(text.lstrip(" #*")):  # the question is repeated
         first = ANSWER.split(first, maxsplit=1)[-1]
-    text = re.sub(r"</?[a-z|][^<>]*>|\[/?(?:cls|sep|pad|inst)\]|\\[a-z]+", " ", first)
+    text = re.sub(r"</?[a-z|][^<>]*>|\[/?(?:cls|sep|pad|inst)\]|\\[a-z]+|(?<=\d)\.(?=\d)", " ", first)
     letter = {"y": "yes", "n": "no"}.get(text.strip(" .()\"'*\n"))
     for part in re.findall(r"[^.!?;\n]+[.!?;\n]*", letter or text):
         if sentence := plain(part):
