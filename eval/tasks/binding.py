@@ -2,15 +2,15 @@
 
 Two classes are called "dax" and "blicket"; after k pictures of each, in random order, the model names another picture. On
 scenes the classes are two shapes (or two colours), and no example has the colour (the shape) of the query picture; elsewhere
-they are class labels. "3 times" repeats the same pictures; a shifted split is asked with k = 3 only. A generating model must
-write the word: the first of the two that occurs counts. Each word is the right one equally often, so chance is 1/2.
+they are class labels. "3 times" repeats the same pictures. A generating model must write the word: the first of the two that
+occurs counts. Each word is the right one equally often, so chance is 1/2.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar
@@ -28,7 +28,6 @@ HEADLINE = (r"shape, k = 3|k = 3",)
 WORDS = ("dax", "blicket")
 QUERIES, SHIFTED_QUERIES = 100, 50  # each costs a prompt of up to seven pictures for every target and setting
 SETTINGS = {"k = 1": (1, 1), "k = 1, 3 times": (1, 3), "k = 3": (3, 1)}  # examples of each class, how often each is shown
-SHIFTED_SETTINGS = {"k = 3": SETTINGS["k = 3"]}  # the headline alone
 OTHER = {"shape": "colour", "colour": "shape"}
 
 
@@ -58,8 +57,7 @@ def plan(source: Source) -> list[Binding]:
         found = {row: episodes(known[row].key, truths, row, WORDS[number % 2]) for number, row in enumerate(asked)}
         rows = [row for row, each in found.items() if each]
         if rows:
-            asked_with = SHIFTED_SETTINGS if split in source.shifts else SETTINGS
-            tasks.append(Binding(split, [known[row] for row in rows], known, [found[row] for row in rows], asked_with))
+            tasks.append(Binding(split, [known[row] for row in rows], known, [found[row] for row in rows]))
     return tasks
 
 
@@ -87,7 +85,6 @@ class Binding:
     samples: Sequence[Sample]
     known: Sequence[Sample]  # the pool of examples
     episodes: Sequence[Sequence[Episode]]  # of each sample
-    lessons: Mapping[str, tuple[int, int]]  # those of SETTINGS that are asked
     name: ClassVar[str] = "binding"
     part: str = ""
     gallery: ClassVar[bool] = False
@@ -97,14 +94,14 @@ class Binding:
     def __post_init__(self) -> None:
         targets = dict.fromkeys(episode.target for episodes in self.episodes for episode in episodes)
         self.measures: Sequence[Measure] = [
-            *[Measure(_measure(target, setting), "which of two new words") for target in targets for setting in self.lessons],
+            *[Measure(_measure(target, setting), "which of two new words") for target in targets for setting in SETTINGS],
             Measure("word", "the answer has one of the two words", better="neither"),
         ]
 
     def settings(self) -> dict[str, Any]:
         digest = hashlib.sha256(repr([(sample.key, truth_of(sample)) for sample in self.known]).encode())
         digest.update(repr(self.episodes).encode())
-        return {"version": 1, "words": list(WORDS), "settings": list(SETTINGS), "asked": list(self.lessons), "episodes": digest.hexdigest()}
+        return {"version": 1, "words": list(WORDS), "settings": list(SETTINGS), "episodes": digest.hexdigest()}
 
     def texts(self) -> list[str]:
         return []
@@ -114,7 +111,7 @@ class Binding:
         pictures = [images[row] for row, _ in asked]
         said = {
             setting: namer.names([episode.lesson(self.known, k, times) for _, episode in asked], pictures)
-            for setting, (k, times) in self.lessons.items()
+            for setting, (k, times) in SETTINGS.items()
         }
         records: dict[int, list[Record]] = {row: [] for row in rows}
         for number, (row, episode) in enumerate(asked):
@@ -123,7 +120,7 @@ class Binding:
 
     def chance(self) -> list[list[Record]]:
         """One of the two words, at random."""
-        half = dict.fromkeys(self.lessons, 0.5)
+        half = dict.fromkeys(SETTINGS, 0.5)
         return [
             [{"word": 1.0} | {_measure(episode.target, setting): share for setting, share in half.items()} for episode in found]
             for found in self.episodes
