@@ -104,11 +104,8 @@ class VQ(Model):
         self.register_buffer("steps", torch.tensor(0))  # of training
         self.register_buffer("seen", torch.tensor(0))  # samples: some terms start later
         self.counted = 0, 0  # both, where the host can read them without waiting for a GPU
-        self.register_load_state_dict_post_hook(lambda self, _: self._count())
+        self.register_load_state_dict_post_hook(_count)
         self._batch: tuple[Tensor, Tensor] | None = None  # latents [N, D] and codes [N] of the step under way
-
-    def _count(self) -> None:
-        self.counted = int(self.steps), int(self.seen)
 
     def fetch(self) -> dict[str, str]:
         """Read the weights of the perceptual term, if any. They stay outside of the model's own."""
@@ -245,3 +242,7 @@ class VQ(Model):
 
     def _pixels(self, vectors: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2)))
+
+
+def _count(model: VQ, _: object) -> None:
+    model.counted = int(model.steps), int(model.seen)
