@@ -79,6 +79,9 @@ claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEED
 time-%: $(READY) data ## estimate the training time on this machine from a few steps of each stage
 	$(PY) -m recipes.tools.timing $* --preset $(call quoted,$(PRESET)) $(WHERE) --seed $(call quoted,$(SEED)) $(ARGS)
 
+plan-%: $(READY) $(if $(findstring small,$(PRESET))$(findstring paper,$(PRESET)),,data) ## say what a training will take: parameters, FLOPs, memory, disk, time or GPU-hours
+	$(PY) -m recipes.plan $* $(call quoted,$(PRESET)) $(WHERE) --seed $(call quoted,$(SEED)) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS))) $(ARGS)
+
 compare: $(READY) ## compare all evaluated runs: terminal, Markdown, CSV, HTML
 	$(PY) -m eval.compare --pages "$(COMPARED)" $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
 

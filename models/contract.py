@@ -27,14 +27,18 @@ Batch = dict[str, Tensor]
 
 
 class Losses(NamedTuple):
-    """Return value of `Model.objective`: the scalar to minimise, its named terms, and the value of each term (or "total") at chance."""
+    """Return value of `Model.objective`: the scalar to minimise, its named terms, and the value of each term (or "total") at chance.
+
+    A chance value that depends on the batch stays a scalar tensor, so that it is read only when it is logged: reading it makes a GPU's host
+    wait.
+    """
 
     total: Tensor
     terms: dict[str, Tensor]
-    chance: dict[str, float]
+    chance: dict[str, float | Tensor]
 
     @classmethod
-    def weighted(cls, terms: dict[str, Tensor], weights: Mapping[str, float], chance: Mapping[str, float]) -> Self:
+    def weighted(cls, terms: dict[str, Tensor], weights: Mapping[str, float], chance: Mapping[str, float | Tensor]) -> Self:
         """Weighted sum of the terms. `weights` and `chance` may contain names of terms that were not computed."""
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         return cls(total, terms, {name: chance[name] for name in terms})

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
@@ -21,7 +20,7 @@ from data.sample import Sample
 from models.contract import IGNORE_INDEX
 from models.shared.backbones import cache_name
 from models.shared.generate import GREEDY, Decoding, generate, not_text
-from models.shared.prefix import PADDING, SOFT, PrefixCollate, embed, right_padded
+from models.shared.prefix import PADDING, SOFT, PrefixCollate, embed, label_nll, right_padded
 from models.shared.text import Tokenizer
 
 
@@ -54,10 +53,7 @@ def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tenso
         decoder_input_ids=torch.cat([start, labels[:, :-1].clamp(min=0)], dim=1),
         use_cache=False,
     )
-    asked = labels != IGNORE_INDEX
-    each = F.cross_entropy(out.logits[asked].float(), labels[asked], reduction="none")
-    total = torch.zeros(len(labels), device=each.device).index_add(0, asked.nonzero()[:, 0], each)
-    return total, asked.sum(dim=1)
+    return label_nll(out.logits, labels)
 
 
 @torch.no_grad()

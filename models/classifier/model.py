@@ -95,7 +95,7 @@ class Classifier(Model):
         """Binary cross-entropy, averaged over classes. At chance, the model predicts the frequency of each class."""
         loss = F.binary_cross_entropy_with_logits(features["logits"], features["shown"])
         often = features["shown"].mean(dim=0).clamp(1e-6, 1 - 1e-6)
-        return Losses(loss, {"labels": loss}, {"labels": float(F.binary_cross_entropy(often, often))})
+        return Losses(loss, {"labels": loss}, {"labels": F.binary_cross_entropy(often, often)})
 
     @torch.no_grad()
     def encode_image(self, images: Sequence[np.ndarray]) -> Tensor:

@@ -88,7 +88,7 @@ class DocumentCollate(Collate):
         for row, text in zip(query, texts, strict=True):
             row[: len(text)] = torch.tensor(text, dtype=torch.long)
         own = torch.tensor([key_of(sample) for sample in samples])
-        return self.batch(rows, pictures) | {"query": query, "own": own, "documents": torch.full((len(samples),), documents)}
+        return self.batch(rows, pictures) | {"query": query, "own": own, "documents": torch.zeros(len(samples), documents)}
 
     def _caption(self, sample: Sample, rng: np.random.Generator | None) -> str:
         if not sample.captions:
@@ -121,7 +121,7 @@ class TaskCollate(Collate):
             rows.append(row)
             pictures.append(pair)
         count = len(samples)
-        return self.batch(rows, pictures) | {"documents": torch.zeros(count, dtype=torch.long)}
+        return self.batch(rows, pictures) | {"documents": torch.zeros(count, 0)}
 
     def _task(self, sample: Sample, task: str, rng: np.random.Generator) -> tuple[list[Token], list[Sample]]:
         """A sequence, and the two pictures that its cells are counted in; a sequence with one picture leaves the second unused."""

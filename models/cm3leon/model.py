@@ -28,6 +28,7 @@ from models.cm3leon.objective import cm3_loss, token_losses
 from models.cm3leon.retrieval import Memory, key_of, texts_of, without_gaps
 from models.cm3leon.sequence import Builder, Frame, Kind, Token, Vocabulary, stack
 from models.contract import IGNORE_INDEX, Losses, Model
+from models.shared import device
 from models.shared.generate import GREEDY, Decoding, generate, not_text
 from models.shared.images import ImageTransform
 from models.shared.text import LONGEST, Tokenizer
@@ -134,7 +135,7 @@ class CM3leon(Model):
         ids, places, kinds = (batch[name] for name in ("ids", "places", "kinds"))
         share = torch.where(ids < 0, batch["covered"].gather(1, (-1 - ids).clamp(min=0)), 0.0)
         ids = self._fill(ids, batch["pixels"])
-        documents = int(batch["documents"][0])
+        documents = batch["documents"].shape[1]
         if documents:
             before = self._retrieved(batch, documents)
             ids, places, kinds = (torch.cat([x, y], dim=1) for x, y in zip(before, (ids, places, kinds), strict=True))
@@ -375,14 +376,22 @@ class CM3leon(Model):
 
         Two are looked up by the picture and two by the caption, and of these some are sampled.
         """
-        pictures = list(batch["pixels"][:, 0].permute(0, 2, 3, 1).cpu().numpy())
         texts = texts_of(batch["query"], self.tokenizer, self.config.retriever.context)
-        queries = self.retriever.encode_image(pictures), self.retriever._text_features(texts)
+        queries = self._looked_at(batch["pixels"][:, 0]), self.retriever._text_features(texts)
         skip = self.config.skip_above
         rows = torch.cat([self.memory.search(query, 2, skip_above=skip, own=batch["own"]) for query in queries], dim=1)  # [B, 4]
         repeated = (rows[:, :, None] == rows[:, None]).tril(-1).any(dim=2)
         luck = torch.rand(rows.shape, device=rows.device).masked_fill(repeated | (rows < 0), -1)
         return self.memory.documents(rows.gather(1, luck.topk(documents).indices), self.builder)
+
+    def _looked_at(self, pixels: Tensor) -> Tensor:
+        """The retriever's features of uint8 pixels `[B, 3, S, S]`, which are resized where they are, or by the host where it knows them."""
+        if device.host_knows(pixels):
+            return self.retriever.encode_image(list(pixels.permute(0, 2, 3, 1).numpy()))
+        size = self.config.retriever.vision.image_size
+        if size != pixels.shape[-1]:
+            pixels = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True).round().clamp(0, 255).to(torch.uint8)
+        return self.retriever._image_features(pixels)
 
     def _stacked(self, rows: Sequence[Sequence[Token]], images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
         """ids, places and kinds `[N, T]`, padded at the end; the i-th image fills the i-th row's cells."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import zlib
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.sample import Sample
 from models.cm3leon.sequence import Builder, Kind
+from models.shared import device
 from models.shared.text import Tokenizer
 
 
@@ -50,12 +52,15 @@ class Memory(nn.Module):
         `skip_above` would give the answer away and is skipped, and so is one that similar to a document chosen before it. Where
         fewer are left, the row is -1.
         """
-        held = self.vectors[: int(self.filled)].to(queries.dtype)
+        known = device.host_knows(self.filled)
+        held = self.vectors[: int(self.filled) if known else len(self.vectors)].to(queries.dtype)
         candidates = min(len(held), 8 * count + 8)
         if not candidates:
             return torch.full((len(queries), count), -1, device=queries.device)
         similarity = queries @ held.T  # [B, n]
         forbidden = similarity > skip_above
+        if not known:
+            forbidden |= torch.arange(len(held), device=held.device) >= self.filled
         if own is not None:
             forbidden |= own[:, None] == self.keys[: len(held)]
         similarity, rows = similarity.masked_fill(forbidden, float("-inf")).topk(candidates)
@@ -100,15 +105,18 @@ def key_of(sample: Sample) -> int:
 def texts_of(tokens: Tensor, tokenizer: Tokenizer, context: int) -> Tensor:
     """Token ids `[B, text]`, -1 behind the text, laid out as CLIP reads them: `[start] tokens end pad...`."""
     start = [] if tokenizer.start is None else [tokenizer.start]
-    rows = [[*start, *[token for token in row if token >= 0][: context - 1 - len(start)], tokenizer.end] for row in tokens.tolist()]
-    ids = torch.full((len(rows), max(map(len, rows))), tokenizer.pad)
-    for line, row in zip(ids, rows, strict=True):
-        line[: len(row)] = torch.tensor(row)
-    return ids.to(tokens.device)
+    tokens = tokens[:, : context - 1 - len(start)]
+    lengths = (tokens >= 0).sum(dim=1, keepdim=True)
+    if device.host_knows(tokens):
+        tokens = tokens[:, : int(lengths.max())]
+    ids = F.pad(tokens.masked_fill(tokens < 0, tokenizer.pad), (0, 1), value=tokenizer.pad).scatter(1, lengths, tokenizer.end)
+    return F.pad(ids, (1, 0), value=start[0]) if start else ids
 
 
 def without_gaps(ids: Tensor, places: Tensor, kinds: Tensor, covered: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Move padding to the end, and cut columns that no row needs. `[B, T]` each."""
+    """Move padding to the end, and cut columns that no row needs, where the host knows them. `[B, T]` each."""
     filled = kinds != Kind.NOTHING
-    order = (~filled).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(filled.sum(dim=1).max())]
+    order = (~filled).to(torch.uint8).argsort(dim=1, stable=True)
+    if device.host_knows(kinds):
+        order = order[:, : int(filled.sum(dim=1).max())]
     return ids.gather(1, order), places.gather(1, order), kinds.gather(1, order), covered.gather(1, order)

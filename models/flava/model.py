@@ -26,6 +26,7 @@ from models.contract import IGNORE_INDEX, Losses, Model
 from models.flava.blocks import Fusion, MatchingHead, PredictionHead, TextEncoder
 from models.flava.collate import IMAGE, PAIR, QUESTION, TEXT, MaskedCollate, Mixture
 from models.flava.objective import flava_loss
+from models.shared import device
 from models.shared.backbones import fetch_tower, freeze
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
 from models.shared.masking import TokenMasking, block_mask
@@ -218,33 +219,35 @@ class FLAVA(Model):
         features = {"kind": kind, "match": batch["match"]}
 
         pixels = normalise(batch["pixels"], self.config.mean, self.config.std)
-        clear_image = _spread(self._image_states(pixels[clear]), clear)  # [B, I, D]
-        clear_text = _spread(self.text(batch["ids"][clear], real[clear]), clear)  # [B, T, D]
-        features["image"] = _spread(self._image_feature(self._normed(clear_image[pair])), pair)
-        features["text"] = _spread(self._text_feature(self.text.norm(clear_text[pair])), pair)
+        clear_image = _spread(self._image_states(_of(pixels, clear)), clear)  # [B, I, D]
+        clear_text = _spread(self.text(_of(batch["ids"], clear), _of(real, clear)), clear)  # [B, T, D]
+        features["image"] = _spread(self._image_feature(self._normed(_of(clear_image, pair))), pair)
+        features["text"] = _spread(self._text_feature(self.text.norm(_of(clear_text, pair))), pair)
 
-        hidden_image = _spread(self._image_states(pixels[image], batch["patches"][image]), image)
-        hidden_text = _spread(self.text(batch["masked_ids"][text], real[text]), text)
-        fused = _spread(self.fusion(hidden_image[pair], hidden_text[pair], real[pair]), pair)
+        hidden_image = _spread(self._image_states(_of(pixels, image), _of(batch["patches"], image)), image)
+        hidden_text = _spread(self.text(_of(batch["masked_ids"], text), _of(real, text)), text)
+        fused = _spread(self.fusion(_of(hidden_image, pair), _of(hidden_text, pair), _of(real, pair)), pair)
         features["match_logits"] = self.match_head(fused[:, 0]).float()
 
         codes, weights = self._targets(batch, positive | (kind == IMAGE))
-        words = batch["labels"][..., None]
+        words, hidden, masked = batch["labels"][..., None], batch["patches"], batch["labels"] != IGNORE_INDEX
         skip = self.visual.num_prefix_tokens
         patches, tokens = slice(1 + skip, 1 + skip + self.side**2), slice(1 + skip + self.side**2, None)
         predictions: dict[str, tuple[Any, ...]] = {
-            "mim": (self.mim_head, lambda x: self._normed(x)[:, skip:], hidden_image, codes, weights, kind == IMAGE),
-            "mlm": (self.mlm_head, self.text.norm, hidden_text, words, None, kind == TEXT),
-            "mmm_image": (self.mmm_image_head, lambda x: x[:, patches], fused, codes, weights, positive),
-            "mmm_text": (self.mmm_text_head, lambda x: x[:, tokens], fused, words, None, positive),
+            "mim": (self.mim_head, lambda x: self._normed(x)[:, skip:], hidden_image, codes, hidden & (kind == IMAGE)[:, None], weights),
+            "mlm": (self.mlm_head, self.text.norm, hidden_text, words, masked & (kind == TEXT)[:, None], None),
+            "mmm_image": (self.mmm_image_head, lambda x: x[:, patches], fused, codes, hidden & positive[:, None], weights),
+            "mmm_text": (self.mmm_text_head, lambda x: x[:, tokens], fused, words, masked & positive[:, None], None),
         }
         if self.collate.mixture.questions:
             asked = kind == QUESTION
-            states = _spread(self.fusion(clear_image[asked], clear_text[asked], real[asked]), asked)
-            predictions["vqa"] = (self.answer_head, lambda x: x[:, :1], states, batch["answer"][:, None, None], None, asked)
-        for term, (head, states_of, source, labels, weight, asked) in predictions.items():
+            states = _spread(self.fusion(_of(clear_image, asked), _of(clear_text, asked), _of(real, asked)), asked)
+            answer = batch["answer"][:, None, None]
+            wanted = (answer[..., 0] != IGNORE_INDEX) & asked[:, None]
+            predictions["vqa"] = (self.answer_head, lambda x: x[:, :1], states, answer, wanted, None)
+        for term, (head, states_of, source, labels, wanted, weight) in predictions.items():
             if getattr(self.config.weights, term):
-                nll, count = _masked_nll(head, states_of(source), labels, asked, weight)
+                nll, count = _masked_nll(head, states_of(source), labels, wanted, weight)
                 features |= {f"{term}_nll": nll, f"{term}_n": count}
         assert all(len(feature) == rows for feature in features.values())
         return features
@@ -285,7 +288,7 @@ class FLAVA(Model):
 
     def _targets(self, batch: dict[str, Tensor], rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Codes `[B, N, K]` of masked patches of these rows, `IGNORE_INDEX` elsewhere, and what each of them weighs, or None for 1."""
-        codes = _spread(self.codes(batch["pixels"][rows]) - IGNORE_INDEX, rows) + IGNORE_INDEX
+        codes = _spread(self.codes(_of(batch["pixels"], rows)) - IGNORE_INDEX, rows) + IGNORE_INDEX
         targets = torch.where(batch["patches"][..., None], codes, IGNORE_INDEX)
         if not self.config.object_weight:
             return targets, None
@@ -395,22 +398,33 @@ class FLAVA(Model):
         return until_end(ids, self.tokenizer)
 
 
+def _of(values: Tensor, rows: Tensor) -> Tensor:
+    """`values` `[B, ...]` at the `rows` `[B]` that are set, where the host knows them; else all, of which `_spread` keeps the same."""
+    return values[rows] if device.host_knows(rows) else values
+
+
 def _spread(values: Tensor, rows: Tensor) -> Tensor:
-    """Back to the whole batch: `values` `[n, ...]` at the `rows` `[B]` that are set, 0 elsewhere."""
+    """Back to the whole batch: the `values` of `_of` at the `rows` `[B]` that are set, 0 elsewhere."""
+    if not device.host_knows(rows):
+        return values.masked_fill(~rows.view(-1, *[1] * (values.ndim - 1)), 0)
     whole = values.new_zeros(len(rows), *values.shape[1:])
     return whole.index_put((rows.nonzero()[:, 0],), values)
 
 
-def _masked_nll(head: nn.Module, states: Tensor, labels: Tensor, rows: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of every label that is asked for in the `rows` `[B]`, summed, and how many these are: `[B]` each.
+def _masked_nll(head: nn.Module, states: Tensor, labels: Tensor, asked: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood of the labels of every place that is `asked` `[B, T]`, summed, and how many labels these are: `[B]` each.
 
-    states `[B, T, D]`; labels `[B, T, K]`, the `K` of a place asked all or none; weights of the same shape, all 1 unless given.
+    states `[B, T, D]`; labels `[B, T, K]`; weights of the same shape, all 1 unless given.
     """
-    asked = (labels[..., 0] != IGNORE_INDEX) & rows[:, None]  # [B, T]
-    wanted = labels[asked]  # [n, K]
-    weight = torch.ones_like(wanted, dtype=torch.float32) if weights is None else weights[asked]
+    weight = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights
+    if not device.host_knows(asked):
+        logits = head(states).float().unflatten(-1, (labels.shape[2], -1))  # [B, T, K, C]
+        wanted = labels.masked_fill(~asked[..., None], IGNORE_INDEX)
+        each = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), reduction="none").view_as(wanted) * weight
+        return each.sum(dim=(1, 2)), (weight * asked[..., None]).sum(dim=(1, 2))
+    wanted, weight = labels[asked], weight[asked]  # [n, K]
     logits = head(states[asked]).float().unflatten(-1, (wanted.shape[1], -1))
     each = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted) * weight
     place = asked.nonzero()[:, 0]
-    none = torch.zeros(len(rows), device=each.device)
+    none = torch.zeros(len(asked), device=each.device)
     return none.index_add(0, place, each.sum(dim=1)), none.index_add(0, place, weight.sum(dim=1))

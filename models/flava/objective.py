@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.contract import Losses
+from models.contract import IGNORE_INDEX, Losses
 from models.flava.collate import PAIR
+from models.shared import device
 from models.shared.distributed import gather, mean_of_all, rank
 
 PREDICTIONS = ("mim", "mlm", "mmm_image", "mmm_text", "vqa")
@@ -37,7 +38,7 @@ def flava_loss(
         if weights[term] and f"{term}_nll" in features:
             terms[term] = mean_of_all(features[f"{term}_nll"], features[f"{term}_n"])
     chance = {
-        "contrastive": math.log(max(2, int(gather(pair.long()).sum()))),
+        "contrastive": gather(pair.long()).sum().clamp(min=2).log(),
         "itm": _entropy(gather((pair & features["match"]).long()).sum(), gather(pair.long()).sum()),
         "mim": math.log(codes),
         "mmm_image": math.log(codes),
@@ -54,13 +55,18 @@ def contrastive(image: Tensor, text: Tensor, scale: Tensor, pair: Tensor, positi
     right = rank() * len(image) + torch.arange(len(image), device=image.device)
     losses = []
     for mine, others in ((image, text), (text, image)):
-        logits = (scale * mine @ gather(others).T).masked_fill(~columns, float("-inf"))  # [b, B]
+        logits = (scale * mine @ gather(others).T).masked_fill(~columns, torch.finfo(torch.float32).min)  # [b, B]
+        if not device.host_knows(positive):
+            each = F.cross_entropy(logits, right.masked_fill(~positive, IGNORE_INDEX), reduction="none")
+            losses.append(mean_of_all(each, positive.long()))
+            continue
         each = F.cross_entropy(logits[positive], right[positive], reduction="none")
         losses.append(mean_of_all(torch.zeros_like(right, dtype=each.dtype).masked_scatter(positive, each), positive.long()))
     return (losses[0] + losses[1]) / 2
 
 
-def _entropy(positives: Tensor, total: Tensor) -> float:
-    """The matching loss of predicting the share of matching pairs."""
-    share = float(positives) / max(1.0, float(total))
-    return -sum(p * math.log(p) for p in (share, 1 - share) if p > 0) or math.log(2)
+def _entropy(positives: Tensor, total: Tensor) -> Tensor:
+    """The matching loss of predicting the share of matching pairs; ln 2 where all pairs match or none."""
+    share = positives / total.clamp(min=1)
+    entropy = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
+    return torch.where(entropy > 0, entropy, math.log(2))

@@ -18,6 +18,7 @@ from data.sample import Sample
 from models.contract import Losses, Model
 from models.lm.corpus import captions, documents
 from models.lm.objective import contrast
+from models.shared import device
 from models.shared.backbones import Continuation, LanguageConfig, fetch_language, known, language_model
 from models.shared.distributed import mean_of_all
 from models.shared.generate import GREEDY, Decoding, generate, not_text
@@ -25,7 +26,7 @@ from models.shared.prefix import token_nll
 from models.shared.text import Tokenizer, layout, until_end
 from models.shared.transformer import as_autocast
 
-PASSES = 4  # documents of like length are read together: a third less padding
+PASSES = 4  # on a CPU documents of like length are read together: a third less padding
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class LM(Model):
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of each document its negative log-likelihood "nll" in nats and how many "tokens" that is, `[B]`; with a margin, also
         the sum "contrast" over its "pairs" of tokens `[B]`."""
+        if not device.host_knows(batch["ids"]):
+            return self._read(batch["ids"])
         lengths = until_end(batch["ids"], self.tokenizer).sum(dim=1)
         order = lengths.argsort()
         parts = [self._read(batch["ids"][rows, : int(lengths[rows].max())]) for rows in order.chunk(PASSES)]

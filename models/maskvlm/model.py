@@ -243,7 +243,7 @@ class MaskVLM(Model):
             "itc": math.log(max(2, len(gather(features["has_foil"])))),
             "itm": MATCHING_CHANCE,
             "mlm": math.log(config.vocab_size),
-            "mim": self._pixel_loss(fill, features).item(),
+            "mim": self._pixel_loss(fill, features),
         }
         return Losses.weighted(terms, vars(self.weights), chance)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from models.clip.objective import clip_loss
 from models.contract import IGNORE_INDEX
+from models.shared import device
 from models.shared.distributed import mean_of_all
 from models.shared.vision import patches_to_pixels
 
@@ -39,4 +40,7 @@ def masked_words(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the masked tokens of all ranks, 0 without any; logits `[B, T, V]`, labels `[B, T]` (`IGNORE_INDEX`: not
     masked)."""
     asked = labels != IGNORE_INDEX
-    return mean_of_all(F.cross_entropy(logits[asked].float(), labels[asked], reduction="sum")[None], asked.sum()[None])
+    count = asked.sum()[None]
+    if device.host_knows(labels):
+        logits, labels = logits[asked], labels[asked]
+    return mean_of_all(F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), reduction="sum")[None], count)

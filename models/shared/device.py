@@ -32,6 +32,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def host_knows(x: torch.Tensor) -> bool:
+    """Whether the host can read the values of x without waiting for a device: on a CPU. There shapes may depend on them, so that nothing is
+    computed for padding; elsewhere every place is computed, and what does not count is left out of the sum."""
+    return x.device.type == "cpu"
+
+
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 natively; a CPU that does not emulates it, many times slower than float32."""
     if device.type == "cuda":

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data.sample import Sample
 from models.contract import IGNORE_INDEX
+from models.shared import device
 from models.shared.backbones import Continuation
 from models.shared.generate import GREEDY, Decoding, generate, not_text
 from models.shared.images import ImageTransform
@@ -47,9 +48,12 @@ def embed(language: Any, ids: Tensor, soft: Tensor) -> Tensor:
     Raises ValueError if the number of vectors differs from the number of placeholders.
     """
     vectors, places = soft.flatten(0, -2), ids == SOFT
+    embedded = as_autocast(language.get_input_embeddings()(ids.clamp(min=0)))  # also casts the residual stream, which is faster on a CPU
+    if soft.ndim == 3 and len(soft) == len(ids) and not device.host_knows(ids):  # every sequence has as many places as vectors
+        order = (~places).to(torch.uint8).argsort(dim=1, stable=True)[:, : soft.shape[1], None]
+        return embedded.scatter(1, order.expand_as(soft), soft.to(embedded.dtype))
     if len(vectors) != int(places.sum()):
         raise ValueError(f"{len(vectors)} vectors for {int(places.sum())} places in the sequences")
-    embedded = as_autocast(language.get_input_embeddings()(ids.clamp(min=0)))  # also casts the residual stream, which is faster on a CPU
     return embedded.index_put(places.nonzero(as_tuple=True), vectors.to(embedded.dtype))
 
 
@@ -60,9 +64,17 @@ def nll(language: Any, ids: Tensor, labels: Tensor, soft: Tensor) -> tuple[Tenso
     A label is predicted at the position before it; the first position has no label.
     """
     out = language(inputs_embeds=embed(language, ids, soft), attention_mask=(ids != PADDING).long(), use_cache=False)
-    asked = labels[:, 1:] != IGNORE_INDEX
-    each = F.cross_entropy(out.logits[:, :-1][asked].float(), labels[:, 1:][asked], reduction="none")
-    total = torch.zeros(len(ids), device=each.device).index_add(0, asked.nonzero()[:, 0], each)
+    return label_nll(out.logits[:, :-1], labels[:, 1:])
+
+
+def label_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood in nats of labels `[N, T]`, summed per row `[N]`, and their number per row. logits `[N, T, V]` must be
+    aligned with the labels that they predict; labels are `IGNORE_INDEX` where nothing is predicted."""
+    asked = labels != IGNORE_INDEX
+    if not device.host_knows(labels):
+        return F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none").sum(dim=1), asked.sum(dim=1)
+    each = F.cross_entropy(logits[asked].float(), labels[asked], reduction="none")
+    total = torch.zeros(len(labels), device=each.device).index_add(0, asked.nonzero()[:, 0], each)
     return total, asked.sum(dim=1)
 
 

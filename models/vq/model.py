@@ -101,8 +101,10 @@ class VQ(Model):
         self.post_quant_conv = nn.Conv2d(self.quantiser.dim, config.network.latent, 1)
         self.discriminator = PatchDiscriminator() if config.adversarial_weight else None
         self.perceptual = Perceptual(config.perceptual) if config.perceptual else None
-        self.register_buffer("steps", torch.tensor(0))  # of training: some terms start later
-        self.register_buffer("seen", torch.tensor(0))  # samples
+        self.register_buffer("steps", torch.tensor(0))  # of training
+        self.register_buffer("seen", torch.tensor(0))  # samples: some terms start later
+        self.counted = 0, 0  # both, where the host can read them without waiting for a GPU
+        self.register_load_state_dict_post_hook(_count)
         self._batch: tuple[Tensor, Tensor] | None = None  # latents [N, D] and codes [N] of the step under way
 
     def fetch(self) -> dict[str, str]:
@@ -137,7 +139,8 @@ class VQ(Model):
         latents = self._latents(pixels)
         quantised = self.quantiser(latents)
         vectors = quantised.vectors
-        if self.training and self.seen < config.continuous:
+        _, seen = self.counted
+        if self.training and seen < config.continuous:
             vectors = self.quantiser.bound(latents.float()) / (self.quantiser.levels // 2) if isinstance(self.quantiser, FSQ) else latents
         reconstruction = self._pixels(vectors).float()
         weight = 1 + config.object_weight * batch["objects"].float()
@@ -151,7 +154,7 @@ class VQ(Model):
         }
         if self.perceptual is not None:
             features["perceptual"] = self.perceptual(reconstruction, pixels)
-        if self.discriminator is not None and self.seen >= config.adversarial_after:
+        if self.discriminator is not None and seen >= config.adversarial_after:
             features["generator"] = self.discriminator.generator_loss(reconstruction)
             features["discriminator"] = self.discriminator.own_loss(reconstruction, pixels)
         return features
@@ -184,17 +187,19 @@ class VQ(Model):
         latents, codes = self._batch
         self._batch = None
         pictures = len(codes) // self.side**2
-        begins = bool(self.seen < self.config.continuous <= self.seen + pictures)
+        steps, seen = self.counted[0] + 1, self.counted[1] + pictures
+        begins = seen - pictures < self.config.continuous <= seen
+        self.counted = steps, seen
         self.steps += 1
         self.seen += pictures
         if isinstance(self.quantiser, FSQ):
             return None
-        generator = torch.Generator().manual_seed(int(self.steps))  # the same on every rank
-        if begins or self.steps == 1:  # the vectors start where the latents are
+        generator = torch.Generator().manual_seed(steps)  # the same on every rank
+        if begins or steps == 1:  # the vectors start where the latents are
             self.quantiser.revive(latents, generator, everything=True)
             return None
         self.quantiser.update(latents, codes)
-        if self.steps % self.config.revive_every or self.seen < self.config.continuous:
+        if steps % self.config.revive_every or seen < self.config.continuous:
             return None
         used = int((self.quantiser.usage >= self.config.dead / self.size).sum())
         revived = self.quantiser.revive(latents, generator)
@@ -237,3 +242,7 @@ class VQ(Model):
 
     def _pixels(self, vectors: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2)))
+
+
+def _count(model: VQ, _: object) -> None:
+    model.counted = int(model.steps), int(model.seen)

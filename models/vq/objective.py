@@ -30,8 +30,9 @@ def squared_error(reconstruction: Tensor, pixels: Tensor, where: Tensor) -> Tens
 
 def psnr(squared: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of mean squared errors in [-1, 1]; pictures without a value are left out."""
-    found = squared[squared.isfinite()]
-    return -10 * torch.log10(found.clamp(min=1e-10) / 4).mean() if len(found) else squared.new_zeros(())
+    found = squared.isfinite()
+    each = torch.where(found, torch.log10(squared.clamp(min=1e-10) / 4), 0.0)
+    return -10 * each.sum() / found.sum().clamp(min=1)
 
 
 class Perceptual:

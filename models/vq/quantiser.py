@@ -125,5 +125,6 @@ class FSQ(nn.Module):
 
 def perplexity(codes: Tensor, size: int) -> Tensor:
     """exp of the entropy of code usage: `size` if all codes are used equally, 1 if the codebook has collapsed."""
-    share = torch.bincount(codes.flatten(), minlength=size) / codes.numel()
+    ones = torch.ones_like(codes.flatten())
+    share = torch.zeros(size, dtype=torch.long, device=codes.device).scatter_add(0, codes.flatten(), ones) / codes.numel()
     return torch.exp(-(share * share.clamp(min=1e-12).log()).sum())

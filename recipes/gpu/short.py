@@ -5,15 +5,24 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig
+from transformers import BertConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, MPNetConfig, OPTConfig
 
 import models
 from models.shared.backbones import LanguageConfig
 from recipes.train.pages import names, page
 from recipes.train.recipe import AnyRecipe, Log, Stage
 
-# The architectures of the language models that `small` presets name: the speed of a step does not depend on their weights.
+# The architectures of the language models that presets name: neither the speed of a step nor its memory depends on their weights.
 ARCHITECTURES = {
+    "gpt2": GPT2Config(),
+    "facebook/opt-2.7b": OPTConfig(
+        hidden_size=2560, word_embed_proj_dim=2560, num_hidden_layers=32, num_attention_heads=32, ffn_dim=10_240, vocab_size=50_272
+    ),
+    "lmsys/vicuna-13b-v1.5": LlamaConfig(
+        hidden_size=5120, intermediate_size=13_824, num_hidden_layers=40, num_attention_heads=40, vocab_size=32_000
+    ),
+    "sentence-transformers/all-mpnet-base-v2": MPNetConfig(),
+    "wheel:all-MiniLM-L6-v2": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
     "facebook/opt-125m": OPTConfig(),
     "EleutherAI/pythia-410m": GPTNeoXConfig(
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, vocab_size=50_304
@@ -68,15 +77,19 @@ def from_hub(config: Any) -> list[str]:
 def offline(recipe: AnyRecipe) -> AnyRecipe:
     """The recipe without what other runs and the hub would give it: the same shapes with random weights, and a tokenizer of its own."""
     tokenizer = recipe.tokenizer if recipe.tokenizer.startswith("train") else "train+questions"
-    return replace(recipe, model=_anonymous(recipe.model), prerequisites=(), tokenizer=tokenizer, weights="")
+    return replace(recipe, model=anonymous(recipe.model), prerequisites=(), tokenizer=tokenizer, weights="")
 
 
-def _anonymous(config: Any) -> Any:
+def anonymous(config: Any) -> Any:
+    """The configuration with the architectures of its published language models in place of their names."""
     changes: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)
         if isinstance(value, LanguageConfig) and value.source:
-            changes[field.name] = replace(value, source="", architecture=ARCHITECTURES[value.source].to_json_string())
+            if not value.architecture and value.source not in ARCHITECTURES:
+                raise ValueError(f"the architecture of {value.source!r} is not known without the hub: add it to {__name__}.ARCHITECTURES")
+            known = value.architecture or ARCHITECTURES[value.source].to_json_string()
+            changes[field.name] = replace(value, source="", architecture=known)
         elif is_dataclass(value):
-            changes[field.name] = _anonymous(value)
+            changes[field.name] = anonymous(value)
     return replace(config, **changes)

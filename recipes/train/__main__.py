@@ -6,15 +6,12 @@ import argparse
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
-import tyro
 
 from data.shards import DataError
 from recipes.train.loop import train
-from recipes.train.pages import preset
-from recipes.train.recipe import Recipe
+from recipes.train.pages import with_options
 
 
 def main() -> None:
@@ -27,12 +24,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, help="folder of the prerequisite runs (default: the parent of --out)")
     args, rest = parser.parse_known_args()
     try:
-        default = preset(args.page, args.preset)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # tyro then shows the fields of this model's configuration
-    try:
-        recipe = tyro.cli(kind, default=default, args=rest, prog=f"recipes.train {args.page} {args.preset}")
+        recipe = with_options(args.page, args.preset, rest, "recipes.train")
         sys.exit(train(recipe, args.out, args.preset, args.shared, page=args.page))
     except (DataError, OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")

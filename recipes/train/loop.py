@@ -119,7 +119,7 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
             for group in optimizer.param_groups:
                 group["lr"] = stage.optim.lr_at(progress.in_stage, stage.budget)
             seed = (recipe.seed * 1_000_003 + progress.step) * process.world + process.rank
-            with _flop_counter() if not progress.flops else contextlib.nullcontext() as flops:
+            with flop_counter() if not progress.flops else contextlib.nullcontext() as flops:
                 losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
                 average_gradients(model.parameters())
                 norm = nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm)
@@ -207,7 +207,7 @@ def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Model, process
         """Add the cost of precomputing to that of the training, but not again on resuming: a resumed run reports the same cost as an
         uninterrupted one."""
         start = time.monotonic()
-        with _flop_counter() as flops:
+        with flop_counter() as flops:
             found = model.precompute(samples)
         if not progress.in_stage:
             progress.spent += flops.get_total_flops() * process.world
@@ -284,9 +284,9 @@ def _headline(recipe: AnyRecipe, model: Model, split: Split, process: Process, p
     )
 
 
-def _flop_counter() -> FlopCounterMode:
+def flop_counter(**options: Any) -> FlopCounterMode:
     """A FLOP counter that does not count per module: torch's module tracker fails if a parameter is expanded without gradients, as in
     SigLIP's pooling in the first pass over micro-batches."""
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, **options)
     counter.mod_tracker = SimpleNamespace(parents={"Global"}, __enter__=lambda: None, __exit__=lambda: None)  # type: ignore[assignment]
     return counter

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Any
 
+import tyro
+
 import recipes
-from recipes.train.recipe import AnyRecipe
+from recipes.train.recipe import AnyRecipe, Recipe
 
 
 def page(name: str) -> Any:
@@ -37,3 +40,10 @@ def preset(page_name: str, name: str) -> AnyRecipe:
     if name not in presets:
         raise ValueError(f"recipes/{page_name}.py has no preset {name!r}, only {', '.join(presets)}")
     return presets[name]
+
+
+def with_options(page_name: str, name: str, options: Sequence[str], program: str) -> AnyRecipe:
+    """A recipe of a page with fields set on the command line, such as `--optim.lr 1e-3`. Raises ValueError as `preset` does."""
+    default = preset(page_name, name)
+    kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # tyro then shows the fields of this model's configuration
+    return tyro.cli(kind, default=default, args=list(options), prog=f"{program} {page_name} {name}")

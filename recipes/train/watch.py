@@ -76,7 +76,8 @@ class Watch:
         learned: dict[str, Any] = {}
         if losses.terms:
             values = self.process.mean({"total": losses.total, **losses.terms})
-            learned = {"loss": values["total"], "terms": values, "chance": losses.chance, "lr": lr, "grad_norm": float(norm)}
+            chance = {name: float(value) for name, value in losses.chance.items()}
+            learned = {"loss": values["total"], "terms": values, "chance": chance, "lr": lr, "grad_norm": float(norm)}
         drops = sum(map(Counter, self.process.gather(dict(loader.drops))), Counter[str]())
         now = time.monotonic()
         elapsed = max(1e-9, now - self.logged)
@@ -96,7 +97,7 @@ class Watch:
         )
         self.logged, self.waited, self.samples_logged = now, 0.0, self.progress.samples
         if losses.terms:
-            self._guard_chance(values, losses.chance)
+            self._guard_chance(values, chance)
 
     def _guard_chance(self, values: dict[str, float], chance: dict[str, float]) -> None:
         for name, at_chance in chance.items():

@@ -50,7 +50,7 @@ def test_the_loss_is_a_mean_over_yes_or_no_questions() -> None:
     expected = -np.where(batch["shown"].numpy(), np.log(probability), np.log(1 - probability)).mean()
     assert losses.total.item() == pytest.approx(expected, abs=1e-6)
     often = batch["shown"].double().mean(dim=0).numpy().clip(1e-6, 1 - 1e-6)
-    assert losses.chance["labels"] == pytest.approx(-(often * np.log(often) + (1 - often) * np.log(1 - often)).mean(), abs=1e-5)
+    assert float(losses.chance["labels"]) == pytest.approx(-(often * np.log(often) + (1 - often) * np.log(1 - often)).mean(), abs=1e-5)
 
 
 @pytest.mark.slow

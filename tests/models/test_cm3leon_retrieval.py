@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.cm3leon import CM3leon
 from models.cm3leon.retrieval import Memory
 from models.cm3leon.sequence import Kind
+from models.shared import device
 from models.vq import VQ
+from recipes.plan.stand_ins import to_fake
 from tests.models.cm3leon_kit import CONFIG, FRAMED, TOKENIZER, build, coloured, to_adopt
 
 
@@ -57,7 +60,7 @@ def test_retrieved_documents_come_first_and_count_in_the_loss(framed: bool) -> N
     assert int(model.memory.filled) == 16
     batch = model.collate(coloured(3), np.random.default_rng(1))
     alone_ = model.encode(batch)
-    batch["documents"][:] = 2
+    batch["documents"] = torch.zeros(3, 2)
     torch.manual_seed(0)
     together = model.encode(batch)
     assert ((together["image_tokens"] - alone_["image_tokens"]) == 2 * model.cells).all()
@@ -75,6 +78,25 @@ def test_retrieved_documents_come_first_and_count_in_the_loss(framed: bool) -> N
     assert model.draw(["a red square"], documents=2)[0].shape == (16, 16, 3)
     with pytest.raises(ValueError, match="3 documents do not fit"):
         model.draw(["a red square"], documents=3)
+
+
+@FRAMED
+def test_retrieval_does_not_make_the_host_wait_and_finds_the_same(framed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(framed=framed, documents=2)
+    model.remember([coloured(8, seed=3)])  # its memory is not full
+    batch = model.collate(coloured(3), np.random.default_rng(1)) | {"documents": torch.zeros(3, 2)}
+    found = []
+    for knows in (True, False):
+        monkeypatch.setattr(device, "host_knows", lambda x, knows=knows: knows)
+        torch.manual_seed(0)
+        found.append(model.encode(batch))
+    for name, value in found[0].items():
+        assert torch.allclose(found[1][name], value, rtol=1e-4), name
+    fakes = FakeTensorMode(allow_non_fake_inputs=True)
+    to_fake(model, fakes, "cuda")
+    with fakes:
+        rows = {name: torch.empty(value.shape, dtype=value.dtype, device="cuda") for name, value in batch.items()}
+        assert all(value.shape == (3,) for value in model.encode(rows).values())
 
 
 def test_query_dropout_leaves_tokens_out_of_the_query_alone() -> None:

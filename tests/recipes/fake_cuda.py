@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.loader import in_order
 from data.shards import find
 from models.contract import Batch
 from recipes.gpu.short import few_steps, offline
+from recipes.plan.stand_ins import to_fake
 from recipes.train.distributed import Process
 from recipes.train.loop import build
 from recipes.train.optimiser import optimiser, step_if_finite
@@ -46,8 +47,9 @@ def trace(model: Any, recipe: AnyRecipe, number: int, batch: Batch) -> None:
     model is of no use afterwards."""
     stage = enter(model, recipe, number, Progress())
     set_training(model)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        _to_fake(model)
+    fakes = FakeTensorMode(allow_non_fake_inputs=True)
+    to_fake(model, fakes, "cuda")
+    with fakes:
         optimizer = optimiser(model, stage.optim, fused=True)
         rows = {name: torch.empty(each.shape, dtype=each.dtype, device="cuda") for name, each in batch.items()}
         losses = model.objective(model.encode(rows))
@@ -57,20 +59,3 @@ def trace(model: Any, recipe: AnyRecipe, number: int, batch: Batch) -> None:
         norm = nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm)
         step_if_finite(optimizer, norm)
         torch.stack([term.detach() for term in losses.terms.values()])
-
-
-def _to_fake(model: nn.Module) -> None:
-    """Replace all parameters and buffers, shared ones by shared ones."""
-    made: dict[int, Tensor] = {}
-
-    def fake(tensor: Tensor) -> Tensor:
-        if id(tensor) not in made:
-            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
-            made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-        return made[id(tensor)]
-
-    for module in model.modules():
-        for kept in (module._parameters, module._buffers):
-            for name, tensor in list(kept.items()):
-                if tensor is not None:
-                    kept[name] = fake(tensor)  # type: ignore[assignment]
