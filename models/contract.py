@@ -35,7 +35,7 @@ class Losses(NamedTuple):
 
     total: Tensor
     terms: dict[str, Tensor]
-    chance: dict[str, float | Tensor]
+    chance: Mapping[str, float | Tensor]
 
     @classmethod
     def weighted(cls, terms: dict[str, Tensor], weights: Mapping[str, float], chance: Mapping[str, float | Tensor]) -> Self:

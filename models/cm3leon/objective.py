@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.cm3leon.sequence import Kind
 from models.contract import Losses
+from models.shared import device
 from models.shared.distributed import gather
 
 
@@ -51,7 +52,7 @@ def token_losses(
     which are `targets` `[B, T]`; ids from `image_from` on are image tokens. Sums, not means: sequences differ in how many
     tokens they have."""
     found = []
-    piece = PIECE_ON_CPU if states.device.type == "cpu" else PIECE
+    piece = PIECE_ON_CPU if device.host_knows(states) else PIECE
     if torch.compiler.is_compiling():
         piece = targets.numel()  # or it would compile anew for every number of pieces
     for some, wanted in zip(states.flatten(0, 1).split(piece), targets.flatten().split(piece), strict=True):

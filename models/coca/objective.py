@@ -21,10 +21,10 @@ def coca_loss(features: dict[str, Tensor], scale: Tensor, *, contrastive: float,
     """
     total = scale.new_zeros(())
     terms: dict[str, Tensor] = {}
-    chance: dict[str, float] = {}
+    chance: dict[str, float | Tensor] = {}
     if contrastive:
         pairs = clip_loss(features["image"], features["text"], scale)
-        total, terms, chance = total + contrastive * pairs.total, pairs.terms, pairs.chance
+        total, terms, chance = total + contrastive * pairs.total, pairs.terms, dict(pairs.chance)
     if captioning:
         caption = mean_of_all(features["nll"], features["tokens"])
         total, terms, chance = total + captioning * caption, terms | {"caption": caption}, chance | {"caption": math.log(vocab_size)}

@@ -37,7 +37,7 @@ def flava_loss(
     for term in PREDICTIONS:
         if weights[term] and f"{term}_nll" in features:
             terms[term] = mean_of_all(features[f"{term}_nll"], features[f"{term}_n"])
-    chance = {
+    chance: dict[str, float | Tensor] = {
         "contrastive": gather(pair.long()).sum().clamp(min=2).log(),
         "itm": _entropy(gather((pair & features["match"]).long()).sum(), gather(pair.long()).sum()),
         "mim": math.log(codes),

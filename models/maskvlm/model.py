@@ -239,7 +239,7 @@ class MaskVLM(Model):
         fill = visible_median(features["pixels"], features["patches"])
         with autocast_like(features["image_states"]):
             terms = self._terms(features, fill)
-        chance = {
+        chance: dict[str, float | Tensor] = {
             "itc": math.log(max(2, len(gather(features["has_foil"])))),
             "itm": MATCHING_CHANCE,
             "mlm": math.log(config.vocab_size),

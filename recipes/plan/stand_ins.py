@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torchvision.models import vgg16
+from torchvision.models import vgg16  # type: ignore[import-untyped]
 from transformers import PreTrainedModel
 
 import models
@@ -60,7 +60,7 @@ def stand_in(recipe: AnyRecipe, preset: str, split: Split | None, *, cached: boo
     pictures and captions. `cached`: what is computed once for data in memory is not part of a step. `full`: without data the longest text
     fills the context, as in a large batch of web pages' texts. `fused`: published language models use a GPU's attention."""
     kind = models.model_of(recipe.model)
-    samples = some_samples(split, preset, kind.needs, full=full)
+    samples: Sequence[Sample] = some_samples(split, preset, kind.needs, full=full)
     tokenizer = _tokenizer(recipe, preset, split, samples) if kind.reads_text() else None
     config = kind.configured(anonymous(recipe.model), tokenizer=tokenizer, split=split or Split("scenes", "train", None, ()))
     real = cached and kind.precompute is not Model.precompute
@@ -78,7 +78,8 @@ def stand_in(recipe: AnyRecipe, preset: str, split: Split | None, *, cached: boo
         if not counter.ndim and not counter.is_floating_point():
             counter.fill_(BUSY)
     model.load_state_dict({}, strict=False)  # a model that keeps counts on the host, too, reads them when a state is loaded
-    if fused and getattr(getattr(config, "language", None), "architecture", ""):
+    language = getattr(config, "language", None)
+    if fused and language is not None and language.architecture:
         for module in model.modules():
             if isinstance(module, PreTrainedModel) and module._supports_sdpa:
                 module.set_attn_implementation("sdpa")
