@@ -60,7 +60,7 @@ def plan(recipe: AnyRecipe, preset: str, ranks: Sequence[int], *, on_gpu: bool) 
     """Every stage on each number of devices that divides its batch. Raises ValueError if no step can be traced."""
     split, bf16 = training_data(recipe, preset), computes_bf16(recipe, on_gpu=on_gpu)
     held = not at_paper_scale(preset) and (split is None or fits(split, int(recipe.memory_gb * 2**30)))
-    stand = stand_in(recipe, preset, split, cached=held, full=at_paper_scale(preset), fused=on_gpu)
+    stand = stand_in(recipe, preset, split, cached=held, full=at_paper_scale(preset), on_gpu=on_gpu)
     found, progress, most = [], Progress(), 0
     for number, stage in enumerate(recipe.schedule):
         enter(stand.model, recipe, number, progress)

@@ -34,31 +34,32 @@ BUSY = 1 << 40  # in place of a count of steps or samples: a training under way
 
 @dataclass(frozen=True)
 class StandIn:
-    """`model` has fake parameters: shapes without memory. `samples` are real and few."""
+    """`model` has fake parameters: shapes without memory. `samples` are real. `known`: the host knows texts' lengths, as on a CPU."""
 
     model: Any
     samples: Sequence[Sample]
     fakes: FakeTensorMode
+    known: bool
 
     def batch(self, size: int) -> Batch:
-        """A batch of `size` for the model's stage. Whole numbers and masks have values, as texts' lengths decide on shapes; pixels and
-        features have none."""
+        """A batch of `size` for the model's stage. Where the host knows texts' lengths, shapes depend on them, and whole numbers and masks
+        have values; all else has none."""
         few = self.model.collate(self.samples[:size], np.random.default_rng(0))
         rows = torch.arange(size) % len(next(iter(few.values())))
         return {name: self._enlarged(value, rows) for name, value in few.items()}
 
     def _enlarged(self, value: Tensor, rows: Tensor) -> Tensor:
         shape = (len(rows), *value.shape[1:])
-        if value.is_floating_point() or value.dtype == torch.uint8 or len(rows) * value[:1].numel() > KEPT:
+        if not self.known or value.is_floating_point() or value.dtype == torch.uint8 or len(rows) * value[:1].numel() > KEPT:
             with self.fakes:
                 return torch.empty(shape, dtype=value.dtype)
         return value[rows]
 
 
-def stand_in(recipe: AnyRecipe, preset: str, split: Split | None, *, cached: bool, full: bool, fused: bool) -> StandIn:
+def stand_in(recipe: AnyRecipe, preset: str, split: Split | None, *, cached: bool, full: bool, on_gpu: bool) -> StandIn:
     """The recipe's model before its first stage. `split` is its training data, if they are here; else it reads the embedded data's
     pictures and captions. `cached`: what is computed once for data in memory is not part of a step. `full`: without data the longest text
-    fills the context, as in a large batch of web pages' texts. `fused`: published language models use a GPU's attention."""
+    fills the context, as in a large batch of web pages' texts. `on_gpu`: the host knows no values, and attention is fused."""
     kind = models.model_of(recipe.model)
     samples: Sequence[Sample] = some_samples(split, preset, kind.needs, full=full)
     tokenizer = _tokenizer(recipe, preset, split, samples) if kind.reads_text() else None
@@ -79,11 +80,11 @@ def stand_in(recipe: AnyRecipe, preset: str, split: Split | None, *, cached: boo
             counter.fill_(BUSY)
     model.load_state_dict({}, strict=False)  # a model that keeps counts on the host, too, reads them when a state is loaded
     language = getattr(config, "language", None)
-    if fused and language is not None and language.architecture:
+    if on_gpu and language is not None and language.architecture:
         for module in model.modules():
             if isinstance(module, PreTrainedModel) and module._supports_sdpa:
                 module.set_attn_implementation("sdpa")
-    return StandIn(model, samples, fakes)
+    return StandIn(model, samples, fakes, known=not on_gpu)
 
 
 def some_samples(split: Split | None, preset: str, needs: Sequence[str], *, full: bool) -> list[Sample]:

@@ -105,7 +105,7 @@ def test_what_the_backward_pass_needs_is_counted() -> None:
 
 def test_a_shape_that_depends_on_pixels_is_named() -> None:
     recipe = page("clip").PRESETS["tiny"]
-    stand = stand_in(recipe, "tiny", None, cached=False, full=False, fused=False)
+    stand = stand_in(recipe, "tiny", None, cached=False, full=False, on_gpu=False)
     enter(stand.model, recipe, 0, Progress())
     real = stand.model.encode
 
