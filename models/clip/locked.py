@@ -24,11 +24,11 @@ from models.shared.backbones import LanguageConfig, fetch_tower, freeze, known, 
 from models.shared.collate import PairCollate
 from models.shared.images import HALF, ImageTransform, normalise
 from models.shared.sentences import fetch_sentences, mean_states, sentence_encoder
+from models.shared.standardise import Standardise, some_samples
 from models.shared.text import Tokenizer
 
 IMAGE, TEXTS = "locked image", "locked texts"  # keys in Sample.extra of the features of a picture and of its captions
 ROWS = 64  # pictures or texts encoded at a time
-STANDARD = 1024  # training pictures whose features give mean and deviation
 BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 
 
@@ -57,29 +57,18 @@ class LockedCLIPConfig:
         return cls(timm_name="test_efficientnet", language=language, image_size=64, context=32, embed_dim=32)
 
 
-class Head(nn.Module):
+class Head(Standardise):
     """Standardise, drop out, and project."""
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, width: int, embed_dim: int, dropout: float) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("deviation", torch.ones(width))
+        super().__init__(width)
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(width, embed_dim, bias=False)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:  # [B, width] -> unit length [B, embed_dim]
-        standard = (features - self.mean) / self.deviation
+        standard = super().forward(features)
         return F.normalize(self.projection(self.dropout(standard)).float(), dim=-1)
-
-    def standardise(self, features: Tensor) -> None:
-        """Use mean and standard deviation of these features `[N, width]`. A dimension that never changes is only centred."""
-        deviation = features.std(dim=0, correction=0)
-        self.mean.copy_(features.mean(dim=0))
-        self.deviation.copy_(deviation.where(deviation > 1e-6, 1.0))
 
 
 @dataclass(frozen=True)
@@ -121,14 +110,10 @@ class LockedCLIP(Model):
 
     @torch.no_grad()
     def remember(self, batches: Iterable[Sequence[Sample]]) -> None:
-        """Standardise both features by those of up to `STANDARD` training pairs, every fourth of the first ones."""
-        some: list[Sample] = []
-        for batch in batches:
-            some += batch[::4]
-            if len(some) >= STANDARD:
-                break
-        self.image_head.standardise(self._image_features([sample.image for sample in some]))
-        self.text_head.standardise(self._text_features([sample.captions[0] for sample in some]))
+        """Standardise both features by those of some training pairs."""
+        pairs = some_samples(batches)
+        self.image_head.standardise(self._image_features([sample.image for sample in pairs]))
+        self.text_head.standardise(self._text_features([sample.captions[0] for sample in pairs]))
 
     @torch.no_grad()
     def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:

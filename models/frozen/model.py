@@ -96,7 +96,11 @@ class Frozen(Model):
             )
         self.language = language if config.tune_language else freeze(language)  # gradients flow through it, to the image
         self.width: int = language.get_input_embeddings().embedding_dim
-        self.to_prefix = nn.Linear(features, config.prefix * self.width)
+        self.to_prefix = self._bridge(features)
+
+    def _bridge(self, features: int) -> nn.Linear:
+        """From the image encoder's features to the visual prefix."""
+        return nn.Linear(features, self.config.prefix * self.width)
 
     def adopt(self, modules: Mapping[str, Any]) -> None:
         """ "language_model": a trained `LM`."""

@@ -170,8 +170,8 @@ PIXELS = 16 * 224 * 224  # that a CPU looks at together: with four times as many
 
 
 @torch.no_grad()
-def looked_at(tower: nn.Module, pixels: Tensor) -> Tensor:
-    """A frozen tower's features `[B, D]` in float32 of normalised pixels `[B, 3, S, S]`, in parts that suit a CPU's cache."""
+def looked_at(tower: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+    """A frozen tower's features `[B, ...]` in float32 of normalised pixels `[B, 3, S, S]`, in parts that suit a CPU's cache."""
     rows = len(pixels) if pixels.is_cuda else PIXELS // (pixels.shape[-1] * pixels.shape[-2])
     return torch.cat([tower(part).float() for part in pixels.split(max(rows, 1))])
 

@@ -78,9 +78,9 @@ def label_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return total, asked.sum(dim=1)
 
 
-@torch.no_grad()
 def log_likelihood(language: Any, ids: Tensor, labels: Tensor, soft: Tensor, pictures: Sequence[int]) -> Tensor:
     """Log-likelihood float32 `[N]`, the negative of `nll`'s sum, for many sequences about few images: common prefixes are computed once.
+    Differentiable.
 
     soft `[P, places, D]` has the embeddings of P images; the i-th sequence contains only image `pictures[i]`.
     """
