@@ -34,7 +34,7 @@ ROWS = 64  # pictures encoded at a time
 ADAPTED = ("q_proj", "v_proj")  # of Llama; LoRA, section 4.2 and table 5: queries and values
 LLAMA = {
     "model_type": "llama",
-    "vocab_size": 300,
+    "vocab_size": 512,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -73,7 +73,7 @@ class LockedFrozenConfig(FrozenConfig):
             prefix=5,
             rank=2,
             context=32,
-            vocab_size=300,
+            vocab_size=512,
         )
 
 
