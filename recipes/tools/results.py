@@ -154,7 +154,7 @@ class Published:
 
     @cached_property
     def results(self) -> dict[str, list[Result]]:
-        """Data set -> its results; the data set with the most results comes first."""
+        """Data set -> its results; the data set with the most rows comes first, those of older code included."""
         found: dict[str, list[Result]] = {}
         for run in self.runs:
             about: Json = {name: run.record[name] for name in ("page", "model", "paradigm", "preset", "seed")} | {"stage": run.stage}
@@ -162,7 +162,9 @@ class Published:
                 result = result_of({"schema": schemas.EVALUATION} | about | evaluation, run, run.folder)
                 found.setdefault(result.dataset, []).append(result)
         refuse_unlike([result for results in found.values() for result in results])
-        return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+        block = self._one("earlier").get("models", {})
+        before = {block["dataset"]: len(block["rows"])} if block else {}
+        return dict(sorted(found.items(), key=lambda item: (-len(item[1]) - before.get(item[0], 0), item[0])))
 
     @cached_property
     def older(self) -> list[Json]:

@@ -257,6 +257,19 @@ def test_a_collected_run_replaces_its_older_row_alone(uncollected: Path, runs: P
     assert oracle["drawing: colour + shape"] == f"1.000 {MARK}"  # the collected runs have none
 
 
+def test_the_data_set_with_the_most_rows_leads_those_of_older_code_included(uncollected: Path, runs: Path) -> None:
+    for run in runs.iterdir():
+        change(run / "eval" / "scenes-tiny" / "eval.json", dataset="a-smaller-set")
+    collect(runs, uncollected / "recipes" / "results", commit=COMMIT)
+    assert list(Published(uncollected / "recipes" / "results").results) == ["a-smaller-set"]
+    write(uncollected)
+    assert "`a-smaller-set`" in both(uncollected)[1].decode()  # the only one with collected runs
+    one = runs / "clip-tiny-s0"
+    change(one / "eval" / "scenes-tiny" / "eval.json", dataset="scenes-tiny")
+    collect(runs, uncollected / "recipes" / "results", ["clip-tiny-s0"], commit=COMMIT)
+    assert list(Published(uncollected / "recipes" / "results").results) == ["scenes-tiny", "a-smaller-set"]
+
+
 @pytest.mark.parametrize(
     ("file", "fields"),
     [
