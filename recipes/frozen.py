@@ -2,7 +2,7 @@
 
 make train-frozen                             2 CPU cores; trains its language model first (make train-lm)
 make train-frozen PRESET=small                one CUDA GPU; fetches Pythia
-make train-frozen PRESET=real DATA=SHARDS     2 CPU cores, 55 minutes, photos: EfficientNet-Lite0 and SmolLM2-135M come in wheels
+make train-frozen PRESET=real DATA=SHARDS     2 CPU cores, about an hour, photos: EfficientNet-Lite0 and SmolLM2-135M come in wheels
 torchrun --nproc-per-node 8 -m recipes.train frozen paper --data SHARDS
 
            paper (sections 3 and 4)                   small                          tiny
@@ -17,9 +17,9 @@ optimiser  Adam, constant lr 3e-4, betas .9 .95,      lr 1e-3, cosine           
            early stopping; here cosine to zero
 
 `real` has the settings for a few thousand photos. The image encoder is locked, each photo encoded once, 4 x 4 vectors by one linear layer.
-The language model has LoRA (rank 8, queries and values), without which it hardly uses the photo in this time (rank 0 is the paper's).
+The language model has LoRA (rank 8, queries and values), a deviation from the paper: `--model.rank 0` leaves it frozen.
 The captions of a photo are learned together: batches of 8 photos, up to 40 captions; 4,500 photos seen, AdamW, lr 1.5e-3, cosine.
-The report has its captions and their controls; retrieval by likelihood, 2,500 captions for each photo, is left out as too many pairs.
+The report has its captions and their controls; retrieval by likelihood is left out where there are too many pairs.
 
 Offline, use another language model of the suite: ARGS="--model.language.source small:lm --tokenizer small:lm".
 """

@@ -378,7 +378,7 @@ class Drawings:
         return [self._known[text] for text in texts]
 
 
-PROMPTS = 64  # at once: prompts of several pictures are long, and 256 of them take a CPU twice the time per prompt, for want of cache
+PROMPTS = 64  # at once: prompts of several pictures are long, and on a busy CPU 256 of them leave its cache
 
 
 class Completions:

@@ -1,8 +1,8 @@
 """Frozen on a published image encoder that stays locked: one linear layer is trained, and low-rank updates of the language model.
 
-Deviations: the paper trains the image encoder and leaves the language model as it is, which takes millions of pairs; with a few thousand
-photos, a frozen language model hardly uses the image. LoRA is `rank` 0 away from the paper's language model. An image becomes a grid of
-vectors, and captions of the same image are learned together.
+Deviations: the paper trains the image encoder on millions of pairs and leaves the language model as it is; here, for a few thousand photos,
+the encoder is locked and the language model has low-rank updates, unless `rank` is 0. An image becomes a grid of vectors, and captions of
+the same image are learned together.
 """
 
 from __future__ import annotations
