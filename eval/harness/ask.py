@@ -30,7 +30,7 @@ CONTROL_SAMPLES = 100  # enough to detect use of the image: a share of .3 has an
 # Samples of the main split and of each shift that a costly adapter is asked about.
 PAIRED = 600, 300  # scores one image-text pair at a time: intervals of at most +-.04 and +-.06, less with several pairs per image
 WRITTEN = 300, 150  # writes every answer: intervals of at most +-.06 and +-.08, less with several questions per image
-PROMPTED = 100, 50  # reads several images per prompt: intervals of at most +-.10 and +-.14
+PROMPTED = 100, 30  # reads several images per prompt: intervals of at most +-.10 and +-.18
 CONTROL_PROMPTS = 30  # of the same: intervals of at most +-.18
 CONTROL_DRAWINGS = 30  # images that an untrained model draws: its scores are near chance, where intervals are narrow
 CONTROL_PAIRS = 14_000  # for controls and shifts
