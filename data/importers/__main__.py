@@ -35,7 +35,7 @@ IMPORTERS: dict[str, Callable[..., None]] = {
 
 def main() -> None:
     try:
-        tyro.extras.subcommand_cli_from_dict(IMPORTERS, prog="make import ARGS=", description=__doc__)
+        tyro.extras.subcommand_cli_from_dict(IMPORTERS, prog="python -m data.importers", description=__doc__)
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
 
