@@ -1,5 +1,5 @@
-"""A start for the layer between an image encoder and a language model, in closed form: the words of a picture's captions, predicted from
-its states. Both sides exist before training; only what joins them does not."""
+"""A closed-form start of the layer between an image encoder and a language model, both of which exist before training: it predicts the
+words of a picture's captions from the picture's states."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ RIDGE = 0.5  # of the variance of a standardised dimension; between .3 and 1, ph
 
 
 def mean_embeddings(texts: Sequence[Sequence[Sequence[int]]], embeddings: Tensor) -> Tensor:
-    """`[N, D]`: of the tokens of N pictures' captions the mean embedding (`[V, D]`), each weighted by the share of the captions that contain
-    it and by its inverse document frequency log(N / pictures with it), so that "a" and "is" weigh nearly nothing."""
+    """Mean embedding `[N, D]` of the tokens of each of N pictures' captions. A token weighs the share of the captions that contain it times
+    its inverse document frequency log(N / pictures that have it): "a" and "is" weigh nearly nothing. Embeddings are `[V, D]`."""
     found = [(row, token, 1 / len(captions)) for row, captions in enumerate(texts) for tokens in captions for token in set(tokens)]
     if not found:
         return embeddings.new_zeros(len(texts), embeddings.shape[1])

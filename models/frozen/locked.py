@@ -34,7 +34,7 @@ from models.shared.vision import TINY_TOWER
 GRID = "locked grid"  # key in Sample.extra of the states of a picture
 ROWS = 64  # pictures encoded at a time
 PICTURES = 8192  # of the training split that `remember` encodes, at most
-SLOW = 0.1  # factor of the learning rate of `to_prefix`: its weights are small, and Adam's steps do not depend on that
+SLOW = 0.1  # factor of the learning rate of `to_prefix`: its weights are small, and Adam's steps would otherwise soon undo the start
 ADAPTED = ("q_proj", "v_proj")  # of Llama; LoRA, section 4.2 and table 5: queries and values
 LLAMA = {
     "model_type": "llama",
@@ -149,9 +149,9 @@ class LockedFrozen(Frozen):
 
     @torch.no_grad()
     def remember(self, batches: Iterable[Sequence[Sample]]) -> None:
-        """Standardise the states by those of training pictures, and let `to_prefix` begin with what ridge regression finds: from a picture's
-        states to the mean embedding of its captions' words. From the first step on the language model then reads what is like words, as
-        large as its own embeddings; with much larger vectors it does not learn."""
+        """Standardise the states by those of training pictures. Then let `to_prefix` begin with a ridge regression: from a picture's states
+        to the mean embedding of its captions' words, scaled to the embeddings' size. So the language model reads something like words from
+        the first step on. It does not learn with much larger vectors."""
         grids: list[Tensor] = []
         texts: list[list[list[int]]] = []
         for batch in batches:
