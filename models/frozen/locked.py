@@ -24,6 +24,7 @@ from models.contract import IGNORE_INDEX
 from models.frozen.closed_form import mean_embeddings, ridge
 from models.frozen.model import Frozen, FrozenConfig
 from models.shared.backbones import LanguageConfig, fetch_tower, freeze, looked_at
+from models.shared.generate import Decoding
 from models.shared.images import HALF, normalise
 from models.shared.lora import low_rank_updates
 from models.shared.prefix import PADDING, PrefixCollate, log_likelihood
@@ -54,6 +55,7 @@ class LockedFrozenConfig(FrozenConfig):
     rank: int = 8  # of the language model's updates; 0 leaves it frozen, as in the paper
     scale: float = 2.0  # of the updates: alpha / rank
     captions: int = 5  # of an image that are learned in one step, at most
+    beams: int = 3  # of the search for captions; 1: greedy, as answers are
     mean: tuple[float, float, float] = HALF
     std: tuple[float, float, float] = HALF
 
@@ -129,6 +131,8 @@ class LockedFrozen(Frozen):
             raise ValueError(f"prefix {config.prefix}: expected 2, 5, 10, 17, ..., a start token and a square grid of vectors")
         if config.captions < 1:
             raise ValueError(f"captions {config.captions}: expected 1 or more of each image in a step")
+        if config.beams < 1:
+            raise ValueError(f"beams {config.beams}: expected 1, a greedy search, or more")
         super().__init__(config, tokenizer)
         self.side = side
         freeze(self.visual)
@@ -176,6 +180,11 @@ class LockedFrozen(Frozen):
         new = {digest: sample.image for digest, sample in zip(digests, samples, strict=True) if digest not in self.encoded}
         known = self.encoded | dict(zip(new, self._grids(list(new.values())).cpu().numpy(), strict=True))
         return [replace(sample, extra=sample.extra | {GRID: known[digest]}) for sample, digest in zip(samples, digests, strict=True)]
+
+    @torch.no_grad()
+    def caption(self, images: Sequence[np.ndarray], *, how: Decoding | None = None) -> list[str]:
+        """By beam search, as published captioners, unless `how` says otherwise."""
+        return super().caption(images, how=how or Decoding(beams=self.config.beams))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of each image the negative log-likelihood "nll" in nats of its texts, and how many "tokens" those are, `[B]`."""

@@ -21,6 +21,7 @@ from models.contract import IGNORE_INDEX
 from models.frozen import LockedFrozen, LockedFrozenConfig
 from models.frozen.locked import GRID
 from models.shared.backbones import LanguageConfig
+from models.shared.generate import Decoding
 from models.shared.images import HALF, normalise
 from models.shared.prefix import SOFT, embed
 from models.shared.text import BPETokenizer, HubTokenizer
@@ -193,9 +194,13 @@ def test_questions_are_learned_where_the_recipe_says_so_and_answers_begin_with_a
     assert -likelihood.item() == pytest.approx(model.encode(batch)["nll"][0].item(), rel=1e-5)
 
 
-def test_captions_are_greedy_continuations_of_the_image(words: HubTokenizer) -> None:
+def test_captions_are_found_by_beam_search_and_with_one_beam_are_greedy_continuations_of_the_image(words: HubTokenizer) -> None:
     model = build(words).eval()
     images = [sample.image for sample in SAMPLES[:3]]
+    searched = model.caption(images)
+    assert searched == model.caption(images, how=Decoding(beams=3))
+    model = build(words, beams=1).eval()
+    assert searched != model.caption(images)
     captions = model.caption(images)
     soft, ids = model._prefixes(images[:1]), []
     with torch.no_grad():
@@ -224,7 +229,13 @@ def test_the_run_folder_is_complete_in_itself(words: HubTokenizer, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"), [({"prefix": 4}, "prefix 4: expected 2, 5, 10"), ({"prefix": 1}, "prefix 1"), ({"captions": 0}, "captions 0")]
+    ("changes", "said"),
+    [
+        ({"prefix": 4}, "prefix 4: expected 2, 5, 10"),
+        ({"prefix": 1}, "prefix 1"),
+        ({"captions": 0}, "captions 0"),
+        ({"beams": 0}, "beams 0"),
+    ],
 )
 def test_sizes_that_make_no_sense_are_named(words: HubTokenizer, changes: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
