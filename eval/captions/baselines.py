@@ -6,24 +6,38 @@ for, and higher for what people wrote about similar pictures (Devlin et al. 2015
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
+from scipy.sparse import csr_matrix, hstack
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.preprocessing import normalize
 
 from eval.base.capabilities import Images
 from eval.judges.clipscore import NamedCLIP
 
 NEAREST = 30
+WORD = r"\w+"
+SIGMA = 6.0  # CIDEr-D's, in words
 
 
 class TrainingCaptions:
-    """What people wrote about the training pictures, and how alike these texts are: by the cosine of their n-grams up to four words,
-    weighted by tf-idf as in CIDEr."""
+    """What people wrote about the training pictures, and how alike these texts are: by CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726,
+    equations 2 and 5) without its clipping of repeated words, so that all pairs are compared at once.
+
+    `vectors` `[N, all n-grams up to four words]`: the product of two rows is the mean over n of the cosines of their tf-idf vectors.
+    """
 
     def __init__(self, captions: Sequence[str]) -> None:
         self.captions = [caption for caption in dict.fromkeys(captions) if caption.strip()]
-        self.vectors = TfidfVectorizer(ngram_range=(1, 4), token_pattern=r"\w+").fit_transform(self.captions)
+        self.lengths = np.array([len(re.findall(WORD, caption)) for caption in self.captions])
+        parts = [csr_matrix((len(self.captions), 1), dtype=np.float32)]
+        for n in range(1, 1 + min(4, self.lengths.max(initial=0))):
+            counted = CountVectorizer(ngram_range=(n, n), token_pattern=WORD, dtype=np.float32).fit_transform(self.captions)
+            rarity = np.log(len(self.captions) / np.asarray((counted > 0).sum(axis=0)).ravel()).astype(np.float32)
+            parts.append(normalize(counted.multiply(rarity).tocsr()) / 2)
+        self.vectors = hstack(parts, format="csr")
 
     def constant(self) -> str:
         """The caption most like all others."""
@@ -43,5 +57,9 @@ class TrainingCaptions:
         return np.argsort(-scores, axis=1, kind="stable")[:, :NEAREST]
 
     def _most_like_the_rest(self, rows: Sequence[int] | np.ndarray) -> int:
-        vectors = self.vectors[np.asarray(rows)]
-        return int(np.argmax(vectors @ np.asarray(vectors.sum(axis=0)).ravel()))
+        vectors, lengths = self.vectors[np.asarray(rows)], self.lengths[np.asarray(rows)]
+        alike = -np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel()  # a caption is most like itself
+        for length in np.unique(lengths):
+            total = np.asarray(vectors[lengths == length].sum(axis=0)).ravel()
+            alike += (vectors @ total) * np.exp(-((lengths - length) ** 2) / (2 * SIGMA**2))
+        return int(np.argmax(alike))

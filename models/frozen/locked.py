@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -20,17 +21,21 @@ from torch import Tensor, nn
 
 from data.sample import Sample
 from models.contract import IGNORE_INDEX
+from models.frozen.closed_form import mean_embeddings, ridge
 from models.frozen.model import Frozen, FrozenConfig
 from models.shared.backbones import LanguageConfig, fetch_tower, freeze, looked_at
+from models.shared.generate import Decoding
 from models.shared.images import HALF, normalise
 from models.shared.lora import low_rank_updates
 from models.shared.prefix import PADDING, PrefixCollate, log_likelihood
-from models.shared.standardise import Standardise, some_samples
+from models.shared.standardise import Standardise
 from models.shared.text import Tokenizer
 from models.shared.vision import TINY_TOWER
 
 GRID = "locked grid"  # key in Sample.extra of the states of a picture
 ROWS = 64  # pictures encoded at a time
+PICTURES = 8192  # of the training split that `remember` encodes, at most
+SLOW = 0.1  # factor of the learning rate of `to_prefix`: its weights are small, and Adam's steps would otherwise soon undo the start
 ADAPTED = ("q_proj", "v_proj")  # of Llama; LoRA, section 4.2 and table 5: queries and values
 LLAMA = {
     "model_type": "llama",
@@ -46,10 +51,11 @@ LLAMA = {
 
 @dataclass(frozen=True)
 class LockedFrozenConfig(FrozenConfig):
-    prefix: int = 17  # the embedding of the start token, and a square grid of vectors
+    prefix: int = 10  # the embedding of the start token, and a square grid of vectors
     rank: int = 8  # of the language model's updates; 0 leaves it frozen, as in the paper
     scale: float = 2.0  # of the updates: alpha / rank
     captions: int = 5  # of an image that are learned in one step, at most
+    beams: int = 3  # of the search for captions; 1: greedy, as answers are
     mean: tuple[float, float, float] = HALF
     std: tuple[float, float, float] = HALF
 
@@ -125,6 +131,8 @@ class LockedFrozen(Frozen):
             raise ValueError(f"prefix {config.prefix}: expected 2, 5, 10, 17, ..., a start token and a square grid of vectors")
         if config.captions < 1:
             raise ValueError(f"captions {config.captions}: expected 1 or more of each image in a step")
+        if config.beams < 1:
+            raise ValueError(f"beams {config.beams}: expected 1, a greedy search, or more")
         super().__init__(config, tokenizer)
         self.side = side
         freeze(self.visual)
@@ -133,6 +141,7 @@ class LockedFrozen(Frozen):
             collate.transform, tokenizer, config.prefix, config.context, config.questions, captions=config.captions
         )
         self.standard = Standardise(self.visual.num_features)
+        self.encoded: dict[bytes, np.ndarray] = {}  # digest of a picture -> its states, kept by `remember` for `precompute`
         if config.rank:
             self.lora = low_rank_updates(self.language, ADAPTED, rank=config.rank, scale=config.scale)
 
@@ -144,19 +153,38 @@ class LockedFrozen(Frozen):
 
     @torch.no_grad()
     def remember(self, batches: Iterable[Sequence[Sample]]) -> None:
-        """Standardise the states by those of some training pictures, and begin with vectors as large as the language model's embeddings:
-        with much larger ones it does not learn."""
-        states = self._grids([sample.image for sample in some_samples(batches)]).float()
+        """Standardise the states by those of training pictures. Then let `to_prefix` begin with a ridge regression: from a picture's states
+        to the mean embedding of its captions' words, scaled to the embeddings' size. So the language model reads something like words from
+        the first step on. It does not learn with much larger vectors."""
+        grids: list[Tensor] = []
+        texts: list[list[list[int]]] = []
+        for batch in batches:
+            grids.append(self._grids([sample.image for sample in batch]))
+            texts += [[self.collate.tokens(caption) for caption in sample.captions] for sample in batch]
+            self.encoded |= {_digest(sample.image): grid for sample, grid in zip(batch, grids[-1].cpu().numpy(), strict=True)}
+            if len(texts) >= PICTURES:
+                break
+        states = torch.cat(grids).float()  # [N, places, features]
         self.standard.standardise(states.flatten(0, 1))
+        embeddings = self.language.get_input_embeddings().weight
+        weight = ridge(self.standard(states.mean(dim=1)), mean_embeddings(texts, embeddings))
+        if not weight.any():  # no captions, or all alike
+            weight = self.to_prefix.weight
+        self.to_prefix.weight.copy_(weight * _size(embeddings) / _size(self.standard(states[:1024]) @ weight.T) / SLOW)
         self.to_prefix.bias.zero_()
-        vectors = self.to_prefix(self.standard(states))
-        self.to_prefix.weight *= _size(self.language.get_input_embeddings().weight) / _size(vectors)
 
     @torch.no_grad()
     def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """Encode each picture only once."""
-        grids = self._grids([sample.image for sample in samples]).cpu().numpy()
-        return [replace(sample, extra=sample.extra | {GRID: grid}) for sample, grid in zip(samples, grids, strict=True)]
+        digests = [_digest(sample.image) for sample in samples]
+        new = {digest: sample.image for digest, sample in zip(digests, samples, strict=True) if digest not in self.encoded}
+        known = self.encoded | dict(zip(new, self._grids(list(new.values())).cpu().numpy(), strict=True))
+        return [replace(sample, extra=sample.extra | {GRID: known[digest]}) for sample, digest in zip(samples, digests, strict=True)]
+
+    @torch.no_grad()
+    def caption(self, images: Sequence[np.ndarray], *, how: Decoding | None = None) -> list[str]:
+        """By beam search, as published captioners, unless `how` says otherwise."""
+        return super().caption(images, how=how or Decoding(beams=self.config.beams))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of each image the negative log-likelihood "nll" in nats of its texts, and how many "tokens" those are, `[B]`."""
@@ -174,7 +202,7 @@ class LockedFrozen(Frozen):
     def _prefix(self, states: Tensor) -> Tensor:
         """`[B, N, features]` -> `[B, 1 + N, D]`. A language model attends to its first token whatever that is: without a start token, the
         first vector of the image would be lost."""
-        vectors = self.to_prefix(self.standard(states.float()))
+        vectors = SLOW * self.to_prefix(self.standard(states.float()))
         token = self.tokenizer.end if self.tokenizer.start is None else self.tokenizer.start
         start = self.language.get_input_embeddings().weight[token].to(vectors.dtype)
         return torch.cat([start.expand(len(vectors), 1, -1), vectors], dim=1)
@@ -195,6 +223,10 @@ class LockedFrozen(Frozen):
         parts = [images[start : start + ROWS] for start in range(0, len(images), ROWS)]
         found = [self._states(self.collate.transform(part).to(device)) for part in parts]
         return torch.cat(found) if found else torch.zeros(0, self.side**2, self.visual.num_features, dtype=torch.half, device=device)
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return blake2b(np.ascontiguousarray(image)).digest() + repr(image.shape).encode()
 
 
 def _size(vectors: Tensor) -> Tensor:

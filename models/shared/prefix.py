@@ -94,8 +94,15 @@ def log_likelihood(language: Any, ids: Tensor, labels: Tensor, soft: Tensor, pic
         vectors = soft[torch.tensor(forest.groups, device=soft.device)[trees], before[trees, nodes]]
         embedded = embed(language, padded, vectors)
         mask = forest.bias(embedded.dtype).to(soft.device)
-        out = language(inputs_embeds=embedded, attention_mask=mask, position_ids=forest.depths.to(soft.device), use_cache=False)
-        found[forest.sequences] = forest.log_likelihoods(out.logits, labels[forest.sequences, 1:])
+        following = labels[forest.sequences, 1:]
+        out = language(
+            inputs_embeds=embedded,
+            attention_mask=mask,
+            position_ids=forest.depths.to(soft.device),
+            use_cache=False,
+            logits_to_keep=size - forest.unasked(following),
+        )
+        found[forest.sequences] = forest.log_likelihoods(out.logits, following)
     return found
 
 

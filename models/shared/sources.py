@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +35,8 @@ def fetched(what: str, function: Callable[..., Found], *args: object, instead: s
     ValueError if `what` needs code that comes with it.
     """
     try:
-        return function(*args, **options)
+        with _bars_on_terminals_only():
+            return function(*args, **options)
     except ValueError as error:
         if "custom code" not in str(error):
             raise
@@ -45,3 +48,18 @@ def fetched(what: str, function: Callable[..., Found], *args: object, instead: s
             f"{what} is not in the cache and cannot be downloaded ({str(error).splitlines()[0]}). "
             f"Check the name and the network; on a machine without one, copy the folder here and name its path{instead}"
         ) from error
+
+
+@contextmanager
+def _bars_on_terminals_only() -> Iterator[None]:
+    """Without a terminal, each change of transformers' progress bar would be one more line of output."""
+    from transformers.utils import logging
+
+    hidden = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hidden:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            logging.enable_progress_bar()

@@ -19,6 +19,7 @@ from torch import Tensor
 from models.contract import IGNORE_INDEX
 
 PLACES = 2048  # maximum number of nodes per forward pass, padding included; a larger tree gets a pass of its own
+FEWEST, ALIKE = 256, 0.9  # beyond this number of nodes, only trees with this share of the largest one's nodes join: padding costs time
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,24 @@ class Forest:
 
     def log_likelihoods(self, logits: Tensor, following: Tensor) -> Tensor:
         """Logits `[G, T, V]` of what follows each node -> log p in nats, summed over each sequence's tokens `[n]`. `following`
-        int64 `[n, L]` is what comes after each of a sequence's tokens; `IGNORE_INDEX` is not counted."""
+        int64 `[n, L]` is what comes after each of a sequence's tokens; `IGNORE_INDEX` is not counted. Logits may be those of the last
+        nodes only, `[G, T - n, V]`, where nothing is asked after the others: see `unasked`."""
         device = logits.device
+        size, kept = self.depths.shape[1], logits.shape[1]
         read = torch.zeros(following.shape, dtype=torch.long, device=device)
         for row, path in zip(read, self.nodes, strict=True):
             row[: len(path)] = torch.tensor(path, device=device)
         asked = following != IGNORE_INDEX
-        log_p = logits.float().log_softmax(dim=-1).flatten(0, 1)
+        log_p = logits.float().log_softmax(dim=-1)
         each = torch.zeros(following.shape, device=device)
-        each[asked] = log_p[read[asked], following[asked]]
+        each[asked] = log_p[read[asked] // size, read[asked] % size - (size - kept), following[asked]]
         return each.sum(dim=1)
+
+    def unasked(self, following: Tensor) -> int:
+        """How many of the first nodes of every tree nothing is asked after, for `log_likelihoods`: those of an image, above all."""
+        size = self.depths.shape[1]
+        places = (following != IGNORE_INDEX).nonzero().tolist()
+        return min((self.nodes[row][place] % size for row, place in places), default=0)
 
 
 def forests(sequences: Sequence[Sequence[Hashable]], groups: Sequence[int]) -> Iterator[Forest]:
@@ -66,7 +75,9 @@ def forests(sequences: Sequence[Sequence[Hashable]], groups: Sequence[int]) -> I
     order = sorted(trees, key=lambda group: -len(trees[group].tokens))
     while order:
         size = max(1, len(trees[order[0]].tokens))
-        together, order = order[: max(1, PLACES // size)], order[max(1, PLACES // size) :]
+        alike = sum(len(trees[group].tokens) >= ALIKE * size for group in order)
+        rows = max(1, min(max(alike, FEWEST // size), PLACES // size))
+        together, order = order[:rows], order[rows:]
         yield _forest(together, [trees[group] for group in together], [members[group] for group in together], size)
 
 

@@ -257,7 +257,21 @@ def test_a_model_without_captions_has_none_of_them(tmp_path: Path) -> None:
     assert not named(result)
 
 
-def test_of_training_captions_the_one_most_like_the_others_is_taken() -> None:
+def test_the_constant_sentence_is_the_training_caption_with_the_highest_cider() -> None:
+    """By pycocoevalcap: each caption against all others, the references of one picture each. No word is repeated, so none is clipped."""
+    rng = np.random.default_rng(0)
+    nouns, verbs, places = ("dog", "cat", "girl", "boy"), ("runs", "jumps", "sits"), ("on grass", "in the snow", "near some old water", "")
+    drawn = [" ".join(rng.choice(each) for each in (("a", "one"), nouns, verbs, places)) for _ in range(60)]
+    texts = list(dict.fromkeys(text.strip() for text in drawn))
+    corpus = Corpus([[text] for text in texts])
+    scores = np.array([[record["CIDEr-D"] for record in corpus.score([text] * len(texts))] for text in texts])  # [caption, reference]
+    assert len(texts) > 30
+    assert TrainingCaptions(texts).constant() == texts[int(np.argmax(scores.sum(axis=1) - scores.diagonal()))]
+
+
+def test_captions_repeated_empty_or_without_words_change_nothing() -> None:
     texts = ["a dog runs", "a dog runs fast", "the dog runs", "an airport at night", ""]
     assert TrainingCaptions(texts).constant() == "a dog runs"
     assert TrainingCaptions([*texts, *["an airport at night"] * 9]).captions.count("an airport at night") == 1  # repeated words count once
+    assert TrainingCaptions(["?", "!"]).constant() in {"?", "!"}
+    assert TrainingCaptions(["dog"]).constant() == "dog"

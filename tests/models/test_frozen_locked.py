@@ -21,6 +21,7 @@ from models.contract import IGNORE_INDEX
 from models.frozen import LockedFrozen, LockedFrozenConfig
 from models.frozen.locked import GRID
 from models.shared.backbones import LanguageConfig
+from models.shared.generate import Decoding
 from models.shared.images import HALF, normalise
 from models.shared.prefix import SOFT, embed
 from models.shared.text import BPETokenizer, HubTokenizer
@@ -66,7 +67,7 @@ def test_the_loss_is_that_of_each_caption_read_alone(words: HubTokenizer) -> Non
         for sample, nll, count in zip(samples, found["nll"], found["tokens"], strict=True):
             states = model.visual.forward_features(normalise(model.collate.transform([sample.image]), HALF, HALF))
             grid = F.adaptive_avg_pool2d(states, 2)[0].permute(1, 2, 0).reshape(4, -1).half().float()
-            vectors = model.to_prefix((grid - model.standard.mean) / model.standard.deviation)
+            vectors = 0.1 * model.to_prefix((grid - model.standard.mean) / model.standard.deviation)
             start = merged.get_input_embeddings().weight[words.start]
             own, length = 0.0, 0
             for caption in sample.captions:
@@ -118,13 +119,51 @@ def test_only_the_layer_and_the_updates_learn_and_the_rest_stays_bitwise(words: 
 
 def test_at_the_start_vectors_are_standardised_and_as_large_as_embeddings(words: HubTokenizer) -> None:
     model = build(words).eval()
-    prefix = model._prefixes([sample.image for sample in SAMPLES[::4]]).detach()  # those that are remembered
+    images = [sample.image for sample in SAMPLES]  # those that are remembered
+    prefix = model._prefixes(images).detach()
     embeddings = model.language.get_input_embeddings().weight.detach()
-    assert torch.equal(prefix[:, 0], embeddings[words.start].expand(3, -1))
+    assert torch.equal(prefix[:, 0], embeddings[words.start].expand(12, -1))
     assert prefix[:, 1:].square().mean().item() == pytest.approx(embeddings.square().mean().item(), rel=1e-3)
-    standard = model.standard(model._grids([sample.image for sample in SAMPLES[::4]]).float()).flatten(0, 1)
+    standard = model.standard(model._grids(images).float()).flatten(0, 1)
     assert standard.mean(dim=0).abs().max() < 1e-3
     assert model.standard.deviation.max() > 0
+
+
+def test_at_the_start_vectors_are_the_captions_words_as_ridge_regression_predicts_them(words: HubTokenizer) -> None:
+    """Second derivation: the words by loops, the regression by its normal equations with one row more for each dimension."""
+    samples = [replace(sample, captions=sample.captions[: 1 + row % 3]) for row, sample in enumerate(SAMPLES)]
+    model = build(words, context=80).eval()
+    model.remember([samples[:7], samples[7:]])
+    embeddings = model.language.get_input_embeddings().weight.detach().double().numpy()
+    said = [[set(words.encode(caption.replace(" .", "."))) for caption in sample.captions] for sample in samples]
+    targets = []
+    for captions in said:
+        total, weights = np.zeros(32), 0.0
+        for token in set().union(*captions):
+            share = sum(token in caption for caption in captions) / len(captions)
+            weight = share * np.log(len(said) / sum(any(token in caption for caption in others) for others in said))
+            total, weights = total + weight * embeddings[token], weights + weight
+        targets.append(total / weights)
+    y = np.stack(targets) - np.mean(targets, axis=0)
+    grids = model._grids([sample.image for sample in samples]).double().numpy()
+    standard = (grids - grids.mean(axis=(0, 1))) / grids.std(axis=(0, 1))
+    x = standard.mean(axis=1) - standard.mean(axis=(0, 1))
+    penalty = np.sqrt(0.5 * len(samples)) * np.eye(x.shape[1])
+    weight = np.linalg.lstsq(np.concatenate([x, penalty]), np.concatenate([y, np.zeros((len(penalty), 32))]), rcond=None)[0]
+    expected = standard @ weight
+    expected *= np.sqrt(np.square(embeddings).mean() / np.square(expected).mean())
+    found = model._prefixes([sample.image for sample in samples])[:, 1:].detach().numpy()
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
+
+
+def test_without_captions_that_differ_the_layer_stays_random(words: HubTokenizer) -> None:
+    for captions in ((), ("all the same",)):
+        model = build(words).eval()
+        model.remember([[replace(sample, captions=captions) for sample in SAMPLES]])
+        prefix = model._prefixes([sample.image for sample in SAMPLES])[:, 1:].detach()
+        embeddings = model.language.get_input_embeddings().weight
+        assert prefix.square().mean().item() == pytest.approx(embeddings.square().mean().item(), rel=1e-3)
 
 
 def test_what_a_step_learns_is_drawn_and_captions_are_cleaned(words: HubTokenizer) -> None:
@@ -155,9 +194,13 @@ def test_questions_are_learned_where_the_recipe_says_so_and_answers_begin_with_a
     assert -likelihood.item() == pytest.approx(model.encode(batch)["nll"][0].item(), rel=1e-5)
 
 
-def test_captions_are_greedy_continuations_of_the_image(words: HubTokenizer) -> None:
+def test_captions_are_found_by_beam_search_and_with_one_beam_are_greedy_continuations_of_the_image(words: HubTokenizer) -> None:
     model = build(words).eval()
     images = [sample.image for sample in SAMPLES[:3]]
+    searched = model.caption(images)
+    assert searched == model.caption(images, how=Decoding(beams=3))
+    model = build(words, beams=1).eval()
+    assert searched != model.caption(images)
     captions = model.caption(images)
     soft, ids = model._prefixes(images[:1]), []
     with torch.no_grad():
@@ -186,7 +229,13 @@ def test_the_run_folder_is_complete_in_itself(words: HubTokenizer, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"), [({"prefix": 4}, "prefix 4: expected 2, 5, 10"), ({"prefix": 1}, "prefix 1"), ({"captions": 0}, "captions 0")]
+    ("changes", "said"),
+    [
+        ({"prefix": 4}, "prefix 4: expected 2, 5, 10"),
+        ({"prefix": 1}, "prefix 1"),
+        ({"captions": 0}, "captions 0"),
+        ({"beams": 0}, "beams 0"),
+    ],
 )
 def test_sizes_that_make_no_sense_are_named(words: HubTokenizer, changes: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
