@@ -30,6 +30,7 @@ from data.texts import texts
 from eval.base.heartbeat import heartbeat
 from models.contract import Batch, Model
 from models.shared.device import hardware
+from models.shared.lora import adapt
 from models.shared.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes.train import checkpoint
 from recipes.train.distributed import Process
@@ -185,6 +186,8 @@ def build(
             raise ValueError(f"with these values of --model.* {empty[0]} has no weights; expected sizes of 1 or more")
     adopt(model, needed, adopted, progress)
     progress.sources |= model.fetch()
+    if recipe.lora_rank:
+        adapt(model, rank=recipe.lora_rank)
     if process.rank == 0:
         models.describe(model, folder)
     process.wait()

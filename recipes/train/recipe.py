@@ -11,7 +11,7 @@ from data.fields import check_types, require
 Config = TypeVar("Config")
 
 
-RANGES = {"shards": 1 << 30, "seed": (1 << 32) - 1, "workers": 1024, "memory_gb": 1 << 20, "save_minutes": 1 << 20}
+RANGES = {"lora_rank": 4096, "shards": 1 << 30, "seed": (1 << 32) - 1, "workers": 1024, "memory_gb": 1 << 20, "save_minutes": 1 << 20}
 VOCABULARY = 259, 1 << 20
 
 
@@ -120,6 +120,10 @@ class Recipe(Generic[Config]):
     weights: str = ""
     """published weights to start from, such as open_clip:ViT-B-32/laion2b_s34b_b79k or hf:google/siglip-base-patch16-224; they
     determine the architecture and the tokenizer"""
+    freeze: str = ""
+    """modules that are not trained, by name, separated by commas: visual,text.tokens"""
+    lora_rank: int = 0
+    """rank of low-rank updates beside the linear layers of repeated blocks, which are then frozen themselves (0: none)"""
     tokenizer: str = "train"
     """"train" (a small BPE trained on the training captions), "train+questions" (also on questions and answers), "open_clip", a hub
     id, or the role of a prerequisite whose tokenizer to use"""
