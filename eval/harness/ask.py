@@ -28,7 +28,7 @@ from eval.scenes.oracle import Oracle, has_truth
 Json = dict[str, Any]
 CONTROL_SAMPLES = 100  # enough to detect use of the image: a share of .3 has an interval of +-.09 (less with several questions per image)
 # Samples of the main split and of each shift that a costly adapter is asked about.
-PAIRED = 600, 300  # scores one image-text pair at a time: intervals of at most +-.04 and +-.06, less with several pairs per image
+PAIRED = 600, 200  # scores one image-text pair at a time: intervals of at most +-.04 and +-.07, less with several pairs per image
 WRITTEN = 300, 150  # writes every answer: intervals of at most +-.06 and +-.08, less with several questions per image
 PROMPTED = 100, 30  # reads several images per prompt: intervals of at most +-.10 and +-.18
 CONTROL_PROMPTS = 30  # of the same: intervals of at most +-.18
