@@ -50,6 +50,11 @@ class SLIPConfig(ViewsConfig):
     ssl_temperature: float = 0.1  # fixed
     ssl_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.ssl_temperature > 0, "ssl_temperature", self.ssl_temperature, "a number above 0")
+        require(self.ssl_weight >= 0, "ssl_weight", self.ssl_weight, "0 or more")
+
     @classmethod
     def tiny(cls) -> SLIPConfig:
         return replace(super().tiny(), view=View(size=32), hidden=512, ssl_dim=128)
@@ -140,7 +145,7 @@ def nt_xent(one: Tensor, other: Tensor, temperature: float) -> tuple[Tensor, flo
 def accept_any_size(model: CLIP) -> None:
     """timm's patch embedding refuses pictures of another size than the tower's, which `seen` handles."""
     if hasattr(model.visual.patch_embed, "strict_img_size"):
-        model.visual.patch_embed.strict_img_size = False  # type: ignore[union-attr]
+        model.visual.patch_embed.strict_img_size = False
 
 
 def see(model: CLIP, *views: Tensor) -> tuple[Tensor, ...]:

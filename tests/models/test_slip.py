@@ -284,6 +284,8 @@ def test_a_small_view_is_seen_as_by_a_tower_of_its_size(tower: VisionConfig) -> 
     [
         ({"view": View(size=30)}, "view.size is 30, expected a multiple of the patch size, 8 pixels"),
         ({"frozen": True}, "frozen is True, expected False: a locked image tower learns nothing"),
+        ({"ssl_temperature": 0.0}, r"ssl_temperature is 0\.0, expected a number above 0"),
+        ({"ssl_weight": -1.0}, r"ssl_weight is -1\.0, expected 0 or more"),
     ],
 )
 def test_what_cannot_be_is_said(changes: dict[str, Any], said: str) -> None:
