@@ -8,7 +8,7 @@ torchrun --nproc-per-node 8 -m recipes.train declip paper --data SHARDS --tokeni
 data       YFCC15M, 15,388,848 pairs                  scenes-small       scenes-tiny, 20 k pictures
 image      ViT-B/32, 224 px                           ViT-S/16, 128 px   convolutions + 3 blocks, 64 px
 views      two of MoCo v2's, 224 px; crops of .2      the picture, and   the same, 32 px
-           to 1, jitter, grey, blur, mirrored         one, 128 px
+           to 1, jitter, grey, blur, mirrored         one of .5 to 1
 bank       65,536 texts                               16,384             4,096
 batch      4,096                                      1,024              128
 seen       128,001 steps = 524 M                      6.4 M              192 k

@@ -2,8 +2,10 @@
 
 Deviations: the second text is another caption of the picture, or for want of one the caption without its stop words (the paper swaps and
 deletes words, or exchanges them by synonyms, which makes captions false), and views keep captions true (views.py). At `tiny` and `small`
-the first view is CLIP's, and only the second one is augmented; at `tiny` the latter has a quarter of its size. A caption that comes twice
-in a batch is no negative of itself among the neighbours. The text tower reads masked words from left to right, as in the authors' code."""
+the first view is CLIP's, and only the second one is augmented, with larger crops; at `tiny` the latter has a quarter of its size. A caption
+that comes twice in a batch is no negative of itself among the neighbours. The text tower reads masked words from left to right, as in the
+authors' code.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from models.clip.model import CLIP
 from models.clip.objective import info_nce
 from models.clip.projector import projector
 from models.clip.slip import ViewsConfig, accept_any_size, see
-from models.clip.views import View, draw_captions, other_captions, without_stop_words
+from models.clip.views import MOST, View, draw_captions, other_captions, without_stop_words
 from models.contract import IGNORE_INDEX, Losses
 from models.shared import device
 from models.shared.collate import PairCollate
@@ -69,11 +71,11 @@ class DeCLIPConfig(ViewsConfig):
 
     @classmethod
     def tiny(cls) -> DeCLIPConfig:
-        return replace(super().tiny(), view=View(size=32, area=MOCO), first_view=False, hidden=256, narrow=64, bank=4096)
+        return replace(super().tiny(), view=View(size=32, area=MOST), first_view=False, hidden=256, narrow=64, bank=4096)
 
     @classmethod
     def small(cls) -> DeCLIPConfig:
-        return replace(super().small(), view=View(size=128, area=MOCO), first_view=False, hidden=512, narrow=256, bank=1 << 14)
+        return replace(super().small(), view=View(size=128, area=MOST), first_view=False, hidden=512, narrow=256, bank=1 << 14)
 
     @classmethod
     def paper(cls) -> DeCLIPConfig:

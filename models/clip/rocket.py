@@ -6,7 +6,8 @@ projections; strong pairs have projectors and a scale of their own, which are dr
 Deviations: a strong text is another caption of the picture, mostly without its stop words (the paper also exchanges words by synonyms,
 swaps and deletes them, which makes captions false), and strong pictures are as SLIP's here (slip.py), but for larger crops at `tiny` and
 `small`, where captions name every object. There is no dropout, as in the paper on YFCC. The sum of both directions, which the paper takes
-on YFCC, is their mean here: to AdamW it makes no difference."""
+on YFCC, is their mean here: to AdamW it makes no difference.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from models.clip.model import CLIP
 from models.clip.objective import clip_loss, info_nce
 from models.clip.projector import projector
 from models.clip.slip import ViewsConfig, accept_any_size, see, slip_tower
-from models.clip.views import View, draw_captions, other_captions, without_stop_words
+from models.clip.views import MOST, View, draw_captions, other_captions, without_stop_words
 from models.contract import Losses
 from models.shared.collate import PairCollate
 from models.shared.distributed import gather
@@ -52,11 +53,11 @@ class CLIPRocketConfig(ViewsConfig):
 
     @classmethod
     def tiny(cls) -> CLIPRocketConfig:
-        return replace(super().tiny(), view=View(size=32, area=(0.5, 1.0)), hidden=512)
+        return replace(super().tiny(), view=View(size=32, area=MOST), hidden=512)
 
     @classmethod
     def small(cls) -> CLIPRocketConfig:
-        return replace(super().small(), view=View(size=128, area=(0.5, 1.0)), hidden=2048)
+        return replace(super().small(), view=View(size=128, area=MOST), hidden=2048)
 
     @classmethod
     def paper(cls) -> CLIPRocketConfig:

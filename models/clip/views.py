@@ -56,6 +56,7 @@ STOP_WORDS = {  # no negation, number or preposition of place: without these a c
     ),
     *("these", "those", "of", "to", "and", "as", "so", "very", "some", "with"),
 }
+MOST = (0.5, 1.0)  # share of a picture that a crop keeps where captions name every object, and the view meets a caption
 PIXELS = 224  # side of the pictures for which the papers' blur was chosen
 
 
