@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from models.clip.align import ALIGNConfig
 from models.clip.cloob import CLOOBConfig
 from models.clip.model import CLIPConfig
 from models.contract import Size
@@ -14,4 +15,12 @@ SIZES = (
     Size("ViT-B/16", CLIPConfig.vit_b16(), 149_620_737, RELEASED),
     Size("ViT-L/14", CLIPConfig.vit_l14(), 427_616_513, RELEASED),
     Size("paper: ViT-B/32", CLOOBConfig.paper(), derived=151_277_313, source="CLIP's: retrieval and InfoLOOB have no parameters"),
+    Size("small", ALIGNConfig.small()),
+    Size("paper: EfficientNet-L2, BERT-large", ALIGNConfig.paper()),
+    Size(
+        "released: EfficientNet-B7, BERT-base",
+        ALIGNConfig.released(),
+        derived=172_117_841 - 590_592,
+        source="transformers' AlignModel, without BERT's pooler, which it never reads",
+    ),
 )
