@@ -56,8 +56,8 @@ def noisy(share: float) -> Change:
 
 
 def few_and_clean(recipe: AnyRecipe) -> AnyRecipe:
-    """Only the first shard, without noise."""
-    return replace(with_model(noise=0.0)(recipe), shards=1)
+    """A quarter of the pictures (the embedded data set has 21 shards), without noise."""
+    return replace(with_model(noise=0.0)(recipe), shards=5)
 
 
 RECALL, SHAPE = Cell("retrieval", "i2t R@1 (500)"), Cell("zeroshot", "shape")
@@ -69,7 +69,7 @@ CLAIMS = (
         sentence="Many noisy pairs teach more than few clean ones.",
         paper="table on data sizes: 12 M random pairs of the noisy data overtake the 3 M curated ones of Conceptual Captions (recalled)",
         base=noisy(0.25),
-        arms=(Arm("all shards, 25 % wrong"), Arm("one shard, clean", few_and_clean)),
+        arms=(Arm("four times as many, 25 % wrong"), Arm("few and clean", few_and_clean)),
         metric=RECALL,
         note=SHUFFLED,
     ),

@@ -272,5 +272,5 @@ def test_arms_differ_in_what_they_say() -> None:
     assert replace(other, model=one.model) == one
     scale = next(claim for claim in align.CLAIMS if claim.name == "scale-beats-cleanliness")
     many, few = (arm.change(scale.base(tiny)) for arm in scale.arms)
-    assert (many.model.noise, many.shards, few.model.noise, few.shards) == (0.25, 0, 0.0, 1)
+    assert (many.model.noise, many.shards, few.model.noise, few.shards) == (0.25, 0, 0.0, 5)
     assert many.budget == few.budget
