@@ -47,6 +47,7 @@ def config_from_transformers(config: Any) -> ALIGNConfig:
     if other := [f"{name} = {getattr(vision, name)!r}" for name, value in said.items() if getattr(vision, name) != value]:
         raise ValueError(f"not ALIGN's EfficientNet: {', '.join(other)}")
     values = {each.name: getattr(vision, each.name) for each in fields(EfficientNetConfig)}
+    blocks: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}
     return ALIGNConfig(
         vision=VisionConfig(width=0, depth=0, heads=0, image_size=int(vision.image_size)),
         text=TransformerConfig(
@@ -57,7 +58,7 @@ def config_from_transformers(config: Any) -> ALIGNConfig:
             activation=activation_from_transformers(text.hidden_act),
             norm_eps=text.layer_norm_eps,
         ),
-        efficientnet=EfficientNetConfig(**{name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}),
+        efficientnet=EfficientNetConfig(**blocks),
         context=text.max_position_embeddings,
         vocab_size=text.vocab_size,
         temperature=config.temperature_init_value,

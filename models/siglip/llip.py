@@ -188,10 +188,11 @@ class Llip(Model):
         """Logits of all pictures with all texts, from their parts: float64 `[N, T]`, so that they do not depend on who is compared with
         whom at the same time."""
         found = images.new_zeros(len(images), len(texts), dtype=torch.float64)
+        keys, values = images.double().unbind(1)
         some = max(1, PAIRS // max(1, len(images)))
         for start in range(0, len(texts), some):
             queries, vectors = self._asked(texts[start : start + some])
-            found[:, start : start + some] = self._logits(*images.double().unbind(1), queries.transpose(0, 1), vectors)
+            found[:, start : start + some] = self._logits(keys, values, queries.transpose(0, 1), vectors)
         return found
 
     @torch.no_grad()
