@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from models.clip.align import ALIGNConfig
 from models.clip.cloob import CLOOBConfig
 from models.clip.declip import DeCLIPConfig
 from models.clip.model import CLIPConfig
@@ -38,5 +39,13 @@ SIZES = (
         DeCLIPConfig.paper(),
         derived=180_305_921,
         source="CLIP's towers, SimSiam's heads, the word head and a mask",
+    ),
+    Size("small", ALIGNConfig.small()),
+    Size("paper: EfficientNet-L2, BERT-large", ALIGNConfig.paper()),
+    Size(
+        "released: EfficientNet-B7, BERT-base",
+        ALIGNConfig.released(),
+        derived=172_117_841 - 590_592,
+        source="transformers' AlignModel, without BERT's pooler, which it never reads",
     ),
 )
