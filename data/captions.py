@@ -36,7 +36,7 @@ def decode_text(content: bytes) -> tuple[str, bool]:
     if content.startswith(_ANY_MARK):
         encoding = next(encoding for mark, encoding in MARKS.items() if content.startswith(mark))
         return content.decode(encoding, "replace"), True
-    if b"\0" in content:
+    if b"\0" in content and len(content) % 2 == 0:
         zeros = [content[first::2].count(0) for first in (0, 1)]
         if max(zeros) > len(content) // 4 and not min(zeros):
             return content.decode("utf-16-le" if zeros[1] else "utf-16-be", "replace"), True
@@ -63,7 +63,7 @@ def usable(values: Iterable[Any]) -> tuple[list[str], Counter[str]]:
         elif not value.strip():
             others["captions (empty)"] += 1
         else:
-            captions.append(value)
+            captions.append(value.replace("\0", ""))  # which a text file cannot hold
     return captions, others
 
 

@@ -153,25 +153,28 @@ def open_image(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> tuple[Imag
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image as upright 8-bit RGB. Raises Unusable for numbers that are no brightness."""
-    signed = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT) == (2,)
+    signed, white = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT) == (2,), 65535 if image.format == "PNG" else 0
     if image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        image = _grey(image, signed)
+        image = _grey(image, signed, white)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _grey(image: Image.Image, signed: bool) -> Image.Image:
-    """Grey of more than 8 bits, which PIL's own conversion would clip at 255: scaled from the smallest usual range that holds it."""
+def _grey(image: Image.Image, signed: bool, white: int) -> Image.Image:
+    """Grey of more than 8 bits, which PIL's own conversion would clip at 255. White is 255 if no value exceeds it, else `white`; without
+    one, as in TIFFs, that of the smallest number of bits that holds the values: cameras and scanners have 10, 12, 14 or 16."""
     values = np.asarray(image)
     if image.mode == "I" and not signed:  # which PIL reads as signed all the same
         values = values.view(np.uint32)
-    ranges = (1, 255, 65535) if image.mode == "F" else (255, 65535, 2**32 - 1)
+    ranges = [255, white] if white else [2**bits - 1 for bits in (8, 10, 12, 14, *range(16, 33))]
+    if image.mode == "F":
+        ranges = [1, *(whole for whole in ranges if whole <= 65535)]
     whole = next((whole for whole in ranges if values.min() >= 0 and values.max() <= whole), None)  # none for what is not a number
     if whole is None:
         raise Unusable("image of numbers that are no brightness")
@@ -226,7 +229,7 @@ def describe(members: Members, image: np.ndarray, tally: Tally) -> Sample:
     text = "\n".join(text_of(extension) for extension in members if TEXT.fullmatch(extension))
     if "cls" in members and record.get("label") is None:
         record["label"] = _class(text_of("cls"), bad)
-    if isinstance(record.get("label"), int):
+    if isinstance(record.get("label"), int) and not isinstance(record["label"], bool):
         record["label"] = _class_name(record["label"], members["__url__"], bad)
     sample = from_record(members["__key__"], image, text, record, bad)
     for name, reasons in bad.items():

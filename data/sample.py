@@ -165,7 +165,7 @@ def _object(item: Any) -> Object:
 
 
 def _label(value: Any) -> str:
-    return str(value) if isinstance(value, int) else _text("label", value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text("label", value)
 
 
 def _many(value: Any) -> list[Any]:
