@@ -168,7 +168,7 @@ def describe(model: Model, folder: Path) -> None:
     """Write the files that `load` reads except the weights: `model.json` and the tokenizer."""
     from models.shared.text import save_tokenizer
 
-    description = {"model": model.name, "paradigm": model.paradigm, "config": asdict(model.config)}
+    description: dict[str, Any] = {"model": model.name, "paradigm": model.paradigm, "config": asdict(model.config)}
     if hasattr(model, "adapted"):
         description["adapted"] = model.adapted
     write_json(folder / "model.json", description)

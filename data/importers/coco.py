@@ -46,10 +46,10 @@ def import_coco(
     write_split(rows, images=images, out=out, split=split, size=size, classes=classes, dropped=dropped, needs=("captions",))
 
 
-def rows_of(path: Path, label: str | None, dropped: Counter[str]) -> dict[int | str, Row]:
+def rows_of(path: Path, label: str | None, dropped: Counter[str]) -> dict[Any, Row]:
     """The rows of a captions json, by their ids. What cannot be used is counted."""
     entries, annotations = _parts(path)
-    rows: dict[int | str, Row] = {}
+    rows: dict[Any, Row] = {}
     for entry in entries:
         file, image_id = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         if not isinstance(file, str) or not _is_id(image_id):

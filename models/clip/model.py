@@ -104,7 +104,7 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:  # [B, T] -> [B, D]
         x = self.states(ids)
-        return self.norm(x[torch.arange(len(x), device=x.device), place_of_end(ids, self.tokenizer)])
+        return self.norm(x[torch.arange(x.shape[0], device=x.device), place_of_end(ids, self.tokenizer)])
 
     def states(self, ids: Tensor) -> Tensor:
         """`[B, T]` -> `[B, T, D]`, before the last norm."""

@@ -63,7 +63,7 @@ def adapt(model: nn.Module, *, rank: int, scale: float = SCALE) -> None:
         update.beside(layer)
         adapters[name.replace(".", "/")] = update
     model.adapters = adapters
-    model.adapted = {"rank": rank, "scale": scale}  # type: ignore[assignment]
+    vars(model)["adapted"] = {"rank": rank, "scale": scale}
     freeze_blocks(model)
 
 
@@ -78,10 +78,11 @@ def freeze_blocks(model: nn.Module) -> None:
 def merge(model: nn.Module) -> None:
     """Add the updates of an adapted model to its weights, and take them away: the same function, with the state dict of a model that was
     never adapted."""
-    for name, update in model.adapters.items():  # type: ignore[union-attr, operator]
-        layer = model.get_submodule(name.replace("/", "."))
-        layer.weight += update.update()  # type: ignore[operator]
-        update.apart()  # type: ignore[operator]
+    adapters: Any = model.adapters
+    for name, update in adapters.items():
+        layer: Any = model.get_submodule(name.replace("/", "."))
+        layer.weight += update.update()
+        update.apart()
     del model.adapters, model.adapted
 
 
