@@ -26,7 +26,7 @@ MAX_DROP_SHARE = 0.1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make check-data", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m data.check", description=__doc__.partition("\n")[0])
     parser.add_argument("spec", help="data set folder, folder of tars, or tars such as '/x/{00000..00012}.tar'")
     parser.add_argument("--write-index", action="store_true", help="rewrite index.json even where there is one")
     arguments = parser.parse_args()

@@ -13,6 +13,8 @@ seen       500 k steps = 33 G                         6.4 M                  192
 optimiser  Adafactor, lr 8e-4, wd 0.01, 2 % warm-up,  AdamW, lr 1e-3,        AdamW, lr 1.5e-3, wd 0.05, cosine
            linear decay                               wd 0.2, cosine
 augment    not stated                                 random square crop     none
+losses     2 x captioning, a sum over a caption's     2 x captioning, a mean over all tokens of the batch (as in open_clip),
+           tokens (equation 3), + 1 x contrastive     + 1 x contrastive
 """
 
 from __future__ import annotations

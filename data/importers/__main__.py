@@ -1,4 +1,4 @@
-"""`python -m data.importers coco|folder|table|vqa|pope|winoground|... ...` (`make import ARGS="..."`): import your own data."""
+"""`python -m data.importers auto|coco|folder|table|vqa|... ...` (`make import ARGS="..."`): import your own data."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import tyro
 
 from data.importers.aro import import_aro
+from data.importers.auto import import_auto
 from data.importers.coco import import_coco
 from data.importers.folder import import_folder
 from data.importers.openmoji import import_openmoji
@@ -19,6 +20,7 @@ from data.importers.winoground import import_winoground
 from data.shards import DataError
 
 IMPORTERS: dict[str, Callable[..., None]] = {
+    "auto": import_auto,
     "coco": import_coco,
     "folder": import_folder,
     "table": import_table,
@@ -33,7 +35,7 @@ IMPORTERS: dict[str, Callable[..., None]] = {
 
 def main() -> None:
     try:
-        tyro.extras.subcommand_cli_from_dict(IMPORTERS, prog="make import ARGS=", description=__doc__)
+        tyro.extras.subcommand_cli_from_dict(IMPORTERS, prog="python -m data.importers", description=__doc__)
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data.captions import usable
 from data.importers.write import Row, read_text, write_split
+from data.sample import Object
 from data.shards import DataError
 
 OWN_FIELDS = ("file_name", "width", "height")
 
 
-def import_coco(*, captions: Path, images: Path, out: Path, split: str, size: int | None = None, label: str | None = None) -> None:
+def import_coco(
+    *,
+    captions: Path,
+    images: Path,
+    out: Path,
+    split: str,
+    instances: Path | None = None,
+    size: int | None = None,
+    label: str | None = None,
+) -> None:
     """COCO captions json.
 
     Args:
         captions: the json file, such as captions_train2017.json.
+        instances: the objects of the same images, such as instances_train2017.json: for CHAIR, and for questions about objects.
         images: folder that the file names in it are relative to.
         out: data set folder to write, such as .data/coco.
         split: name of the split to write: train, val or test.
@@ -26,12 +38,16 @@ def import_coco(*, captions: Path, images: Path, out: Path, split: str, size: in
         label: field of the entries under "images" that becomes the sample's class label.
     """
     dropped: Counter[str] = Counter()
-    rows = _rows(captions, label, dropped)
+    found = rows_of(captions, label, dropped)
+    if instances:
+        add_objects(found, instances, dropped)
+    rows = list(found.values())
     classes = sorted({row.label for row in rows if row.label is not None}) if label else None
     write_split(rows, images=images, out=out, split=split, size=size, classes=classes, dropped=dropped, needs=("captions",))
 
 
-def _rows(path: Path, label: str | None, dropped: Counter[str]) -> list[Row]:
+def rows_of(path: Path, label: str | None, dropped: Counter[str]) -> dict[int | str, Row]:
+    """The rows of a captions json, by their ids. What cannot be used is counted."""
     entries, annotations = _parts(path)
     rows: dict[int | str, Row] = {}
     for entry in entries:
@@ -54,7 +70,33 @@ def _rows(path: Path, label: str | None, dropped: Counter[str]) -> list[Row]:
             dropped["annotation of an unknown image"] += 1
         else:
             rows[image_id].captions.extend(captions)
-    return list(rows.values())
+    return rows
+
+
+def add_objects(rows: Mapping[Any, Row], path: Path, dropped: Counter[str]) -> None:
+    """Add the objects of an instances json to the rows of their images. Crowds, whose boxes hold many, are left out and counted."""
+    content = json.loads(read_text(path))
+    _, annotations = _parts(path)
+    listed = content.get("categories")
+    known = [each for each in listed if isinstance(each, dict) and {"id", "name"} <= each.keys()] if isinstance(listed, list) else []
+    names = {each["id"]: each["name"] for each in known}
+    if not names:
+        raise DataError(
+            f'{path} has no categories: expected "images", "annotations" and "categories": [{{"id": 1, "name": "person"}}, ...]'
+        )
+    for annotation in annotations:
+        try:
+            row, name = rows.get(annotation["image_id"]), str(names[annotation["category_id"]])
+            left, top, width, height = map(float, annotation["bbox"])
+        except (KeyError, TypeError, ValueError):
+            dropped["annotation without image_id, bbox or a known category"] += 1
+            continue
+        if row is None:
+            dropped["object of an unknown image"] += 1
+        elif annotation.get("iscrowd"):
+            dropped["crowd of objects"] += 1
+        else:
+            row.objects.append(Object(name, (left, top, left + width, top + height)))
 
 
 def _parts(path: Path) -> tuple[list[Any], list[Any]]:

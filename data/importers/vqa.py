@@ -39,8 +39,13 @@ def import_vqa(
         size: shrink images so that the shorter side has this many pixels.
     """
     dropped: Counter[str] = Counter()
-    asked = _asked(_read(questions, "questions"), _read(annotations, "annotations")["annotations"], file, dropped)
-    write_questions(list(asked.values()), images=images, onto=onto, out=out, split=split, size=size, dropped=dropped)
+    asked = questions_of(_read(questions, "questions"), annotations, file, dropped)
+    write_questions(asked, images=images, onto=onto, out=out, split=split, size=size, dropped=dropped)
+
+
+def questions_of(content: dict[str, Any], annotations: Path, file: str, dropped: Counter[str]) -> list[Asked]:
+    """The questions of each image with the answers in the file `annotations`."""
+    return list(_asked(content, _read(annotations, "annotations")["annotations"], file, dropped).values())
 
 
 def _asked(content: dict[str, Any], annotations: list[Any], file: str, dropped: Counter[str]) -> dict[int, Asked]:

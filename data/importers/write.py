@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count, islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from rich.progress import track
 from data.captions import decode_text
 from data.decode import FORMATS, MAX_BYTES, Tally, Unusable, open_image
 from data.files import new_folder
-from data.sample import Foil, Question, Sample, from_record
+from data.sample import Foil, Object, Question, Sample, from_record
 from data.shards import DataError, write_index, write_shard
 
 SAMPLES_PER_SHARD = 1000
@@ -29,20 +29,26 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Row:
-    """An image file (relative to the images folder), optionally a box to cut out, and its annotations."""
+    """An image file (relative to the images folder), optionally a box to cut out, and its annotations.
+
+    With `content`, the encoded image, nothing is read from the folder, and `file` only tells where it came from. The boxes of `objects`
+    are in pixels of the image before it is shrunk.
+    """
 
     file: str
+    content: bytes | None = None
     key: str | None = None  # of the sample, where other samples refer to it; without dots
     box: Box | None = None  # left, top, right, bottom in pixels
     captions: list[str] = field(default_factory=list)
     foils: list[Foil] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
+    objects: list[Object] = field(default_factory=list)
     label: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
 def write_split(
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     *,
     images: Path,
     out: Path,
@@ -53,6 +59,7 @@ def write_split(
     dropped: Counter[str] | None = None,
 ) -> None:
     """Write `out/split` from rows, whole or not at all, and print how many were written and dropped (`dropped`: those before).
+    A sample has at least one of the fields `needs`.
 
     Keys are running numbers in the order of the rows, unless a row has its own; the file name is kept in `extra["file"]`. Files are
     copied as they are unless they must be cut or shrunk or are in a format that the loader does not read.
@@ -112,20 +119,22 @@ def _unique(samples: Iterable[tuple[Sample, str, bytes]]) -> Iterator[tuple[Samp
 
 
 def _samples(
-    rows: Sequence[Row], *, images: Path, size: int | None, needs: Collection[str], tally: Tally
+    rows: Iterable[Row], *, images: Path, size: int | None, needs: Collection[str], tally: Tally
 ) -> Iterator[tuple[Sample, str, bytes]]:
     root = images.resolve()
     written = 0
-    for row in track(rows, description="importing", disable=not sys.stderr.isatty()):
+    total = len(rows) if isinstance(rows, Sized) else None
+    for row in track(rows, description="importing", total=total, disable=not sys.stderr.isatty()):
         tally.seen += 1
         try:
-            encoded, extension, image = _prepared(_read_inside(root, row.file), size, row.box)
+            found = _read_inside(root, row.file) if row.content is None else row.content
+            encoded, extension, image, shrink = _prepared(found, size, row.box)
             foils = [asdict(foil) for foil in row.foils]
             record = {"captions": row.captions, "label": row.label, "foils": foils, "extra": {"file": row.file} | row.extra}
-            sample = replace(from_record(row.key or f"{written:08d}", image, None, record), questions=tuple(row.questions))
-            for need in needs:
-                if not getattr(sample, need):
-                    raise Unusable(f"no {need}")
+            objects = tuple(replace(each, box=_scaled(each.box, shrink)) for each in row.objects)
+            sample = replace(from_record(row.key or f"{written:08d}", image, None, record), questions=tuple(row.questions), objects=objects)
+            if needs and not any(getattr(sample, need) for need in needs):
+                raise Unusable(f"no {' or '.join(needs)}")
         except Unusable as reason:
             tally.drop(reason.args[0], row.file)
         else:
@@ -148,22 +157,27 @@ def _read_inside(root: Path, name: str) -> bytes:
         raise Unusable("unreadable file") from None
 
 
-def _prepared(encoded: bytes, size: int | None, box: Box | None) -> tuple[bytes, str, np.ndarray]:
-    """Encoded bytes to store, their extension, and the decoded image."""
+def _prepared(encoded: bytes, size: int | None, box: Box | None) -> tuple[bytes, str, np.ndarray, float]:
+    """Encoded bytes to store, their extension, the decoded image, and its scale: below 1 if it was shrunk."""
     image, format = open_image(encoded, SOURCES)
     if box:
         image = _cut(image, box)
-    shrink = size / min(image.size) if size else 1.0
-    if shrink >= 1 and format in EXTENSIONS and not box:
-        return encoded, EXTENSIONS[format], np.asarray(image)
+    shrink = min(1.0, size / min(image.size)) if size else 1.0
+    if shrink == 1 and format in EXTENSIONS and not box:
+        return encoded, EXTENSIONS[format], np.asarray(image), 1.0
     if shrink < 1:
         image = image.resize((round(image.width * shrink), round(image.height * shrink)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     if format in ("JPEG", "MPO", "WEBP"):
         image.save(buffer, "JPEG", quality=95)
-        return buffer.getvalue(), "jpg", np.asarray(image)
+        return buffer.getvalue(), "jpg", np.asarray(image), shrink
     image.save(buffer, "PNG")
-    return buffer.getvalue(), "png", np.asarray(image)
+    return buffer.getvalue(), "png", np.asarray(image), shrink
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    left, top, right, bottom = box
+    return left * scale, top * scale, right * scale, bottom * scale
 
 
 def _cut(image: Image.Image, box: Box) -> Image.Image:

@@ -23,6 +23,8 @@ class ReRanked:
     Only the order of the values within a row is meaningful; ties remain ties.
     """
 
+    queries = 1  # the captions of an image are much alike, and each costs a shortlist
+
     def __init__(self, first: Ranker, second: Pairs) -> None:
         self.first, self.second = first, second
         self.adapter = f"{first.adapter}, the best {SHORTLIST} re-ranked by {second.adapter}"

@@ -166,6 +166,7 @@ class EmbeddingScorer(ImageFeatures):
     """
 
     adapter = "embedding similarity"
+    queries = None
 
     def __init__(self, model: Any, batch_size: int = 256) -> None:
         super().__init__(model, batch_size)
@@ -209,6 +210,8 @@ class EmbeddingScorer(ImageFeatures):
 
 class PairScorer:
     """Any function that scores image-text pairs; each prepared pair is scored once."""
+
+    queries = None
 
     def __init__(self, score: Callable[[Images, Texts], Any], adapter: str, batch_size: int = 256) -> None:
         self.score, self.adapter, self.batch_size = score, adapter, batch_size

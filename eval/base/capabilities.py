@@ -132,6 +132,7 @@ class Ranker(Protocol):
     """A gallery searched in both directions: only the order within a row counts. No score is ever NaN."""
 
     adapter: str
+    queries: int | None  # how many captions of an image are used as queries; None: all
 
     def prepare(self, images: Images, texts: Texts) -> None: ...
 

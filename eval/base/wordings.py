@@ -36,6 +36,7 @@ AFFIRMING = _set(
     "undoubtedly unquestionably presumably naturally totally positively correct right almost very quite highly"
 )
 ARTICLE = _set("a an the any some his her their its")
+PRONOUN = _set("it he she they this that these those")
 PREPOSITION = _set(
     "in on at with near behind under over by from next beside between above below around inside for into onto wearing other another more"
 )
@@ -60,6 +61,7 @@ SAME = [  # (wordings, the one that is read instead), applied in this order
     (r"(\w+)'re", r"\1 are"),
     (r"(\w+)'d", r"\1 would"),
     (r"(\w+)'(?:ve|ll)", r"\1"),
+    (r"(?:if i am not|unless i am) (?:mistaken|wrong|incorrect)", ""),
     (rf"^(?:{BE} {WHO}|(?:is|are) (?:the|an?|any))\b[^,:]*[,:]", ""),  # a repeated question: "is there a dog: yes"
     # words
     (r"yes no(?= :)|(?:neither )?yes n?or no|whether or not", "whether"),
@@ -70,20 +72,32 @@ SAME = [  # (wordings, the one that is read instead), applied in this order
     (r"(?:^|(?:answer|it) (?:is )?)(yes|no) :", r"\1 ,"),
     (r", (?:in fact|indeed|actually|clearly|unfortunately|sadly|however) ,", ""),
     (r"false|untrue", "not true"),
-    (r"incorrect|wrong|mistaken", "not correct"),
+    (r"incorrect|inaccurate|wrong|mistaken", "not correct"),
+    ("accurate", "correct"),
+    (r"i (?:strongly |totally )?(?:disagree|(?:do |can |would )?not agree)", "not true"),
+    (r"i (?:fully |totally |would )?agree(?: that)?", "definitely"),
+    (r"(?<=there )sure(?= is)|(?<=it )sure(?= (?:does|is))", ""),
     (r"(?<!the )(?<!to )right(?=$| ,)", "correct"),
-    (r"(?:there (?:is|can be|could be) )?(?:no|no reason to|(?:without|beyond)(?: an?y?)?) (?:doubt|question)(?: that)?", "definitely"),
+    (r"(?:there (?:is|can be|could be) )?(?:no|no reason to|(?:without|beyond)(?: an?y?)?) (?:doubt|question)", "definitely"),
+    ("(?<=definitely )(?:that|about (?:it|that))", ""),
     (r"of course|for sure|sure thing|by all means|you bet|very much so|most likely", "definitely"),
     (r"(think|believe|guess|suppose|say|afraid|seems?|appears?|looks?|is|is not) (?:so|like it|that way|the case)", r"\1 true"),
     (r"hardly|scarcely|far from it|not by any means|(?:(?:in|by|under) )?no (?:way|means|circumstances|chance)(?! to\b| of\b)", "not"),
-    (r"not (?:in the least|really|exactly|quite|actually)", "not"),
+    (r"not (?:in the (?:least|slightest)|really|exactly|quite|actually)", "not"),
     # negations
-    (r"not (?:only|just|merely|one but|the only)|nothing but|none other than|no (?:less|fewer|more) than|can not deny|no denying", ""),
-    (r"unlikely", "not likely"),
+    (r"not (?:only|just|merely|one but|the only)|none other than|no (?:less|fewer|more) than|can not deny|no denying", ""),
+    (r"(?:nothing|nobody|no (?:one|\w+ (?=other)))(?: else)? (?:but|except(?: for)?|other than|apart from|besides)", ""),
+    (r"can not (?:miss|overlook)|(?:hard|difficult|impossible) (?:for \w+ )?to (?:miss|overlook)", "see"),
+    (r"unlikely|improbable|implausible", "not likely"),
     (r"absent|missing", "not present"),
     (r"invisible", "not visible"),
     (r"nowhere(?: to be (?:seen|found))?", "not here"),
-    (r"(?:an? |the )?(?:absence|lack) of|lack(?:s|ing)?|devoid of|free of|with (?:no|not any)(?= \w)", "without"),
+    (r"(?:an? |the )?(?:absence|lack) of|lack(?:s|ing)?|with (?:no|not any)(?= \w)", "without"),
+    (r"(?:(?:de)?void|empty|clear) of|free (?:of|from)", "without"),
+    (r"(?:omit|exclud|leav(?=\w* out))(?:e?s|t?ed|t?ing|e)?(?: out)?", "without"),
+    (rf"(\w+) free(?=$| ,| {PICTURE})", r"without \1"),
+    (r"(?<!not )rul(?:e[sd]?|ing) out", "not seen"),
+    (r"(?:any|every)thing but(?= an?\b)", "not"),
     (r"(?::|is|are) (?:0|zero)$", "is not here"),  # "cars: 0"
     (r"neither(?=.* nor )|not a single|not any|zero|0(?= [a-z])", "no"),
     (r"(?:none|nothing) (?:of the (?:sort|kind)|like (?:that|it))", "not"),
@@ -98,12 +112,14 @@ SAME = [  # (wordings, the one that is read instead), applied in this order
     (r"(i|we|you) (?:am|are)( not)? (?:looking at|seeing)", r"\1 do\2 see"),
     (r"in (?:view|sight|it|here|(?:the )?frame)", "here"),
     (r"(?:as far as|from what|based on what|that) i can (?:see|tell)", ""),
+    (rf"(?:am|{BE})(?= (?:look|search|check|scan|ask)(?:ed|ing) )", ""),
     (r"(?:look|search|check|scan|ask)(?:ed|ing|s)?(?: \w+){0,2} (?:for|about|if|whether)\b[^,]*?(?= and | but |,|$)", ""),
     (r"(?<=\w )(?:if|whether)\b[^,:]*", ""),
     (r"(so|thus|hence|therefore|overall|finally|in \w+) ,", r"\1"),
     # where a clause ends, and where it is set against the one before
     (r"^(?:although|though|even though|while) ([^,]*),", r"\1 , but"),
     (r"(?:instead of|rather than|as opposed to)", ", not"),
+    (r"(?<=, )(?:just|only)(?= \w)", "but"),  # "no cat, just a dog"
     (r"everything but(?! no)|((?:all|every\w*) [^,]*?)(?:except|other than|apart from|aside from)(?: for)?", r"\1 , but not"),
     (r"(?:but|however|though|although|yet|instead|while|whereas|(?:except|other than|apart from|aside from)(?: for)?)(?: ,)?", ", but"),
     (r"because|since|and(?= (?:no|not|an?|there|it|i|they|the|yes|could|can|did|found)\b)", ","),
@@ -129,6 +145,10 @@ DOUBT = _any(
     r"(?:hard|difficult|impossible|tricky|too \w+) (?:for me )?to",
     r"decline|refuse|rather not|will not (?:answer|say|guess|comment)",
     r"^if (?!you\b).*",
+    r"there (?:would|should) be|used to|wish|hope|imagine|a stretch|supposedly|allegedly|reportedly",  # what is not, and hearsay
+    r"(?:was|were|been) told|(?:people|they|some|others) (?:say|claim|think)|(?:sign|text|caption|label|title)s? (?:says?|reads?)",
+    r"(?:allowed|permitted|forbidden|prohibited)",
+    r"(?:without|more|enough) (?:\w+ )?(?:information|context|ability|access|data|details?)",
     r"let (?:me|us)|i (?:can|will|would|am) (?:be )?(?:happy|glad|help|assist|check|look|try)",  # an offer: "sure, let me look"
 )
 STATES = _any(  # what makes a clause a statement

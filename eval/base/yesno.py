@@ -8,7 +8,8 @@ The rules, in this order:
    - *doubt*, a refusal or a condition: "I cannot tell", "it is unclear", "there might be a dog";
    - a *word*: one that ends in yes, no, true or correct, or a plain denial: "yes", "the answer is no", "definitely not";
    - an *adverb* that affirms: "of course", "certainly";
-   - a *statement* that names what the question asks for, or nothing ("there is one"): "there is a dog", "no dog", "I see none";
+   - a *statement* that names what the question asks for, or nothing ("there is one"): "there is a dog", "no dog", "I see none", and
+     where it asks about a thing in the picture, "it" for the thing: "it is not under the table";
    - a *guess*: a statement that names only its last word ("a table" for "a dining table"), or anything if no question is known.
 3. A negation turns a clause, and two cancel. It reaches the object unless a preposition, or an article behind a noun or verb, is
    between them: "no dog on the chair" and "he is not riding a horse" say nothing about chair and horse. Behind the object it counts
@@ -40,6 +41,7 @@ from eval.base.wordings import (
     HERE,
     NEGATION,
     PREPOSITION,
+    PRONOUN,
     SEE,
     SHOW,
     STATES,
@@ -153,6 +155,7 @@ class Asked:
     name: tuple[str, ...]
     exists: bool  # asks whether it is there
     whole: bool  # the answer has all of the name; else its last word stands for it
+    predicates: frozenset[tuple[str, ...]]  # ends of a question about a thing in the picture; one of them is what it says of the thing
 
     @staticmethod
     def of(question: str, answer: str) -> Asked:
@@ -162,8 +165,12 @@ class Asked:
             start = next((i for i, word in enumerate(words) if not is_function(word)), 0)
             words = words[: next((i for i, word in enumerate(words) if i > start and word in PREPOSITION), len(words))]
         name = tuple(stem(word) for word in words if not is_function(word))
+        named = [word for word in words if word not in ARTICLE | {"the", "to"}]
+        begins = [place for place, (before, word) in enumerate(pairwise(named), 1) if not is_function(before) and not is_function(word)]
+        ends = [tuple(stem(word) for word in named[place:] if not is_function(word)) for place in begins]
+        predicates = frozenset(() if exists else ends)
         whole = set(name) <= {stem(word) for word in re.findall(r"\w+", answer.lower())}
-        return Asked(name if whole else name[-1:], exists, whole)
+        return Asked(name if whole else name[-1:], exists, whole, predicates)
 
     def mention(self, words: Words, states: bool, content: int) -> tuple[str, int, int]:
         """(kind, first, end): words[first:end] name it; kind "" if none do."""
@@ -173,9 +180,16 @@ class Asked:
             return ("guess" if states else ""), content, content + 1
         stems = [stem(word) for word in words]
         places = [stems.index(part) for part in self.name if part in stems]
+        if rest := self.predicate(words):
+            return "statement", stems.index(rest[0]), stems.index(rest[-1]) + 1
         if len(places) < len(self.name):
             return "", 0, 0
         if self.whole:
             return "statement", min(places), max(places) + 1
         alone = self.exists and (places[0] == 0 or is_function(words[places[0] - 1]))  # not "blue star" for "red star"
         return ("guess" if alone else ""), places[0], places[0] + 1
+
+    def predicate(self, words: Words) -> tuple[str, ...]:
+        """What a clause says of "it" or "he", if the question says it of its subject ("under the table" of a ball)."""
+        said = tuple(stem(word) for word in words if not is_function(word))
+        return said if words[0] in PRONOUN and said in self.predicates else ()

@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.adapters.naming import PromptedNames
 from eval.adapters.rerank import SHORTLIST, ReRanked
-from eval.adapters.scorers import Completions, Drawings, PairScorer, RankedAnswers, Subject
+from eval.adapters.scorers import Completions, Drawings, GeneratedAnswers, PairScorer, RankedAnswers, Subject
 from eval.base.capabilities import Drawer
 from eval.base.metrics import estimate, estimate_whole
 from eval.base.records import Record, RecordFile
@@ -27,13 +27,15 @@ from eval.scenes.oracle import Oracle, has_truth
 
 Json = dict[str, Any]
 CONTROL_SAMPLES = 100  # enough to detect use of the image: a share of .3 has an interval of +-.09 (less with several questions per image)
-# For models that score one image-text pair at a time: intervals of at most +-.03 and +-.04.
-PAIRED_SAMPLES, PAIRED_SHIFTED_SAMPLES = 1000, 500
-CONTROL_PROMPTS = 50  # for models that read several images per prompt: intervals of at most +-.14
+# Samples of the main split and of each shift that a costly adapter is asked about.
+PAIRED = 600, 300  # scores one image-text pair at a time: intervals of at most +-.04 and +-.06, less with several pairs per image
+WRITTEN = 300, 150  # writes every answer: intervals of at most +-.06 and +-.08, less with several questions per image
+PROMPTED = 100, 30  # reads several images per prompt: intervals of at most +-.10 and +-.18
+CONTROL_PROMPTS = 30  # of the same: intervals of at most +-.18
 CONTROL_DRAWINGS = 30  # images that an untrained model draws: its scores are near chance, where intervals are narrow
-CONTROL_PAIRS = 14_000
+CONTROL_PAIRS = 14_000  # for controls and shifts
 ORACLE_SAMPLES = 100  # the oracle parses captions in Python, which is slow
-RERANKED_PAIRS = 25_000  # pairs in all shortlists: about 260 image queries and all of their captions
+RERANKED_PAIRS = 8_000  # pairs in all shortlists: 250 image queries and a caption of each, intervals of at most +-.06
 PAIRS = 25_000  # maximum number of pairs in a gallery for models that score one pair at a time
 ORACLE_PAIRS = 125_000
 RANKED_SAMPLES = 100  # for models that need one forward pass per candidate answer
@@ -93,7 +95,8 @@ def cells_of(
     if variant.primary_only and task.split in source.shifts:
         return []
     able = variant.subject.able(task.needs, gallery=task.gallery) if variant.subject else []
-    if variant.other_adapter and (len(able) < 2 or (task.gallery and task.split in source.shifts)):
+    # It shows how much the adapter matters, for which one gallery of the main split is enough.
+    if variant.other_adapter and (len(able) < 2 or task.part or task.split in source.shifts):
         return []
     adapter: Any = able[variant.other_adapter] if able else None
     name = f"by {adapter.adapter}" if variant.other_adapter else variant.name
@@ -197,13 +200,15 @@ def _summary(measure: Measure, records: Sequence[Record], resample: bool) -> Jso
 def _rows(task: Task, variant: Variant, adapter: Any, *, shifted: bool) -> list[int]:
     """Indices of the samples to evaluate: fewer for controls and for models that score one pair at a time."""
     most = variant.most
-    if isinstance(adapter, PairScorer) and not task.gallery:
-        most = min(most or len(task.samples), PAIRED_SHIFTED_SAMPLES if shifted else PAIRED_SAMPLES)
+    limits = ((PairScorer, PAIRED), (GeneratedAnswers, WRITTEN), (Completions | PromptedNames, PROMPTED))
+    for kind, (main, shift) in () if task.gallery else limits:
+        if isinstance(adapter, kind):
+            most = min(most or len(task.samples), shift if shifted else main)
     if task.gallery and isinstance(adapter, PairScorer):
         texts = getattr(task, "prompts", None) or task.texts()  # one prompt per class is scored
-        most = min(most or len(task.samples), variant.most_pairs // max(1, len(texts)))
+        most = min(most or len(task.samples), (CONTROL_PAIRS if shifted else variant.most_pairs) // max(1, len(texts)))
     if isinstance(adapter, ReRanked):
-        most = min(most or len(task.samples), RERANKED_PAIRS // SHORTLIST * len(task.samples) // (len(task.samples) + len(task.texts())))
+        most = min(most or len(task.samples), RERANKED_PAIRS // (2 * SHORTLIST))
     if isinstance(adapter, Completions | PromptedNames) and variant.primary_only:
         most = min(most or len(task.samples), CONTROL_PROMPTS)
     if isinstance(adapter, Drawings) and variant.primary_only and not variant.beside:

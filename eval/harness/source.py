@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -43,7 +43,7 @@ class Source:
     clip: NamedCLIP | None = None  # computes CLIPScore
     judge: Judge | None = None  # computes VQAScore
     _held: dict[str, list[Sample]] = field(default_factory=dict)
-    _begun: dict[str, list[Sample]] = field(default_factory=dict)
+    _begun: dict[str, tuple[list[Sample], Iterator[Sample]]] = field(default_factory=dict)  # what was read, and the rest
 
     @property
     def primary(self) -> str:
@@ -65,9 +65,11 @@ class Source:
 
     def beginning(self, split: str, most: int) -> list[Sample]:
         """The first `most` samples of a split that is not evaluated, such as train; cached."""
-        if len(self._begun.get(split, ())) < most:
-            self._begun[split] = list(islice(self.streams[split](), most))
-        return self._begun[split][:most]
+        if split not in self._begun:
+            self._begun[split] = [], iter(self.streams[split]())
+        read, rest = self._begun[split]
+        read.extend(islice(rest, max(0, most - len(read))))
+        return read[:most]
 
     def captions(self, split: str, most: int) -> list[str]:
         """The captions of the first `most` samples of a split; for splits on disk, images are not decoded."""

@@ -21,7 +21,7 @@ def training_curves(runs: Sequence[Run], title: str, longest: float) -> str | No
     """Plot a model's loss terms over samples seen, each divided by its chance value, so that all panels share both axes.
 
     Terms without a chance value are dashed and divided by that of the total, or else by their first value. Circles are the validation
-    loss, if the run has one. None without logged terms.
+    loss, if the run has one. A loss without a lower bound (InfoLOOB) may be below 0. None without logged terms.
     """
     logs = [run.log for run in runs if run.log]
     chances = {name: value for log in logs for line in log for name, value in line.get("chance", {}).items() if value}
@@ -30,12 +30,14 @@ def training_curves(runs: Sequence[Run], title: str, longest: float) -> str | No
     if not terms:
         return None
     of_total = chances.get("total") or (next(iter(chances.values())) if len(set(chances.values())) == 1 else None)
+    lowest = 0.0
     with panel(3.4, 2.4) as (figure, axes):
         for index, term in enumerate(terms):
             for log in logs:
                 points = [(line["samples"], line["terms"][term]) for line in log if term in line.get("terms", {})]
                 unit = chances.get(term) or of_total or next((value for _, value in points if value), 1.0)
                 thinned = points[:: -(-len(points) // CURVE_POINTS)] + points[-1:]
+                lowest = min(lowest, *(value / unit for _, value in thinned))
                 axes.plot(
                     [samples for samples, _ in thinned],
                     [value / unit for _, value in thinned],
@@ -48,13 +50,14 @@ def training_curves(runs: Sequence[Run], title: str, longest: float) -> str | No
                     else None,
                 )
         if validation := [(samples, loss / of_total) for run in runs for samples, loss in run.validation if of_total]:
+            lowest = min(lowest, *(loss for _, loss in validation))
             axes.plot(
                 *zip(*validation, strict=True), linestyle="", marker="o", fillstyle="none", markersize=3.5, color=INK, label="validation"
             )
         for start in stage_starts(logs[0]):
             axes.axvline(start, color=INK, linewidth=0.8, alpha=0.3)
         axes.axhline(1, color=INK, linewidth=0.8, linestyle=":", alpha=0.7)
-        axes.set(xlim=(0, longest or 1), ylim=(0, 1.25), xlabel="samples seen", ylabel="loss ÷ chance")
+        axes.set(xlim=(0, longest or 1), ylim=(1.1 * lowest, 1.25), xlabel="samples seen", ylabel="loss ÷ chance")
         axes.xaxis.set_major_formatter(lambda value, _: words.si(value).replace(".00", ""))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=1 if len(terms) < 3 else 2, borderpad=0, borderaxespad=0.3)
         return svg(figure, title)

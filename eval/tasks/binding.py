@@ -28,6 +28,7 @@ HEADLINE = (r"shape, k = 3|k = 3",)
 WORDS = ("dax", "blicket")
 QUERIES, SHIFTED_QUERIES = 100, 50  # each costs a prompt of up to seven pictures for every target and setting
 SETTINGS = {"k = 1": (1, 1), "k = 1, 3 times": (1, 3), "k = 3": (3, 1)}  # examples of each class, how often each is shown
+EQUALLY_LONG = (("k = 1",), ("k = 1, 3 times", "k = 3"))
 OTHER = {"shape": "colour", "colour": "shape"}
 
 
@@ -109,10 +110,11 @@ class Binding:
     def ask(self, namer: Namer, images: Images, rows: Sequence[int]) -> list[list[Record]]:
         asked = [(row, episode) for row in rows for episode in self.episodes[row]]
         pictures = [images[row] for row, _ in asked]
-        said = {
-            setting: namer.names([episode.lesson(self.known, k, times) for _, episode in asked], pictures)
-            for setting, (k, times) in SETTINGS.items()
-        }
+        said: dict[str, list[str]] = {}
+        for settings in EQUALLY_LONG:  # asked together, so that a picture of both is encoded once
+            lessons = [episode.lesson(self.known, *SETTINGS[setting]) for _, episode in asked for setting in settings]
+            found = namer.names(lessons, [picture for picture in pictures for _ in settings])
+            said |= {setting: found[place :: len(settings)] for place, setting in enumerate(settings)}
         records: dict[int, list[Record]] = {row: [] for row in rows}
         for number, (row, episode) in enumerate(asked):
             records[row].append(_record(episode, {setting: texts[number] for setting, texts in said.items()}))

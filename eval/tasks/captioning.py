@@ -1,6 +1,6 @@
 """Captioning: the standard metrics against all references, the content of captions against the truth, and their variety.
 
-A thousand pictures of the main split and half as many of each shift: generation is costly, and the intervals are already
+500 pictures of the main split and half as many of each shift: generation is costly, and the intervals are already
 narrower than the difference between two seeds. For the embedded data, whose truth is known, captions are parsed and every
 object, attribute, count and relation is checked. Other data, whose metrics are far above 0 without a look at the picture, have
 controls that need no captioner.
@@ -30,8 +30,8 @@ from eval.scenes.oracle import has_truth
 ORDER = 50
 HEADLINE = (r"CIDEr-D", r"object F1")
 
-PRIMARY = 1000
-SHIFTED = 500
+PRIMARY = 500
+SHIFTED = 250
 READ = 20_000  # training pictures whose captions the controls are made of
 NO_TRAIN = "the data set has no captions of training pictures"
 ONE_EACH = "it takes two pictures that have several captions each"

@@ -66,11 +66,15 @@ def truth_of(sample: Sample) -> dict[str, str]:
 
 def first_labelled(source: Source, split: str, most: int) -> list[Sample]:
     """Scenes are in random order: the first `most`. A class-folder set may be sorted by class: read it all, keep some of each."""
-    start = [sample for sample in source.beginning(split, most) if truth_of(sample)]
-    if len(start) == most and scene_attributes(start[0]):
-        return start
-    found = [sample for sample in source.streams[split]() if truth_of(sample)]
-    return found[:most] if found and scene_attributes(found[0]) else spread(found, most)
+    read = most
+    while True:
+        begun = source.beginning(split, read)
+        found = [sample for sample in begun if truth_of(sample)]
+        if found and not scene_attributes(found[0]):
+            return spread([sample for sample in source.streams[split]() if truth_of(sample)], most)
+        if len(found) >= most or len(begun) < read:
+            return found[:most]
+        read *= 2
 
 
 def cross_validated(split: str, samples: list[Sample]) -> Probe | None:

@@ -4,7 +4,8 @@ A candidate text is listed once, however many images it belongs to, and is right
 one query. Tied candidates count with the probability that a random order would show a right one, so a model that gives
 everything one score is exactly at chance. Recall depends on the gallery, so its size is part of the metric's name: the first
 500 images with captions, in key order, and all of them where there are more. A model that has embeddings and a score of its own
-has two rows: by its embeddings, and with their best candidates re-ranked by its score (eval/adapters/rerank.py).
+has two rows: by its embeddings, and with their best candidates re-ranked by its score (eval/adapters/rerank.py), where only the first
+caption of an image is a query.
 """
 
 from __future__ import annotations
@@ -72,27 +73,27 @@ class Retrieval:
         return self._texts
 
     def ask(self, scorer: Ranker, images: Images, rows: Sequence[int]) -> list[list[Record]]:
-        queries = [column for row in rows for column in self.owned[row]]
+        owned = [self.owned[row][: scorer.queries] for row in rows]
+        queries = [column for columns in owned for column in columns]
         to_text = ranks(scorer.matrix([images[row] for row in rows], self._texts), self.right[list(rows)])  # [R, 3]
         to_image = np.zeros((0, 3), np.int64)
         if queries:
             to_image = ranks(scorer.by_text(images, [self._texts[column] for column in queries]), self.right[:, queries].T)
-        return self._records(rows, to_text, to_image)
+        return self._records(owned, to_text, to_image)
 
     def chance(self) -> list[list[Record]]:
-        rows = range(len(self.samples))
-        queries = [column for row in rows for column in self.owned[row]]
+        queries = [column for columns in self.owned for column in columns]
         images, texts = self.right.shape
         to_text = np.array([(0, texts, count) for count in self.right.sum(axis=1)])
         to_image = np.array([(0, images, count) for count in self.right.sum(axis=0)[queries]])
-        return self._records(rows, to_text, to_image)
+        return self._records(self.owned, to_text, to_image)
 
-    def _records(self, rows: Sequence[int], to_text: np.ndarray, to_image: np.ndarray) -> list[list[Record]]:
-        """An image's records: itself as the query, then the captions recorded with it."""
+    def _records(self, owned: Sequence[Sequence[int]], to_text: np.ndarray, to_image: np.ndarray) -> list[list[Record]]:
+        """An image's records: itself as the query, then those of its captions that are queries, `owned`."""
         i2t, t2i = self._recalls("i2t", to_text), iter(self._recalls("t2i", to_image))
         return [
-            [{"query": "image"} | found, *({"query": self._texts[column]} | next(t2i) for column in self.owned[row])]
-            for row, found in zip(rows, i2t, strict=True)
+            [{"query": "image"} | found, *({"query": self._texts[column]} | next(t2i) for column in columns)]
+            for columns, found in zip(owned, i2t, strict=True)
         ]
 
     def _recalls(self, way: str, places: np.ndarray) -> list[Record]:

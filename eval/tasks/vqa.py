@@ -6,8 +6,9 @@ too costly without a classifier head. Chance is the text-only prior: the most fr
 else to questions with its opening, else of all. A data set without training questions has no prior, and the candidates are
 the answers of the split itself.
 
-Up to 500 pictures of the main split and 200 of each shift, with all their questions: 95% intervals of about 0.02. A model that
-needs a forward pass for every candidate gets 100 pictures (eval/harness/ask.py).
+Up to 500 pictures of the main split and 200 of each shift, with all their questions: 95% intervals of about 0.02. A model that writes
+its answers gets fewer, one that
+needs a forward pass for every candidate 100 (eval/harness/ask.py).
 """
 
 from __future__ import annotations

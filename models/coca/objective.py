@@ -1,4 +1,8 @@
-"""CoCa's objective: CLIP's contrastive loss plus the captioning loss (equations 2 to 4 of the paper)."""
+"""CoCa's objective: CLIP's contrastive loss plus the captioning loss (equations 2 to 4 of the paper).
+
+Two deviations, both as in open_clip. Equation 3, L_cap = -sum_t log P(y_t | y_<t, x), sums over the tokens of a caption; here it is the
+mean over all tokens of the batch. Equation 2 sums both directions of contrast; here it is their mean.
+"""
 
 from __future__ import annotations
 

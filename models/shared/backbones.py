@@ -20,7 +20,8 @@ from typing import Any, Self, TypeVar
 import timm
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, LlamaForCausalLM
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.utils.hub import cached_file
 
 import models
@@ -213,6 +214,40 @@ def _arguments(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
+ROOM = 32  # tokens
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer's cache with room for tokens to come: its parent copies all that it holds with every new token."""
+
+    _room: tuple[Tensor, Tensor] | None = None  # keys and values begin there
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Keep more keys and values `[N, heads, T, D]`. Returns all of them."""
+        held = self.get_seq_length()
+        total = held + key_states.shape[-2]
+        if self._room is None or total > self._room[0].shape[-2]:
+            roomy = [new.new_empty(*new.shape[:-2], total + ROOM, new.shape[-1]) for new in (key_states, value_states)]
+            if held:
+                roomy[0][..., :held, :], roomy[1][..., :held, :] = self.keys, self.values
+            self._room, self.is_initialized = (roomy[0], roomy[1]), True
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[..., held:total, :] = new
+        return self._show(total)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with these rows only."""
+        if self._room is not None:
+            held = self.get_seq_length()
+            self._room = (self._room[0][indices], self._room[1][indices])
+            self._show(held)
+
+    def _show(self, total: int) -> tuple[Tensor, Tensor]:
+        assert self._room is not None
+        self.keys, self.values = (room[..., :total, :] for room in self._room)
+        return self.keys, self.values
+
+
 class Continuation:
     """Text generation with a transformers language model: implements `Decoder` of models/shared/generate.py with its cache.
 
@@ -220,7 +255,7 @@ class Continuation:
     """
 
     def __init__(self, model: Any, real: Tensor) -> None:
-        self.model, self.real, self.cache = model, real, DynamicCache()
+        self.model, self.real, self.cache = model, real, Cache(layer_class_to_replicate=RoomyLayer)
 
     @classmethod
     @torch.no_grad()

@@ -353,11 +353,11 @@ def rough_section(published: Published) -> list[str]:
     """Nothing before `make stress` has run."""
     if not published.stress:
         return []
-    rows = [[row["attack"], str(row["tried"]), str(len(row["faults"]))] for row in published.stress["rows"]]
-    rows.append(["*total*", str(sum(int(row[1]) for row in rows)), str(sum(int(row[2]) for row in rows))])
+    rows = [[row["attack"], str(row["tried"]), str(len(row["faults"])), row.get("note", "")] for row in published.stress["rows"]]
+    rows.append(["*total*", str(sum(int(row[1]) for row in rows)), str(sum(int(row[2]) for row in rows)), ""])
     faults = [f"- {cell(fault)}" for row in published.stress["rows"] for fault in row["faults"]]
     spent = [f"{words.duration(published.stress['seconds'])}, seed {published.stress['seed']}.  "]
-    lines = [ROUGH, *table(("attack", "inputs tried", "faults found"), "lrr", rows), "", *faults, *[""][: len(faults)]]
+    lines = [ROUGH, *table(("attack", "inputs tried", "faults found", "coverage"), "lrrl", rows), "", *faults, *[""][: len(faults)]]
     return [*lines, *spent, *origins("Measured", [("", published.stress)])]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from data.importers.__main__ import IMPORTERS, main
 from data.importers.coco import import_coco
 from data.importers.folder import import_folder
 from data.importers.table import import_table
@@ -193,3 +195,11 @@ def test_many_rows_are_cut_into_shards(tmp_path: Path, images: Path, monkeypatch
     import_coco(captions=captions, images=images, out=tmp_path / "out", split="train")
     assert len(find(tmp_path / "out", "train").urls) == 3
     assert [sample.captions for sample in read(tmp_path / "out", "train")] == [(str(number),) for number in range(5)]
+
+
+@pytest.mark.parametrize("importer", sorted(IMPORTERS))
+def test_the_help_names_a_command_that_can_be_typed(importer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["importers", importer, "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out.startswith(f"usage: python -m data.importers {importer} [")

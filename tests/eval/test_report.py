@@ -13,7 +13,7 @@ from eval import EvalError
 from eval.report.answers import read_answers, totals_of
 from eval.report.claims import read_claim, read_claims
 from eval.report.columns import attribute_columns, overview_columns, task_columns, use_columns
-from eval.report.figures import pareto_front, stage_starts
+from eval.report.figures import pareto_front, stage_starts, training_curves
 from eval.report.hallucination import curve, rates
 from eval.report.headline import headline
 from eval.report.paired import differences, image_use
@@ -301,3 +301,15 @@ def test_results_and_runs_are_read_lazily(tmp_path: Path) -> None:
     assert isinstance(result, Result)
     with pytest.raises(EvalError, match=r"cost\.json"):
         result.run.spent("samples_seen")
+
+
+# ------------------------------------------------------------------------------------------------------------ curves
+
+
+@pytest.mark.parametrize(("losses", "lowest"), [([0.16, 0.02], 0.0), ([0.16, -0.32], -2.0), ([0.16, 0.12, -0.64], -4.0)])
+def test_curves_show_a_loss_below_zero(losses: list[float], lowest: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = [{"step": i, "samples": 8 * i, "terms": {"pairs": loss}, "chance": {"pairs": 0.16}} for i, loss in enumerate(losses, start=1)]
+    write_lines(tmp_path / "train.jsonl", log)
+    monkeypatch.setattr("eval.report.figures.svg", lambda figure, _: figure.axes[0].get_ylim())
+    below, above = training_curves([Run("run", tmp_path)], "", 24) or (None, None)  # type: ignore[misc]
+    assert (below, above) == pytest.approx((1.1 * lowest, 1.25))

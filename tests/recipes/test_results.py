@@ -27,10 +27,12 @@ from recipes.tools.results import (
     END,
     MARK,
     ROOT,
+    SCHEMA,
     Published,
     readme_columns,
     readme_table,
     results_page,
+    rough_section,
     write,
 )
 from recipes.train.pages import preset
@@ -404,3 +406,14 @@ def test_json_with_lines_of_their_own_for_what_fits() -> None:
     value = {"a": 1, "cells": [{"task": "x" * 100, "n": 1}, {"task": "y" * 200}], "empty": {}, "text": "é"}
     assert json.loads(pretty(value)) == value
     assert '\n  {"task": "' + "x" * 100 + '", "n": 1},\n' in pretty(value)
+
+
+def test_rough_handling_says_what_was_not_tried(tmp_path: Path) -> None:
+    about = {"seed": 0, "seconds": 540, "hardware": "CPU", "date": "2026-01-01", "commit": COMMIT, "versions": {"torch": "2"}}
+    rows = [{"attack": "kills", "tried": 3, "faults": ["clip: gone"], "note": "in 3 of 9 stages"}]
+    rows += [{"attack": "full disks", "tried": 0, "faults": [], "note": "not tried: no root"}]
+    (tmp_path / "stress.json").write_text(json.dumps({"schema": SCHEMA, **about, "rows": rows}))
+    lines = rough_section(Published(tmp_path))
+    assert "| kills | 3 | 1 | in 3 of 9 stages |" in lines
+    assert "| full disks | 0 | 0 | not tried: no root |" in lines
+    assert "- clip: gone" in lines

@@ -12,6 +12,7 @@ import random
 import sys
 import tempfile
 import time
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from eval.base.provenance import provenance
 from models.shared.device import hardware
 from recipes.train.pages import names, page
 from tests.recipes.test_contract import short
-from tests.stress.attacks import ATTACKS, Ground
+from tests.stress.attacks import ATTACKS
+from tests.stress.ground import Ground
 
 OUT = Path(__file__).parents[2] / "recipes" / "results" / "stress.json"
 SCHEMA = 1
@@ -43,8 +45,10 @@ def campaign(seconds: float, seed: int = 0) -> dict[str, Any]:
         for name, presets in kept.items():
             page(name).PRESETS = {key: short(recipe, str(ground.data)) for key, recipe in presets.items()}
         try:
-            for number, attack in enumerate(ATTACKS):
-                until = began + seconds * (number + 1) / len(ATTACKS)
+            shares = list(accumulate(ATTACKS.values()))
+            for attack, share in zip(ATTACKS, shares, strict=True):
+                until = began + seconds * share / shares[-1]
+                ground.note = ""
                 tried, faults = 0, []
                 for what, fault in attack(ground):
                     tried += 1
@@ -53,8 +57,8 @@ def campaign(seconds: float, seed: int = 0) -> dict[str, Any]:
                         print(f"FAULT {attack.__name__}, {what}: {fault}", file=sys.stderr, flush=True)
                     if time.monotonic() > until:
                         break
-                rows.append({"attack": attack.__name__.replace("_", " "), "tried": tried, "faults": faults})
-                print(f"{rows[-1]['attack']}: {tried} inputs, {len(faults)} faults", flush=True)
+                rows.append({"attack": attack.__name__.replace("_", " "), "tried": tried, "faults": faults, "note": ground.note})
+                print(f"{rows[-1]['attack']}: {tried} inputs, {len(faults)} faults{ground.note and f' ({ground.note})'}", flush=True)
         finally:
             for name, presets in kept.items():
                 page(name).PRESETS = presets
