@@ -151,6 +151,6 @@ class Model(nn.Module):
         """Set the trainable parameters and `collate` for a stage. Called when a stage starts and when it is resumed."""
 
     def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """Return the samples that `collate` receives in this stage. Called once if the data are held in memory, for example to cache
-        the features of a frozen tower when images are not augmented."""
+        """Return the samples that `collate` receives in this stage. Called once for each sample, a few hundred at a time, if the data are
+        held in memory, for example to cache the features of a frozen tower when images are not augmented."""
         return samples

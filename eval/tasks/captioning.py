@@ -23,6 +23,7 @@ from eval.captions.java import meteor, why_no_meteor, why_no_spice
 from eval.captions.scores import ORDERS, TOO_FEW, Corpus, whole
 from eval.captions.tokens import tokeniser
 from eval.harness.source import Source, spread
+from eval.judges.clipscore import NO_CLIP
 from eval.scenes.content import content, measures
 from eval.scenes.oracle import has_truth
 
@@ -32,6 +33,8 @@ HEADLINE = (r"CIDEr-D", r"object F1")
 PRIMARY = 500
 SHIFTED = 250
 READ = 20_000  # training pictures whose captions the controls are made of
+NO_TRAIN = "the data set has no captions of training pictures"
+ONE_EACH = "it takes two pictures that have several captions each"
 
 
 def described(source: Source) -> dict[str, list[Sample]]:
@@ -94,19 +97,21 @@ class Captioning:
         times = Counter(captions)
         return [record | {"unique captions": 1 / times[record["caption"]]} | _fluency(record["tokens"].split()) for record in graded]
 
-    def controls(self, source: Source) -> dict[str, list[Record]]:
+    def controls(self, source: Source) -> dict[str, list[Record] | str]:
         """What real pictures get without a captioner (eval/captions/baselines.py), and the last annotator against the others."""
         if self.truthful:
             return {}
-        found: dict[str, list[Record]] = {}
-        written = source.captions("train", READ) if "train" in source.streams else []
-        if written:
-            known, images = TrainingCaptions(written), [sample.image for sample in self.samples]
+        images = [sample.image for sample in self.samples]
+        known = TrainingCaptions(source.captions("train", READ) if "train" in source.streams else [])
+        found: dict[str, list[Record] | str] = dict.fromkeys(
+            ("constant sentence", "nearest training caption", f"consensus of {NEAREST}"), NO_TRAIN
+        )
+        if known.captions:
             found["constant sentence"] = self._said([known.constant()] * len(images))
-            if source.clip:
-                found["nearest training caption"] = self._said(known.nearest(source.clip, images))
-                found[f"consensus of {NEAREST}"] = self._said(known.consensus(source.clip, images))
+            found["nearest training caption"] = self._said(known.nearest(source.clip, images)) if source.clip else NO_CLIP
+            found[f"consensus of {NEAREST}"] = self._said(known.consensus(source.clip, images)) if source.clip else NO_CLIP
         several = [sample for sample in self.samples if len(sample.captions) > 1]
+        found["one annotator"] = ONE_EACH
         if len(several) > 1:
             others = Captioning(self.split, [replace(sample, captions=sample.captions[:-1]) for sample in several])
             found["one annotator"] = others._said([sample.captions[-1] for sample in several])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import json
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -15,6 +16,8 @@ from data.files import append_text, read_text, write_text
 from eval.base.console import plain_console
 from eval.base.heartbeat import Pace, heartbeat, news, remaining
 from recipes.train.recipe import AnyRecipe
+
+Part = TypeVar("Part", bound=Sized)
 
 
 class Reporter:
@@ -29,6 +32,7 @@ class Reporter:
         _cut_after(self.path, step)
         console = plain_console(stderr=True)
         self.name, self.samples, self.total, self.status, self.pace = folder.name, samples, recipe.samples, "", Pace(recipe.samples)
+        self.preparing = "no step yet"
         self.plain = not console.is_terminal
         self.bar = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
@@ -68,10 +72,33 @@ class Reporter:
             self.samples = samples
             self.pace.at(samples)
 
+    def counting(self, doing: str, parts: Iterable[Part], total: int | None) -> Iterator[Part]:
+        """The parts, each of several samples. While they are used before the first step, progress shows how many samples are done and,
+        if their `total` is known, when all will be."""
+        if not self.active:
+            yield from parts
+            return
+        done, pace = 0, Pace(total or 0)
+        pace.at(done)
+        try:
+            for part in parts:
+                yield part
+                done += len(part)
+                pace.at(done)
+                of = f" of {total:,} samples, {remaining(pace.left)}" if total else " samples"
+                self._prepares(f"{doing}: {done:,}{of}")
+        finally:
+            self._prepares("no step yet")
+
+    def _prepares(self, what: str) -> None:
+        self.preparing = what
+        if not self.pace.seen:
+            self.bar.update(self.task, status=f"getting ready, {what}")
+
     def plain_line(self) -> str:
         """clip-tiny-s0   12 %  23,040 of 192,000 samples  loss 1.212  62 samples/s ...  about 45 min left"""
         if not self.pace.seen:
-            return f"{self.name}: getting ready, no step yet"
+            return f"{self.name}: getting ready, {self.preparing}"
         share = f"{100 * self.samples // max(1, self.total):>3} %  {self.samples:,} of {self.total:,} samples"
         return "  ".join(filter(None, [self.name, share, self.status, remaining(self.pace.left)]))
 

@@ -43,6 +43,8 @@ from recipes.train.stages import Needed, adopt, describe, enter, prerequisites, 
 from recipes.train.step import average_gradients, backward
 from recipes.train.watch import Signals, Watch
 
+PART = 256  # training samples that a model reads at a time before the first step
+
 
 def train(recipe: AnyRecipe, folder: Path, preset: str = "custom", shared: Path | None = None, *, page: str = "") -> int:
     """Train a recipe in a run folder, from its last checkpoint if there is one. Missing prerequisites are trained first, in folders under
@@ -93,7 +95,8 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
     report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=process.rank == 0)
     model = build(recipe, split, folder, process, needed, progress, begun=begun)
     if not begun:
-        model.remember(in_order(split, batch_size=256, needs=model.needs))
+        batches = in_order(split, batch_size=PART, needs=model.needs)
+        model.remember(report.counting("training samples read", batches, split.samples))
         if process.rank == 0:
             models.describe(model, folder)  # `remember` may have changed its configuration
     report.event("resume" if progress.step else "start", _headline(recipe, model, split, process, progress), step=progress.step)
@@ -108,7 +111,7 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
         optimizer = optimiser(model, stage.optim, fused=process.device.type == "cuda")
         if left and number == first:
             checkpoint.load(state_path, model, optimizer)
-        loader = _loader(recipe, stage, split, model, process, progress)
+        loader = _loader(recipe, stage, split, model, process, progress, report)
         report.event("stage", describe(model, recipe, stage, progress), step=progress.step, stage=stage.name)
         validation = _validation_batches(recipe, stage, model, process)
         watch = Watch(recipe, stage, report, progress, process)
@@ -205,13 +208,14 @@ def _tokenizer(recipe: AnyRecipe, split: Split, adopted: Mapping[str, Any]) -> T
 # ---------------------------------------------------------------------------------------------------- helpers
 
 
-def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Model, process: Process, progress: Progress) -> Loader:
+def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Model, process: Process, progress: Progress, report: Reporter) -> Loader:
     def precompute(samples: Sequence[Sample]) -> Sequence[Sample]:
         """Add the cost of precomputing to that of the training, but not again on resuming: a resumed run reports the same cost as an
         uninterrupted one."""
         start = time.monotonic()
+        parts = (samples[first : first + PART] for first in range(0, len(samples), PART))
         with flop_counter() as flops:
-            found = model.precompute(samples)
+            found = [sample for part in report.counting("features computed once", parts, len(samples)) for sample in model.precompute(part)]
         if not progress.in_stage:
             progress.spent += flops.get_total_flops() * process.world
             progress.seconds += time.monotonic() - start

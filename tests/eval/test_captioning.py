@@ -246,6 +246,11 @@ def test_one_annotator_is_measured_against_the_others_alone(tmp_path: Path) -> N
 
 def test_what_the_data_do_not_allow_is_left_out(tmp_path: Path) -> None:
     assert named(compared(tmp_path / "no clip", clip=False)) & OWN == {"constant sentence", "one annotator"}
+    notes = {
+        cell["variant"]: cell["note"] for cell in compared(tmp_path / "no clip", clip=False)["cells"] if cell.get("status") == "not run"
+    }
+    assert "make train-clip" in notes["nearest training caption"]
+    assert "make train-clip" in notes["consensus of 30"]
     assert named(compared(tmp_path / "no train", train=[])) & OWN == {"one annotator"}
     single = [replace(sample, captions=sample.captions[:1]) for sample in photos(20)]
     assert named(compared(tmp_path / "one caption", test=single)) & OWN == OWN - {"one annotator"}

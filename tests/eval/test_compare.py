@@ -344,6 +344,21 @@ def test_pictures_show_each_models_first_choice(tmp_path: Path) -> None:
         assert not picture.agree
 
 
+def test_captions_with_a_score_stand_from_the_best_to_the_worst(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "coca") / "eval/scenes-tiny/showcase.json"
+    shown = json.loads(path.read_text())
+    for item, score in zip(shown["items"], (0.25, 1.5, None, 0.75), strict=False):
+        item |= {"score": score, "truth": [*item["truth"], "what another wrote"]}
+    path.write_text(json.dumps(shown))
+    pictures = report_on(tmp_path).datasets[0].pictures
+    assert [picture.score for picture in pictures] == [1.5, 0.75, 0.25, None, None, None]
+    assert [picture.key for picture in pictures][3:] == [shown["items"][row]["key"] for row in (2, 4, 5)]
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert 'title="CIDEr-D">1.50<' in page
+    assert page.count("what another wrote") == 3
+
+
 def test_the_report_opens_with_pictures_that_say_what_each_page_made_of_them(tmp_path: Path) -> None:
     for model in ("clip", "coca", "cm3leon"):
         write_run(tmp_path, model, samples=10, log=False)

@@ -111,6 +111,26 @@ def shown(model: Any, samples: list[Sample]) -> dict[str, Any]:
     return showcase(Subject(model), [*retrieval.plan(source), *vqa.plan(source)], source)
 
 
+class Half:
+    """Says what people wrote of every second picture."""
+
+    def caption(self, images: Sequence[np.ndarray]) -> list[str]:
+        numbers = [fakes.number_of(image) for image in images]
+        return [f"caption 0 of {number}" if number % 2 else "a red star" for number in numbers]
+
+
+def test_captions_of_pictures_whose_truth_is_unknown_come_with_their_score(tmp_path: Path) -> None:
+    """As in the task's own records."""
+    samples = fakes.captioned(40)
+    fakes.run(Half(), {"test": samples}, tmp_path, tasks=["captioning"])
+    records = map(json.loads, (tmp_path / "fakes" / "captioning.test.model.jsonl").read_text().splitlines())
+    graded = {record["key"]: record["CIDEr-D"] for record in records if "CIDEr-D" in record}
+    items = read_result(Run("a", tmp_path), tmp_path / "fakes").showcase["items"]
+    assert [item["score"] for item in items] == [pytest.approx(graded[item["key"]], abs=1e-4) for item in items]
+    assert {item["score"] > 1 for item in items} == {True, False}
+    assert "score" not in shown(Everything(), asked(40))["items"][0]  # without the task captioning
+
+
 def test_every_ability_is_shown_beside_the_same_pictures() -> None:
     found = shown(Everything(), asked(60))
     assert list(found["adapters"]) == ["caption", "answers", "ranked", "drawing", "unmasked"]

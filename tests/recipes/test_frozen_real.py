@@ -22,6 +22,7 @@ from models.frozen.locked import LLAMA
 from models.shared.text import BPETokenizer
 from models.shared.vision import TINY_TOWER
 from recipes import frozen
+from recipes.train.log import Reporter
 from recipes.train.loop import train
 from recipes.train.recipe import Optim, Recipe
 from recipes.train.watch import Watch
@@ -57,7 +58,11 @@ def test_real_trains_on_the_weights_of_wheels_and_resumes(
     model = replace(real.model, vision=TINY_TOWER, rank=2, context=24)
     how: dict[str, Any] = {"optim": Optim(lr=1e-2), "budget": 24, "batch": 8, "data": str(few), "device": "cpu", "precision": "fp32"}
     recipe = replace(real, model=model, **how, log=replace(real.log, every=1, validate=0))
-    assert train(recipe, tmp_path / "whole", "real", page="frozen") == 0
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "_prepares", lambda self, what: said.append(what.split(":")[0]))
+        assert train(recipe, tmp_path / "whole", "real", page="frozen") == 0
+    assert said == ["training samples read", "no step yet", "features computed once", "no step yet"]  # progress before the first step
     trained: Any = models.load(tmp_path / "whole")
     assert isinstance(trained, LockedFrozen)
     for module, state in wheels.items():
