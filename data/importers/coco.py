@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from data.captions import usable
 from data.importers.write import Row, read_text, write_split
@@ -49,7 +49,7 @@ def import_coco(
 def rows_of(path: Path, label: str | None, dropped: Counter[str]) -> dict[int | str, Row]:
     """The rows of a captions json, by their ids. What cannot be used is counted."""
     entries, annotations = _parts(path)
-    rows: dict[int | str, Row] = {}
+    rows: dict[int | float | str, Row] = {}
     for entry in entries:
         file, image_id = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
         if not isinstance(file, str) or not _is_id(image_id):
@@ -99,7 +99,7 @@ def add_objects(rows: Mapping[Any, Row], path: Path, dropped: Counter[str]) -> N
             row.objects.append(Object(name, (left, top, left + width, top + height)))
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[int | float | str]:
     """Pandas writes whole numbers as 7.0."""
     return isinstance(value, int | float | str) and not isinstance(value, bool)
 
