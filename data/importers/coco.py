@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from data.captions import usable
 from data.importers.write import Row, read_text, write_split
@@ -99,7 +99,7 @@ def add_objects(rows: Mapping[Any, Row], path: Path, dropped: Counter[str]) -> N
             row.objects.append(Object(name, (left, top, left + width, top + height)))
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[int | float | str]:
     """Pandas writes whole numbers as 7.0."""
     return isinstance(value, int | float | str) and not isinstance(value, bool)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from data.fields import check_types, require
+from models.shared.ranges import check_ranges
 
 Config = TypeVar("Config")
 
@@ -143,6 +144,8 @@ class Recipe(Generic[Config]):
 
     def __post_init__(self) -> None:
         check_types(type(self), vars(self))
+        if is_dataclass(self.model):
+            check_ranges(self.model)
         if self.stages and (self.budget or self.batch or self.optim.lr):
             names = ", ".join(stage.name for stage in self.stages)
             raise ValueError(f"this recipe has stages ({names}), each with its own optim, budget and batch: set --stages.0.budget etc.")
