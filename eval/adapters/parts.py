@@ -20,7 +20,7 @@ class PartScorer:
     A class is described by the mean of its prompts' parts (CLIP, section 3.1.4).
     """
 
-    queries = None  # all captions of an image are cheap
+    queries: int | None = None  # all captions of an image are cheap
 
     def __init__(self, model: ComparesParts, batch_size: int = 256) -> None:
         self.model, self.adapter, self.batch_size = model, model.score_kind, batch_size

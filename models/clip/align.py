@@ -90,7 +90,7 @@ class ALIGNConfig:
     @classmethod
     def _efficientnet(cls, width: float, depth: float, text: TransformerConfig, **options: Any) -> Self:
         blocks = EfficientNetConfig(width_coefficient=width, depth_coefficient=depth)
-        size = VisionConfig(width=0, depth=0, heads=0, image_size=289)
+        size = VisionConfig(width=0, depth=0, heads=0, image_size=289)  # only the size counts
         return cls(vision=size, text=text, efficientnet=blocks, random_crop=289 / 346, mean=HALF, std=HALF, **options)
 
 
@@ -131,7 +131,7 @@ class ALIGN(Model):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in self.visual.modules():
+        for module in self.visual.modules():  # statistics of a batch would make its rows depend on each other
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
