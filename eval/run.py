@@ -85,7 +85,7 @@ def main(
     except (EvalError, DataError, OSError, ValueError) as error:
         sys.exit(f"eval: {error}")
     except KeyboardInterrupt:
-        print(f"eval: {run}: stopped; what was answered is kept, run again to go on", file=sys.stderr)
+        print(f"eval: {run}: interrupted; finished records are kept. Run the same command again to resume", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 
