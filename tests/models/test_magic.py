@@ -333,5 +333,5 @@ def test_it_sees_through_a_clip_of_locked_encoders_and_is_loaded_with_it(
     loaded: Any = models.load(tmp_path / "run")
     assert isinstance(loaded.clip, LockedCLIP)
     assert loaded.caption(images) == written
-    with pytest.raises(ValueError, match="MAGIC looks through a LockedCLIP, not a CLIP"):
+    with pytest.raises(ValueError, match="MAGIC's image-text model must be a LockedCLIP, not a CLIP"):
         model.adopt({"clip": clip})
