@@ -273,7 +273,7 @@ def test_it_takes_over_both_models_with_both_tokenizers_and_trains_nothing(
 
 def test_it_looks_through_a_clip_only(words: BPETokenizer, clip: CLIP) -> None:
     model = build(LLAMA, words, clip)
-    with pytest.raises(ValueError, match="through a CLIP, not a LM"):
+    with pytest.raises(ValueError, match="must be a CLIP, not a LM"):
         model.adopt({"clip": LM(LMConfig(language=LLAMA, vocab_size=words.vocab_size), words)})
 
 
