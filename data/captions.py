@@ -25,7 +25,7 @@ _ITEM = rf"(?:{_STRING}|None|nan|NaN|<NA>)"
 _ITEMS = re.compile(_ITEM, re.DOTALL)
 _LIST = re.compile(rf"\[\s*{_ITEM}(?:[\s,]+{_ITEM})*[\s,]*\]|\(\s*{_ITEM}\s*,(?:[\s,]*{_ITEM})*[\s,]*\)", re.DOTALL)
 _NESTED = re.compile(rf"[\[(]\s*[\[(]\s*{_ITEM}.*[\])][\s,]*[\])]", re.DOTALL)
-NO_VALUE = frozenset(("nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "N/A", "#N/A"))  # what is written where there is none
+NO_VALUE = frozenset(("nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "N/A", "#N/A"))  # placeholders for a missing caption
 
 
 def decode_text(content: bytes) -> tuple[str, bool]:

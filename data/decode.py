@@ -152,7 +152,7 @@ def open_image(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> tuple[Imag
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as upright 8-bit RGB. Raises Unusable for numbers that are no brightness."""
+    """Any PIL image as upright 8-bit RGB. Raises Unusable for values that are not brightness."""
     signed, white = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT) == (2,), 65535 if image.format == "PNG" else 0
     if image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:
         image = ImageOps.exif_transpose(image)
@@ -175,9 +175,9 @@ def _grey(image: Image.Image, signed: bool, white: int) -> Image.Image:
     ranges = [255, white] if white else [2**bits - 1 for bits in (8, 10, 12, 14, *range(16, 33))]
     if image.mode == "F":
         ranges = [1, *(whole for whole in ranges if whole <= 65535)]
-    whole = next((whole for whole in ranges if values.min() >= 0 and values.max() <= whole), None)  # none for what is not a number
+    whole = next((whole for whole in ranges if values.min() >= 0 and values.max() <= whole), None)  # none for NaN
     if whole is None:
-        raise Unusable("image of numbers that are no brightness")
+        raise Unusable("image whose values are not brightness")
     grey = (values.astype(np.int64) >> 8 if whole == 65535 else np.rint(values * (255 / whole))).astype(np.uint8)
     clear = image.info.get("transparency")
     return Image.fromarray(np.where(values == clear, np.uint8(255), grey) if isinstance(clear, int) else grey)
@@ -208,7 +208,7 @@ def image_bytes(members: Members) -> tuple[str, bytes]:
 
 
 def describe(members: Members, image: np.ndarray, tally: Tally) -> Sample:
-    """The sample of an image with its text and json members; what they hold that cannot be read is counted. Raises Unusable."""
+    """The sample of an image with its text and json members; fields that cannot be read are counted. Raises Unusable."""
     where = f"{members['__url__']}:{members['__key__']}"
 
     def text_of(extension: str) -> str:
@@ -318,7 +318,7 @@ def _grouped(url: str, tally: Tally) -> Iterator[Members]:
 
 
 def _whole(members: Iterator[tuple[tarfile.TarInfo, Read]], ended: list[BehindTheEnd]) -> Iterator[tuple[tarfile.TarInfo, Read]]:
-    """The members; what is wrong behind their end is kept in `ended`, so that the last sample counts."""
+    """The members. An error after their end is kept in `ended`, so that the last sample still counts."""
     try:
         yield from members
     except BehindTheEnd as error:

@@ -98,8 +98,8 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Mo
         model = kind(config, tokenizer)
         if adapted:
             adapt(model, **adapted)
-    except Exception as error:  # whatever a constructor raises at sizes that no training wrote
-        raise FileError(f"{folder / 'model.json'} describes no {kind.name} that can be built ({_said(error)}). {TRAIN_AGAIN}") from error
+    except Exception as error:  # constructors can raise anything if sizes are invalid
+        raise FileError(f"{folder / 'model.json'} does not describe a valid {kind.name} ({_said(error)}). {TRAIN_AGAIN}") from error
     if weights:
         if not (folder / "model.safetensors").exists():
             raise FileNotFoundError(
@@ -123,8 +123,8 @@ def described(folder: Path) -> tuple[type[Model], Any]:
     try:
         kind = model_class(description["model"])
         config = from_dict(kind.Config, description["config"])
-    except Exception as error:  # whatever a configuration raises at values that no training wrote
-        raise FileError(f"{path} describes no model of this version ({_said(error)}). {TRAIN_AGAIN}") from error
+    except Exception as error:  # configurations can raise anything if values are invalid
+        raise FileError(f"{path} does not describe a model of this version ({_said(error)}). {TRAIN_AGAIN}") from error
     _names_no_other_place(config, path)
     return kind, config
 
@@ -139,7 +139,7 @@ def _adapted(path: Path) -> dict[str, Any]:
 
 
 def _names_no_other_place(config: Any, file: Path) -> None:
-    """Every architecture is described in the file itself: whatever a run folder says, nothing is fetched or executed to load it."""
+    """The file describes the whole architecture: nothing that a run folder names is fetched or executed to load it."""
     for field in fields(config):
         value: Any = getattr(config, field.name)
         if is_dataclass(value):

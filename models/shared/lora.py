@@ -1,4 +1,4 @@
-"""LoRA: a frozen linear layer learns by a low-rank update beside it (Hu et al., 2021, arXiv 2106.09685)."""
+"""LoRA: a low-rank update of a frozen linear layer (Hu et al., 2021, arXiv 2106.09685)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LoRA(nn.Module):
         return self.scale * self.B(self.A(x))
 
     def update(self) -> Tensor:
-        """`[outputs, inputs]`: added to the layer's weight, it replaces the path beside the layer."""
+        """`[outputs, inputs]`: added to the layer's weight, it replaces the parallel path."""
         return self.scale * self.B.weight @ self.A.weight
 
     def beside(self, layer: nn.Module) -> None:
@@ -92,7 +92,7 @@ def in_a_block(name: str) -> bool:
 
 
 def low_rank_updates(model: nn.Module, layers: Collection[str], *, rank: int, scale: float) -> nn.ModuleDict:
-    """A LoRA beside each linear layer of `model` whose name ends with one of `layers`, such as "q_proj". The caller must register
+    """A LoRA for each linear layer of `model` whose name ends with one of `layers`, such as "q_proj". The caller must register
     the result; keys are the layers' names with "/" instead of ".".
 
     Raises ValueError if the model has no such layer.

@@ -94,7 +94,7 @@ class Stage:
         check_types(type(self), vars(self), f"stage {self.name}: ")
         for name in ("budget", "batch"):
             require(getattr(self, name) >= 1, f"{name} of stage {self.name!r}", getattr(self, name), "1 or more samples")
-        within = f"at most the stage's budget of {self.budget:,} samples"
+        within = f"at most the stage's budget of {self.budget:,} samples; a smaller budget needs a shorter warm-up, too"
         require(self.optim.warmup <= self.budget, f"optim.warmup of stage {self.name!r}", self.optim.warmup, within)
 
 

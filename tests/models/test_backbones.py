@@ -203,7 +203,7 @@ def test_small_and_paper_name_towers_of_their_shapes() -> None:
 
 
 def test_frozen_refuses_an_encoder_decoder(asked: list[str]) -> None:
-    with pytest.raises(ValueError, match="google/tiny-t5 has an encoder of its own"):
+    with pytest.raises(ValueError, match="google/tiny-t5 is an encoder-decoder"):
         Frozen(replace(FrozenConfig.tiny(), language=LanguageConfig(source="google/tiny-t5")), WORDS)
 
 

@@ -61,7 +61,8 @@ def test_every_number_of_a_recipe_has_a_range() -> None:
 
 def test_a_warm_up_fits_into_its_stage() -> None:
     assert Stage("train", Optim(lr=0.1, warmup=64), budget=64, batch=8).optim.warmup == 64
-    with pytest.raises(FieldError, match=r"optim\.warmup of stage 'train' is 65, expected at most the stage's budget of 64 samples"):
+    expected = r"expected at most the stage's budget of 64 samples; a smaller budget needs a shorter warm-up"
+    with pytest.raises(FieldError, match=rf"optim\.warmup of stage 'train' is 65, {expected}"):
         Stage("train", Optim(lr=0.1, warmup=65), budget=64, batch=8)
 
 
