@@ -31,7 +31,7 @@ class TrainingCaptions:
 
     def __init__(self, captions: Sequence[str]) -> None:
         self.captions = [caption for caption in dict.fromkeys(captions) if caption.strip()]
-        self.lengths = np.array([len(re.findall(WORD, caption)) for caption in self.captions])
+        self.lengths = np.array([len(re.findall(WORD, caption)) for caption in self.captions], dtype=int)
         parts = [csr_matrix((len(self.captions), 1), dtype=np.float32)]
         for n in range(1, 1 + min(4, self.lengths.max(initial=0))):
             counted = CountVectorizer(ngram_range=(n, n), token_pattern=WORD, dtype=np.float32).fit_transform(self.captions)

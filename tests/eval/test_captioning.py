@@ -280,3 +280,4 @@ def test_captions_repeated_empty_or_without_words_change_nothing() -> None:
     assert TrainingCaptions([*texts, *["an airport at night"] * 9]).captions.count("an airport at night") == 1  # repeated words count once
     assert TrainingCaptions(["?", "!"]).constant() in {"?", "!"}
     assert TrainingCaptions(["dog"]).constant() == "dog"
+    assert not TrainingCaptions([""]).captions
