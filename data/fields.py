@@ -24,7 +24,9 @@ def whole_numbers(text: str, name: str, least: int = 0) -> list[int]:
     """Numbers that are separated by commas: "0,1,2". Raises FieldError."""
     parts = [part.strip() for part in text.split(",")]
     require(all(part.isdecimal() and int(part) >= least for part in parts), name, text, f"whole numbers from {least} up, such as 0,1,2")
-    return [int(part) for part in parts]
+    numbers = [int(part) for part in parts]
+    require(len(set(numbers)) == len(numbers), name, text, "every number once")
+    return numbers
 
 
 def check_types(cls: type, values: Mapping[str, Any], where: str = "") -> None:

@@ -23,6 +23,7 @@ from random import Random
 from PIL import Image
 from rich.progress import track
 
+from data.fields import require
 from data.files import new_folder, remove_folder
 from data.sample import Object, Sample
 from data.scenes.draw import box, draw
@@ -146,9 +147,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--planted", type=float, help="share of training pictures whose background agrees with their first object")
     args = parser.parse_args()
-    if args.planted is not None and not 0 <= args.planted <= 1:
-        parser.error(f"--planted {args.planted}: expected a share between 0 and 1, such as 0.9")
-    build(args.out, args.preset, args.seed, args.workers, planted=args.planted)
+    try:
+        require(args.planted is None or 0 <= args.planted <= 1, "--planted", args.planted, "a share between 0 and 1, such as 0.9")
+        require(0 <= args.seed < 1 << 32, "--seed", args.seed, f"0 to {(1 << 32) - 1:,}")
+        require(args.workers is None or args.workers >= 1, "--workers", args.workers, "1 or more")
+        build(args.out, args.preset, args.seed, args.workers, planted=args.planted)
+    except (DataError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from math import inf
 from typing import Any
 
 from data.fields import check_types, require
@@ -11,7 +10,11 @@ from data.fields import check_types, require
 ANY = {"bias", "mean"}
 ABOVE_ZERO = {"temperature", "max_scale", "std", "mlp_ratio", "norm_eps", "rotary_base"}
 SHARES = {"dropout", "patch_dropout", "query_dropout", "mask_share", "random_share", "rate", "top_p", "decay", "dead"}
-SIZES = {"width", "heads", "hidden", "embed_dim", "vocab_size", "image_size", "patch_size", "queries", "positions", "codes", "latent"}
+DEPTHS = {"depth", "multimodal_depth", "decoder_depth", "blocks"}
+WIDTHS = {"width", "heads"}  # 0 where a configuration has no transformer
+SIZES = {"context", "hidden", "embed_dim", "vocab_size", "image_size", "patch_size", "queries", "positions", "codes", "latent"}
+LEAST, MOST = 5e-324, 1e30  # the smallest number above 0; float32 ends at 3e38
+LARGEST_SIZE, LARGEST_DEPTH = 1 << 20, 1000
 
 
 def check_ranges(config: Any, where: str = "--model") -> None:
@@ -29,20 +32,20 @@ def check_ranges(config: Any, where: str = "--model") -> None:
                 require(least <= number <= most, name, value, expected)
     width, heads = getattr(config, "width", None), getattr(config, "heads", None)
     if isinstance(width, int) and isinstance(heads, int):
-        require(width % heads == 0, f"{where}.heads", heads, f"a divisor of the width, {width}")
+        require(width % heads == 0 if heads else width == 0, f"{where}.heads", heads, f"a divisor of the width, {width}")
 
 
 def _range(name: str) -> tuple[float, float, str]:
     """The smallest and the largest value, and what to say of them."""
-    tiny = 5e-324  # the smallest number above 0
     if name in ANY:
-        return -inf, inf, "a number"
+        return -MOST, MOST, f"a number from {-MOST:g} to {MOST:g}"
     if name in SHARES:
         return 0, 1, "a share from 0 to 1"
     if name == "random_crop":
-        return tiny, 1, "a share above 0, up to 1"
-    if name == "context":
-        return 2, inf, "2 or more tokens"
-    if name in SIZES:
-        return 1, inf, "1 or more"
-    return (tiny, inf, "a number above 0") if name in ABOVE_ZERO else (0, inf, "0 or more")
+        return LEAST, 1, "a share above 0, up to 1"
+    if name in DEPTHS:
+        return 0, LARGEST_DEPTH, f"0 to {LARGEST_DEPTH:,} layers"
+    if name in SIZES or name in WIDTHS:
+        least = 0 if name in WIDTHS else 2 if name == "context" else 1  # a text has a start and an end
+        return least, LARGEST_SIZE, f"{least} to {LARGEST_SIZE:,}"
+    return (LEAST, MOST, f"a number above 0, up to {MOST:g}") if name in ABOVE_ZERO else (0, MOST, f"0 to {MOST:g}")

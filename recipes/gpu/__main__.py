@@ -44,11 +44,11 @@ def main() -> None:
     parser.add_argument("--commit", default="", help="commit of this code, where there is no git checkout")
     parser.add_argument("--rehearse", action="store_true", help="run every stage at reduced sizes on the CPU")
     args = parser.parse_args()
+    if not 0 < args.minutes < float("inf"):
+        sys.exit(f"error: --minutes {args.minutes:g}: expected a number above 0")
     if not args.rehearse and not torch.cuda.is_available():
         print(f"no GPU: torch {torch.__version__} finds no CUDA device, so nothing was run; --rehearse runs all stages on the CPU")
         return
-    if not args.minutes > 0:
-        sys.exit(f"error: --minutes {args.minutes:g}: expected a number above 0")
     os.environ |= SETTINGS
     from recipes.gpu.plan import REHEARSAL, Sizes, plan  # after the settings, and not at all without a GPU
 

@@ -237,8 +237,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path(".runs"), help="folder of the prerequisite runs")
     options, rest = parser.parse_known_args()
     try:
-        for name in ("peak", "share"):
-            require(getattr(options, name) > 0, name, getattr(options, name), "a number above 0")
+        require(0 < options.peak < math.inf, "--peak", options.peak, "a number above 0")
+        require(0 < options.share <= 100, "--share", options.share, "a number above 0, at most 100")
         recipe = with_options(options.page, options.preset, rest, "recipes.plan")
         on_gpu = planned_for_gpu(options.preset, recipe.device)
         ranks = whole_numbers(options.ranks, "ranks", least=1) if options.ranks else [1, 8] if on_gpu else [1]

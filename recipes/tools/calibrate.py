@@ -9,6 +9,7 @@ published in recipes/RESULTS.md.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -17,12 +18,13 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from data.fields import require
 from data.files import write_json
 from data.loader import in_order
 from data.sample import Object, Sample
 from data.scenes.language import answer
 from data.scenes.world import RELATIONS, direction
-from data.shards import find
+from data.shards import DataError, find
 from eval.base.console import plain_console
 from eval.base.metrics import estimate
 from eval.base.provenance import provenance
@@ -108,16 +110,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(".runs/calibrate.json"))
     args = parser.parse_args()
-    training, test = (
-        [sample for batch in in_order(find(args.data, split), batch_size=256) for sample in batch] for split in ("train", "test")
-    )
+    try:
+        require(args.budget >= 1, "--budget", args.budget, "1 or more images")
+        require(0 <= args.seed < 1 << 32, "--seed", args.seed, f"0 to {(1 << 32) - 1:,}")
+        calibrate(args.data, args.budget, args.seed, args.out)
+    except (DataError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+def calibrate(data: str, budget: int, seed: int, out: Path) -> None:
+    """Train the recogniser on a data set's pictures, and write what it recognises on test pictures to `out`."""
+    training, test = ([sample for batch in in_order(find(data, split), batch_size=256) for sample in batch] for split in ("train", "test"))
     started = time.monotonic()
-    model = train(training, budget=args.budget, seed=args.seed, report=_report)
+    model = train(training, budget=budget, seed=seed, report=_report)
     rows = measure(test, model.recognise([sample.image for sample in test]), training)
-    _show(rows, f"{args.budget:,} images in {time.monotonic() - started:.0f} s, seed {args.seed}, {args.data}/test")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"data": find(args.data, "test").name, "budget": args.budget, "seed": args.seed, "hardware": hardware(torch.device("cpu"))}
-    write_json(args.out, about | provenance() | {"rows": rows})
+    _show(rows, f"{budget:,} images in {time.monotonic() - started:.0f} s, seed {seed}, {data}/test")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"data": find(data, "test").name, "budget": budget, "seed": seed, "hardware": hardware(torch.device("cpu"))}
+    write_json(out, about | provenance() | {"rows": rows})
 
 
 if __name__ == "__main__":

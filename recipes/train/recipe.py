@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from data.fields import check_types, require
-from models.shared.ranges import check_ranges
+from models.shared.ranges import MOST, check_ranges
 
 Config = TypeVar("Config")
 
@@ -34,9 +34,9 @@ class Optim:
     def __post_init__(self) -> None:
         check_types(type(self), vars(self))
         for name in ("lr", "weight_decay", "warmup"):
-            require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "0 or more")
+            require(0 <= getattr(self, name) <= MOST, f"optim.{name}", getattr(self, name), f"0 or more, at most {MOST:g}")
         for name in ("eps", "clip_norm"):
-            require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "a number above 0")
+            require(0 < getattr(self, name) <= MOST, f"optim.{name}", getattr(self, name), f"a number above 0, at most {MOST:g}")
         require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "numbers from 0 to below 1")
 
     def lr_at(self, samples: int, budget: int) -> float:

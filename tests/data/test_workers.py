@@ -56,7 +56,7 @@ def test_a_small_shared_memory_is_an_error_that_names_the_cure(tmp_path: Path, b
     done = subprocess.run(["unshare", "-m", "sh", "-c", command], env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "No space left" in line
+    assert "unable to allocate shared memory" in line  # torch 2.11 gives "Success (0)" as the reason
     assert "--workers 0" in line
     assert "--shm-size" in line
 

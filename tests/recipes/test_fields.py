@@ -14,7 +14,7 @@ import pytest
 from data.fields import FieldError
 from data.shards import DataError
 from models.shared.device import resolve_device
-from models.shared.ranges import ABOVE_ZERO, ANY, SHARES, SIZES
+from models.shared.ranges import ABOVE_ZERO, ANY, DEPTHS, SHARES, SIZES, WIDTHS
 from recipes.train.__main__ import main
 from recipes.train.loop import train
 from recipes.train.pages import names, page
@@ -22,13 +22,14 @@ from recipes.train.recipe import AnyRecipe, Log, Optim, Recipe, Stage
 from tests.recipes.kit import shortened
 
 NUMBERS = ("lr", "weight_decay", "clip_norm", "eps")
-BAD_OPTIM: list[tuple[str, Any]] = [(name, value) for name in NUMBERS for value in (-1.0, nan, inf, -inf)]
+BAD_OPTIM: list[tuple[str, Any]] = [(name, value) for name in NUMBERS for value in (-1.0, nan, inf, -inf, 1e300)]
 BAD_OPTIM += [("warmup", -1), ("warmup", 1.5), ("clip_norm", 0.0), ("eps", 0.0), ("lr", "fast"), ("muon", 1)]
 BAD_OPTIM += [("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("betas", (nan, 0.9)), ("betas", (0.9,))]
 BAD_LOG: list[tuple[str, Any]] = [("every", 0), ("every", -5), ("validate", -1), ("wandb", "maybe"), ("every", True)]
 BAD_RECIPE: list[tuple[str, Any]] = [("vocab_size", -1), ("vocab_size", 0), ("vocab_size", 258), ("vocab_size", 10**9), ("seed", -1)]
 BAD_RECIPE += [("seed", 2**32), ("seed", 0.5), ("workers", -1), ("workers", 10**6), ("memory_gb", -1.0), ("memory_gb", nan)]
 BAD_RECIPE += [("save_minutes", nan), ("save_minutes", -1.0), ("shards", -1), ("micro_batch", 0), ("micro_batch", -2), ("micro_batch", 17)]
+BAD_RECIPE += [("lora_rank", -1), ("lora_rank", 10**6)]
 BAD_RECIPE += [("budget", 0), ("budget", -1), ("batch", 0), ("batch", -16), ("precision", "fp8"), ("data", 3), ("compile", "yes")]
 
 
@@ -98,8 +99,9 @@ def test_every_number_of_a_model_has_a_range(name: str) -> None:
     recipe = page(name).PRESETS["tiny"]
     for place, value in _numbers(recipe.model):
         number = value[0] if isinstance(value, tuple) else value
-        bad = [nan, inf, *([] if place[-1] in ANY else [-1 if type(number) is int else -0.5])]
-        bad += [0] if place[-1] in (*SIZES, *ABOVE_ZERO, "random_crop", "context") else []
+        bad = [nan, inf, 1e300, 10**40, *([] if place[-1] in ANY else [-1 if type(number) is int else -0.5])]
+        bad += [0] if place[-1] in (*SIZES, *ABOVE_ZERO, "random_crop") else []
+        bad += [1_000_000_000] if place[-1] in (*SIZES, *WIDTHS, *DEPTHS) else []
         bad += [1.5] if place[-1] in (*SHARES, "random_crop") else []
         for other in bad:
             changed = (other, *value[1:]) if isinstance(value, tuple) else other
@@ -111,9 +113,10 @@ def test_every_number_of_a_model_has_a_range(name: str) -> None:
                 replace(recipe, model=model)
 
 
-def test_heads_divide_the_width(recipe: AnyRecipe) -> None:
-    with pytest.raises(FieldError, match=r"--model\.text\.heads is 3, expected a divisor of the width, \d+"):
-        replace(recipe, model=_with(recipe.model, ("text", "heads"), 3))
+@pytest.mark.parametrize("heads", [0, 3])
+def test_heads_divide_the_width(heads: int, recipe: AnyRecipe) -> None:
+    with pytest.raises(FieldError, match=rf"--model\.text\.heads is {heads}, expected a divisor of the width, \d+"):
+        replace(recipe, model=_with(recipe.model, ("text", "heads"), heads))
 
 
 @pytest.mark.parametrize("name", ["nonsense", "", "meta", "cuda:x", "cpu cpu", "mps" if sys.platform != "darwin" else "xla", "cuda:63"])

@@ -68,7 +68,7 @@ def campaign(seconds: float, seed: int = 0) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fault injection", prog="tests.stress")
-    parser.add_argument("--seconds", type=float, default=540.0, help="for all attacks together")
+    parser.add_argument("--seconds", type=float, default=590.0, help="for all attacks together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()

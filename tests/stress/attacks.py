@@ -7,14 +7,14 @@ from tests.stress.kills import killed_comparisons, killed_evaluations, killed_tr
 from tests.stress.mutations import mutated_models, mutated_results, mutated_tars
 from tests.stress.together import two_at_once
 
-ATTACKS = {
-    killed_trainings: 36,
-    killed_comparisons: 12,
-    killed_evaluations: 8,
-    full_and_read_only_disks: 12,
-    limited_files: 8,
+ATTACKS = {  # the first two come to an end of their own, on two idle cores within their share of ten minutes
+    killed_trainings: 42,
+    killed_comparisons: 13,
+    killed_evaluations: 6,
+    full_and_read_only_disks: 10,
+    limited_files: 7,
     two_at_once: 8,
-    mutated_results: 6,
+    mutated_results: 5,
     mutated_models: 5,
-    mutated_tars: 5,
+    mutated_tars: 4,
 }
