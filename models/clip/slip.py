@@ -38,6 +38,7 @@ class ViewsConfig(CLIPConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         patch = self.vision.patch_size
+        require(patch >= 1, "vision.patch_size", patch, "1 or more")
         whole = self.view.size % patch == 0
         require(whole, "view.size", self.view.size, f"a multiple of the patch size, {patch} pixels")
         require(not self.frozen, "frozen", self.frozen, "False: a locked image tower learns nothing from further views of a picture")

@@ -11,7 +11,7 @@ from data.fields import check_types, require
 ANY = {"bias", "mean"}
 ABOVE_ZERO = {"temperature", "max_scale", "std", "mlp_ratio", "norm_eps", "rotary_base"}
 SHARES = {"dropout", "patch_dropout", "query_dropout", "mask_share", "random_share", "rate", "top_p", "decay", "dead"}
-SIZES = {"width", "heads", "hidden", "embed_dim", "vocab_size", "image_size", "patch_size", "queries", "positions", "codes", "latent"}
+SIZES = {"width", "heads", "hidden", "embed_dim", "vocab_size", "image_size", "patch_size", "positions", "codes", "latent"}
 
 
 def check_ranges(config: Any, where: str = "--model") -> None:

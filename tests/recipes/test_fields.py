@@ -28,7 +28,16 @@ BAD_OPTIM += [("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("betas", (nan, 0.9
 BAD_LOG: list[tuple[str, Any]] = [("every", 0), ("every", -5), ("validate", -1), ("wandb", "maybe"), ("every", True)]
 BAD_RECIPE: list[tuple[str, Any]] = [("vocab_size", -1), ("vocab_size", 0), ("vocab_size", 258), ("vocab_size", 10**9), ("seed", -1)]
 BAD_RECIPE += [("seed", 2**32), ("seed", 0.5), ("workers", -1), ("workers", 10**6), ("memory_gb", -1.0), ("memory_gb", nan)]
-BAD_RECIPE += [("save_minutes", nan), ("save_minutes", -1.0), ("shards", -1), ("micro_batch", 0), ("micro_batch", -2), ("micro_batch", 17)]
+BAD_RECIPE += [
+    ("lora_rank", -1),
+    ("lora_rank", 5000),
+    ("save_minutes", nan),
+    ("save_minutes", -1.0),
+    ("shards", -1),
+    ("micro_batch", 0),
+    ("micro_batch", -2),
+    ("micro_batch", 17),
+]
 BAD_RECIPE += [("budget", 0), ("budget", -1), ("batch", 0), ("batch", -16), ("precision", "fp8"), ("data", 3), ("compile", "yes")]
 
 
