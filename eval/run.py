@@ -85,7 +85,7 @@ def main(
     except (EvalError, DataError, OSError, ValueError) as error:
         sys.exit(f"eval: {error}")
     except torch.OutOfMemoryError as error:
-        sys.exit(f"eval: {str(error).splitlines()[0]} A smaller --batch-size needs less memory; what was answered is kept")
+        sys.exit(f"eval: {str(error).splitlines()[0]} A smaller --batch-size needs less memory; finished records are kept")
     except KeyboardInterrupt:
         print(f"eval: {run}: interrupted; finished records are kept. Run the same command again to resume", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -23,11 +23,10 @@ Pictures are not flipped, which would make captions wrong. The vocabulary of `pa
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from models.clip import ALIGNConfig
 from recipes import clip
-from recipes.claims.claim import Arm, Cell, Change, Claim
+from recipes.claims.claim import Arm, Cell, Change, Claim, with_model
 from recipes.train.recipe import AnyRecipe, Optim
 
 PRESETS = {size: replace(clip.PRESETS[size], model=getattr(ALIGNConfig, size)()) for size in ("tiny", "small", "paper")}
@@ -44,10 +43,6 @@ PRESETS["paper"] = replace(
 
 def short(recipe: AnyRecipe) -> AnyRecipe:
     return replace(recipe, budget=48_000, optim=replace(recipe.optim, warmup=4_000))
-
-
-def with_model(**changes: Any) -> Change:
-    return lambda recipe: replace(recipe, model=replace(recipe.model, **changes))
 
 
 def noisy(share: float) -> Change:

@@ -21,14 +21,13 @@ initial    b = -10, 1 / t = 0.07                      b = -ln 1,023      b = -ln
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from models.siglip import LlipConfig
 from recipes import clip, siglip
-from recipes.claims.claim import Arm, Cell, Change, Claim
+from recipes.claims.claim import Arm, Cell, Claim, with_model
 from recipes.train.recipe import AnyRecipe, Optim
 
-PRESETS = {size: replace(siglip.PRESETS[size], model=getattr(LlipConfig, size)()) for size in ("tiny", "small")}
+PRESETS: dict[str, AnyRecipe] = {size: replace(siglip.PRESETS[size], model=getattr(LlipConfig, size)()) for size in ("tiny", "small")}
 PRESETS["paper"] = replace(
     clip.PRESETS["paper"],
     model=LlipConfig.paper(),
@@ -40,10 +39,6 @@ PRESETS["paper"] = replace(
 
 def short(recipe: AnyRecipe) -> AnyRecipe:
     return replace(recipe, budget=48_000, optim=replace(recipe.optim, warmup=4_000))
-
-
-def with_model(**changes: Any) -> Change:
-    return lambda recipe: replace(recipe, model=replace(recipe.model, **changes))
 
 
 MIXED = Arm("8 tokens, mixed by the text")

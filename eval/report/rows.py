@@ -19,7 +19,7 @@ from eval.tasks import headlines
 CIRCUMSTANCES = {"seed", "data", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch"}
 ADD_UP = {"samples_seen", "train_seconds", "train_flops"}  # costs that include those of the prerequisites
 PARADIGM_ORDER = ("contrastive", "masking", "generative", "pretrained backbones", "training-free")  # others follow in alphabetical order
-UNEXPLAINED = "The model declares no reason."
+UNEXPLAINED = "The reason is not known."
 IN_DISTRIBUTION = ("test", "val", "train")  # splits from the training distribution, in order of preference; all others are shifts
 
 

@@ -22,7 +22,7 @@ from eval.base.capabilities import Completer, Images, Prompt
 from eval.base.records import Record
 from eval.base.task import Measure
 from eval.harness.source import Source
-from eval.tasks.vqa import TRAIN_SAMPLES, Prior, accuracy, chance_note, learned, open_questions, opening, questioned
+from eval.tasks.vqa import BELOW_CHANCE, TRAIN_SAMPLES, Prior, accuracy, chance_note, learned, open_questions, opening, questioned
 from models.shared.prompts import answered, ask
 
 ORDER = 100
@@ -56,6 +56,7 @@ class FewShotVQA:
     gallery: ClassVar[bool] = False
     needs: ClassVar[type] = Completer
     needed_method: ClassVar[str] = "complete"
+    below_chance: ClassVar[str] = BELOW_CHANCE
 
     def __post_init__(self) -> None:
         asked = [open_questions(sample) for sample in self.samples]

@@ -31,6 +31,7 @@ HEADLINE = (r"accuracy",)
 PICTURES, SHIFTED_PICTURES = 500, 200
 TRAIN_SAMPLES = 2000
 CANDIDATES = 50
+BELOW_CHANCE = "Chance is a text-only prior, the most frequent training answer to each question: this model would do better without images."
 POLLS = "pope"  # questions of kinds with this prefix belong to eval/tasks/pope.py
 
 
@@ -112,6 +113,7 @@ class VQA:
     gallery: ClassVar[bool] = False
     needs: ClassVar[type] = Answerer
     needed_method: ClassVar[str] = "answer, answer_likelihood or score"
+    below_chance: ClassVar[str] = BELOW_CHANCE
 
     def __post_init__(self) -> None:
         self.questions = [open_questions(sample) for sample in self.samples]

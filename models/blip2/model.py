@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.fields import require
 from data.sample import Sample
 from models.blip2 import encoder_decoder
 from models.blip2.objective import contrastive, generation, generation_nll, similarities
@@ -62,6 +63,9 @@ class BLIP2Config:
     flip: bool = False  # half of the training pictures are mirrored; not where texts say "left" and "right"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
+
+    def __post_init__(self) -> None:
+        require(self.queries >= 1, "--model.queries", self.queries, "1 or more")
 
     @classmethod
     def tiny(cls) -> BLIP2Config:

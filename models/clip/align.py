@@ -90,7 +90,7 @@ class ALIGNConfig:
     @classmethod
     def _efficientnet(cls, width: float, depth: float, text: TransformerConfig, **options: Any) -> Self:
         blocks = EfficientNetConfig(width_coefficient=width, depth_coefficient=depth)
-        size = VisionConfig(width=0, depth=0, heads=0, image_size=289)  # only the size counts
+        size = VisionConfig(width=1, depth=0, heads=1, image_size=289)  # only the image size counts
         return cls(vision=size, text=text, efficientnet=blocks, random_crop=289 / 346, mean=HALF, std=HALF, **options)
 
 

@@ -49,7 +49,7 @@ def config_from_transformers(config: Any) -> ALIGNConfig:
     values = {each.name: getattr(vision, each.name) for each in fields(EfficientNetConfig)}
     blocks: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}
     return ALIGNConfig(
-        vision=VisionConfig(width=0, depth=0, heads=0, image_size=int(vision.image_size)),
+        vision=VisionConfig(width=1, depth=0, heads=1, image_size=int(vision.image_size)),
         text=TransformerConfig(
             width=text.hidden_size,
             depth=text.num_hidden_layers,

@@ -436,7 +436,7 @@ def test_a_cell_below_chance_says_why_in_place(tmp_path: Path) -> None:
 def test_below_chance_names_the_adapter_by_which_it_is_not(tmp_path: Path) -> None:
     edit_cells(write_run(tmp_path, "coca"), Key("foils", "test", "swap_relation"), value=0.1, low=0.0, high=0.2)
     (said,) = report_on(tmp_path).datasets[0].overview.below
-    assert re.search(r", chance \.500, by embedding similarity\. By likelihood: \.\d+\. The model declares no reason\.", said)
+    assert re.search(r", chance \.500, by embedding similarity\. By likelihood: \.\d+\. The reason is not known\.", said)
 
 
 def test_what_is_built_on_what(tmp_path: Path) -> None:

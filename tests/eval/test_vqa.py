@@ -194,6 +194,7 @@ def test_chance_is_the_usual_answer_of_the_training_questions(tmp_path: Path) ->
     ]
     result = fakes.run(Speaks(truth), {"train": train, "test": test}, tmp_path, fresh=Speaks(truth))
     assert [fakes.value(result, "vqa", metric, "chance") for metric in ("seen", "opening", "new", "accuracy")] == [1, 1, 1, 1]
+    assert "text-only prior" in result["notes"]["vqa"]  # what reports say of a number below it
     prior = vqa.learned(in_memory("x", {"train": train, "test": test}))
     assert (prior.guess("what colour is it?"), prior.guess("how many dogs?"), prior.guess("who is it?")) == ("green", "5", "green")
     assert prior.candidates("what colour is this?") == ["green", "red"]
