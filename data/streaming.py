@@ -54,8 +54,9 @@ class StreamBatches(IterableDataset[Any]):
         self.urls = split.to_read
         per_rank = len(self.urls) // world
         if per_rank == 0:
+            which = "shards with samples to keep" if split.keep else "shards"
             raise DataError(
-                f"{split.name}/{split.split} has {len(self.urls)} shards{' with samples to keep' if split.keep else ''} for {world} ranks, and each rank reads shards of its own. "
+                f"{split.name}/{split.split} has {len(self.urls)} {which} for {world} ranks, and each rank reads shards of its own. "
                 "Use fewer ranks, or write the data as more, smaller shards"
             )
         if workers > per_rank:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import pickle
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
-from data.decode import NOT_THERE, Tally
+from data.decode import NOT_THERE, Tally, keys_of
 from data.files import FileError
 from data.keep import digest, keeping, shard_names, write_list
 from data.loader import Loader, in_order
+from data.memory import decoded
 from data.shards import DataError, Split, find, write_index
 from data.streaming import StreamBatches
 from data.texts import texts
@@ -45,8 +46,6 @@ def listed(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Path
 
 
 def located(split: Split) -> list[tuple[str, str]]:
-    from data.decode import keys_of
-
     return [(url, key) for url in split.urls for key in keys_of(url)]
 
 
@@ -286,17 +285,15 @@ def test_what_a_damaged_shard_loses_is_counted_among_the_kept(tmp_path: Path) ->
     path.write_bytes(content[: content.index(b"000004.png")] + content[content.index(b"000004.png") :][:600])
     (tmp_path / "list").write_text("".join(json.dumps({"shard": "00000.tar", "key": f"{n:06d}"}) + "\n" for n in (0, 1, 2, 9)))
     tally = Tally()
-    from data.memory import decoded
-
     kept = [s.key for s in decoded(keeping(intact, tmp_path / "list"), needs=(), tally=tally)]
     assert kept == ["000000", "000001", "000002"]
     assert tally.drops == {"truncated shard": 1}
     assert (tally.seen, tally.dropped) == (4, 1)
 
 
-def test_a_kept_split_goes_to_workers(folder: Path, listed: Path) -> None:
+def test_a_kept_split_can_be_copied_and_hashed(folder: Path, listed: Path) -> None:
     split = keeping(find(folder, "train"), listed)
-    assert digest(pickle.loads(pickle.dumps(split))) == digest(split)
+    assert digest(copy.deepcopy(split)) == digest(split)
     assert isinstance(hash(split), int)
 
 
