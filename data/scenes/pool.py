@@ -82,7 +82,7 @@ def _one_wrong(scene: Scene, rng: Random) -> Scene:
     while True:
         things = list(scene.things)
         place, (name, values) = rng.randrange(len(things)), rng.choice((("colour", COLOURS), ("shape", SHAPES)))
-        things[place] = replace(things[place], **{name: rng.choice(values)})
+        things[place] = replace(things[place], **{name: rng.choice(values)})  # type: ignore[arg-type]
         kinds = {(thing.colour, thing.shape) for thing in things}
         if kinds != {(thing.colour, thing.shape) for thing in scene.things} and len(kinds) == len(things) and not kinds & HELD_OUT:
             return replace(scene, things=tuple(things))
@@ -115,8 +115,8 @@ def _blurred(image: np.ndarray, passes: int) -> np.ndarray:
         for axis in (0, 1):
             ends = [(1, 1) if each == axis else (0, 0) for each in range(3)]
             padded = np.pad(levels, ends, mode="edge")
-            size = levels.shape[axis]
-            levels = sum(np.take(padded, range(start, start + size), axis) for start in range(3)) // 3
+            before, here, behind = (np.take(padded, range(start, start + levels.shape[axis]), axis) for start in range(3))
+            levels = (before + here + behind) // 3
     return ((levels + 128) // 256).astype(np.uint8)
 
 
