@@ -3,7 +3,8 @@
 # Any of these may hold spaces. Variables: PRESET=tiny|small|paper|real|any other of the page's  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
 #            WEIGHTS=<published weights to start from, or to evaluate as they are>  OUT=<run folder>
 #            ARGS="--optim.lr 1e-3" (training)  TASKS=zeroshot,retrieval  EVAL_ARGS="--limit 500"  SEEDS=0,1,2 (claims)
-#            FORMAT=transformers (of an export)  PLANTED=0.9 (a correlation in the embedded data set)  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
+#            FORMAT=transformers (of an export)  PLANTED=0.9 (a correlation in the embedded data set)  BY=clip,duplicates SHARE=0.3 CLIP=<run> (make filter)
+#            VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -17,6 +18,10 @@ USUAL := $(if $(filter real,$(PRESET)),.data/openmoji,.data/scenes-$(SIZE))
 DATA ?= $(if $(filter real,$(PRESET)),openmoji,$(SCENES))
 ifeq ($(DATA),openmoji)
 override DATA := .data/openmoji
+endif
+POOL := .data/pool-$(SIZE)
+ifeq ($(DATA),pool)
+override DATA := $(POOL)
 endif
 TEST ?= $(DATA)
 # Make's functions split at spaces: they get a text without any, and what they return has them again.
@@ -56,7 +61,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 536870912
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/<page>/' | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo "  <page>: $(COMPARED); prerequisites, trained automatically: $(filter-out $(COMPARED),$(PAGES))"
-	@echo "  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS PLANTED TASKS EVAL_ARGS SEEDS VENV PYTHON TORCH_INDEX (see the top of the Makefile)"
+	@echo "  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS PLANTED TASKS EVAL_ARGS SEEDS BY SHARE CLIP VENV PYTHON TORCH_INDEX (see the top of the Makefile)"
 
 train-%: $(READY) data ## train the model of a page, or resume training
 	$(PY) -m recipes.train $* $(call quoted,$(PRESET)) --out $(RUN_QUOTED) $(WHERE) --seed $(call quoted,$(SEED)) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS))) $(ARGS)
@@ -93,13 +98,20 @@ picture: $(READY) ## take a screenshot of the report's first screen: ARGS="--out
 
 all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, evaluate and compare every model
 
-data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it; DATA=openmoji: drawn pictures with names
+data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it; DATA=openmoji: drawn pictures with names; DATA=pool: polluted
 ifeq ($(DATA),.data/openmoji)
 	@test -f .data/openmoji/test/index.json || $(PY) -m data.importers openmoji
 endif
 ifeq ($(DATA),$(SCENES))
 	@$(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(call quoted,$(PLANTED))) --out $(call quoted,$(SCENES))
 endif
+
+ifeq ($(DATA),$(POOL))
+	@$(PY) -m data.scenes.pool --preset $(SIZE) --out $(call quoted,$(POOL))
+endif
+
+filter: $(READY) data ## list the samples of DATA= to keep: BY=clip|length|boilerplate|text|duplicates|blur|random|truth, or several; SHARE= CLIP= OUT=
+	$(PY) -m recipes.filter $(call quoted,$(DATA)) --by $(call quoted,$(BY)) $(if $(SHARE),--share $(call quoted,$(SHARE))) $(if $(CLIP),--clip $(call quoted,$(CLIP))) $(if $(OUT),--out $(call quoted,$(OUT))) --device $(call quoted,$(DEVICE)) $(ARGS)
 
 import: $(READY) ## import your own data: ARGS="coco|folder|table|winoground|... --help"
 	$(PY) -m data.importers $(ARGS)
@@ -142,7 +154,7 @@ lint: $(READY) ## run ruff and mypy
 	$(PY) -m mypy
 
 clean: ## remove runs and generated data, keep the environment
-	rm -rf .runs .data/scenes-*
+	rm -rf .runs .data/scenes-* .data/pool-*
 
 # torch and torchvision are asked for together, so that both come from one index and fit each other.
 $(READY): pyproject.toml
@@ -153,4 +165,4 @@ $(READY): pyproject.toml
 	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove "$(call quoted,$(VENV))" and choose their index with TORCH_INDEX="; exit 1; }
 	touch "$@"
 
-.PHONY: help compare picture all data import check-data calibrate params bench gpu results test test-slow stress lint clean
+.PHONY: help compare picture all data filter import check-data calibrate params bench gpu results test test-slow stress lint clean

@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from lzma import LZMAError
 from typing import Any
@@ -36,6 +37,8 @@ MAX_CAPTIONS = 1_000  # of a sample
 REFUSED = frozenset(("pkl", "pickle", "pyd", "pt", "pth", "ckpt", "joblib", "dill"))  # pickles
 SAMPLE_FORMAT = 339  # TIFF's tag: 2 for signed integers
 FORMATS = ("JPEG", "PNG", "WEBP")  # without this list PIL would try every plugin, Ghostscript for EPS among them
+DAMAGE = (tarfile.TarError, EOFError, zlib.error, LZMAError, OSError)  # what reading a damaged tar raises
+NOT_THERE = "listed to be kept, but not there"
 TEXT = re.compile(r"txt|text|caption|captions|\d+\.txt")  # the extensions of captions: several members are several captions
 
 # PIL warns from 89 Mpixel on and raises at twice that; `decode_image` has its own limit and counts what exceeds it.
@@ -85,22 +88,41 @@ class Tally:
         return f"{reasons}; for example {'; '.join(self.examples[:3])}" if self.examples else reasons
 
 
-def read_shard(url: str, tally: Tally) -> Iterator[Members]:
-    """The undecoded samples of one tar in file order. A damaged tar ends early, and what is lost is counted, without an exception."""
+def read_shard(url: str, tally: Tally, keep: Collection[str] | None = None) -> Iterator[Members]:
+    """The undecoded samples of one tar in file order; with `keep`, those with these keys. A damaged tar ends early, and what is lost is
+    counted, without an exception; so are keys to keep that are not there."""
     read: set[str] = set()
     try:
         for members in _grouped(url, tally):
             read.add(members["__key__"])
-            yield members
-    except (tarfile.TarError, EOFError, zlib.error, LZMAError, OSError) as error:
+            if keep is None or members["__key__"] in keep:
+                yield members
+        if keep is not None and (absent := sorted(set(keep) - read)):
+            tally.seen += len(absent)
+            tally.drop(NOT_THERE, f"{url}:{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}", len(absent))
+    except DAMAGE as error:
         ended = isinstance(error, BehindTheEnd)
-        missing, exact = lost(url, read, lambda name: base_plus_ext(name)[0], least=0 if ended else 1)
+        if keep is None:
+            missing, exact = lost(url, read, lambda name: base_plus_ext(name)[0], least=0 if ended else 1)
+        else:
+            missing, exact = len(set(keep) - read), True
         if not missing:
             tally.note("junk or damage behind a shard's end", f"{url}: {error}; {len(read)} samples read before it:")
             return
         tally.seen += missing
         reason = "unreadable shard" if isinstance(error, OSError) else "truncated shard"
         tally.drop(reason, f"{url}: {error}; {len(read)} samples read, {'' if exact else 'at least '}{missing} lost:", missing)
+
+
+def keys_of(url: str) -> Iterator[str]:
+    """The keys in a tar, from its headers alone. A damaged tar ends early: `read_shard` counts what is lost."""
+    with suppress(*DAMAGE):
+        previous = None
+        for info, _ in members_of(url):
+            key, extension = base_plus_ext(info.name)
+            if info.isreg() and key and extension and key != previous and not info.name.rpartition("/")[2].startswith("."):
+                previous = key
+                yield sound(key)
 
 
 class Unusable(Exception):

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from data.decode import Tally
+from data.keep import WHOLE, digest, note_missing
 from data.memory import Collate, MemoryBatches, decoded, fits, load
 from data.sample import Sample
 from data.shards import DataError, Split
@@ -62,13 +63,14 @@ class Loader:
         if batch_size < 1 or workers < 0 or not 0 <= rank < world:
             expected = "expected batch_size >= 1, workers >= 0 and 0 <= rank < world"
             raise ValueError(f"batch_size {batch_size}, workers {workers}, rank {rank} of {world}: {expected}")
-        self._setting = {"seed": seed, "batch_size": batch_size, "world": world, "data": split.hash}
+        self._setting = {"seed": seed, "batch_size": batch_size, "world": world, "data": split.hash, "keep": digest(split)}
         if state:
             _compare(self._setting, state)
         self._tallies: dict[int, Tally] = {}
         self._source: MemoryBatches | StreamBatches
         if state["kind"] == "memory" if state else fits(split, memory_budget):
             self._tallies[0] = Tally()
+            note_missing(split, self._tallies[0])
             options: dict[str, Any] = {"needs": needs, "max_drop_share": max_drop_share, "budget": memory_budget}
             samples = load(split, tally=self._tallies[0], threads=max(workers, 2), **options)
             samples = list(precompute(samples)) if precompute else samples
@@ -76,6 +78,8 @@ class Loader:
             self.samples: int | None = len(samples)
             self.workers = workers
         else:
+            self._tallies[-1] = Tally()  # beside those of the streams
+            note_missing(split, self._tallies[-1])
             self._source = StreamBatches(
                 split,
                 batch_size=batch_size,
@@ -154,6 +158,7 @@ def in_order(
     shard has already used becomes `key#2`, so that results can be traced by key. `drops` counts the samples left out.
     """
     tally = Tally(drops)
+    note_missing(split, tally)
     if fits(split, memory_budget):
         samples = iter(load(split, needs=needs, tally=tally, max_drop_share=max_drop_share, budget=memory_budget, threads=workers))
     else:
@@ -173,8 +178,9 @@ def in_order(
 
 def _compare(now: dict[str, Any], saved: dict[str, Any]) -> None:
     for name, value in now.items():
-        if value != saved[name] and None not in (value, saved[name]):
-            raise DataError(f"the saved position has {name} {saved[name]}, now it is {value}: resume with the same, or start a new run")
+        then = ({"keep": WHOLE} | saved)[name]  # older positions are of whole splits
+        if value != then and None not in (value, then):
+            raise DataError(f"the saved position has {name} {then}, now it is {value}: resume with the same, or start a new run")
 
 
 def _leave_interrupts_to_the_parent(_: int) -> None:

@@ -96,7 +96,7 @@ def fits(split: Split, budget: int) -> bool:
         return split.decoded_bytes <= budget
     if not all(url.startswith("/") for url in split.urls):
         return False
-    return sum(Path(url).stat().st_size for url in split.urls) * JPEG_EXPANSION <= budget
+    return sum(Path(url).stat().st_size for url in split.to_read) * JPEG_EXPANSION <= budget
 
 
 def load(split: Split, *, needs: Collection[str], tally: Tally, max_drop_share: float, budget: int, threads: int = 0) -> list[Sample]:
@@ -123,7 +123,7 @@ def decoded(split: Split, *, needs: Collection[str], tally: Tally, threads: int 
         own = Tally()
         return decode(members, needs, own), own
 
-    raw = (members for url in split.urls for members in read_shard(url, tally))
+    raw = (members for url in split.to_read for members in read_shard(url, tally, split.kept(url)))
     if threads < 2:
         yield from (sample for members in raw if (sample := decode(members, needs, tally)) is not None)
         return

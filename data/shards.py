@@ -44,9 +44,21 @@ class DataError(Exception):
     """The data cannot be used. The message names the file and the value, the expectation, and the next command to try."""
 
 
+@dataclass(frozen=True, eq=False)
+class Keep:
+    """The samples of a split that are read, by shard and key, from the list at `path` (data/keep.py). `missing` are listed, but not in the
+    data; `of` is the number of samples in the whole split, if it is known."""
+
+    path: str
+    keys: Mapping[str, frozenset[str]]
+    missing: tuple[str, ...] = ()
+    of: int | None = None
+
+
 @dataclass(frozen=True)
 class Split:
-    """The shards of one split. `samples`, `decoded_bytes` (uint8 RGB) and `hash` are None when there is no index."""
+    """The shards of one split. `samples`, `decoded_bytes` (uint8 RGB) and `hash` are None when there is no index. With `keep`, `samples`
+    and `decoded_bytes` are those of the listed samples, the latter estimated, and `hash` still that of the whole split."""
 
     name: str
     split: str
@@ -56,12 +68,28 @@ class Split:
     decoded_bytes: int | None = None
     hash: str | None = None
     classes: tuple[str, ...] | None = None
+    keep: Keep | None = None
 
     def first(self, shards: int) -> Split:
         """The first `shards` shards, without the figures of the index; all of them for 0. Raises DataError if there are fewer."""
         if shards > len(self.urls):
             raise DataError(f"{self.name}/{self.split} has {len(self.urls)} shards, fewer than --shards {shards}")
-        return replace(self, urls=self.urls[:shards], samples=None, decoded_bytes=None, hash=None) if shards else self
+        if not shards:
+            return self
+        urls = self.urls[:shards]
+        samples = sum(len(self.keep.keys[url]) for url in urls) if self.keep else None
+        if samples == 0:
+            raise DataError(f"{self.keep and self.keep.path} keeps no sample of the first {shards} shards of {self.name}/{self.split}")
+        return replace(self, urls=urls, samples=samples, decoded_bytes=None, hash=None)
+
+    @property
+    def to_read(self) -> tuple[str, ...]:
+        """The shards with samples to read."""
+        return tuple(url for url in self.urls if self.keep.keys[url]) if self.keep else self.urls
+
+    def kept(self, url: str) -> frozenset[str] | None:
+        """The keys to read from a shard, None for all."""
+        return self.keep.keys[url] if self.keep else None
 
 
 def find(spec: str | Path, split: str, *, allow_commands: bool = False) -> Split:

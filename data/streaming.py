@@ -51,10 +51,12 @@ class StreamBatches(IterableDataset[Any]):
         max_drop_share: float,
         state: dict[str, Any] | None,
     ) -> None:
-        per_rank = len(split.urls) // world
+        self.urls = split.to_read
+        per_rank = len(self.urls) // world
         if per_rank == 0:
+            which = "shards with samples to keep" if split.keep else "shards"
             raise DataError(
-                f"{split.name}/{split.split} has {len(split.urls)} shards for {world} ranks, and each rank reads shards of its own. "
+                f"{split.name}/{split.split} has {len(self.urls)} {which} for {world} ranks, and each rank reads shards of its own. "
                 "Use fewer ranks, or write the data as more, smaller shards"
             )
         if workers > per_rank:
@@ -128,8 +130,9 @@ class StreamBatches(IterableDataset[Any]):
 
     def _shuffled(self, number: int, epoch: int, tally: Tally) -> Iterator[Members]:
         """The undecoded samples of one stream in one epoch."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.split.urls))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.urls))
         mine = order[self.rank :: self.world][number :: len(self.positions)]
-        in_file_order = (members for shard in mine for members in read_shard(self.split.urls[shard], tally))
+        urls = (self.urls[shard] for shard in mine)
+        in_file_order = (members for url in urls for members in read_shard(url, tally, self.split.kept(url)))
         seed = int(np.random.SeedSequence([self.seed, self.rank, number, epoch]).generate_state(1)[0])
         return detshuffle(bufsize=SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, seed=seed).run(in_file_order)

@@ -16,8 +16,8 @@ def texts(split: Split, limit: int | None = None, *, questions: bool = False) ->
     """Captions, and optionally questions with their answers, in shard order, of at most `limit` samples. Samples that cannot be
     read are skipped here; the loader counts them."""
     seen = 0
-    for url in split.urls:
-        for members in read_shard(url, Tally()):
+    for url in split.to_read:
+        for members in read_shard(url, Tally(), split.kept(url)):
             if seen == limit:
                 return
             seen += 1

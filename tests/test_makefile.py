@@ -50,6 +50,9 @@ def test_every_variable_reaches_its_command_whole(value: str, venv: Path) -> Non
     assert evaluated == ["-m", "eval.run", value, "--data", value, "--device", "auto", "--tasks", value]
     (claims,) = made(venv, "claims-clip", f"SEEDS={value}", f"DATA={value}")
     assert claims == ["-m", "recipes.claims", "clip", "--preset", "tiny", "--data", value, "--device", "auto", "--seeds", value]
+    (filtered,) = made(venv, "filter", *(f"{name}={value}" for name in ("DATA", "BY", "SHARE", "CLIP", "OUT")))
+    options = ["--by", value, "--share", value, "--clip", value, "--out", value, "--device", "auto"]
+    assert filtered == ["-m", "recipes.filter", value, *options]
     (checked,) = made(venv, "check-data", f"DATA={value}")
     assert checked == ["-m", "data.check", value]
 
@@ -91,6 +94,19 @@ def test_openmoji_is_a_data_set_by_name_and_the_usual_one_of_the_preset_real(ven
         assert train[train.index("--data") + 1] == data
         assert train[train.index("--out") + 1] == f".runs/{run}"
         assert all(command == ["-m", "data.importers", "openmoji"] for command in before)  # unless it is there
+
+
+@pytest.mark.parametrize(("preset", "size"), [("tiny", "tiny"), ("small", "small")])
+def test_the_pool_is_a_data_set_by_name(preset: str, size: str, venv: Path) -> None:
+    folder = f".data/pool-{size}"
+    written = ["-m", "data.scenes.pool", "--preset", size, "--out", folder]
+    assert made(venv, "filter", "DATA=pool", "BY=blur", f"PRESET={preset}") == [
+        written,
+        ["-m", "recipes.filter", folder, "--by", "blur", "--device", "auto"],
+    ]
+    before, train = made(venv, "train-clip", "DATA=pool", f"PRESET={preset}")
+    assert before == written
+    assert train[3:7] == [preset, "--out", f".runs/clip-{preset}-pool-{size}-s0", "--data"]
 
 
 def test_only_what_can_be_tuned_is(venv: Path) -> None:

@@ -11,10 +11,11 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,6 +35,7 @@ from data.scenes.world import PRESETS, Preset, Scene, position, relation, sample
 from data.shards import DataError, find, write_index, write_shard
 
 SAMPLES_PER_SHARD = 1000
+Make = Callable[..., Sample]  # of a sample, from (preset, split, index, seed=); picklable
 
 
 def make_sample(preset: Preset, split: str, index: int, seed: int = 0, planted: float | None = None) -> Sample:
@@ -48,7 +50,7 @@ def make_sample(preset: Preset, split: str, index: int, seed: int = 0, planted: 
 
 def _single(preset: Preset, split: str, index: int, seed: int, planted: float | None) -> Sample:
     rng = Random(f"scenes/{seed}/{split}/{index}")
-    scene = sample_scene(preset, split, rng)
+    scene = sample_scene(preset, split, rng)  # as scene_of
     if planted is not None and split in PLANTED_SPLITS:
         scene = plant(scene, planted, Random(f"planted/{seed}/{split}/{index}"))
     references, asked, negatives = captions(scene, rng), questions(scene, rng), foils(scene, rng)
@@ -58,6 +60,11 @@ def _single(preset: Preset, split: str, index: int, seed: int, planted: float | 
         questions=(*asked, *match_question(negatives, rng)),
         foils=tuple(negatives),
     )
+
+
+def scene_of(preset: Preset, split: str, index: int, seed: int = 0) -> Scene:
+    """The scene of sample `index` of any split but "pairs"."""
+    return sample_scene(preset, split, Random(f"scenes/{seed}/{split}/{index}"))
 
 
 def _partner(preset: Preset, index: int, seed: int) -> Sample:
@@ -96,18 +103,32 @@ def build(
     samples: dict[str, int] | None = None,
     planted: float | None = None,
 ) -> None:
-    """Write every split as shards with an index. Complete splits are kept; others are written to a temporary folder and then replaced.
+    """Write every split of scenes as shards with an index, see `write_splits`."""
+    name = f"scenes-{preset_name}" + ("" if planted is None else f"-planted{planted:g}")
+    write_splits(out, name, preset_name, partial(make_sample, planted=planted), seed, workers, samples)
+
+
+def write_splits(
+    out: Path,
+    name: str,
+    preset_name: str,
+    make: Make,
+    seed: int = 0,
+    workers: int | None = None,
+    samples: dict[str, int] | None = None,
+) -> None:
+    """Write every split as shards with an index, from `make(preset, split, index, seed=seed)`. Complete splits are kept; others are written
+    to a temporary folder and then replaced.
 
     Two builds at once give one data set: the split of the faster one stays.
     """
-    name = f"scenes-{preset_name}" + ("" if planted is None else f"-planted{planted:g}")
     preset = PRESETS[preset_name]
     for split, total in (samples or preset.samples).items():
         if _complete(out, split, total):
             continue
         with suppress(FileExistsError), new_folder(out / split) as folder:
             jobs = [
-                (folder / f"{number:05d}.tar", preset_name, split, seed, planted, range(start, min(start + SAMPLES_PER_SHARD, total)))
+                (folder / f"{number:05d}.tar", preset_name, split, seed, make, range(start, min(start + SAMPLES_PER_SHARD, total)))
                 for number, start in enumerate(range(0, total, SAMPLES_PER_SHARD))
             ]
             with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
@@ -125,13 +146,13 @@ def _complete(out: Path, split: str, total: int) -> bool:
         return False
 
 
-def _write(job: tuple[Path, str, str, int, float | None, range]) -> dict[str, object]:
-    path, preset_name, split, seed, planted, indices = job
+def _write(job: tuple[Path, str, str, int, Make, range]) -> dict[str, object]:
+    path, preset_name, split, seed, make, indices = job
     preset = PRESETS[preset_name]
 
     def encoded() -> Iterator[tuple[Sample, str, bytes]]:
         for index in indices:
-            sample = make_sample(preset, split, index, seed, planted)
+            sample = make(preset, split, index, seed=seed)
             buffer = io.BytesIO()
             Image.fromarray(sample.image).save(buffer, "JPEG", quality=92, subsampling=0)
             yield sample, "jpg", buffer.getvalue()

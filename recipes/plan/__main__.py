@@ -19,7 +19,7 @@ from rich.table import Table
 import models
 from data.fields import require, whole_numbers
 from data.memory import fits
-from data.shards import DataError, Split, find
+from data.shards import DataError, Split
 from eval.base.console import plain_console
 from models.contract import Model
 from models.shared.device import hardware, multiplies_bf16, resolve_device
@@ -28,6 +28,7 @@ from recipes.gpu.short import from_hub, offline
 from recipes.plan.stand_ins import stand_in
 from recipes.plan.trace import Step, trace
 from recipes.train.folder import finished
+from recipes.train.loop import training_split
 from recipes.train.pages import with_options
 from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Stage
@@ -80,7 +81,7 @@ def training_data(recipe: AnyRecipe, preset: str) -> Split | None:
     if at_paper_scale(preset) and Path(recipe.data).name.startswith("scenes"):
         return None
     try:
-        return find(recipe.data, "train").first(recipe.shards)
+        return training_split(recipe)
     except FileNotFoundError:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 import models
-from data.files import FileError, locked, read_json, write_json
+from data.files import FileError, locked, read_json, read_text, write_json
 from eval.base.provenance import provenance
 from models.contract import Model
 from models.shared.device import hardware
@@ -53,10 +54,12 @@ def open_run(folder: Path, recipe: AnyRecipe, page: str, preset: str, process: P
 
 def as_json(recipe: AnyRecipe, page: str, preset: str) -> dict[str, Any]:
     """The content of recipe.json: page, preset, model name, and the fields of the recipe. Empty stages and prerequisites are left out,
-    and so are fields that stages replace."""
+    and so are fields that stages replace. A list of samples is known by its content, too."""
     unsaid = {"optim", "budget", "batch"} if recipe.stages else {"stages"}
     unsaid |= set() if recipe.prerequisites else {"prerequisites"}
     named = {"page": page, "preset": preset, "name": models.model_of(recipe.model).name, **asdict(recipe)}
+    if recipe.keep:
+        named["keep_sha256"] = hashlib.sha256(read_text(Path(recipe.keep)).encode()).hexdigest() if Path(recipe.keep).exists() else None
     return json.loads(json.dumps({name: value for name, value in named.items() if name not in unsaid}))
 
 

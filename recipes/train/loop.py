@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 import models.shared.text
 from data.fields import require
+from data.keep import keeping
 from data.loader import Loader, in_order
 from data.sample import Sample
 from data.shards import Split, find, splits
@@ -62,7 +63,7 @@ def _train(recipe: AnyRecipe, folder: Path, page: str, preset: str, shared: Path
     if recipe.weights and recipe.prerequisites:
         roles = ", ".join(each.role for each in recipe.prerequisites)
         raise ValueError(f"weights {recipe.weights!r} replace the whole model, but this recipe builds on {roles}: omit WEIGHTS=")
-    split = find(recipe.data, "train").first(recipe.shards)
+    split = training_split(recipe)
     for stage in recipe.schedule:
         within = f"at most the {split.samples} samples of {split.name}/{split.split}"
         require(split.samples is None or stage.batch <= split.samples, f"batch of stage {stage.name!r}", stage.batch, within)
@@ -81,6 +82,11 @@ def _train(recipe: AnyRecipe, folder: Path, page: str, preset: str, shared: Path
             elif status := _train(each.recipe, each.folder, each.page, each.preset, shared, process):
                 return status
         return _learn(recipe, split, folder, process, needed, begun=begun)
+
+
+def training_split(recipe: AnyRecipe) -> Split:
+    """The shards and samples that a recipe trains on. Raises DataError or FileError."""
+    return keeping(find(recipe.data, "train"), recipe.keep).first(recipe.shards)
 
 
 def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, needed: Sequence[Needed], *, begun: bool) -> int:
@@ -285,6 +291,8 @@ def _headline(recipe: AnyRecipe, model: Model, split: Split, process: Process, p
     parameters = sum(parameter.numel() for parameter in model.parameters())
     action = f"resumes at {progress.samples:,} of" if progress.step else "will see"
     size = f"{split.samples:,} samples" if split.samples else "samples not counted yet"
+    if split.keep:
+        size += f" of {split.keep.of:,}" * bool(split.keep.of) + f", kept by {split.keep.path}"
     return (
         f"{type(model).__name__}, {parameters / 1e6:.1f} M parameters, {action} {recipe.samples:,} samples of "
         f"{split.name}/{split.split} ({size}) on {process.world} x {hardware(process.device)}"

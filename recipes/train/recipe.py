@@ -118,6 +118,8 @@ class Recipe(Generic[Config]):
     """data set folder, folder of shards, or shard pattern"""
     shards: int = 0
     """number of shards to train on, from the first (0: all); prerequisites always use all"""
+    keep: str = ""
+    """list of the samples to train on, as `make filter` writes it (default: all); prerequisites always use all"""
     weights: str = ""
     """published weights to start from, such as open_clip:ViT-B-32/laion2b_s34b_b79k or hf:google/siglip-base-patch16-224; they
     determine the architecture and the tokenizer"""
