@@ -11,8 +11,8 @@ ANY = {"bias", "mean"}
 ABOVE_ZERO = {"temperature", "max_scale", "std", "mlp_ratio", "norm_eps", "rotary_base"}
 SHARES = {"dropout", "patch_dropout", "query_dropout", "mask_share", "random_share", "rate", "top_p", "decay", "dead"}
 DEPTHS = {"depth", "multimodal_depth", "decoder_depth", "blocks"}
-WIDTHS = {"width", "heads"}  # 0 where a configuration has no transformer
-SIZES = {"context", "hidden", "embed_dim", "vocab_size", "image_size", "patch_size", "queries", "positions", "codes", "latent"}
+WIDTHS = {"width", "heads", "queries"}  # 0 where a configuration has no transformer
+SIZES = {"context", "hidden", "embed_dim", "vocab_size", "image_size", "patch_size", "positions", "codes", "latent"}
 LEAST, MOST = 5e-324, 1e30  # the smallest number above 0; float32 ends at 3e38
 LARGEST_SIZE, LARGEST_DEPTH = 1 << 20, 1000
 
