@@ -28,8 +28,9 @@ from recipes.claims.claim import Arm, Cell, Claim, with_model
 from recipes.train.recipe import AnyRecipe, Optim
 
 PRESETS: dict[str, AnyRecipe] = {size: replace(siglip.PRESETS[size], model=getattr(LlipConfig, size)()) for size in ("tiny", "small")}
+PAPER: AnyRecipe = clip.PRESETS["paper"]
 PRESETS["paper"] = replace(
-    clip.PRESETS["paper"],
+    PAPER,
     model=LlipConfig.paper(),
     optim=Optim(lr=5e-4, weight_decay=0.2, betas=(0.9, 0.95), eps=1e-6, warmup=2_000 * 32_768),
 )

@@ -127,8 +127,8 @@ def control_cells(task: Task, source: Source) -> list[Json]:
     common = {"task": task.name, "split": task.split, "adapter": "none"}
     cells: list[Json] = []
     for name, records in made.items():
-        missing = {"status": "not run", "note": records} if isinstance(records, str) else {}
-        cells += [common | {"variant": name} | cell | missing for cell in summarise(task.measures, [] if missing else list(records))]
+        found, missing = ([], {"status": "not run", "note": records}) if isinstance(records, str) else (list(records), {})
+        cells += [common | {"variant": name} | cell | missing for cell in summarise(task.measures, found)]
     return cells
 
 

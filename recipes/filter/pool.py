@@ -61,7 +61,7 @@ def filter_pool(split: Split, filters: Mapping[str, Filter], out: Path) -> Json:
     }
     if all(kind is not None for kind in truth):
         about["truth"] = against_truth(keep, np.array(truth))
-    rows = ((*places[row], _found(verdicts, row)) for row in np.flatnonzero(keep))
+    rows = ((*places[row], _found(verdicts, int(row))) for row in np.flatnonzero(keep))
     write_list(out, split, rows, **about)
     return {"pool": split.name, "split": split.split, "hash": split.hash, **about}
 

@@ -122,10 +122,10 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
         validation = _validation_batches(recipe, stage, model, process)
         watch = Watch(recipe, stage, report, progress, process)
         set_training(model)
-        batches = iter(loader)
+        endless = iter(loader)
         while progress.in_stage < stage.budget and not process.any(stopped.signal is not None):
             with watch.waiting():
-                batch = {name: rows.to(process.device, non_blocking=True) for name, rows in next(batches).items()}
+                batch = {name: rows.to(process.device, non_blocking=True) for name, rows in next(endless).items()}
             for group in optimizer.param_groups:
                 group["lr"] = stage.optim.lr_at(progress.in_stage, stage.budget)
             seed = (recipe.seed * 1_000_003 + progress.step) * process.world + process.rank
