@@ -3,7 +3,8 @@
 make filter-curve DATA=pool                   writes the lists that the arms train on (recipes/filter/curve.py), and tests these claims
 
 Model, budget and test set are the same in every arm; only the training samples differ. The budget counts samples seen, as in the paper:
-what is left of a pool is repeated. DataComp keeps pool size and samples seen equal (12.8 M to 12.8 G); here a pool of 20 k is seen 2.4 times.
+what is left of a pool is repeated. DataComp keeps pool size and samples seen equal (12.8 M to 12.8 G); here a pool of 20 k is seen 2.4
+times.
 """
 
 from __future__ import annotations
