@@ -53,6 +53,8 @@ def test_every_variable_reaches_its_command_whole(value: str, venv: Path) -> Non
     (filtered,) = made(venv, "filter", *(f"{name}={value}" for name in ("DATA", "BY", "SHARE", "CLIP", "OUT")))
     options = ["--by", value, "--share", value, "--clip", value, "--out", value, "--device", "auto"]
     assert filtered == ["-m", "recipes.filter", value, *options]
+    (curve,) = made(venv, "filter-curve", f"DATA={value}", f"SEEDS={value}")
+    assert curve == ["-m", "recipes.filter.curve", "--preset", "tiny", "--data", value, "--device", "auto", "--seeds", value]
     (checked,) = made(venv, "check-data", f"DATA={value}")
     assert checked == ["-m", "data.check", value]
 

@@ -92,7 +92,7 @@ def _planned(page: str, claim: Claim, arm: Arm, seed: int, *, preset: str, data:
         standard = pages.preset(page, preset)
     except ValueError as error:
         raise ClaimError(f"claim {claim.name}, arm {arm.name}: {error}") from error
-    recipe = replace(arm.change(claim.base(standard)), seed=seed, device=device, data=data or standard.data)
+    recipe = replace(arm.change(claim.base(replace(standard, data=data or standard.data))), seed=seed, device=device)
     described = as_json(recipe, page, preset)
     substance = {field: value for field, value in described.items() if field not in (*FREE, "seed")}
     digest = hashlib.sha256(json.dumps(substance, sort_keys=True).encode()).hexdigest()[:8]

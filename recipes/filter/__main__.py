@@ -19,7 +19,7 @@ from eval import EvalError
 from models.shared.device import resolve_device
 from recipes.filter.filters import Cut, Filter
 from recipes.filter.pictures import Blur, Duplicates
-from recipes.filter.pool import filter_pool, report
+from recipes.filter.pool import report, see, write_kept
 from recipes.filter.scores import CLIPScore, Random, Truth, load_clip
 from recipes.filter.text import Boilerplate, Length, Mentions
 
@@ -70,7 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     by = list(dict.fromkeys(by))
     out = arguments.out or beside(split, by, arguments)
     filters = {name: FILTERS[name][1](arguments, split) for name in by}
-    for line in report(filter_pool(split, filters, out), out):
+    pool = see(split, filters.values())
+    for line in report(write_kept(pool, {name: each.verdict() for name, each in filters.items()}, out), out):
         print(line)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,33 @@ MAX_DROP_SHARE = 0.1
 Json = dict[str, Any]
 
 
-def filter_pool(split: Split, filters: Mapping[str, Filter], out: Path) -> Json:
-    """Show every usable sample with a caption to the filters, and write the list of those that all of them keep. Returns its first line:
+@dataclass
+class Pool:
+    """The samples that filters have seen, in their order: shard and key, and what is wrong with each, None where that is not known."""
+
+    split: Split
+    tally: Tally = field(default_factory=Tally)
+    places: list[tuple[str, str]] = field(default_factory=list)
+    truth: list[str | None] = field(default_factory=list)
+
+
+def see(split: Split, filters: Iterable[Filter]) -> Pool:
+    """Show every usable sample with a caption to the filters. Raises DataError for data that cannot be used."""
+    pool, filters = Pool(split), list(filters)
+    stream = _samples(split, pool.tally)
+    total = None if split.samples is None else -(-split.samples // AT_ONCE)
+    for chunk in track(iter(lambda: list(islice(stream, AT_ONCE)), []), split.name, total, disable=not sys.stderr.isatty()):
+        samples = [sample for _, sample in chunk]
+        pool.places += [(url, sample.key) for url, sample in chunk]
+        pool.truth += [sample.extra.get(TRUTH) for sample in samples]
+        for each in filters:
+            each.see(samples)
+    pool.tally.check(MAX_DROP_SHARE, f"{split.name}/{split.split}")
+    return pool
+
+
+def write_kept(pool: Pool, verdicts: Mapping[str, Verdict], out: Path) -> Json:
+    """Write the list of the samples that all filters keep. Returns its first line:
 
     pool, split, hash    of the data
     seen, dropped        number of samples, and what was left out by reason: no filter saw these
@@ -34,34 +60,22 @@ def filter_pool(split: Split, filters: Mapping[str, Filter], out: Path) -> Json:
     by                   for each filter: its rule, its settings, and what it keeps alone
     truth                where it is known: precision, recall, clean (their share in the pool), kept_of {kind: share}
 
-    Raises DataError for data that cannot be used, and if no sample is left; FileError if the list cannot be written.
+    Raises DataError if no sample is left; FileError if the list cannot be written.
     """
-    tally = Tally()
-    places: list[tuple[str, str]] = []
-    truth: list[str | None] = []
-    stream = _samples(split, tally)
-    total = None if split.samples is None else -(-split.samples // AT_ONCE)
-    for chunk in track(iter(lambda: list(islice(stream, AT_ONCE)), []), split.name, total, disable=not sys.stderr.isatty()):
-        samples = [sample for _, sample in chunk]
-        places += [(url, sample.key) for url, sample in chunk]
-        truth += [sample.extra.get(TRUTH) for sample in samples]
-        for each in filters.values():
-            each.see(samples)
-    tally.check(MAX_DROP_SHARE, f"{split.name}/{split.split}")
-    verdicts = {name: each.verdict() for name, each in filters.items()}
+    split = pool.split
     keep = np.logical_and.reduce([verdict.keep for verdict in verdicts.values()])
     if not keep.any():
         rules = "; ".join(f"{name} keeps {verdict.keep.sum():,} ({verdict.rule})" for name, verdict in verdicts.items())
         raise DataError(f"no sample of {split.name}/{split.split} is left of {len(keep):,}: {rules}. Loosen a filter")
     about: Json = {
         "seen": len(keep),
-        "dropped": dict(tally.drops),
+        "dropped": dict(pool.tally.drops),
         "kept": int(keep.sum()),
         "by": {name: {"rule": each.rule, **each.about, "kept": int(each.keep.sum())} for name, each in verdicts.items()},
     }
-    if all(kind is not None for kind in truth):
-        about["truth"] = against_truth(keep, np.array(truth))
-    rows = ((*places[row], _found(verdicts, int(row))) for row in np.flatnonzero(keep))
+    if all(kind is not None for kind in pool.truth):
+        about["truth"] = against_truth(keep, np.array(pool.truth))
+    rows = ((*pool.places[row], _found(verdicts, row)) for row in np.flatnonzero(keep).tolist())
     write_list(out, split, rows, **about)
     return {"pool": split.name, "split": split.split, "hash": split.hash, **about}
 
