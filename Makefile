@@ -3,7 +3,7 @@
 # Any of these may hold spaces. Variables: PRESET=tiny|small|paper|real|any other of the page's  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
 #            WEIGHTS=<published weights to start from, or to evaluate as they are>  OUT=<run folder>
 #            ARGS="--optim.lr 1e-3" (training)  TASKS=zeroshot,retrieval  EVAL_ARGS="--limit 500"  SEEDS=0,1,2 (claims)
-#            PLANTED=0.9 (a correlation in the embedded data set)  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
+#            FORMAT=transformers (of an export)  PLANTED=0.9 (a correlation in the embedded data set)  VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -67,6 +67,9 @@ AS_THEY_ARE = $(if $(filter train-%,$(MAKECMDGOALS)),,$(WEIGHTS))
 eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on all tasks that it supports
 	@test -n $(call quoted,$(AS_THEY_ARE)) || $(FINISHED) || $(MAKE) --no-print-directory train-$*
 	$(PY) -m eval.run $(call quoted,$(or $(AS_THEY_ARE),$(RUN))) --data $(call quoted,$(TEST)) --device $(call quoted,$(DEVICE)) $(if $(TASKS),--tasks $(call quoted,$(TASKS))) $(EVAL_ARGS)
+
+export-%: $(READY) ## write a trained model for another library: FORMAT=transformers|open_clip|timm|onnx
+	$(PY) -m recipes.tools.export $(RUN_QUOTED) --format $(call quoted,$(or $(FORMAT),transformers)) $(ARGS)
 
 chat-%: $(READY) data ## chat with a trained model about an image, if its package has a chat.py: IMAGE=photo.jpg
 	@test -n $(call quoted,$(IMAGE)) || { echo "name a picture: make chat-$* IMAGE=photo.jpg"; exit 1; }

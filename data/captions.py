@@ -25,7 +25,7 @@ _ITEM = rf"(?:{_STRING}|None|nan|NaN|<NA>)"
 _ITEMS = re.compile(_ITEM, re.DOTALL)
 _LIST = re.compile(rf"\[\s*{_ITEM}(?:[\s,]+{_ITEM})*[\s,]*\]|\(\s*{_ITEM}\s*,(?:[\s,]*{_ITEM})*[\s,]*\)", re.DOTALL)
 _NESTED = re.compile(rf"[\[(]\s*[\[(]\s*{_ITEM}.*[\])][\s,]*[\])]", re.DOTALL)
-NO_VALUE = frozenset(("nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "N/A", "#N/A"))  # what is written where there is none
+NO_VALUE = frozenset(("nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "N/A", "#N/A"))  # placeholders for a missing caption
 
 
 def decode_text(content: bytes) -> tuple[str, bool]:
@@ -36,7 +36,7 @@ def decode_text(content: bytes) -> tuple[str, bool]:
     if content.startswith(_ANY_MARK):
         encoding = next(encoding for mark, encoding in MARKS.items() if content.startswith(mark))
         return content.decode(encoding, "replace"), True
-    if b"\0" in content:
+    if b"\0" in content and len(content) % 2 == 0:
         zeros = [content[first::2].count(0) for first in (0, 1)]
         if max(zeros) > len(content) // 4 and not min(zeros):
             return content.decode("utf-16-le" if zeros[1] else "utf-16-be", "replace"), True
@@ -63,7 +63,7 @@ def usable(values: Iterable[Any]) -> tuple[list[str], Counter[str]]:
         elif not value.strip():
             others["captions (empty)"] += 1
         else:
-            captions.append(value)
+            captions.append(value.replace("\0", ""))  # which a text file cannot hold
     return captions, others
 
 

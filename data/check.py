@@ -1,4 +1,4 @@
-"""`python -m data.check SPEC` (`make check-data DATA=SPEC`): reads a data set and reports what a training would use and drop.
+"""`python -m data.check SPEC` (`make check-data DATA=SPEC`): reads a data set and reports what training would use and drop.
 
 Shards without an index.json get one, so that the loader knows their number of samples and their size in memory.
 Exit status 1 if some split cannot be used.
@@ -75,7 +75,7 @@ def check(spec: str | Path, name: str, *, rewrite: bool = False) -> bool:
 
 
 def _find_even_if_stale(spec: str | Path, name: str) -> tuple[Split, str]:
-    """The split, and an error message if its index does not agree with its tars; then the split is that of the tars alone."""
+    """The split, and an error message if its index does not match its tars; in that case the split is read from the tars only."""
     try:
         return find(spec, name), ""
     except DataError as error:

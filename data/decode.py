@@ -152,29 +152,32 @@ def open_image(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> tuple[Imag
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as upright 8-bit RGB. Raises Unusable for numbers that are no brightness."""
-    signed = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT) == (2,)
+    """Any PIL image as upright 8-bit RGB. Raises Unusable for values that are not brightness."""
+    signed, white = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT) == (2,), 65535 if image.format == "PNG" else 0
     if image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        image = _grey(image, signed)
+        image = _grey(image, signed, white)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _grey(image: Image.Image, signed: bool) -> Image.Image:
-    """Grey of more than 8 bits, which PIL's own conversion would clip at 255: scaled from the smallest usual range that holds it."""
+def _grey(image: Image.Image, signed: bool, white: int) -> Image.Image:
+    """Grey of more than 8 bits, which PIL's own conversion would clip at 255. White is 255 if no value exceeds it, else `white`; without
+    one, as in TIFFs, that of the smallest number of bits that holds the values: cameras and scanners have 10, 12, 14 or 16."""
     values = np.asarray(image)
     if image.mode == "I" and not signed:  # which PIL reads as signed all the same
         values = values.view(np.uint32)
-    ranges = (1, 255, 65535) if image.mode == "F" else (255, 65535, 2**32 - 1)
-    whole = next((whole for whole in ranges if values.min() >= 0 and values.max() <= whole), None)  # none for what is not a number
+    ranges = [255, white] if white else [2**bits - 1 for bits in (8, 10, 12, 14, *range(16, 33))]
+    if image.mode == "F":
+        ranges = [1, *(whole for whole in ranges if whole <= 65535)]
+    whole = next((whole for whole in ranges if values.min() >= 0 and values.max() <= whole), None)  # none for NaN
     if whole is None:
-        raise Unusable("image of numbers that are no brightness")
+        raise Unusable("image whose values are not brightness")
     grey = (values.astype(np.int64) >> 8 if whole == 65535 else np.rint(values * (255 / whole))).astype(np.uint8)
     clear = image.info.get("transparency")
     return Image.fromarray(np.where(values == clear, np.uint8(255), grey) if isinstance(clear, int) else grey)
@@ -205,7 +208,7 @@ def image_bytes(members: Members) -> tuple[str, bytes]:
 
 
 def describe(members: Members, image: np.ndarray, tally: Tally) -> Sample:
-    """The sample of an image with its text and json members; what they hold that cannot be read is counted. Raises Unusable."""
+    """The sample of an image with its text and json members; fields that cannot be read are counted. Raises Unusable."""
     where = f"{members['__url__']}:{members['__key__']}"
 
     def text_of(extension: str) -> str:
@@ -226,7 +229,7 @@ def describe(members: Members, image: np.ndarray, tally: Tally) -> Sample:
     text = "\n".join(text_of(extension) for extension in members if TEXT.fullmatch(extension))
     if "cls" in members and record.get("label") is None:
         record["label"] = _class(text_of("cls"), bad)
-    if isinstance(record.get("label"), int):
+    if isinstance(record.get("label"), int) and not isinstance(record["label"], bool):
         record["label"] = _class_name(record["label"], members["__url__"], bad)
     sample = from_record(members["__key__"], image, text, record, bad)
     for name, reasons in bad.items():
@@ -315,7 +318,7 @@ def _grouped(url: str, tally: Tally) -> Iterator[Members]:
 
 
 def _whole(members: Iterator[tuple[tarfile.TarInfo, Read]], ended: list[BehindTheEnd]) -> Iterator[tuple[tarfile.TarInfo, Read]]:
-    """The members; what is wrong behind their end is kept in `ended`, so that the last sample counts."""
+    """The members. An error after their end is kept in `ended`, so that the last sample still counts."""
     try:
         yield from members
     except BehindTheEnd as error:

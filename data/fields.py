@@ -38,7 +38,7 @@ def check_types(cls: type, values: Mapping[str, Any], where: str = "") -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value has a type; a list passes for a tuple, as JSON has none, and what cannot be told passes."""
+    """Whether a value has a type. A list counts as a tuple, because JSON has no tuples; types that cannot be checked pass."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return True

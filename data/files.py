@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, are read within bounds, and are named in one sentence where they cannot be read or written."""
+"""Atomic writes, bounded reads, and error messages that name the file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 ABANDONED = 60  # seconds without a change, after which an unlocked partial folder is
-MOST_BYTES = 1 << 29  # of a text file that is read whole: many times what a command here writes
+MOST_BYTES = 1 << 29  # maximum size of a text file, far above what any command here writes
 AGAIN = "Remove it, and run again the command that wrote it"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FileError(OSError, ValueError):
-    """A file that cannot be read, used or written. The message is a sentence that names it, what was expected, and what to do."""
+    """A file that cannot be read, used or written. The message names the file, what was expected, and what to do."""
 
 
 # ------------------------------------------------------------------------------------------------------------ writing
@@ -58,7 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A new folder to fill, which gets the name `path` at the end of the block, whole or not at all. Raises FileExistsError if another
+    """A new folder to fill, which is renamed to `path` at the end of the block, atomically. Raises FileExistsError if another
     process has written one of that name meanwhile.
 
     What killed processes left is removed: a folder that is being filled is locked, so that those of other machines and containers stay.
@@ -112,7 +112,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8, in which a lone surrogate of somebody's JSON becomes a question mark."""
+    """UTF-8; lone surrogates become question marks."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="replace")
 
@@ -123,14 +123,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """UTF-8, behind what is there. Raises FileError."""
+    """Append UTF-8 text. Raises FileError."""
     with writing(path), path.open("a", encoding="utf-8", errors="replace") as file:
         file.write(text)
 
 
 @contextmanager
 def writing(path: Path, *also: Path) -> Iterator[None]:
-    """The system's complaints about `path` (or about `also`, in its stead) as a FileError that names it."""
+    """Turn OSErrors about `path` (or about `also`, its temporary name) into a FileError that names it."""
     try:
         yield
     except FileError:
@@ -181,7 +181,7 @@ def locked(folder: Path, waiting: str) -> Iterator[None]:
 
 
 def read_text(path: Path, cure: str = AGAIN, *, errors: str = "strict") -> str:
-    """UTF-8; `errors` as in `bytes.decode`. Raises FileError, which says `cure`, for what is no such file."""
+    """UTF-8; `errors` as in `bytes.decode`. Raises FileError, whose message ends with `cure`, if the file cannot be read."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):

@@ -34,7 +34,7 @@ class Loader:
     """Endless training batches: what `collate(samples, rng)` returns, computed in the workers.
 
     batch_size: samples per batch and rank.
-    collate: a picklable callable; its generator is seeded by (seed, rank, number of the batch), whatever worker runs it.
+    collate: a picklable callable; its generator is seeded by (seed, rank, number of the batch), regardless of the worker.
     needs: fields of Sample that must not be empty; samples without one are dropped and counted.
     max_drop_share: if a larger share of the samples is dropped, the loader raises DataError.
     precompute: applied once to all samples held in memory; streamed samples go to `collate` as they are.
@@ -102,7 +102,7 @@ class Loader:
             yield batch
 
     def _items(self) -> Iterator[Any]:
-        """What the source yields, from the workers. Raises DataError when they end for want of memory."""
+        """What the source yields, from the workers. Raises DataError if they run out of memory."""
         try:
             yield from DataLoader(
                 self._source,
@@ -123,7 +123,7 @@ class Loader:
 
     @property
     def epoch(self) -> int:
-        """Completed passes over the split (streaming: by the stream that is furthest behind)."""
+        """Completed passes over the split (streaming: of the slowest stream)."""
         return self._source.epoch
 
     @property
@@ -183,7 +183,7 @@ def _leave_interrupts_to_the_parent(_: int) -> None:
 
 
 def _into_shared_memory(item: Any) -> Any:
-    """Where the workers' batches go. The queue would do it too, but in a thread whose error nobody hears, and the parent would wait."""
+    """Serialises the workers' batches. The queue could do it, but in a thread whose errors are lost, and the parent would wait forever."""
     if get_worker_info() is not None and not isinstance(item, DataError):
         try:
             for value in item[0].values():

@@ -144,7 +144,7 @@ def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str,
 
 
 def sound(text: str) -> str:
-    """Without lone surrogates, which json can hold and no tokenizer accepts."""
+    """Without lone surrogates, which are valid in json but rejected by tokenizers."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
@@ -165,7 +165,7 @@ def _object(item: Any) -> Object:
 
 
 def _label(value: Any) -> str:
-    return str(value) if isinstance(value, int) else _text("label", value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text("label", value)
 
 
 def _many(value: Any) -> list[Any]:
@@ -174,7 +174,7 @@ def _many(value: Any) -> list[Any]:
 
 
 def _one_or_many(value: Any) -> list[Any]:
-    """A string is one caption, whatever its lines, unless it is a list written out."""
+    """A string is one caption, even with several lines, unless it is a printed list."""
     listed = list_of(value) if isinstance(value, str) else _list("caption", value)
     return [value] if listed is None else listed
 

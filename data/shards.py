@@ -29,7 +29,7 @@ from data.files import replacing, write_text
 from data.sample import Sample, to_record
 
 SCHEMA = 1
-CLASS_NAMES = "classnames.txt"  # beside or above the tars, as in CLIP_benchmark's layout
+CLASS_NAMES = "classnames.txt"  # in the folder of the tars or its parent, as in CLIP_benchmark's layout
 TEMPLATES = "zeroshot_classification_templates.txt"
 MOST_CLASS_BYTES = 1 << 24  # of such a text
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -372,7 +372,7 @@ def _classes(folder: Path) -> tuple[str, ...] | None:
 
 
 def _shown(folder: Path) -> Iterator[Path]:
-    """Without hidden ones: what is being written, and what macOS leaves (`._00000.tar`)."""
+    """Without hidden files: temporary ones, and those of macOS (`._00000.tar`)."""
     return (path for path in folder.glob("*") if not path.name.startswith("."))
 
 

@@ -1,4 +1,4 @@
-"""Tars from anywhere, which may be damaged, cut off or hostile: no size in them is believed before it is checked.
+"""Read untrusted tars, which may be damaged, truncated or malicious: sizes in them are checked before they are used.
 
 A header's size is skipped over without being read, and ends the shard if the file is shorter. Compressed tars are decompressed
 piece by piece, and not beyond `MAX_EXPANSION` times their size.
@@ -21,7 +21,7 @@ from webdataset.gopen import gopen
 BLOCK = tarfile.BLOCKSIZE
 MAX_HEADER = 1 << 14  # bytes of a header's long name or attributes
 MAX_SIZE = 1 << 50  # of a member that is skipped
-MAX_ZEROS = 1 << 16  # blocks between two tars in one file (`cat a.tar b.tar`), or behind the last
+MAX_ZEROS = 1 << 16  # blocks between two tars in one file (`cat a.tar b.tar`), or after the last
 MAX_EXPANSION = 200  # decompressed bytes per byte of a compressed tar ...
 FREE_EXPANSION = 1 << 29  # ... beyond these
 CHUNK = 1 << 20
@@ -30,7 +30,7 @@ Read = Callable[[], bytes]
 
 
 class BehindTheEnd(tarfile.ReadError):
-    """Damage or junk behind the blocks that end a tar: all members before it were whole."""
+    """Damage or junk after the blocks that end a tar: all members before it are intact."""
 
 
 class _TooMuch(tarfile.ReadError):
@@ -60,7 +60,7 @@ def members_of(url: str) -> Iterator[tuple[tarfile.TarInfo, Read]]:
 def lost(url: str, keys: set[str], key_of: Callable[[str], str | None], least: int = 1) -> tuple[int, bool]:
     """How many samples of a damaged shard were not read, at least, and whether that is all.
 
-    Its index, or img2dataset's statistics beside it, know how many there were. Else the headers behind a damaged place are counted,
+    The total comes from its index or from img2dataset's statistics in the same folder. Otherwise the headers after the damage are counted,
     which a plain tar still has. `keys`: of the samples that were read; `least`: that were lost at any rate.
     """
     path = Path(url)
@@ -152,7 +152,7 @@ def _decompressed(head: bytes, buffered: io.BufferedReader[Any]) -> Any:
 
 
 class _Streams(io.RawIOBase):
-    """The content of compressed streams one behind another. Python's own readers of bz2 and xz pass over junk behind them in silence."""
+    """The content of compressed streams one behind another. Python's own readers of bz2 and xz silently ignore junk after them."""
 
     def __init__(self, source: IO[bytes], new: Callable[[], Any]) -> None:
         self.source, self.new, self.decompressor = source, new, new()
@@ -237,7 +237,7 @@ def _expected(path: Path) -> int | None:
 
 
 def _names(file: IO[bytes]) -> Iterator[str]:
-    """The names in all headers of a plain tar, also behind a damaged place."""
+    """The names in all headers of a plain tar, also after damage."""
     while chunk := file.read(CHUNK):
         for start in range(0, len(chunk), BLOCK):
             if chunk[start + 257 : start + 262] == b"ustar":

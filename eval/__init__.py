@@ -2,4 +2,4 @@
 
 
 class EvalError(Exception):
-    """An evaluation cannot be done as asked; the message names the file or value, what was expected, and what to try."""
+    """The evaluation is impossible; the message names the file or value, what was expected, and what to try."""

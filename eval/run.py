@@ -84,8 +84,10 @@ def main(
         evaluate_run(folder, tasks=chosen, everything=all, **options)
     except (EvalError, DataError, OSError, ValueError) as error:
         sys.exit(f"eval: {error}")
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"eval: {str(error).splitlines()[0]} A smaller --batch-size needs less memory; what was answered is kept")
     except KeyboardInterrupt:
-        print(f"eval: {run}: stopped; what was answered is kept, run again to go on", file=sys.stderr)
+        print(f"eval: {run}: interrupted; finished records are kept. Run the same command again to resume", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 

@@ -82,6 +82,7 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Mo
     Without `weights` it is freshly initialised: the untrained control. Raises FileNotFoundError when the folder holds no
     model, ValueError when a file of it is broken (FileError) or the weights do not fit the configuration.
     """
+    from models.shared.lora import adapt
     from models.shared.tensors import read_tensors
     from models.shared.text import load_tokenizer
 
@@ -92,10 +93,13 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Mo
         raise FileNotFoundError(f"{folder} has no model.json: train a model first, for example `make train-clip`")
     kind, config = described(folder)
     tokenizer = load_tokenizer(folder) if kind.reads_text() else None
+    adapted = _adapted(folder / "model.json")
     try:
         model = kind(config, tokenizer)
-    except Exception as error:  # whatever a constructor raises at sizes that no training wrote
-        raise FileError(f"{folder / 'model.json'} describes no {kind.name} that can be built ({_said(error)}). {TRAIN_AGAIN}") from error
+        if adapted:
+            adapt(model, **adapted)
+    except Exception as error:  # constructors can raise anything if sizes are invalid
+        raise FileError(f"{folder / 'model.json'} does not describe a valid {kind.name} ({_said(error)}). {TRAIN_AGAIN}") from error
     if weights:
         if not (folder / "model.safetensors").exists():
             raise FileNotFoundError(
@@ -119,14 +123,23 @@ def described(folder: Path) -> tuple[type[Model], Any]:
     try:
         kind = model_class(description["model"])
         config = from_dict(kind.Config, description["config"])
-    except Exception as error:  # whatever a configuration raises at values that no training wrote
-        raise FileError(f"{path} describes no model of this version ({_said(error)}). {TRAIN_AGAIN}") from error
+    except Exception as error:  # configurations can raise anything if values are invalid
+        raise FileError(f"{path} does not describe a model of this version ({_said(error)}). {TRAIN_AGAIN}") from error
     _names_no_other_place(config, path)
     return kind, config
 
 
+def _adapted(path: Path) -> dict[str, Any]:
+    """The rank and scale of a model with low-rank updates (`models.shared.lora.adapt`); {} for others. Raises FileError."""
+    found = read_json(path, TRAIN_AGAIN).get("adapted", {})
+    rank = found.get("rank") if isinstance(found, dict) and found.keys() == {"rank", "scale"} else None
+    if found and not (type(rank) is int and 0 < rank <= 4096 and type(found["scale"]) in (int, float)):
+        raise FileError(f'{path}: adapted is {found!r:.80}, expected {{"rank": 1 to 4096, "scale": a number}}. {TRAIN_AGAIN}')
+    return dict(found)
+
+
 def _names_no_other_place(config: Any, file: Path) -> None:
-    """Every architecture is described in the file itself: whatever a run folder says, nothing is fetched or executed to load it."""
+    """The file describes the whole architecture: nothing that a run folder names is fetched or executed to load it."""
     for field in fields(config):
         value: Any = getattr(config, field.name)
         if is_dataclass(value):
@@ -155,7 +168,9 @@ def describe(model: Model, folder: Path) -> None:
     """Write the files that `load` reads except the weights: `model.json` and the tokenizer."""
     from models.shared.text import save_tokenizer
 
-    description = {"model": model.name, "paradigm": model.paradigm, "config": asdict(model.config)}
+    description: dict[str, Any] = {"model": model.name, "paradigm": model.paradigm, "config": asdict(model.config)}
+    if hasattr(model, "adapted"):
+        description["adapted"] = model.adapted
     write_json(folder / "model.json", description)
     if model.tokenizer is not None:
         save_tokenizer(model.tokenizer, folder)

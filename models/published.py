@@ -11,7 +11,7 @@ Only safetensors files are read, because loading a pickled checkpoint can execut
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import pkgutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,15 @@ def _from_transformers(name: str) -> Model:
 
 
 def _converters(attribute: str) -> list[Any]:
-    """The convert.py modules that have the attribute: `is_open_clip(cfg)`, which tells whether they can read an open_clip model, or
-    `TRANSFORMERS_TYPE`, the transformers `model_type` that they read."""
-    with_one = [package for package in models.packages() if importlib.util.find_spec(f"models.{package}.convert")]
-    found = [importlib.import_module(f"models.{package}.convert") for package in with_one]
-    return [convert for convert in found if hasattr(convert, attribute)]
+    """The packages' modules convert.py and *_convert.py that have the attribute: `is_open_clip(cfg)`, which tells whether they can read an
+    open_clip model, or `TRANSFORMERS_TYPE`, the transformers `model_type` that they read."""
+    names = [
+        f"models.{package}.{each.name}"
+        for package in models.packages()
+        for each in pkgutil.iter_modules(importlib.import_module(f"models.{package}").__path__)
+        if each.name == "convert" or each.name.endswith("_convert")
+    ]
+    return [convert for convert in map(importlib.import_module, names) if hasattr(convert, attribute)]
 
 
 def _build(convert: Any, config: Any, state: State, tokenizer: str | None, *, mean: Any, std: Any) -> Model:

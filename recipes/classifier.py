@@ -11,7 +11,7 @@ batch      256                                  64
 seen       2 M                                  96 k
 optimiser  AdamW, lr 5e-4, wd 0.05              AdamW, lr 1.5e-3, wd 0.05
 
-It uses no captions, and its labels do not tell which attributes belong to the same object.
+It uses no captions, and its labels do not say which attributes belong to the same object.
 """
 
 from __future__ import annotations

@@ -20,11 +20,10 @@ schedule.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from models.clip import CLOOBConfig
 from recipes import clip
-from recipes.claims.claim import Arm, Cell, Claim
+from recipes.claims.claim import Arm, Cell, Claim, with_model
 from recipes.claims.measures.spectrum import directions
 from recipes.train.recipe import AnyRecipe, Optim
 
@@ -41,10 +40,6 @@ PRESETS["paper"] = replace(
 
 def short(recipe: AnyRecipe) -> AnyRecipe:
     return replace(recipe, budget=48_000, optim=replace(recipe.optim, warmup=4_000))
-
-
-def with_model(**changes: Any) -> Any:
-    return lambda recipe: replace(recipe, model=replace(recipe.model, **changes))
 
 
 BOTH = Arm("Hopfield and InfoLOOB")

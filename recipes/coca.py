@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.coca import CoCaConfig
-from recipes.claims.claim import Arm, Cell, Change, Claim
+from recipes.claims.claim import Arm, Cell, Claim, with_model
 from recipes.train.recipe import AnyRecipe, Optim, Recipe
 
 PRESETS = {
@@ -57,10 +57,6 @@ def _short(recipe: AnyRecipe) -> AnyRecipe:
     return replace(recipe, budget=64_000)
 
 
-def _model(**changes: object) -> Change:
-    return lambda recipe: replace(recipe, model=replace(recipe.model, **changes))
-
-
 JOINT = Arm("captioning 2, contrastive 1")
 SHAPE, CAPTION = Cell("zeroshot", "shape"), Cell("captioning", "shape F1")
 
@@ -70,7 +66,7 @@ CLAIMS = (
         sentence="The contrastive and captioning losses together give better zero-shot features than the contrastive loss alone.",
         paper="table 8: 71.6 against 70.7, ImageNet zero-shot top-1 in %, at 1.18 times the cost",
         base=_short,
-        arms=(JOINT, Arm("contrastive alone", _model(captioning_weight=0.0))),
+        arms=(JOINT, Arm("contrastive alone", with_model(captioning_weight=0.0))),
         metric=SHAPE,
         note="the arms' FLOPs include the saving: without captioning the second half of the decoder is not computed",
     ),
@@ -79,7 +75,7 @@ CLAIMS = (
         sentence="The contrastive loss does not make captions worse.",
         paper="table 8: 69.0 against 68.9, VQA after fine-tuning, in %",
         base=_short,
-        arms=(JOINT, Arm("captioning alone", _model(contrastive_weight=0.0))),
+        arms=(JOINT, Arm("captioning alone", with_model(contrastive_weight=0.0))),
         metric=CAPTION,
         note="measured by the shapes that captions name, instead of VQA after fine-tuning",
     ),
@@ -90,8 +86,8 @@ CLAIMS = (
         base=_short,
         arms=(
             JOINT,
-            Arm("captioning 1, contrastive 1", _model(captioning_weight=1.0)),
-            Arm("captioning 1, contrastive 2", _model(captioning_weight=1.0, contrastive_weight=2.0)),
+            Arm("captioning 1, contrastive 1", with_model(captioning_weight=1.0)),
+            Arm("captioning 1, contrastive 2", with_model(captioning_weight=1.0, contrastive_weight=2.0)),
         ),
         metric=SHAPE,
         note="weights of a mean over tokens, as open_clip's; the paper's equation 3 sums over a caption, so its 2 : 1 may be another ratio",
@@ -101,7 +97,7 @@ CLAIMS = (
         sentence="A contrastive pooler on top of the generative one works better than two poolers on the encoder.",
         paper="table 8f: cascade 71.6, parallel 71.2, ImageNet zero-shot top-1 in %; VQA 69.0, 68.7",
         base=_short,
-        arms=(Arm("cascade", _model(pooling="cascade")), Arm("parallel")),
+        arms=(Arm("cascade", with_model(pooling="cascade")), Arm("parallel")),
         metric=SHAPE,
     ),
 )

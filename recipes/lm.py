@@ -1,4 +1,4 @@
-"""The suite's own language model, trained on text alone. Frozen, BLIP-2, MiniGPT-4, MAGIC and ASIF build on it offline.
+"""The suite's own language model, trained only on text. Frozen, BLIP-2, MiniGPT-4, MAGIC and ASIF build on it offline.
 
 make train-lm                                 2 CPU cores
 make train-lm PRESET=small                    one CUDA GPU

@@ -27,7 +27,7 @@ from dataclasses import replace
 
 from models.minigpt4 import MiniGPT4Config
 from models.minigpt4.chat import SAMPLED
-from recipes.claims.claim import Arm, Cell, Change, Claim
+from recipes.claims.claim import Arm, Cell, Claim, with_model
 from recipes.claims.measures.reply_format import in_the_form_asked_for
 from recipes.train.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
 
@@ -78,10 +78,6 @@ def _first_stage(recipe: AnyRecipe) -> AnyRecipe:
     return replace(recipe, stages=recipe.schedule[:1])
 
 
-def _model(**changes: object) -> Change:
-    return lambda recipe: replace(recipe, model=replace(recipe.model, **changes))
-
-
 CLAIMS = (
     Claim(
         name="second-stage-mends-replies",
@@ -107,9 +103,9 @@ CLAIMS = (
         base=_short,
         arms=(
             Arm("one linear layer"),
-            Arm("three layers", _model(bridge=3)),
-            Arm("Q-Former learns, too", _model(tune_qformer=True)),
-            Arm("no Q-Former", _model(queries=0)),
+            Arm("three layers", with_model(bridge=3)),
+            Arm("Q-Former learns, too", with_model(tune_qformer=True)),
+            Arm("no Q-Former", with_model(queries=0)),
         ),
         metric=Cell("vqa", "accuracy"),
         note="without a Q-Former, each group of four neighbouring patches becomes one vector",

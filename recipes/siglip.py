@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.siglip import SigLIPConfig
-from recipes.claims.claim import Arm, Cell, Claim
+from recipes.claims.claim import Arm, Cell, Claim, with_model
 from recipes.train.recipe import AnyRecipe, Optim, Recipe
 
 PRESETS = {
@@ -56,17 +56,13 @@ def _short(recipe: AnyRecipe) -> AnyRecipe:
     return replace(recipe, batch=64, budget=48_000)
 
 
-def _model(recipe: AnyRecipe, **changes: object) -> AnyRecipe:
-    return replace(recipe, model=replace(recipe.model, **changes))
-
-
 CLAIMS = (
     Claim(
         name="sigmoid-at-small-batch",
         sentence="At small batches the sigmoid loss learns better than the softmax loss.",
         paper="figure 2: sigmoid ahead of softmax below batches of 16 k, level from 32 k on, ImageNet zero-shot",
         base=_short,
-        arms=(Arm("sigmoid"), Arm("softmax", lambda recipe: _model(recipe, loss="softmax"))),
+        arms=(Arm("sigmoid"), Arm("softmax", with_model(loss="softmax"))),
         metric=Cell("retrieval", "i2t R@1 (500)"),
         note="batch 64 and 48 k samples; the paper uses batches of at least 512 and billions of samples; the same learning rate for both",
     ),
@@ -75,7 +71,7 @@ CLAIMS = (
         sentence="A bias that starts at -10, so that nearly all pairs start as negatives, learns better than one that starts at 0.",
         paper="table of initialisations: 63.0 against 61.7 (ImageNet zero-shot top-1 in %, ViT-B/16, batch 8 k, 900 M samples)",
         base=_short,
-        arms=(Arm("b = -10"), Arm("b = 0", lambda recipe: _model(recipe, bias=0.0))),
+        arms=(Arm("b = -10"), Arm("b = 0", with_model(bias=0.0))),
         metric=Cell("retrieval", "i2t R@1 (500)"),
         note="batch 64, where one pair in 64 matches (ln 63 = 4.1); with the paper's 8 k it is one in 8,192 (9.0)",
     ),

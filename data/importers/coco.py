@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from data.captions import usable
 from data.importers.write import Row, read_text, write_split
@@ -46,13 +46,13 @@ def import_coco(
     write_split(rows, images=images, out=out, split=split, size=size, classes=classes, dropped=dropped, needs=("captions",))
 
 
-def rows_of(path: Path, label: str | None, dropped: Counter[str]) -> dict[int | str, Row]:
+def rows_of(path: Path, label: str | None, dropped: Counter[str]) -> dict[Any, Row]:
     """The rows of a captions json, by their ids. What cannot be used is counted."""
     entries, annotations = _parts(path)
-    rows: dict[int | str, Row] = {}
+    rows: dict[Any, Row] = {}
     for entry in entries:
         file, image_id = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(file, str) or not isinstance(image_id, int | str):
+        if not isinstance(file, str) or not _is_id(image_id):
             dropped["image entry without id or file_name"] += 1
         elif image_id in rows:
             dropped["image entry with a used id"] += 1
@@ -66,7 +66,7 @@ def rows_of(path: Path, label: str | None, dropped: Counter[str]) -> dict[int | 
         if others:
             kind = next(iter(others)) if isinstance(annotation, dict) and "caption" in annotation else "captions"
             dropped["annotation whose caption is not a string" if kind == "captions" else f"bad {kind}"] += 1
-        elif not isinstance(image_id, int | str) or image_id not in rows:
+        elif not _is_id(image_id) or image_id not in rows:
             dropped["annotation of an unknown image"] += 1
         else:
             rows[image_id].captions.extend(captions)
@@ -97,6 +97,11 @@ def add_objects(rows: Mapping[Any, Row], path: Path, dropped: Counter[str]) -> N
             dropped["crowd of objects"] += 1
         else:
             row.objects.append(Object(name, (left, top, left + width, top + height)))
+
+
+def _is_id(value: Any) -> TypeGuard[int | float | str]:
+    """Pandas writes whole numbers as 7.0."""
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
 
 
 def _parts(path: Path) -> tuple[list[Any], list[Any]]:

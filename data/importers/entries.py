@@ -26,11 +26,11 @@ def read_entries(path: Path, dropped: Counter[str]) -> list[Entry]:
     except (ValueError, RecursionError) as error:
         content = _lines(text)  # as in POPE's .json files
         if not content or not isinstance(content[0], dict):
-            raise DataError(f"{path} is not json ({error}). Expected an array or an object of objects, or one object a line") from error
+            raise DataError(f"{path} is not json ({error}). Expected an array or an object of objects, or one object per line") from error
     listed = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
     found = [entry for entry in listed if isinstance(entry, dict)]
     if not found:
-        raise DataError(f"{path} lists no objects. Expected an array or an object of objects, or one object a line")
+        raise DataError(f"{path} lists no objects. Expected an array or an object of objects, or one object per line")
     if others := len(listed) - len(found):
         dropped["entry that is not an object"] += others
     return found

@@ -1,4 +1,4 @@
-"""A table of image paths and captions: CSV, TSV or JSON lines. Rows that repeat a path are captions of the same image."""
+"""A table of image paths and captions: CSV, TSV or JSON. Rows that repeat a path are captions of the same image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def import_table(
     label_column: str | None = None,
     size: int | None = None,
 ) -> None:
-    """CSV, TSV or JSONL with a path and a caption per row.
+    """CSV, TSV, JSONL or JSON with a path and a caption per row.
 
     Args:
         table: the file, whose ending gives its format. CSV and TSV need a header line. CSV has quoting, TSV has none.
@@ -83,7 +83,7 @@ def _records(table: Path, columns: tuple[str, ...], dropped: Counter[str]) -> It
 
 def _csv(table: Path, text: str, columns: tuple[str, ...], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(1 << 24)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)  # `path, "a, b"` is quoted
 
     def rows() -> Iterator[tuple[int, list[str]]]:
         while True:
@@ -130,18 +130,24 @@ def _by_column(
 
 
 def _json_lines(table: Path, text: str, columns: tuple[str, ...], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+    """An object a line, or an array of objects, whatever the ending."""
+    whole = _parsed(text)
     seen: dict[str, None] = {}
-    for line in filter(str.strip, text.split("\n")):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
+    for record in whole if isinstance(whole, list) else map(_parsed, filter(str.strip, text.split("\n"))):
         if not isinstance(record, dict):
             dropped["line that is not a json object"] += 1
             continue
         seen |= dict.fromkeys(record)
         yield record
     _check_columns(table, columns, seen)
+
+
+def _parsed(text: str) -> Any:
+    """None for what is not json."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _check_columns(table: Path, wanted: tuple[str, ...], found: Collection[str]) -> None:
@@ -157,4 +163,5 @@ def _check_columns(table: Path, wanted: tuple[str, ...], found: Collection[str])
         )
 
 
-READERS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _json_lines, ".ndjson": _json_lines}
+READERS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _json_lines}
+READERS |= {".ndjson": _json_lines, ".json": _json_lines}

@@ -88,7 +88,7 @@ def write_samples(
             path = partial / f"{len(shards):05d}.tar"
             shards.append(write_shard(path, chain([first], islice(unique, SAMPLES_PER_SHARD - 1))))
         if not shards:
-            raise DataError(f"none of {tally.seen} images could be used: {tally.summary()}")
+            raise DataError(f"none of {tally.seen} images could be used: {tally.summary() if tally.drops else 'there are no rows'}")
         write_index(partial, name=out.absolute().name, split=split, shards=shards, classes=classes, dropped=tally.drops)
     print(f"{folder}: {sum(shard['samples'] for shard in shards)} samples in {len(shards)} shards")
     if tally.drops:

@@ -1,6 +1,6 @@
 """Write the embedded data set: `python -m data.scenes.build --preset tiny --out .data/scenes-tiny` (= `make data`).
 
-The same seed gives the same bytes with any number of workers: a picture depends on (seed, split, index) alone and is drawn
+The same seed gives the same bytes with any number of workers: an image depends only on (seed, split, index) and is drawn
 with integers. JPEG is left to libjpeg-turbo, whose baseline coder is integer arithmetic too; the tests compare a whole shard
 with the published one.
 """
@@ -95,7 +95,7 @@ def build(
     samples: dict[str, int] | None = None,
     planted: float | None = None,
 ) -> None:
-    """Write every split as shards with an index. A complete split is kept, any other is written anew beside it, and then takes its place.
+    """Write every split as shards with an index. Complete splits are kept; others are written to a temporary folder and then replaced.
 
     Two builds at once give one data set: the split of the faster one stays.
     """

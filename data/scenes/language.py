@@ -124,7 +124,7 @@ def _shuffled(things: Sequence[Thing], rng: Random) -> list[Thing]:
 
 
 def questions(scene: Scene, rng: Random) -> list[Question]:
-    """One question of each kind the picture allows. Answers are balanced, so that none can be guessed from the words alone."""
+    """One question of each kind the picture allows. Answers are balanced, so that the question does not give them away."""
     things = scene.things
     asked = [_exist(things, rng), _count(things, rng)]
     for kind, given in (("colour", "shape"), ("shape", "colour")):

@@ -23,7 +23,7 @@ class ReRanked:
     Only the order of the values within a row is meaningful; ties remain ties.
     """
 
-    queries = 1  # the captions of an image are much alike, and each costs a shortlist
+    queries: int | None = 1  # the captions of an image are much alike, and each costs a shortlist
 
     def __init__(self, first: Ranker, second: Pairs) -> None:
         self.first, self.second = first, second

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from eval.adapters.naming import NearestMeanNames, PromptedNames
+from eval.adapters.parts import PartScorer
 from eval.adapters.rerank import ReRanked
 from eval.adapters.verdicts import LikelierVerdicts, SpokenVerdicts, ThresholdVerdicts
 from eval.base.capabilities import (
@@ -22,6 +23,7 @@ from eval.base.capabilities import (
     AnswerScorer,
     Captioner,
     Captions,
+    ComparesParts,
     Completer,
     Completes,
     Decider,
@@ -78,7 +80,9 @@ class Subject:
         return ImageFeatures(self.model, self.batch_size) if isinstance(self.model, EncodesImages) else None
 
     @cached_property
-    def pairs(self) -> PairScorer | None:
+    def pairs(self) -> PairScorer | PartScorer | None:
+        if isinstance(self.model, ComparesParts):
+            return PartScorer(self.model, self.batch_size)
         return PairScorer(self.model.score, self.model.score_kind, self.batch_size) if isinstance(self.model, ScoresPairs) else None
 
     @cached_property
@@ -166,7 +170,7 @@ class EmbeddingScorer(ImageFeatures):
     """
 
     adapter = "embedding similarity"
-    queries = None
+    queries: int | None = None
 
     def __init__(self, model: Any, batch_size: int = 256) -> None:
         super().__init__(model, batch_size)
@@ -211,7 +215,7 @@ class EmbeddingScorer(ImageFeatures):
 class PairScorer:
     """Any function that scores image-text pairs; each prepared pair is scored once."""
 
-    queries = None
+    queries: int | None = None
 
     def __init__(self, score: Callable[[Images, Texts], Any], adapter: str, batch_size: int = 256) -> None:
         self.score, self.adapter, self.batch_size = score, adapter, batch_size
@@ -345,7 +349,8 @@ class RankedAnswers:
 
     def __init__(self, scorer: AnswerScorer) -> None:
         self.scorer, self.adapter = scorer, f"ranked: {scorer.adapter}"
-        self.costly = not (isinstance(scorer, PhrasedAnswers) and isinstance(scorer.scorer, EmbeddingScorer))  # a pass for every candidate
+        cheap = isinstance(scorer, PhrasedAnswers) and isinstance(scorer.scorer, EmbeddingScorer | PartScorer)
+        self.costly = not cheap  # a pass for every candidate
 
     def prepare(self, images: Images, texts: Texts = ()) -> None:
         self.scorer.prepare(images, texts)

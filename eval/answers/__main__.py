@@ -36,7 +36,7 @@ def pope(
         out: also write every question with its answer and verdicts here, one JSON line each.
     """
     if not questions:
-        raise EvalError("expected one or more files of POPE's questions behind the answers, such as coco_pope_random.json")
+        raise EvalError("expected one or more files of POPE's questions after the answers, such as coco_pope_random.json")
     cells, records = pope_files.score(answers, *questions, subset=subset)
     _report(cells, records, out)
 

@@ -3,7 +3,7 @@
 questions  {"question_id": 1, "image": "COCO_val2014_000000016631.jpg", "text": "Is there a person in the image?", "label": "yes"}
 answers    {"question": "is there a person in the image?", "answer": "Yes, there is."}
 
-Both have one object a line. Answers belong to the questions of the same line, or by "question_id" where they have it; the answer can also
+Both have one object per line. Answers belong to the questions of the same line, or by "question_id" where they have it; the answer can also
 be called "text". POPE has three files of questions (random, popular, adversarial), and the ids of each begin at 1. The answers to all three
 can be in one file, each with the "category" of its questions, or with their text ("question" or "prompt"): in blocks, in any order of
 the files. `accuracy`, `precision`, `recall`, `F1` and `yes ratio` are those of the repository's evaluate.py, which takes an answer
@@ -130,7 +130,7 @@ def _fits(block: Sequence[Json], asked: Sequence[Asked]) -> bool:
 
 
 def _same_question(entry: Json, asked: Asked) -> bool | None:
-    """None if the answer does not tell what it was asked. A prompt can go on behind the question."""
+    """None if the answer does not include its question. A prompt can continue after the question."""
     text = asked.text.strip().lower()
     if isinstance(question := entry.get("question"), str):
         return question.strip().lower() == text
@@ -230,7 +230,7 @@ def _entries(path: Path) -> list[Json]:
             try:
                 found += [json.loads(line)] if line.strip() else []
             except (ValueError, RecursionError) as error:
-                raise EvalError(f"{path}: line {number} is no JSON object ({error}); expected one object a line") from error
+                raise EvalError(f"{path}: line {number} is not a JSON object ({error}); expected one object per line") from error
     if not found or not all(isinstance(entry, dict) for entry in found):
-        raise EvalError(f"{path}: expected one JSON object a line; found {text!s:.80}")
+        raise EvalError(f"{path}: expected one JSON object per line; found {text!s:.80}")
     return found

@@ -41,6 +41,23 @@ class ScoresPairs(Protocol):
 
 
 @runtime_checkable
+class ComparesParts(Protocol):
+    """For models whose score is more than a similarity of two vectors, but whose costly half an image and a text each need only once."""
+
+    score_kind: str
+
+    def image_parts(self, images: Images) -> Tensor:
+        """float32 `[N, ...]`."""
+
+    def text_parts(self, texts: Texts) -> Tensor:
+        """float32 `[T, ...]`; the mean over several prompts stands for the class that they describe."""
+
+    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
+        """`[N, T]`: how well each text fits each image, larger is better, from their parts. In float64 a score does not depend on what else
+        is compared at the same time."""
+
+
+@runtime_checkable
 class Captions(Protocol):
     def caption(self, images: Images) -> list[str]: ...
 

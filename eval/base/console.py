@@ -1,4 +1,4 @@
-"""The terminal, for text that comes from people's files and folders: nothing in it is read as rich's markup or as an emoji's name."""
+"""A console for text from untrusted files: rich's markup and emoji names in it are printed as they are."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def content_of(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise EvalError(f"{path} is no JSON file ({error})") from error
+        raise EvalError(f"{path} is not a JSON file ({error})") from error
 
 
 def expect(good: bool, path: Path, expected: str, found: Any) -> None:

@@ -1,7 +1,7 @@
 """The two caption metrics that only Java programs compute: METEOR 1.5 (Denkowski and Lavie 2014) and SPICE (Anderson et al. 2016).
 
-pycocoevalcap carries the programs. METEOR's dictionaries take some ten seconds to load, so one process serves a whole
-evaluation. SPICE parses sentences and also needs Stanford's CoreNLP 3.6.0, 400 MB that pycocoevalcap does not carry.
+pycocoevalcap contains the programs. METEOR's dictionaries take some ten seconds to load, so one process serves a whole
+evaluation. SPICE parses sentences and also needs Stanford's CoreNLP 3.6.0, 400 MB that pycocoevalcap does not contain.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def why_no_meteor() -> str:
 
 
 def why_no_spice() -> str:
-    """ "" where SPICE can run. It is never fetched from here: pycocoevalcap's own script does that, when asked to."""
+    """The reason why SPICE cannot run, or "". Its models are never downloaded here; pycocoevalcap has a script for that."""
     library = Path(str(files("pycocoevalcap.spice") / "lib"))
     missing = [name for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar") if not (library / name).exists()]
     if not has_java():

@@ -28,12 +28,12 @@ from eval.scenes.oracle import Oracle, has_truth
 Json = dict[str, Any]
 CONTROL_SAMPLES = 100  # enough to detect use of the image: a share of .3 has an interval of +-.09 (less with several questions per image)
 # Samples of the main split and of each shift that a costly adapter is asked about.
-PAIRED = 600, 300  # scores one image-text pair at a time: intervals of at most +-.04 and +-.06, less with several pairs per image
+PAIRED = 600, 200  # scores one image-text pair at a time: intervals of at most +-.04 and +-.07, less with several pairs per image
 WRITTEN = 300, 150  # writes every answer: intervals of at most +-.06 and +-.08, less with several questions per image
 PROMPTED = 100, 30  # reads several images per prompt: intervals of at most +-.10 and +-.18
 CONTROL_PROMPTS = 30  # of the same: intervals of at most +-.18
 CONTROL_DRAWINGS = 30  # images that an untrained model draws: its scores are near chance, where intervals are narrow
-CONTROL_PAIRS = 14_000  # for controls and shifts
+CONTROL_PAIRS = 14_000  # for controls, shifts and the other adapter
 ORACLE_SAMPLES = 100  # the oracle parses captions in Python, which is slow
 RERANKED_PAIRS = 8_000  # pairs in all shortlists: 250 image queries and a caption of each, intervals of at most +-.06
 PAIRS = 25_000  # maximum number of pairs in a gallery for models that score one pair at a time
@@ -70,7 +70,7 @@ def variants(model: Any, fresh: Any, source: Source, splits: Iterable[str], weig
     controls: Json = {"most": CONTROL_SAMPLES, "most_pairs": CONTROL_PAIRS, "primary_only": True}
     return [
         Variant(name="model", subject=subject, identity=weights),
-        Variant(name="other adapter", subject=subject, identity=weights, other_adapter=True),
+        Variant(name="other adapter", subject=subject, identity=weights, other_adapter=True, most_pairs=CONTROL_PAIRS),
         Variant(name="untrained", subject=beginner, identity=f"untrained {weights}", **controls),
         Variant(name="shuffled images", subject=subject, identity=weights, pictures="shuffled", **controls),
         Variant(name="blank images", subject=subject, identity=weights, pictures="blank", **controls),

@@ -131,7 +131,7 @@ def claim_of(raw: dict[str, Any], path: Path) -> Claim:
 
 
 def finite(value: Any) -> float:
-    """Raises ValueError for what is no finite number."""
+    """Raises ValueError unless the value is a finite number."""
     found = number(value)
     if found is None:
         raise ValueError(f"expected a finite number, found {value!r}")

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sized
 from html import escape
+from itertools import accumulate
 from typing import Any
 
 from rich import box
@@ -90,7 +91,7 @@ def cell(text: str) -> str:
     return escape(words.plain(" ".join(text.split())), quote=False).replace("|", "\\|").replace("[", "\\[").replace("`", "'")
 
 
-COLUMN_WIDTH = 10  # characters, in terminal tables
+COLUMN_WIDTH = 10  # characters, in terminal tables; more if a word of the heading is longer
 NAME_WIDTH = 30  # maximum
 TERMINAL_COSTS = ("samples_seen", "train_flops")
 ABOUT = ("dataset", "page", "stage", "model", "paradigm", "preset", "trained_on", "seed")
@@ -114,7 +115,7 @@ def table_csv(report: Report) -> str:
 
 
 def _csv(row: dict[str, Any]) -> dict[str, Any]:
-    """With texts that bring neither HTML nor unseen characters along, and that no spreadsheet takes for a formula."""
+    """With texts that contain no HTML, no invisible characters, and nothing that a spreadsheet would execute as a formula."""
     texts = {name: escape(words.plain(value), quote=False) for name, value in row.items() if isinstance(value, str)}
     return row | {name: f"'{text}" if text.startswith(("=", "+", "-", "@")) else text for name, text in texts.items()}
 
@@ -141,9 +142,12 @@ def terminal(report: Report, console: Console) -> None:
         named = [line.label for line in dataset.overview.controls] + [row.name for row in dataset.rows]
         named += [f"  {other.detail}" for block in dataset.overview.blocks for other in block.others]
         names = min(NAME_WIDTH, max(map(len, named)))
-        at_once = max(1, (console.width - names - 2) // (COLUMN_WIDTH + 1))
-        for first in range(0, len(shown), at_once):
-            console.print(terminal_table(dataset, heads, shown[first : first + at_once], title=dataset.name * (not first)))
+        title = dataset.name
+        while shown:
+            widths = list(accumulate(_width(heads[place]) + 2 for place in shown))  # with the spaces between columns
+            fitting = max(1, sum(width <= console.width - names - 3 for width in widths))
+            console.print(terminal_table(dataset, heads, shown[:fitting], title=title))
+            shown, title = shown[fitting:], ""
     for sentence in status(report):
         console.print(Text(sentence))
 
@@ -153,9 +157,8 @@ def terminal_table(dataset: DatasetReport, heads: list[str], places: list[int], 
     bold = Text(title, style="bold") if title else None
     grid = Grid(title=bold, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     grid.add_column("model", max_width=NAME_WIDTH, vertical="bottom")
-    width: dict[str, Any] = {"min_width": COLUMN_WIDTH, "max_width": COLUMN_WIDTH}
     for place in places:
-        grid.add_column(Text(heads[place].replace("_", " ")), justify="right", vertical="bottom", **width)
+        grid.add_column(Text(heads[place].replace("_", " ")), justify="right", vertical="bottom", width=_width(heads[place]))
     for block, row in zip(dataset.overview.blocks, dataset.rows, strict=True):
         others = [other for other in block.others if any(other.entries[place].text for place in places)]
         for name, line in ((row.name, block.line), *((f"  {other.detail}", other) for other in others)):
@@ -164,6 +167,11 @@ def terminal_table(dataset: DatasetReport, heads: list[str], places: list[int], 
     for line in dataset.overview.controls:
         grid.add_row(Text(line.label), *(terminal_entry(line.entries[place]) for place in places), style="dim")
     return grid
+
+
+def _width(head: str) -> int:
+    """Characters that a column needs so that no word of its heading is cut."""
+    return max(COLUMN_WIDTH, *map(len, head.replace("_", " ").split()))
 
 
 def terminal_entry(shown: Entry) -> Text:

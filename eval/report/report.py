@@ -130,7 +130,7 @@ def build(runs: list[Run], pages: Sequence[str] = (), only: str | None = None, c
     tested, broken = read_claims(claims, pages) if claims else ([], [])
     shown = list({result.run.name: result.run for result in results}.values())
     for run in shown:
-        _ = run.log, run.validation  # so that what is wrong with them is known
+        _ = run.log, run.validation  # reads them, so that `faults` is complete
     for dataset in datasets:
         _ = dataset.pictures
     return Report(

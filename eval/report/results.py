@@ -23,7 +23,7 @@ from eval.report import words
 
 AGAIN = "Delete it and run its train or eval command again"
 DEEPEST = 50  # levels of an object in a file
-PAID = ("samples_seen", "train_seconds", "train_flops")  # numbers of cost.json, also of what a run builds on
+PAID = ("samples_seen", "train_seconds", "train_flops")  # numbers of cost.json, for a run and its prerequisites
 COSTS = (*PAID, "trainable_parameters", "total_parameters", "peak_memory_mb")
 CONTROL_ORDER = ("chance", "oracle", "untrained", "shuffled images", "blank images")  # other variants follow in order of occurrence
 
@@ -59,7 +59,7 @@ class Cell:
 @dataclass(frozen=True)
 class Run:
     """One training run. Its files are read lazily, because most reports need only some of them. Reading raises EvalError, except for the
-    log, which a report can do without: `faults` then says what is wrong with it."""
+    log, which the report does not require: `faults` then lists the error."""
 
     name: str
     folder: Path
@@ -115,7 +115,7 @@ class Run:
             self.faults.append(str(error))
             return []
         if path.exists() and path.stat().st_size and not any("event" in line or _is_step(line) for line in lines):
-            self.faults.append(f"{path}: no line of it tells of a step, so there are no curves of the run. {AGAIN}.")
+            self.faults.append(f"{path}: no line of it describes a training step, so the report has no curves for this run. {AGAIN}.")
         return lines
 
 
@@ -164,7 +164,7 @@ class Result:
 
     @cached_property
     def stale(self) -> str:
-        """Why its numbers are not of the model that is in the run folder now; "" where they are, or where that cannot be told."""
+        """Why its numbers do not belong to the model now in the run folder; "" if they do or if this is unknown."""
         path = self.run.folder / "model.safetensors"
         if not self.weights:
             return ""
@@ -193,7 +193,7 @@ def is_run(folder: Path) -> bool:
 
 
 def usable(runs: list[Run]) -> tuple[list[Run], list[Result], list[str]]:
-    """Runs and their results, without those of which a file is broken; and a sentence about each of these."""
+    """Runs and results whose files are all valid, and a sentence about each of the others."""
     whole, results, faults = [], [], []
     for run in runs:
         try:
@@ -256,7 +256,7 @@ def result_of(raw: dict[str, Any], run: Run, path: Path) -> Result:
 
 
 def _hashes(raw: Any) -> dict[str, str | None]:
-    """Raises ValueError for what is no hash; None where there is none."""
+    """Raises ValueError if it is not a hash; None if there is none."""
     if wrong := [known for known in raw.values() if not isinstance(known, str | None)]:
         raise ValueError(f"expected a hash, found {wrong[0]!r}")
     return dict(raw)
@@ -344,7 +344,7 @@ def _checked_cost(cost: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _is_step(line: dict[str, Any]) -> bool:
-    """Whether a line of train.jsonl tells of a step what the curves need, and nothing else in its stead."""
+    """Whether a line of train.jsonl has the fields that the curves need, with valid values."""
     numbers = [line.get("step"), line.get("samples")]
     for name in ("terms", "chance"):
         if not isinstance(each := line.get(name, {}), dict):
@@ -358,7 +358,7 @@ def _is_number(value: Any) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, its texts fit to be shown. Raises EvalError for anything else."""
+    """A JSON object whose texts are safe to display. Raises EvalError for anything else."""
     try:
         value = parse_json(read_text(path, AGAIN), path, AGAIN)
         if not isinstance(value, dict):

@@ -64,16 +64,16 @@ def memory(megabytes: float | None) -> str:
     return MISSING if megabytes is None else f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
 
 
-# Control characters (a terminal obeys them), and characters that are not seen, among them those that turn the direction of writing.
-UNSEEN = re.compile(
+# Control characters, which a terminal would execute, and invisible characters, including those that change the writing direction.
+INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
 
 
 def plain(text: str) -> str:
-    """A text of somebody's file or folder, fit to be shown: what is not seen becomes a replacement character."""
-    return UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+    """Text from an untrusted file, made safe to display: invisible characters become replacement characters."""
+    return INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def make(target: str, **variables: Any) -> str:

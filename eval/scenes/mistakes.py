@@ -1,4 +1,4 @@
-"""Where a caption of a scene is wrong: its text in pieces, each true of the picture, false, or no claim at all."""
+"""Find errors in a caption of a scene: split the text into pieces that are true of the image, false, or not a claim."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def recogniser_of(source: Source, folder: Path = Path(".runs")) -> Recogniser:
 
 
 def real_accuracy(model: Recogniser, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """Accuracy on real pictures of one object, whole and shrunk to half the size; {"real pictures": {"shape": 0.999, ...}, ...}.
+    """Accuracy on real pictures of one object, whole and shrunk to half the size; {"real pictures": {"shape": share, ...}, ...}.
 
     "count" is the share of all pictures in which exactly as many objects are found as there are.
     """
@@ -245,7 +245,7 @@ def _read(path: Path, about: dict[str, str]) -> tuple[Recogniser | None, str]:
         if any(known.get(name) != value for name, value in about.items()):
             return None, ""
         model = Recogniser(int(about["pixels"]))
-        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118, it is no dict
+        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118, not a dict
     return model.eval().requires_grad_(False), known["accuracy"]
 
 

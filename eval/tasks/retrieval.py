@@ -3,9 +3,9 @@
 A candidate text is listed once, however many images it belongs to, and is right for each of them; each distinct text is
 one query. Tied candidates count with the probability that a random order would show a right one, so a model that gives
 everything one score is exactly at chance. Recall depends on the gallery, so its size is part of the metric's name: the first
-500 images with captions, in key order, and all of them where there are more. A model that has embeddings and a score of its own
-has two rows: by its embeddings, and with their best candidates re-ranked by its score (eval/adapters/rerank.py), where only the first
-caption of an image is a query.
+500 images with captions, in key order, and on the main split all of them where there are more. A model that has embeddings and a
+score of its own has two rows: by its embeddings, and with their best candidates re-ranked by its score (eval/adapters/rerank.py), where
+only the first caption of an image is a query.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def plan(source: Source) -> list[Retrieval]:
         captioned = [sample for sample in source.samples(split) if sample.captions]
         if captioned:
             tasks.append(Retrieval(split, captioned[:GALLERY]))
-        if len(captioned) > GALLERY:
+        if len(captioned) > GALLERY and split == source.primary:
             tasks.append(Retrieval(split, captioned, part="full"))
     return tasks
 

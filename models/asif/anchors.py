@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NOTHING = -1  # behind a text
+NOTHING = -1  # padding
 
 
 class Anchors(nn.Module):
@@ -23,7 +23,7 @@ class Anchors(nn.Module):
         super().__init__()
         self.register_buffer("image", torch.zeros(0, image))  # of unit length
         self.register_buffer("text", torch.zeros(0, text))
-        self.register_buffer("ids", torch.zeros(0, context, dtype=torch.int32))  # of the text's tokens, NOTHING behind them
+        self.register_buffer("ids", torch.zeros(0, context, dtype=torch.int32))  # token ids of the text, padded with NOTHING
         self.register_buffer("pictures", torch.zeros(0, 3, side, side, dtype=torch.uint8))
 
     def __len__(self) -> int:

@@ -36,13 +36,13 @@ ROWS = 1024  # anchors' texts compared with pictures at a time, in captioning
 @dataclass(frozen=True)
 class ASIFConfig:
     vision: VisionConfig = field(default_factory=lambda: VisionConfig(width=768, depth=12, heads=12))
-    timm_name: str = ""  # a timm model in the place of `vision`, of which only image_size is then read
+    timm_name: str = ""  # a timm model that replaces `vision`, of which only image_size is then used
     language: LanguageConfig = field(default_factory=LanguageConfig)
     sentences: bool = False  # `language` names a sentence encoder, not a causal language model
     k: int = 800  # anchors that describe a thing
     p: float = 8.0  # power of their similarities
     context: int = 64  # tokens of a text
-    side: int = 32  # pixels of the anchors' pictures, which are kept to show what a decision rests on; 0: none are
+    side: int = 32  # size in pixels of the stored anchor images, which `explain` shows; 0: none are stored
     permuted: bool = False  # a control: every anchor's picture has the text of another
     vocab_size: int = 4096
     mean: tuple[float, float, float] = OPENAI_MEAN

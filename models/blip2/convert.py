@@ -1,7 +1,7 @@
 """BLIP-2's weights from and to transformers: the Q-Former with its heads (`Blip2ForImageTextRetrieval`) and the frozen image tower.
 
 State dicts in, state dicts out. transformers' models have no head for the first stage's generation, no [DEC] row, and the
-retrieval model no bridge to a language model: missing parts are left out, so load with `strict=False`.
+retrieval model has no bridge to a language model: missing parts are omitted, so load with `strict=False`.
 """
 
 from __future__ import annotations

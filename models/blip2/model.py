@@ -57,7 +57,7 @@ class BLIP2Config:
     matching: float = 1.0
     generation: float = 1.0
     questions: float = 0.0  # share of the second stage's samples with a question to answer instead of a caption
-    start: bool = False  # in the second stage a start token stands between image and text, as in the released code for OPT
+    start: bool = False  # in the second stage, put a start token between image and text, as in the released code for OPT
     random_crop: float = 1.0  # smallest share of a picture's side that training keeps
     flip: bool = False  # half of the training pictures are mirrored; not where texts say "left" and "right"
     mean: tuple[float, float, float] = OPENAI_MEAN
@@ -105,13 +105,13 @@ class RepresentCollate:
         return {"pixels": self.transform([sample.image for sample in samples], rng), "ids": self.texts(captions)}
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Ids `[B, T]`; where the tokenizer has no start, padding stands for it, as where a T5 begins to write."""
+        """Ids `[B, T]`; if the tokenizer has no start token, the padding token is used, as T5's decoder does."""
         if self.tokenizer.start is not None:
             return layout(self.tokenizer, texts, self.context)
         return F.pad(layout(self.tokenizer, texts, self.context - 1), (1, 0), value=self.tokenizer.pad)
 
     def real(self, ids: Tensor) -> Tensor:
-        """Where ids `[B, T]` are text, what stands for the start included."""
+        """Mask of ids `[B, T]` that are text, including the start token or its substitute."""
         if self.tokenizer.start is not None:
             return until_end(ids, self.tokenizer)
         return F.pad(until_end(ids[:, 1:], self.tokenizer), (1, 0), value=True)

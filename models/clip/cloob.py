@@ -46,13 +46,15 @@ class CLOOB(CLIP):
         image, text, config = features["image"], features["text"], self.config
         images, texts = gather(image), gather(text)  # the memories
         if config.retrieval:
-            to_text = retrieve(images, image, config.beta), gather(retrieve(images, text, config.beta))  # U_x, U_y
-            to_image = retrieve(texts, text, config.beta), gather(retrieve(texts, image, config.beta))  # V_y, V_x
+            of_images = retrieve(images, image, config.beta), gather(retrieve(images, text, config.beta))  # U_x, U_y
+            of_texts = retrieve(texts, text, config.beta), gather(retrieve(texts, image, config.beta))  # V_y, V_x
         else:
-            to_text, to_image = (image, texts), (text, images)
+            of_images, of_texts = (image, texts), (text, images)
         negatives = others(features["ids"], same=config.repeats_are_negatives)
-        options = {"tau": config.temperature, "leave_one_out": config.leave_one_out}
-        found = {"image_to_text": contrast(*to_text, negatives, **options), "text_to_image": contrast(*to_image, negatives, **options)}
+        found = {
+            name: contrast(anchors, candidates, negatives, tau=config.temperature, leave_one_out=config.leave_one_out)
+            for name, (anchors, candidates) in {"image_to_text": of_images, "text_to_image": of_texts}.items()
+        }
         terms = {name: loss for name, (loss, _) in found.items()}
         chance = {name: at_chance for name, (_, at_chance) in found.items()}
         total = terms["image_to_text"] + terms["text_to_image"]  # the sum of both, not their mean

@@ -1,4 +1,5 @@
-"""CLIP's weights and configuration from and to open_clip (`CLIP`) and transformers (`CLIPModel`).
+"""CLIP's weights and configuration from and to open_clip (`CLIP`) and transformers (`CLIPModel`); LiT's from and to transformers'
+`VisionTextDualEncoderModel` of a `CLIPVisionModel` and a `CLIPTextModel`.
 
 State dicts in, state dicts out. A model with convolutions before its blocks (`tiny`) has no counterpart: ValueError.
 """
@@ -6,6 +7,8 @@ State dicts in, state dicts out. A model with convolutions before its blocks (`t
 from __future__ import annotations
 
 from typing import Any
+
+import torch
 
 from models.clip.model import CLIPConfig
 from models.shared.convert import (
@@ -74,6 +77,26 @@ def from_transformers(state: State) -> State:
 
 def to_transformers(state: State) -> State:
     return to_theirs(state, TRANSFORMERS)
+
+
+PROJECTION = "visual_projection.weight"
+
+
+def from_dual_encoder(state: State) -> State:
+    """The projection of images is dropped if it is the identity: LiT has none."""
+    found = to_ours(state, TRANSFORMERS)
+    weight = found[PROJECTION]
+    if weight.shape[0] == weight.shape[1] and torch.equal(weight, torch.eye(len(weight), dtype=weight.dtype, device=weight.device)):
+        del found[PROJECTION]
+    return found
+
+
+def to_dual_encoder(state: State) -> State:
+    """Without a projection of images (LiT) theirs is the identity. Raises ValueError for a tower that is not CLIP's: a dual encoder reads
+    the pooled output, which of transformers' other vision transformers is a layer more than LiT's."""
+    width = state["visual.norm.weight"] if "visual.norm.weight" in state else state["visual.fc_norm.weight"]
+    identity = {PROJECTION: torch.eye(len(width), dtype=width.dtype, device=width.device)}
+    return to_theirs(identity | state, TRANSFORMERS)
 
 
 def tokenizer(_: str | None = None) -> OpenCLIPTokenizer:

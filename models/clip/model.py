@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -50,13 +50,13 @@ class CLIPConfig:
             raise ValueError(f"without an image head embed_dim is the tower's width: got {self.embed_dim} and {self.vision.width}")
 
     @classmethod
-    def tiny(cls) -> CLIPConfig:
+    def tiny(cls) -> Self:
         """2.0 M parameters; minutes on two CPU cores."""
         text = TransformerConfig(width=128, depth=2, heads=4, activation="relu")
         return cls(vision=TINY_TOWER, text=text, embed_dim=128, context=32)
 
     @classmethod
-    def small(cls) -> CLIPConfig:
+    def small(cls) -> Self:
         """The paper's towers at a sixth of their size (27 M), for 128 px pictures and one GPU."""
         vision = VisionConfig(width=384, depth=12, heads=6, image_size=128, patch_size=16, pre_norm=True)
         return cls(vision=vision, text=TransformerConfig(width=256, depth=6, heads=4), embed_dim=256, random_crop=0.9)
@@ -103,10 +103,15 @@ class TextTower(nn.Module):
         self._initialise(config, blocks)
 
     def forward(self, ids: Tensor) -> Tensor:  # [B, T] -> [B, D]
+        x = self.states(ids)
+        return self.norm(x[torch.arange(x.shape[0], device=x.device), place_of_end(ids, self.tokenizer)])
+
+    def states(self, ids: Tensor) -> Tensor:
+        """`[B, T]` -> `[B, T, D]`, before the last norm."""
         x = self.tokens(ids) + self.positions[: ids.shape[1]]
         for block in self.blocks:
             x = block(x, causal=True)  # the end token cannot attend to what follows it, so no padding mask is needed
-        return self.norm(x[torch.arange(len(x), device=x.device), place_of_end(ids, self.tokenizer)])
+        return x
 
     def _initialise(self, config: TransformerConfig, blocks: list[Block]) -> None:
         width = config.width

@@ -28,3 +28,17 @@ def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> Losses:
     }
     chance = math.log(image_logits.shape[1])
     return Losses((terms["image_to_text"] + terms["text_to_image"]) / 2, terms, dict.fromkeys(terms, chance))
+
+
+def info_nce(rows: Tensor, columns: Tensor, scale: Tensor, *, smoothing: float = 0.0, alike: Tensor | None = None) -> Tensor:
+    """InfoNCE in one direction: the mean cross-entropy of finding the column of each of this rank's rows among those of all ranks.
+
+    rows `[b, D]`, columns `[B, D]`: L2-normalised; smoothing: share of the label that all columns get alike; alike: bool `[b, B]`, columns
+    that are no negatives of a row.
+    """
+    logits = scale * rows @ columns.T  # [b, B]
+    right = rank() * len(rows) + torch.arange(len(rows), device=rows.device)
+    if alike is not None:
+        own = torch.arange(len(columns), device=rows.device) == right[:, None]
+        logits = logits.masked_fill(alike & ~own, float("-inf"))
+    return F.cross_entropy(logits, right, label_smoothing=smoothing)

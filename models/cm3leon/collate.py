@@ -27,9 +27,9 @@ class Mix:
     order: text, then picture) or captioned (the whole text is cut out). Tuning makes pictures easier as often."""
 
     spans: float = 1.0  # share of documents with random spans
-    drawn: float = 0.5  # share of the rest that is drawn
-    alone: float = 0.0  # share of drawn pictures of several objects that are reduced to one, and its caption: easier to learn from
-    aligned: bool = False  # shift drawn pictures of one object by up to half a cell, so that its centre is on the cells' corners
+    drawn: float = 0.5  # share of the rest whose image is generated from the text
+    alone: float = 0.0  # share of images to generate with several objects that are reduced to one: easier to learn
+    aligned: bool = False  # shift images to generate with one object by up to half a cell, so that its centre is on the cells' corners
     easier_captions: float = 0.0  # share of captioned pictures that are made easier in the same two ways
     first_caption: float = 0.0  # share of documents that take a picture's first caption instead of any
     documents: tuple[float, ...] = (0.0, 0.0, 1.0)  # shares of batches with 0, 1, 2, ... retrieved documents
@@ -68,7 +68,7 @@ class Collate:
 class DocumentCollate(Collate):
     """Pretraining: documents, rearranged; and to look for other documents with, `query`, the caption's tokens, and `own`, the keys."""
 
-    query_dropout: float = 0.2  # share of the query's tokens left out (RA-CM3)
+    query_dropout: float = 0.2  # dropout of the query's tokens (RA-CM3)
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> Batch:
         """Without a generator: first captions, every other document drawn, nothing retrieved."""
@@ -187,7 +187,7 @@ def without(sample: Sample, removed: Sequence[int], rng: np.random.Generator) ->
     visible = np.flatnonzero(outside)
     if not len(visible):
         return sample
-    # Least squares [3, channels] about the mean colour, which alone is continued from where all that is visible lies on a line.
+    # Least squares [3, channels] about the mean colour; if all visible pixels lie on a line, only the mean is extrapolated.
     shades = pixels - weighted[0] @ pixels / len(visible)
     gradient = np.linalg.solve(weighted @ plane + 1e-3 * np.eye(3, dtype=np.float32), weighted @ shades)
     image = sample.image.copy()

@@ -2,7 +2,7 @@
 
 CM3leon's is OPT's (section 2.3 of arXiv 2309.02591): pre-norm, ReLU, learned positions, tied output embedding, and neither biases
 nor gains in the norms. `chameleon` is the successor's (arXiv 2405.09818, sections 2.2 and 2.3): rotary positions, RMSNorm with gains,
-SwiGLU, normalised queries and keys, an output layer of its own; `norm_after` moves the norms behind attention and MLP.
+SwiGLU, normalised queries and keys, an output layer of its own; `norm_after` moves the norms after attention and MLP.
 """
 
 from __future__ import annotations

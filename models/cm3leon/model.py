@@ -1,4 +1,4 @@
-"""CM3leon: everything is tokens; one decoder reads and writes text and pictures, beside documents it has retrieved
+"""CM3leon: everything is tokens; one decoder reads and generates text and images, with retrieved documents in its context
 (Yu et al., 2023, arXiv 2309.02591; objective CM3, 2201.07520; retrieval RA-CM3, 2211.12561).
 
 Pictures become tokens by a frozen VQ, documents are found by a frozen CLIP. Deviations of `tiny`, all in the configuration:
@@ -69,7 +69,7 @@ class CM3leon(Model):
                 f"{config.decoder.positions}: raise decoder.positions, or lower documents or text"
             )
 
-    # --------------------------------------------------------------------------------------- what it builds on
+    # ------------------------------------------------------------------------------------------- prerequisites
 
     def adopt(self, modules: Mapping[str, Any]) -> None:
         """Take over a trained VQ ("image_tokenizer") and a trained CLIP ("retriever"), frozen from here on."""
@@ -79,7 +79,7 @@ class CM3leon(Model):
         wanted = replace(tokenizer.config, perceptual="", adversarial_weight=0.0)  # what only its training needed
         if (tokenizer.size, tokenizer.side**2) != (self.vocabulary.images, self.cells):
             raise ValueError(
-                f"the image tokenizer has {tokenizer.size} codes and {tokenizer.side**2} cells a picture, the recipe expects "
+                f"the image tokenizer has {tokenizer.size} codes and {tokenizer.side**2} cells per image, the recipe expects "
                 f"{self.vocabulary.images} and {self.cells}: train it with the same --model.image-tokenizer"
             )
         if retriever.config.vocab_size != self.config.vocab_size or retriever.config.embed_dim != self.memory.vectors.shape[1]:
@@ -225,7 +225,7 @@ class CM3leon(Model):
     ) -> list[np.ndarray]:
         """Regenerate images inside boxes `(left, top, right, bottom)` in pixels, given the text and the surrounding image.
 
-        The span that is cut out goes from the first cell of the box to the last; its cells beside the box are given again.
+        The span that is cut out goes from the first cell of the box to the last; its cells outside the box keep their tokens.
         """
         if not len(images):
             return []
@@ -285,7 +285,7 @@ class CM3leon(Model):
             numbers.append(number)
         device = self.decoder.tokens.weight.device
         found = torch.zeros(len(rows), device=device)
-        # A tree's root stands for all that was read before: the state there predicts the first token.
+        # A tree's root represents everything read before: its state predicts the first token.
         for forest in forests([[None, *tail[:-1]] for tail in tails], numbers):
             shown = [pictures[number] for number in forest.groups]
             reader = self._read([beginnings[number] for number in forest.groups], shown, room=forest.depths.shape[1] - 1)

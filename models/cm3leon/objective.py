@@ -35,7 +35,7 @@ class Weights:
 
 
 PIECE = 16_384  # positions whose logits are computed at once
-PIECE_ON_CPU = 512  # as many as its cache holds: log-softmax and its gradient are faster then
+PIECE_ON_CPU = 512  # rows that fit into the CPU's cache, which makes log-softmax and its gradient faster
 
 
 def token_losses(

@@ -30,14 +30,14 @@ class Memory(nn.Module):
     def __init__(self, size: int, dim: int, *, text: int, cells: int) -> None:
         super().__init__()
         self.register_buffer("vectors", torch.zeros(size, dim, dtype=torch.float16))  # of unit length
-        self.register_buffer("texts", torch.full((size, text), -1, dtype=torch.int32))  # -1 behind the text
+        self.register_buffer("texts", torch.full((size, text), -1, dtype=torch.int32))  # -1 after the text
         self.register_buffer("codes", torch.zeros(size, cells, dtype=torch.int16))  # image tokens, counted from the first
         self.register_buffer("keys", torch.full((size,), -1))  # of the samples, by `key_of`
         self.register_buffer("filled", torch.tensor(0))
 
     @torch.no_grad()
     def add(self, vectors: Tensor, texts: Tensor, codes: Tensor, keys: Tensor) -> None:
-        """Documents `[n, dim]`, `[n, text]`, `[n, cells]`, `[n]`; those that no longer fit are left out."""
+        """Documents `[n, dim]`, `[n, text]`, `[n, cells]`, `[n]`; those that no longer fit are dropped."""
         first = int(self.filled)
         count = min(len(vectors), len(self.vectors) - first)
         for held, new in ((self.vectors, vectors), (self.texts, texts), (self.codes, codes), (self.keys, keys)):
@@ -103,7 +103,7 @@ def key_of(sample: Sample) -> int:
 
 
 def texts_of(tokens: Tensor, tokenizer: Tokenizer, context: int) -> Tensor:
-    """Token ids `[B, text]`, -1 behind the text, laid out as CLIP reads them: `[start] tokens end pad...`."""
+    """Token ids `[B, text]`, -1 after the text, laid out as CLIP reads them: `[start] tokens end pad...`."""
     start = [] if tokenizer.start is None else [tokenizer.start]
     tokens = tokens[:, : context - 1 - len(start)]
     lengths = (tokens >= 0).sum(dim=1, keepdim=True)

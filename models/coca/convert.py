@@ -36,7 +36,7 @@ def to_open_clip(state: State) -> State:
 
 
 def _open_clip(*, single: bool, like: State | None = None) -> list[Row]:
-    """`like`: our tensors, which tell whether a pooler's projections are fused in open_clip (memory and queries equally wide)."""
+    """`like`: our tensors, which show whether a pooler's projections are fused in open_clip (memory and queries equally wide)."""
     return [
         Row("logit_scale", "logit_scale"),
         Row("visual.patch_embed.proj.weight", "visual.conv1.weight"),

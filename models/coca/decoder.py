@@ -58,7 +58,7 @@ class TextDecoder(nn.Module):
         return self.head(self.norm(x))
 
     def real(self, ids: Tensor) -> Tensor:
-        """Where `[B, T]` is text: up to the first end token after the start, whatever the id of padding; everywhere in one that has no end
+        """Where `[B, T]` is text: up to the first end token after the start, regardless of the padding id; everywhere if there is no end
         yet."""
         ends = F.pad((ids[:, 1:] == self.tokenizer.end).int(), (1, 0))  # the start may be the same token as the end
         return ends.cumsum(dim=1) == ends

@@ -18,7 +18,7 @@ from models.shared.distributed import mean_of_all
 
 
 def coca_loss(features: dict[str, Tensor], scale: Tensor, *, contrastive: float, captioning: float, vocab_size: int) -> Losses:
-    """`contrastive` and `captioning` are the terms' weights; a term of weight 0 needs no features and is left out.
+    """`contrastive` and `captioning` are the terms' weights; a term of weight 0 needs no features and is omitted.
 
     features: "image" and "text", L2-normalised `[b, D]`; "nll" and "tokens", `[b]`, as `caption_nll` gives them.
     scale: exp of the learned log temperature's inverse.

@@ -23,7 +23,7 @@ class TextEncoder(nn.Module):
             nn.init.normal_(table, std=0.02)
 
     def forward(self, ids: Tensor, real: Tensor) -> Tensor:
-        """Texts `[B, T]`, `real` where they are no padding -> states before the last norm `[B, T, D]`."""
+        """Texts `[B, T]`, `real` where they are not padding -> states before the last norm `[B, T, D]`."""
         x = self.norm_tokens(self.tokens(ids) + self.segments[0] + self.positions[: ids.shape[1]])
         for block in self.blocks:
             x = block(x, mask=real[:, None, None])

@@ -21,7 +21,7 @@ def flava_loss(
 ) -> Losses:
     """features: "image", "text" L2-normalised `[b, D]`; "match_logits" `[b, 2]`; "kind", "match" `[b]`; for each prediction its
     "<term>_nll" and "<term>_n" `[b]`, summed log-likelihoods (negative) and their number or weight. scale: exp of the logit
-    scale. A term of weight 0 is left out, and so are answers without questions.
+    scale. Terms of weight 0 are omitted, and so are answers without questions.
 
     Mismatched pairs only count in the matching loss, and as columns of the contrastive loss. A batch without matching pairs has
     no other pair losses.

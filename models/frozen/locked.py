@@ -226,7 +226,7 @@ class LockedFrozen(Frozen):
 
 
 def _digest(image: np.ndarray) -> bytes:
-    return blake2b(np.ascontiguousarray(image)).digest() + repr(image.shape).encode()
+    return blake2b(image.tobytes()).digest() + repr(image.shape).encode()
 
 
 def _size(vectors: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Deviations: the language models are Llama-style (rotary positions serve the paper's purpose, images anywhere in a prompt). `tiny`
 sees through convolutions and transformer blocks, has the suite's own language model, and learns from questions as well as from
-captions (`questions`), where the paper learns from captions alone.
+captions (`questions`), where the paper uses only captions.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ class Frozen(Model):
             self.visual, features = vision_transformer(config.vision), config.vision.width
         language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
         if language.config.is_encoder_decoder:
-            raise ValueError(
-                f"{config.language.source} has an encoder of its own: Frozen continues a sequence, which takes a decoder alone"
-            )
+            raise ValueError(f"{config.language.source} is an encoder-decoder; Frozen requires a decoder-only language model")
         self.language = language if config.tune_language else freeze(language)  # gradients flow through it, to the image
         self.width: int = language.get_input_embeddings().embedding_dim
         self.to_prefix = self._bridge(features)

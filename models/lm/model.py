@@ -34,7 +34,7 @@ class LMConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     context: int = 128  # tokens of a training document
     vocab_size: int = 4096
-    corpus: Literal["all", "captions"] = "all"  # what it reads, see `corpus`
+    corpus: Literal["all", "captions"] = "all"  # training text, see `corpus`
     margin: float = 0.0  # rho of SimCTG's contrastive term; 0 leaves the term out
 
     @classmethod
@@ -80,7 +80,7 @@ class LM(Model):
         self.language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
 
     def fetch(self) -> dict[str, str]:
-        """Load the weights of the language model that the configuration names, to go on from. Returns module -> where they came from."""
+        """Load the initial weights of the language model that the configuration names. Returns module -> source."""
         return fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ class LM(Model):
 
     def _read(self, ids: Tensor) -> dict[str, Tensor]:
         margin = self.config.margin
-        real = until_end(ids, self.tokenizer)[:, 1:]  # what is predicted, and the places that predict it
+        real = until_end(ids, self.tokenizer)[:, 1:]  # the predicted tokens, and the positions that predict them
         embeddings = as_autocast(self.language.get_input_embeddings()(ids[:, :-1]))  # the residual stream too: faster on a CPU
         mask = torch.ones_like(ids[:, :-1])
         out = self.language(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, output_hidden_states=margin > 0)

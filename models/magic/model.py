@@ -1,7 +1,7 @@
 """MAGIC: a frozen CLIP guides the decoding of a frozen language model, and nothing is trained on pairs (Su et al., 2022,
 arXiv 2205.02655).
 
-Deviations: `tiny` has the suite's own CLIP and a language model that has read the training captions alone; k, alpha and beta are
+Deviations: `tiny` has the suite's own CLIP and a language model trained only on captions; k, alpha and beta are
 those that `make tune-magic` found on the val split. An end token that is a candidate leaves the text that CLIP reads as it is,
 where the authors' code spells it out.
 """
@@ -123,7 +123,7 @@ class MAGIC(Model):
 
     def _see_with(self, clip: Any) -> None:
         if not isinstance(clip, type(self.clip)):
-            raise ValueError(f"MAGIC looks through a {type(self.clip).__name__}, not a {type(clip).__name__}")
+            raise ValueError(f"MAGIC's image-text model must be a {type(self.clip).__name__}, not a {type(clip).__name__}")
         self.config = replace(self.config, clip=clip.config, clip_tokenizer=as_text(clip.tokenizer))
         self.clip = freeze(type(self.clip)(clip.config, clip.tokenizer))
         self.clip.load_state_dict(clip.state_dict())

@@ -55,7 +55,7 @@ def fetch_roberta(text: TextEncoder, source: str, tokenizer: Tokenizer) -> dict[
     )
     own = named_tokenizer(source)
     if theirs.config.model_type != "roberta":
-        raise ValueError(f"text encoder {source!r} is a {theirs.config.model_type!r}, and MaskVLM's has the layers of a 'roberta'")
+        raise ValueError(f"text encoder {source!r} is a {theirs.config.model_type!r}, expected a 'roberta'")
     if own.encode(PROBE) != tokenizer.encode(PROBE) or (own.start, own.end) != (tokenizer.start, tokenizer.end):
         raise ValueError(f"text encoder {source!r} does not know the tokens of tokenizer {tokenizer.name!r}: add --tokenizer {source}")
     state = from_roberta(theirs.state_dict(), pad=theirs.config.pad_token_id, context=len(text.positions))

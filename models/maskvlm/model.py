@@ -1,10 +1,10 @@
 """MaskVLM: each modality is reconstructed from its masked self and the other one unmasked (Kwon et al., 2023, arXiv 2208.02131).
 
 Deviations: a rank finds its hard negatives among its own pairs, as ALBEF does. `tiny` puts convolutions before the image blocks,
-so that hidden patches are blanked in the pixels, too, and has no class token: the mean of an image's states stands for it. Its
+so that hidden patches are blanked in the pixels, too, and has no class token: the mean of an image's states replaces it. Its
 image encoder starts from CLIP's where `paper`'s starts from ImageNet's, its text encoder from random weights. It takes some of
 its negative texts from the foils of the data, and pixels inside of objects' boxes weigh more, where boxes are known, by a smooth
-L1. In the stage "retrieval" nothing is masked: contrast and matching alone, the paper's fine-tuning for retrieval.
+L1. In the stage "retrieval" nothing is masked, and only contrast and matching remain: the paper's fine-tuning for retrieval.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class MaskVLM(Model):
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The four passes of the two encoders (figure 2): states `[B, 1 + N, D]` and `[B, T, D]`, clear and masked, and the contrast's
-        features; beside them what the losses compare with. Where nothing is reconstructed, the clear states stand for the masked."""
+        features; beside them what the losses compare with. If nothing is reconstructed, the unmasked states replace the masked ones."""
         weights = self.weights
         pixels = normalise(batch["pixels"], self.config.mean, self.config.std)
         real = until_end(batch["ids"], self.tokenizer)

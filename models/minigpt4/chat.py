@@ -80,7 +80,7 @@ def main() -> None:
         image = read_image(args.image)
         model = models.load(args.run, str(resolve_device(args.device)))
         if not isinstance(model, MiniGPT4):
-            raise ValueError(f"{args.run} holds a {type(model).__name__}; to talk takes a MiniGPT4: `make train-minigpt4`")
+            raise ValueError(f"{args.run} holds a {type(model).__name__}; a chat requires a MiniGPT4: `make train-minigpt4`")
         if interactive:
             print(f"{args.image}, {image.shape[1]} x {image.shape[0]} pixels. Ask; an empty line ends.")
         how = Decoding(temperature=args.temperature, top_p=SAMPLED.top_p, seed=args.seed) if args.temperature else GREEDY

@@ -1,7 +1,7 @@
 """MiniGPT-4: one linear layer connects a frozen BLIP-2 to a frozen chat model (Zhu et al., 2023, arXiv 2304.10592).
 
 Stage "captions" trains the layer on captions without any request, stage "instructions" on a small set of conversations.
-Deviations: the words between two images or replies are tokenised together (`Template`), a start token precedes the first turn alone,
+Deviations: the words between two images or replies are tokenised together (`Template`), only the first turn has a start token,
 a request is drawn for each picture rather than for each batch, and conversations have up to two turns. `tiny` sees with the suite's
 own BLIP-2 and speaks with its own language model.
 """
@@ -61,7 +61,7 @@ class MiniGPT4Config:
 
     @classmethod
     def paper(cls) -> MiniGPT4Config:
-        """EVA ViT-g/14 with BLIP-2's Q-Former, and Vicuna: of it all 3.9 M (13 B) or 3.1 M (7 B) are trained."""
+        """EVA ViT-g/14 with BLIP-2's Q-Former, and Vicuna: 3.9 M (13 B) or 3.1 M (7 B) parameters are trained."""
         return cls._seeing(BLIP2Config.paper(), language=LanguageConfig(source="lmsys/vicuna-13b-v1.5"))
 
     @classmethod
@@ -93,7 +93,7 @@ class MiniGPT4(Model):
         self.qformer = _queries(config, width).requires_grad_(config.tune_qformer) if config.queries else None
         language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
         if language.config.is_encoder_decoder:
-            raise ValueError(f"{config.language.source} has an encoder of its own: a conversation goes on, which takes a decoder alone")
+            raise ValueError(f"{config.language.source} is an encoder-decoder; MiniGPT-4 requires a decoder-only language model")
         self.language = freeze(language)
         self.language_width: int = language.get_input_embeddings().embedding_dim
         self.to_language = _bridge(config.qformer.width if config.queries else NEIGHBOURS * width, self.language_width, config.bridge)
@@ -102,7 +102,7 @@ class MiniGPT4(Model):
         self.collate: CaptionCollate | InstructionCollate = CaptionCollate(self.transform, self.template)
 
     def adopt(self, modules: Mapping[str, Any]) -> None:
-        """ "vision": a trained `BLIP2`, of which the image's side is taken; "language_model": a trained `LM`, unless one is named."""
+        """ "vision": a trained `BLIP2`, whose image side is used; "language_model": a trained `LM`, unless one is named."""
         blip2 = modules["vision"]
         self.visual.load_state_dict(blip2.visual.state_dict())
         self.norm_image.load_state_dict(blip2.norm_image.state_dict())

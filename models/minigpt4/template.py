@@ -57,7 +57,7 @@ class Template:
         return [*self.conversation(turns).ids, *self._asked(request, first=not turns)]
 
     def interleaved(self, parts: Sequence[object]) -> list[int]:
-        """Texts, and images (whatever is no text), in any order."""
+        """Texts and images (everything that is not a string), in any order."""
         return [*self._start(), *(token for part in parts for token in self._part(part))]
 
     def end_of(self, sign: str) -> list[int]:

@@ -34,7 +34,7 @@ def resolve_device(name: str) -> torch.device:
 
 def host_knows(x: torch.Tensor) -> bool:
     """Whether the host can read the values of x without waiting for a device: on a CPU. There shapes may depend on them, so that nothing is
-    computed for padding; elsewhere every place is computed, and what does not count is left out of the sum."""
+    computed for padding; elsewhere every position is computed, and padding is excluded from the sum."""
     return x.device.type == "cpu"
 
 

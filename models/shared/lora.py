@@ -1,11 +1,14 @@
-"""LoRA: a frozen linear layer learns by a low-rank update beside it (Hu et al., 2021, arXiv 2106.09685)."""
+"""LoRA: a low-rank update of a frozen linear layer (Hu et al., 2021, arXiv 2106.09685)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+SCALE = 2.0  # alpha / rank
 
 
 class LoRA(nn.Module):
@@ -25,19 +28,71 @@ class LoRA(nn.Module):
         return self.scale * self.B(self.A(x))
 
     def update(self) -> Tensor:
-        """`[outputs, inputs]`: added to the layer's weight, it replaces the path beside the layer."""
+        """`[outputs, inputs]`: added to the layer's weight, it replaces the parallel path."""
         return self.scale * self.B.weight @ self.A.weight
 
     def beside(self, layer: nn.Module) -> None:
         """From now on the layer's output includes the update."""
-        layer.register_forward_hook(self._add)
+        self._hook = layer.register_forward_hook(self._add)
+
+    def apart(self) -> None:
+        """Undo `beside`."""
+        self._hook.remove()
 
     def _add(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output + self(inputs[0])
 
 
+ADAPTERS = "adapters"  # where a model tuned by `adapt` keeps its updates
+
+
+def adapt(model: nn.Module, *, rank: int, scale: float = SCALE) -> None:
+    """Give a model a low-rank update beside every linear layer of its repeated blocks that would be trained, and freeze these blocks. What
+    is outside of blocks (embeddings, heads, projections) stays as it is. The updates are kept as `model.adapters`, apart from the weights.
+
+    Raises ValueError if the model has no such layer.
+    """
+    linear = [(name, layer) for name, layer in model.named_modules() if type(layer) is nn.Linear and in_a_block(name)]
+    layers = {name: layer for name, layer in linear if layer.weight.requires_grad}
+    if not layers:
+        raise ValueError(f"lora_rank: a {type(model).__name__} has no repeated blocks of linear layers to update")
+    device = next(iter(layers.values())).weight.device
+    adapters = nn.ModuleDict()
+    for name, layer in layers.items():
+        update = LoRA(layer.in_features, layer.out_features, rank=rank, scale=scale).to(device)
+        update.beside(layer)
+        adapters[name.replace(".", "/")] = update
+    model.adapters = adapters
+    vars(model)["adapted"] = {"rank": rank, "scale": scale}
+    freeze_blocks(model)
+
+
+def freeze_blocks(model: nn.Module) -> None:
+    """Freeze all that is in repeated blocks, without the updates beside."""
+    for name, parameter in model.named_parameters():
+        if in_a_block(name) and not name.startswith(f"{ADAPTERS}."):
+            parameter.requires_grad_(False)
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> None:
+    """Add the updates of an adapted model to its weights, and take them away: the same function, with the state dict of a model that was
+    never adapted."""
+    adapters: Any = model.adapters
+    for name, update in adapters.items():
+        layer: Any = model.get_submodule(name.replace("/", "."))
+        layer.weight += update.update()
+        update.apart()
+    del model.adapters, model.adapted
+
+
+def in_a_block(name: str) -> bool:
+    """Whether the name of a module or parameter leads through a numbered module: "visual.blocks.0.attn.proj", but not "head.2"."""
+    return any(part.isdigit() for part in name.split(".")[:-1])
+
+
 def low_rank_updates(model: nn.Module, layers: Collection[str], *, rank: int, scale: float) -> nn.ModuleDict:
-    """A LoRA beside each linear layer of `model` whose name ends with one of `layers`, such as "q_proj". The caller must register
+    """A LoRA for each linear layer of `model` whose name ends with one of `layers`, such as "q_proj". The caller must register
     the result; keys are the layers' names with "/" instead of ".".
 
     Raises ValueError if the model has no such layer.

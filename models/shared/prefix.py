@@ -170,11 +170,11 @@ class PrefixCollate:
     prefix: int
     context: int
     questions: float
-    start: bool = False  # the tokenizer's start token stands between image and text, as OPT reads every text
+    start: bool = False  # put the tokenizer's start token between image and text, as before every text of OPT
 
     @property
     def begin(self) -> list[int]:
-        """What stands between the image and a text."""
+        """The tokens between the image and a text."""
         return [self.tokenizer.start] if self.start and self.tokenizer.start is not None else []
 
     def __call__(self, samples: Sequence[Sample], rng: np.random.Generator | None = None) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, st
     with replacing(path) as partial:
         try:
             save_file(copies, partial, about)
-        except SafetensorError as error:  # it tells of a full disk in words
+        except SafetensorError as error:  # its message is the only sign of a full disk
             if found := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
             raise
@@ -48,7 +48,7 @@ def read_tensors(path: Path, cure: str = AGAIN) -> dict[str, Tensor]:
 
 
 def read_about(path: Path, cure: str = AGAIN) -> dict[str, str]:
-    """What was written beside the tensors. Raises FileError."""
+    """The metadata stored with the tensors. Raises FileError."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return file.metadata() or {}

@@ -58,7 +58,7 @@ def place_of_end(ids: Tensor, tokenizer: Tokenizer) -> Tensor:
 
 
 def until_end(ids: Tensor, tokenizer: Tokenizer) -> Tensor:
-    """Mask `[B, T]` that is True up to and including the first end token (`place_of_end`), whatever the padding id."""
+    """Mask `[B, T]` that is True up to and including the first end token (`place_of_end`), regardless of the padding id."""
     return torch.arange(ids.shape[1], device=ids.device) <= place_of_end(ids, tokenizer)[:, None]
 
 

@@ -1,3 +1,4 @@
+from models.siglip.llip import Llip, LlipConfig
 from models.siglip.model import SigLIP, SigLIPConfig
 
-__all__ = ["SigLIP", "SigLIPConfig"]
+__all__ = ["Llip", "LlipConfig", "SigLIP", "SigLIPConfig"]

@@ -30,10 +30,10 @@ def siglip_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Los
             positive = positive + losses.diagonal().contiguous().sum() / b
             losses = losses.flatten()[1:].view(b - 1, b + 1)[:, :-1]  # all but the diagonal
         negative = negative + losses.flatten().sum() / b
-    return Losses(positive + negative, {"positive": positive, "negative": negative}, {"total": _at_chance(len(chunks) * b)})
+    return Losses(positive + negative, {"positive": positive, "negative": negative}, {"total": at_chance(len(chunks) * b)})
 
 
-def _at_chance(batch: int) -> float:
+def at_chance(batch: int) -> float:
     """The loss of the best constant logit, given a share of 1 / B matching pairs. About ln B + 1."""
     others = batch - 1
     return math.log(batch) + (others * math.log(batch / others) if others else 0.0)

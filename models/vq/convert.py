@@ -45,7 +45,7 @@ def to_transformers(state: State, blocks: int = 2) -> State:
 def config_from_transformers(config: Any) -> VQConfig:
     """From a `transformers.ChameleonVQVAEConfig`. Raises ValueError for options that are not built here."""
     if config.double_latent or config.attn_resolutions or config.attn_type != "vanilla" or config.dropout or config.in_channels != 3:
-        raise ValueError("only tokenizers with attention in the middle alone, three input channels and no dropout are built here")
+        raise ValueError("only tokenizers with attention in the middle block only, three input channels and no dropout are supported")
     network = NetworkConfig(
         image_size=config.resolution,
         width=config.base_channels,

@@ -85,7 +85,7 @@ class VQ(Model):
     def __init__(self, config: VQConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer = tokenizer  # of text: pictures alone are read here
+        self.tokenizer = tokenizer  # for text; this model reads only images
         self.transform = ImageTransform(config.network.image_size)
         self.encoder = Encoder(config.network)
         self.decoder = Decoder(config.network)

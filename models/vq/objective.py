@@ -49,8 +49,8 @@ class Perceptual:
 
     @cached_property
     def features(self) -> nn.Sequential:
-        """VGG-16's convolutions. Raises FileNotFoundError or ValueError where its weights cannot be had."""
-        with torch.device("meta"):  # or 120 M weights would be drawn at random for nothing
+        """VGG-16's convolutions. Raises FileNotFoundError or ValueError where its weights cannot be loaded."""
+        with torch.device("meta"):  # skips the random initialisation of 120 M weights
             features = vgg16().features
         state = {name.removeprefix("features."): tensor for name, tensor in _vgg16(self.weights).items() if name.startswith("features.")}
         features.load_state_dict(state, assign=True)
@@ -78,7 +78,7 @@ def _vgg16(weights: str) -> dict[str, Tensor]:
         found: dict[str, Tensor] = VGG16_Weights[weights].get_state_dict(check_hash=True, weights_only=True)
     except (OSError, KeyError) as error:
         raise ValueError(
-            f"perceptual weights {weights!r} cannot be had ({error}): name torchvision weights of VGG-16 such as IMAGENET1K_V1, "
+            f"perceptual weights {weights!r} cannot be loaded ({error}): name torchvision weights of VGG-16 such as IMAGENET1K_V1, "
             'a safetensors file, or "" to train without this term'
         ) from error
     return found

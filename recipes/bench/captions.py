@@ -59,7 +59,7 @@ def captioning(bench: Bench) -> list[Row]:
 
 
 def _model(captions: Sequence[str]) -> CoCa:
-    tokenizer = BPETokenizer.train(captions, 436)  # as many as tiny learns: with a large vocabulary the output layer alone would decide
+    tokenizer = BPETokenizer.train(captions, 436)  # as in tiny: with a large vocabulary, the output layer would dominate the time
     torch.manual_seed(0)
     return CoCa(replace(CONFIG, vocab_size=tokenizer.vocab_size), tokenizer)
 

@@ -27,7 +27,7 @@ TEXTS = ("a red star", "a large solid blue circle", "a small hollow pink moon ab
 
 
 def drawing(bench: Bench) -> list[Row]:
-    """Image tokens only: turning them into pixels is left out on both sides, which transformers has no part for."""
+    """Image tokens only: neither side decodes them into pixels, which transformers does not support."""
     depth, batch, process, repeats = bench.setting.draw_depth, bench.setting.draw_batch, bench.process, bench.setting.repeats
     model = _model(depth).to(process.device).eval()
     theirs = _opt(model).to(process.device).eval()
@@ -46,7 +46,7 @@ def drawing(bench: Bench) -> list[Row]:
 
 
 def _model(depth: int) -> CM3leon:
-    tokenizer = BPETokenizer.train(TEXTS, 400)  # as small a vocabulary as tiny's: with a large one the output layer alone would decide
+    tokenizer = BPETokenizer.train(TEXTS, 400)  # as in tiny: with a large vocabulary, the output layer would dominate the time
     small = TransformerConfig(width=64, depth=1, heads=1)
     retriever = CLIPConfig(
         vision=VisionConfig(width=64, depth=1, heads=1, image_size=64, patch_size=16), text=small, vocab_size=tokenizer.vocab_size
@@ -104,7 +104,7 @@ def _ours(model: CM3leon, texts: list[str], guidance: float) -> Callable[[], obj
 
 
 def _theirs(theirs: OPTForCausalLM, model: CM3leon, texts: list[str], guidance: float) -> Callable[[], object]:
-    """Its own sampling over the whole vocabulary: to allow image tokens alone would cost it one more pass over the logits."""
+    """Its own sampling over the whole vocabulary: restricting it to image tokens would cost another pass over the logits."""
     device = theirs.device
     prompts = _padded([model.builder.drawing(model.tokenizer.encode(text)) for text in texts])
     free = _padded([model.builder.drawing(None)] * len(texts))

@@ -5,7 +5,7 @@
         sentence="A bias that starts at -10 learns better than one that starts at 0.",
         paper="table 4: 63.0 against 61.7, ImageNet top-1 in %",
         base=lambda recipe: replace(recipe, budget=64_000),
-        arms=(Arm("b = -10"), Arm("b = 0", lambda recipe: replace(recipe, model=replace(recipe.model, bias=0.0)))),
+        arms=(Arm("b = -10"), Arm("b = 0", with_model(bias=0.0))),
         metric=Cell("retrieval", "i2t R@1 (500)"),
     )
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -130,6 +130,11 @@ class Measured:
 
 def unchanged(recipe: AnyRecipe) -> AnyRecipe:
     return recipe
+
+
+def with_model(**fields: Any) -> Change:
+    """Change fields of the model's configuration."""
+    return lambda recipe: replace(recipe, model=replace(recipe.model, **fields))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a run on a GPU does, in its order, and what a rehearsal on a CPU does of it."""
+"""The items of `make gpu`, in order, and the reduced versions for a rehearsal on a CPU."""
 
 from __future__ import annotations
 

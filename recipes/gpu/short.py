@@ -1,4 +1,4 @@
-"""Recipes made short, and stand-ins for what only the hub has."""
+"""Shortened recipes, and stand-ins for models from the hub."""
 
 from __future__ import annotations
 

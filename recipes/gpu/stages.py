@@ -1,4 +1,4 @@
-"""The stages of a run on a GPU, in their order: name -> what it shows."""
+"""The stages of `make gpu`, in order: name -> description."""
 
 STAGES = {
     "machine": "versions, and the rate of matrix products",

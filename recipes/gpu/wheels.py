@@ -26,7 +26,7 @@ from data.files import replacing
 ROOT = Path(__file__).parents[2]
 LARGE = ("torch", "torchvision", "timm", "transformers")  # not counted in the limit
 LIMIT_MB = 64
-LEFT_OUT = ("wandb",)  # only for those who ask for it
+LEFT_OUT = ("wandb",)  # optional
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 17)] + ["manylinux2014_x86_64", "manylinux1_x86_64"]
 
 

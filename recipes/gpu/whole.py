@@ -1,4 +1,4 @@
-"""Whole trainings of `small` with their evaluation, in an order of value, as many as the time holds."""
+"""Complete training runs of `small` with evaluation, the most interesting first, as many as fit into the time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recipes.train.loop import train
 from recipes.train.pages import page
 from recipes.train.recipe import AnyRecipe
 
-FIRST = ("clip", "coca", "siglip", "blip2")  # what a reader asks for first; then the cheapest
+FIRST = ("clip", "coca", "siglip", "blip2")  # then the cheapest
 READY = 60.0  # seconds before the first step: imports, decoding the data
 EVALUATION = 90.0
 

@@ -1,4 +1,4 @@
-"""What a training will take, before it starts: `make plan-clip PRESET=paper` prints parameters, FLOPs, memory, disk, and time or GPU-hours.
+"""Estimate the cost of a training run: `make plan-clip PRESET=paper` prints parameters, FLOPs, memory, disk, and time or GPU-hours.
 
 Nothing is downloaded and nothing is written. FLOPs and memory are those of the loop's own step on tensors without values (trace.py); time
 on this machine is measured in a few real steps, unless the preset is the paper's or the device is not here.
@@ -120,7 +120,7 @@ def probe(recipe: AnyRecipe, preset: str, runs: Path, *, on_gpu: bool) -> tuple[
     if on_gpu and not torch.cuda.is_available():
         return [], "not probed: there is no CUDA device here"
     if training_data(recipe, preset) is None:
-        return [], f"not probed: {recipe.data} is not here (`make data` generates the embedded data set)"
+        return [], f"not probed: {recipe.data} does not exist (`make data` generates the embedded data set)"
     missing = [each.folder.name for each in prerequisites(recipe, preset, runs) if not finished(each.folder)]
     absent = [*missing, *from_hub(recipe.model), *([recipe.weights] if recipe.weights else [])]
     if not absent:
@@ -151,13 +151,13 @@ def show(plan: Plan, recipe: AnyRecipe, options: argparse.Namespace, *, on_gpu: 
     for row in (_parameters(plan), _flops(plan), _memory(plan)):
         console.print(row)
     if not any("recompute" in field.name for field in fields(recipe)):
-        console.print("memory with activations recomputed: no recomputation here yet; a smaller --micro-batch saves activations instead")
-    held = f"; {_size(plan.held_bytes)} of decoded data besides, in the host's memory" if plan.held_bytes else ""
-    console.print(f"sharded: parameters, gradients and optimiser state divided by the devices, activations not{held}")
+        console.print("activation checkpointing is not implemented; a smaller --micro-batch reduces the memory of activations")
+    held = f"; the host's memory also holds {_size(plan.held_bytes)} of decoded data" if plan.held_bytes else ""
+    console.print(f"sharded: parameters, gradients and optimiser state are divided among the devices, activations are not{held}")
     both = plan.checkpoint_bytes + plan.model_bytes
     console.print(
         f"disk: {_size(both)} in the run folder: checkpoint {_size(plan.checkpoint_bytes)}, model {_size(plan.model_bytes)}; while a "
-        f"checkpoint is written, its predecessor stays: up to {_size(both + plan.checkpoint_bytes)}"
+        f"checkpoint is written, the previous one is kept: up to {_size(both + plan.checkpoint_bytes)}"
     )
     if on_gpu:
         total = sum(_in_all(each) for each in plan.stages if each.ranks == min(one.ranks for one in plan.stages))
@@ -178,12 +178,12 @@ def _parameters(plan: Plan) -> Table:
         for name, (trained, total) in each.modules.items():
             table.add_row(each.stage.name, name, f"{trained:,}", f"{total - trained:,}")
         trained, total = (sum(figures) for figures in zip(*each.modules.values(), strict=True))
-        table.add_row(each.stage.name, "together", f"{trained:,}", f"{total - trained:,}", end_section=True)
+        table.add_row(each.stage.name, "total", f"{trained:,}", f"{total - trained:,}", end_section=True)
     return _right(table, 2)
 
 
 def _flops(plan: Plan) -> Table:
-    table = Table("stage", "samples", "batch", "steps", "FLOPs per step", "FLOPs in all", title="floating-point operations")
+    table = Table("stage", "samples", "batch", "steps", "FLOPs per step", "total FLOPs", title="floating-point operations")
     for each in _one_of_each_stage(plan):
         stage = each.stage
         steps = math.ceil(stage.budget / stage.batch)
@@ -226,7 +226,7 @@ def _short(number: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Say what a training will take. Every field of its recipe is an option, too, such as --micro-batch 64", add_help=False
+        description="Estimate the cost of a training run. Every field of its recipe is an option, such as --micro-batch 64", add_help=False
     )
     parser.add_argument("page", help="page of recipes/, such as clip or lit")
     parser.add_argument("preset", help="one of the page's PRESETS")

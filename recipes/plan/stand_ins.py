@@ -21,6 +21,7 @@ from data.scenes.world import PRESETS as SCENES
 from data.shards import Split
 from data.texts import texts
 from models.contract import Batch, Model
+from models.shared.lora import adapt
 from models.shared.text import BPETokenizer, OpenCLIPTokenizer, Tokenizer
 from recipes.gpu.short import ARCHITECTURES, anonymous
 from recipes.train.pages import page
@@ -67,6 +68,8 @@ def stand_in(recipe: AnyRecipe, preset: str, split: Split | None, *, cached: boo
     real = cached and kind.precompute is not Model.precompute
     with torch.device("cpu" if real else "meta"):
         model = kind(config, tokenizer)
+        if recipe.lora_rank:
+            adapt(model, rank=recipe.lora_rank)
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     if real:
         model.remember([samples])

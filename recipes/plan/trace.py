@@ -1,4 +1,4 @@
-"""FLOPs and memory of a training step, from its shapes alone: the loop's own step on fake tensors."""
+"""FLOPs and memory of a training step, computed from shapes by running the loop's own step on fake tensors."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _counts(tensor: Tensor) -> bool:
 
 
 def _places(index: Tensor | None) -> Iterable[Tensor | None]:
-    """A mask whose values are known, as places: fake tensors are indexed by these alone."""
+    """A mask with known values, as indices: fake tensors can only be indexed by these."""
     known = index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor)
     return index.nonzero(as_tuple=True) if known else (index,)  # type: ignore[union-attr]
 

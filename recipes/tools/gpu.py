@@ -1,4 +1,4 @@
-"""The section of RESULTS.md on what a GPU has shown (`make gpu`), and what none has shown yet."""
+"""The GPU section of RESULTS.md: results of `make gpu`, and items that have not been run."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def arguments(root: Path, installed: Path | None) -> list[str]:
-    """What pip is to install: the checkout in `root`, or its dependencies alone where another one is `installed`."""
+    """What pip must install: the checkout in `root`, or only its dependencies if another checkout is `installed`."""
     if installed is None or installed == root or not installed.exists():
         return ["-e", f"{root}[dev,real]"]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]

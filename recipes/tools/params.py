@@ -23,7 +23,7 @@ from models.contract import Size
 from models.shared.text import OpenCLIPTokenizer
 
 LEARNED = 436  # tokens, of the embedded data set's captions
-INITIALISERS = {"normal_", "uniform_", "erfinv_", "clamp_", "mul_", "add_", "fill_", "zero_"}  # which change values alone
+INITIALISERS = {"normal_", "uniform_", "erfinv_", "clamp_", "mul_", "add_", "fill_", "zero_"}  # change only values
 
 
 def sizes() -> Iterator[Size]:

@@ -27,7 +27,7 @@ from eval.tasks import headlines
 from recipes.tools.collect import SCHEMA, Json, collect
 from recipes.tools.gpu import gpu_section
 from recipes.tools.markdown import BELOW, code, column_name, origins, ratio, short, shown, table
-from recipes.tools.older import older_cell, older_keys, older_lines
+from recipes.tools.older import older_below, older_cell, older_keys, older_lines
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -79,10 +79,10 @@ objects it detects. Its accuracy shows how much can be learned from the images. 
 the most frequent training answer.
 """
 ROUGH = """
-## Rough handling
+## Fault injection
 
-Accidents and strangers, repeated (`make stress`): processes killed in every stage, two of everything at once, full and read-only disks,
-files with other bytes. An input counts as a fault if something is lost, hangs, ends in a traceback, or ends the work on others.
+`make stress` kills processes in every stage, runs commands concurrently, fills disks or makes them read-only, and corrupts files. It counts
+a fault if work is lost, a command hangs or ends in a traceback, or one bad input prevents the processing of others.
 """
 MARK = "\N{DAGGER}"  # marks results of older code
 CLAIM = ("page", "sentence", "paper", "ours", "seeds", "verdict")  # columns of the claims table
@@ -124,7 +124,7 @@ def between_markers(text: str, block: str, path: Path) -> str:
     return text[: text.index(BEGIN) + len(BEGIN)] + "\n" + block + text[text.index(END) :]
 
 
-# ------------------------------------------------------------------------------------------------- what is published
+# --------------------------------------------------------------------------------------------------- result files
 
 
 @dataclass(frozen=True)
@@ -365,7 +365,8 @@ def rough_section(published: Published) -> list[str]:
 
 
 def readme_table(published: Published) -> str:
-    """The README's table: results on the first data set in a few columns without intervals; rows of older code are marked."""
+    """The README's table: results on the first data set in a few columns without intervals; rows of older code and cells below
+    chance are marked."""
     if not published.results and not published.older:
         return "No run has been collected yet: see [recipes/RESULTS.md](recipes/RESULTS.md).\n"
     dataset, results = next(iter(published.results.items()), (published.older[0]["dataset"] if published.older else "", []))
@@ -374,10 +375,11 @@ def readme_table(published: Published) -> str:
     flops = next(cost for cost in COSTS if cost.field == "train_flops")
     lines = []  # (sort key, cells)
     for row in rows:
-        cells = [shown(row.value(key), interval=False) for key in columns]
+        cells = [shown(row.value(key), interval=False) + BELOW * bool(below(rows, row, key)) for key in columns]
         lines.append(((*place(row.paradigm), row.page), [row.name, str(len(row.results)), *cells, flops.show(row.cost(flops.field))]))
     for old in older:
-        cells = [older_cell(old, key, interval=False) for key in columns]
+        controls = published.older_controls
+        cells = [older_cell(old, key, interval=False) + BELOW * bool(older_below(old, key, controls)) for key in columns]
         lines.append(
             ((*place(old["paradigm"]), old["page"]), [f"{old['page']} {MARK}", str(old["seeds"]), *cells, old["cost"][flops.field]])
         )
@@ -385,6 +387,8 @@ def readme_table(published: Published) -> str:
     body = [cells for _, cells in lines]
     body += readme_controls(rows, published.older_controls if older else [], columns)
     about = [f"`{dataset}`, test split, means over seeds. Intervals, costs, commits, claims, speed: [RESULTS.md](recipes/RESULTS.md)."]
+    if any(BELOW in "".join(cells) for _, cells in lines):
+        about.append(f"{BELOW} below chance, for [these reasons](recipes/RESULTS.md#models).")
     if older:
         commits = ", ".join(dict.fromkeys(short(row["commit"]) for row in older))
         about.append(f"{MARK} trained with older code (commit {commits}), not yet trained again.")

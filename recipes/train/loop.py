@@ -30,6 +30,7 @@ from data.texts import texts
 from eval.base.heartbeat import heartbeat
 from models.contract import Batch, Model
 from models.shared.device import hardware
+from models.shared.lora import adapt
 from models.shared.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes.train import checkpoint
 from recipes.train.distributed import Process
@@ -94,8 +95,8 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
     report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=process.rank == 0)
     model = build(recipe, split, folder, process, needed, progress, begun=begun)
     if not begun:
-        batches = in_order(split, batch_size=PART, needs=model.needs)
-        model.remember(report.counting("training samples read", batches, split.samples))
+        parts = in_order(split, batch_size=PART, needs=model.needs)
+        model.remember(report.counting("training samples read", parts, split.samples))
         if process.rank == 0:
             models.describe(model, folder)  # `remember` may have changed its configuration
     report.event("resume" if progress.step else "start", _headline(recipe, model, split, process, progress), step=progress.step)
@@ -188,6 +189,8 @@ def build(
             raise ValueError(f"with these values of --model.* {empty[0]} has no weights; expected sizes of 1 or more")
     adopt(model, needed, adopted, progress)
     progress.sources |= model.fetch()
+    if recipe.lora_rank:
+        adapt(model, rank=recipe.lora_rank)
     if process.rank == 0:
         models.describe(model, folder)
     process.wait()

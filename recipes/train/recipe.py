@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from data.fields import check_types, require
+from models.shared.ranges import check_ranges
 
 Config = TypeVar("Config")
 
 
-RANGES = {"shards": 1 << 30, "seed": (1 << 32) - 1, "workers": 1024, "memory_gb": 1 << 20, "save_minutes": 1 << 20}
+RANGES = {"lora_rank": 4096, "shards": 1 << 30, "seed": (1 << 32) - 1, "workers": 1024, "memory_gb": 1 << 20, "save_minutes": 1 << 20}
 VOCABULARY = 259, 1 << 20
 
 
@@ -93,7 +94,7 @@ class Stage:
         check_types(type(self), vars(self), f"stage {self.name}: ")
         for name in ("budget", "batch"):
             require(getattr(self, name) >= 1, f"{name} of stage {self.name!r}", getattr(self, name), "1 or more samples")
-        within = f"at most the stage's budget of {self.budget:,} samples"
+        within = f"at most the stage's budget of {self.budget:,} samples; a smaller budget needs a shorter warm-up, too"
         require(self.optim.warmup <= self.budget, f"optim.warmup of stage {self.name!r}", self.optim.warmup, within)
 
 
@@ -120,6 +121,10 @@ class Recipe(Generic[Config]):
     weights: str = ""
     """published weights to start from, such as open_clip:ViT-B-32/laion2b_s34b_b79k or hf:google/siglip-base-patch16-224; they
     determine the architecture and the tokenizer"""
+    freeze: str = ""
+    """modules that are not trained, by name, separated by commas: visual,text.tokens"""
+    lora_rank: int = 0
+    """rank of low-rank updates beside the linear layers of repeated blocks, which are then frozen themselves (0: none)"""
     tokenizer: str = "train"
     """"train" (a small BPE trained on the training captions), "train+questions" (also on questions and answers), "open_clip", a hub
     id, or the role of a prerequisite whose tokenizer to use"""
@@ -139,6 +144,8 @@ class Recipe(Generic[Config]):
 
     def __post_init__(self) -> None:
         check_types(type(self), vars(self))
+        if is_dataclass(self.model):
+            check_ranges(self.model)
         if self.stages and (self.budget or self.batch or self.optim.lr):
             names = ", ".join(stage.name for stage in self.stages)
             raise ValueError(f"this recipe has stages ({names}), each with its own optim, budget and batch: set --stages.0.budget etc.")

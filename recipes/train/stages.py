@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models.contract import Model
+from models.shared.lora import freeze_blocks
 from recipes.train.folder import CHECKPOINT, finished, read_cost
 from recipes.train.pages import preset
 from recipes.train.progress import Progress
@@ -95,10 +96,29 @@ def enter(model: Model, recipe: AnyRecipe, number: int, progress: Progress) -> S
             parameter.requires_grad_(False)
     torch.manual_seed(recipe.seed + number)
     model.enter_stage(stage.name)
+    if recipe.lora_rank:
+        freeze_blocks(model)  # which stages may have thawed
+    freeze_named(model, recipe.freeze)
     progress.frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     progress.trained = list(dict.fromkeys([*progress.trained, *trained]))
     return stage
+
+
+def freeze_named(model: nn.Module, names: str) -> None:
+    """Freeze the modules of these names, separated by commas. Raises ValueError for one that the model does not have, and if nothing would
+    be left to train."""
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        found = [parameter for full, parameter in model.named_parameters() if full == name or full.startswith(f"{name}.")]
+        if not found:
+            there = ", ".join(dict.fromkeys(full.split(".")[0] for full, _ in model.named_parameters()))
+            raise ValueError(
+                f"freeze: a {type(model).__name__} has no module {name!r}; it has {there}, and modules in them (visual.blocks.0)"
+            )
+        for parameter in found:
+            parameter.requires_grad_(False)
+    if names and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"freeze: with {names} frozen nothing of this {type(model).__name__} is trained in this stage")
 
 
 def set_training(model: nn.Module) -> None:

@@ -62,7 +62,7 @@ class Watch:
         self.waited += time.monotonic() - start
 
     def step(self, losses: Losses, norm: Tensor, lr: float, loader: Loader) -> None:
-        """Log the step if it is due, and look for losses that are no numbers: at once on a CPU; on a GPU only when a step is logged, since
+        """Log the step if it is due, and check that the loss is finite: at once on a CPU; on a GPU only when a step is logged, since
         reading a number makes the host wait for the device."""
         self.report.at(self.progress.samples)
         due = not self.progress.step % self.recipe.log.every or self.progress.in_stage >= self.stage.budget

@@ -155,6 +155,7 @@ def test_a_text_of_many_lines_is_bounded(tmp_path: Path) -> None:
     ("record", "field"),
     [
         ({"label": 0.5}, "label"),
+        ({"label": True}, "label"),
         ({"label": ["dog"]}, "label"),
         ({"label": {"name": "dog"}}, "label"),
         ({"objects": ["dog"]}, "objects"),

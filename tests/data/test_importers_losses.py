@@ -103,6 +103,39 @@ def test_a_column_twice_or_no_header_is_an_error(tmp_path: Path, pictures: Path)
     assert captions_of(tmp_path, pictures, " path , caption ,,\na.png,one,,\n", "t.csv") == {"a.png": ("one",)}
 
 
+def test_a_space_before_a_quotation_mark_is_no_part_of_a_cell(tmp_path: Path, pictures: Path) -> None:
+    text = 'path, caption\na.png, "one, and two"\nb.png, two\n'
+    assert captions_of(tmp_path, pictures, text, "t.csv") == {"a.png": ("one, and two",), "b.png": ("two",)}
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
+@pytest.mark.parametrize("lines", [True, False])
+def test_objects_in_an_array_or_on_lines_of_their_own(tmp_path: Path, pictures: Path, name: str, lines: bool) -> None:
+    rows = [{"path": "a.png", "caption": "one"}, 5, {"path": "b.png", "caption": "two"}]
+    text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1)
+    assert captions_of(tmp_path, pictures, text, name) == {"a.png": ("one",), "b.png": ("two",)}
+    assert dropped(tmp_path / "out", "train") == {"line that is not a json object": 1}
+
+
+@pytest.mark.parametrize("caption", ["a\0b", "a\0", "\0ab", "ab\0c"])
+def test_a_zero_byte_in_a_text_makes_no_second_caption(tmp_path: Path, pictures: Path, caption: str) -> None:
+    row = json.dumps({"path": "a.png", "caption": caption})
+    assert captions_of(tmp_path, pictures, row, "t.jsonl") == {"a.png": (caption.replace("\0", ""),)}
+
+
+def test_a_table_without_rows_says_so(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(DataError, match="none of 0 images could be used: there are no rows"):
+        captions_of(tmp_path, pictures, "path,caption\n", "t.csv")
+
+
+def test_ids_that_pandas_wrote_as_floats(tmp_path: Path, pictures: Path) -> None:
+    images = [{"id": 7.0, "file_name": "a.png"}, {"id": True, "file_name": "b.png"}]
+    captions = coco_json(tmp_path / "c.json", images, [{"image_id": 7, "caption": "one"}, {"image_id": 7.0, "caption": "two"}])
+    import_coco(captions=captions, images=pictures, out=tmp_path / "out", split="train")
+    assert [sample.captions for sample in read(tmp_path / "out", "train")] == [("one", "two")]
+    assert dropped(tmp_path / "out", "train") == {"image entry without id or file_name": 1}
+
+
 LISTS = {"a.png": "['a child', 'a kid']", "b.png": '["a", "it\'s"]', "c.png": "[a dog]"}
 
 
@@ -305,10 +338,13 @@ def saved(array: np.ndarray, format: str = "TIFF", **options: object) -> bytes:
         saved((RAMP * (2**32 - 1)).astype(np.uint32)).replace(SIGNED, UNSIGNED),
         saved((RAMP * 255).astype(np.uint16)),
         saved((RAMP * 65535).astype(np.uint16)),
+        saved((RAMP * 4095).astype(np.uint16)),
+        saved((RAMP * 1023).astype(np.float32)),
+        saved((RAMP * (2**20 - 1)).astype(np.int32)),
         saved((RAMP * 65535).astype(np.uint16), "PNG"),
         saved((RAMP * 255).astype(np.uint8), "BMP"),
     ],
-    ids=["f1", "f255", "f65535", "i255", "i65535", "u32", "u16 of 8 bits", "u16", "png16", "bmp"],
+    ids=["f1", "f255", "f65535", "i255", "i65535", "u32", "u16 of 8 bits", "u16", "u12", "f1023", "i20", "png16", "bmp"],
 )
 def test_grey_of_any_depth_keeps_its_brightness(encoded: bytes) -> None:
     image = np.asarray(open_image(encoded, SOURCES)[0]).astype(int)
@@ -328,8 +364,13 @@ def test_grey_of_any_depth_keeps_its_brightness(encoded: bytes) -> None:
     ids=["negative", "large", "nan", "infinite", "negative integers"],
 )
 def test_numbers_that_are_no_brightness_are_counted_and_not_black(array: np.ndarray) -> None:
-    with pytest.raises(Unusable, match="no brightness"):
+    with pytest.raises(Unusable, match="not brightness"):
         open_image(saved(array), SOURCES)
+
+
+def test_a_dark_png_of_16_bits_stays_dark() -> None:
+    image = np.asarray(open_image(saved((RAMP * 4095).astype(np.uint16), "PNG"), SOURCES)[0])
+    assert image.max() == 15
 
 
 def test_the_first_picture_of_several_is_taken(tmp_path: Path) -> None:

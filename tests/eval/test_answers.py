@@ -138,7 +138,7 @@ def test_a_model_that_never_says_yes_has_no_precision(tmp_path: Path) -> None:
         ([{"question_id": 1}], "expected lines .*answer 1 is"),
         ([{"question_id": 1, "answer": "yes"}, {"answer": "no"}], "expected lines .*answer 2 is"),
         ([{"question": "is there a zebra in the image?", "answer": "yes"}] * 6, "answer 1 is to 'is there a zebra"),
-        ([{"question_id": 1, "answer": "yes"}, 5], "expected one JSON object a line"),
+        ([{"question_id": 1, "answer": "yes"}, 5], "expected one JSON object per line"),
     ],
 )
 def test_wrong_answers_are_named(tmp_path: Path, entries: list[Any], message: str) -> None:
@@ -146,7 +146,7 @@ def test_wrong_answers_are_named(tmp_path: Path, entries: list[Any], message: st
     with pytest.raises(EvalError, match=f"answers.json.*{message}"):
         pope.score(path, asked(tmp_path))
     path.write_text(path.read_text() + "{")
-    with pytest.raises(EvalError, match=rf"answers.json: line {len(entries) + 1} is no JSON object"):
+    with pytest.raises(EvalError, match=rf"answers.json: line {len(entries) + 1} is not a JSON object"):
         pope.score(path, asked(tmp_path))
     lines(path, entries)
     with pytest.raises(SystemExit, match=r"answers: .*answers.json"):
@@ -375,7 +375,7 @@ def test_the_commands_print_and_write(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON file"),
+        ("{", "is not a JSON file"),
         ([], "expected a list of"),
         ({"annotations": []}, "expected a list of"),
         ([{"question_id": 10}], "expected entries"),

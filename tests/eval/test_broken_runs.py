@@ -186,7 +186,7 @@ def test_no_report_carries_html_escapes_or_turned_text(tmp_path: Path, capsys: p
     assert compare(runs=tmp_path / "runs", out=tmp_path / "out") == 0
     shown = [(tmp_path / "out" / f"report.{kind}").read_text() for kind in ("md", "csv", "html")] + [capsys.readouterr().out]
     for text in shown:
-        assert not words.UNSEEN.search(text)
+        assert not words.INVISIBLE.search(text)
     assert ":bomb: [bold]f" in " ".join(shown[0].split()).replace("\\", "")
     outside = shown[0].split("```")[0]  # the commands are in a block of code, and quoted for the shell
     for text in (outside, shown[1]):

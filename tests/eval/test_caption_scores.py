@@ -286,7 +286,7 @@ def test_one_image_has_no_cider(files: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON file"),
+        ("{", "is not a JSON file"),
         ([], r"expected a list of \{\"image_id\""),
         ({"annotations": []}, r"expected a list of \{\"image_id\""),
         ([{"image_id": 404464}], r"expected entries \{\"image_id\": number, \"caption\": string\}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -16,10 +17,12 @@ import pytest
 from PIL import Image
 
 from eval import EvalError
+from eval.base.console import plain_console
 from eval.base.metrics import t_interval
 from eval.compare import compare
-from eval.report import graph, plots, words
+from eval.report import graph, plain, plots, words
 from eval.report import picture as screenshot
+from eval.report.columns import COSTS
 from eval.report.headline import headline
 from eval.report.paired import differences
 from eval.report.report import Report, build
@@ -58,6 +61,20 @@ def test_two_models_give_all_four_outputs_which_are_a_function_of_the_results(tm
     printed = capsys.readouterr().out
     assert "zeroshot" in printed
     assert "Not trained yet: siglip, lit (make" in printed
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160, 200])
+def test_tables_fit_the_terminal_with_whole_columns(width: int, tmp_path: Path) -> None:
+    for model in ("clip", "coca"):
+        write_run(tmp_path, model)
+    report, out = report_on(tmp_path), io.StringIO()
+    plain.terminal(report, plain_console(width=width, file=out))
+    tables = out.getvalue().partition("2 models")[0]
+    assert max(map(len, tables.splitlines())) <= width
+    assert not re.search(r"…|\.\.\.", tables)
+    heads = [label for _, columns in report.datasets[0].overview.groups for label, _ in columns]
+    for head in (*heads[: -len(COSTS)], "samples", "FLOP"):
+        assert all(word in tables for word in head.replace("_", " ").split()), head
 
 
 def test_nothing_trained_yet_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ EXCEPTIONS = {
     ("winoground", ""): {"pairs"},  # a split of its own
     ("drawing", ""): {"test", "heldout"},  # prompts come from captions, and those of another style of drawing are the same
     ("drawing_scores", ""): {"test", "heldout"},  # the same prompts
+    ("retrieval", "full"): {"test"},  # the first 500 show a shift; to encode all captions takes as long as all other tasks together
     ("association", ""): {"test"},  # what training has tied together does not depend on the pictures asked about
 }
 SIZES = {"train": 200, "val": 100, "test": 120, "heldout": 120, "style": 120, "pairs": 12}
@@ -32,8 +33,10 @@ def source() -> Source:
 @pytest.fixture(scope="module")
 def tasks(source: Source) -> dict[tuple[str, str], list[Task]]:
     found = defaultdict(list)
-    for task in plan(source):
-        found[task.name, task.part].append(task)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eval.tasks.retrieval.GALLERY", 100)
+        for task in plan(source):
+            found[task.name, task.part].append(task)
     return found
 
 

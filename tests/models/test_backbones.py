@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from torch import nn
-from transformers import GPT2Config, GPTNeoXConfig, OPTConfig, T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, T5Config, T5ForConditionalGeneration
 
 import models
 from models.blip2 import BLIP2Config
@@ -20,6 +20,8 @@ from models.frozen import Frozen, FrozenConfig
 from models.lm import LM, LMConfig
 from models.shared import backbones
 from models.shared.backbones import (
+    ROOM,
+    Continuation,
     LanguageConfig,
     fetch_language,
     freeze,
@@ -201,7 +203,7 @@ def test_small_and_paper_name_towers_of_their_shapes() -> None:
 
 
 def test_frozen_refuses_an_encoder_decoder(asked: list[str]) -> None:
-    with pytest.raises(ValueError, match="google/tiny-t5 has an encoder of its own"):
+    with pytest.raises(ValueError, match="google/tiny-t5 is an encoder-decoder"):
         Frozen(replace(FrozenConfig.tiny(), language=LanguageConfig(source="google/tiny-t5")), WORDS)
 
 
@@ -218,3 +220,39 @@ def test_a_tower_looks_in_parts_and_sees_the_same(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(looked_at(tower, pixels), whole, rtol=1e-5, atol=1e-5)
     assert sizes == [2, 2, 1]
     assert looked_at(tower, pixels[:0]).shape == (0, whole.shape[1])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "facebook/opt-125m", "EleutherAI/pythia-410m", "llama"])
+def test_a_continuation_reads_each_token_once_and_gives_the_logits_of_the_whole(kind: str) -> None:
+    """More tokens than there is room for at first; rows that end, and rows that are there twice, as of a beam search."""
+    small = {
+        "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=50, n_positions=128),
+        "facebook/opt-125m": replace_in(TINY, vocab_size=50, max_position_embeddings=128),
+        "EleutherAI/pythia-410m": GPTNeoXConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, vocab_size=50, max_position_embeddings=128
+        ),
+        "llama": LlamaConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=48, vocab_size=50
+        ),
+    }[kind]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(small, attn_implementation="eager").eval()
+    words = model.get_input_embeddings()
+    ids = torch.randint(1, 50, (3, 7))
+    real = torch.ones(3, 7, dtype=torch.bool)
+    real[1, :4] = False
+    decoder, logits = Continuation.begin(model, words(ids), real)
+    for step in range(ROOM + 9):
+        whole = model(input_ids=ids, attention_mask=real.long(), position_ids=(real.cumsum(1) - 1).clamp(min=0)).logits[:, -1]
+        torch.testing.assert_close(logits, whole, atol=1e-5, rtol=1e-4)
+        if step in (5, ROOM + 2):
+            rows = torch.tensor([1, 0, 0])
+            decoder.select(rows)
+            ids, real = ids[rows], real[rows]
+        tokens = torch.randint(1, 50, (3,))
+        ids, real = torch.cat([ids, tokens[:, None]], dim=1), torch.cat([real, real.new_ones(3, 1)], dim=1)
+        logits = decoder.step(tokens)
+
+
+def replace_in(config: OPTConfig, **fields: Any) -> OPTConfig:
+    return OPTConfig(**{**config.to_dict(), **fields})

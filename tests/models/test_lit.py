@@ -10,20 +10,22 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import transformers
 from open_clip.loss import ClipLoss
 
 from data.sample import Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
 from models.clip import CLIP, CLIPConfig
-from models.clip.convert import config_from_open_clip, from_open_clip
+from models.clip.convert import config_from_open_clip, from_dual_encoder, from_open_clip, to_dual_encoder
 from models.clip.model import TOWER
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, normalise
 from models.shared.text import BPETokenizer
 from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
 from recipes import lit
 from recipes.train.step import backward
-from tests.models.kit import assert_close, pictures, randomise, texts, tokenizer
+from tests.models.kit import assert_close, assert_round_trip, pictures, randomise, texts, tokenizer
 
 SAMPLES = [make_sample(PRESETS["tiny"], "train", index) for index in range(12)]
 FULL = torch.autocast("cpu", enabled=False)
@@ -71,6 +73,53 @@ def test_equals_a_locked_open_clip_whose_image_projection_is_the_identity() -> N
             assert mine is not None
             assert mine.abs().max() > 1e-6
             assert_close(mine, gradient, f"gradient of {name}")
+
+
+def test_weights_go_to_a_dual_encoder_of_transformers_and_back() -> None:
+    """Features and loss there; with its projection the identity, which LiT does not have, or with one that was trained."""
+    vision = {"image_size": 32, "patch_size": 8, "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 128}
+    text = {"vocab_size": 100, "max_position_embeddings": 12, "num_hidden_layers": 1, "hidden_size": 24, "intermediate_size": 96}
+    text |= {"num_attention_heads": 2, "pad_token_id": 0, "bos_token_id": 98, "eos_token_id": 99}
+    theirs = transformers.VisionTextDualEncoderModel(
+        vision_model=transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**vision, num_attention_heads=2)),
+        text_model=transformers.CLIPTextModel(transformers.CLIPTextConfig(**text)),
+        config=transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+            transformers.CLIPVisionConfig(**vision, num_attention_heads=2), transformers.CLIPTextConfig(**text), projection_dim=32
+        ),
+    ).eval()
+    tower = VisionConfig(32, 2, 2, "quick_gelu", image_size=32, patch_size=8, pre_norm=True)
+    config = CLIPConfig(
+        vision=tower,
+        text=TransformerConfig(24, 1, 2, "quick_gelu"),
+        embed_dim=32,
+        context=12,
+        vocab_size=100,
+        image_head=False,
+        frozen=True,
+    )
+    ours = CLIP(config, tokenizer(pad=0, end=99)).eval()
+    randomise(ours, 3)
+    theirs.load_state_dict(to_dual_encoder(ours.state_dict()))
+    pixels, ids = pictures(5, 32), texts(5, 12, pad=0, end=99)
+    out = theirs(input_ids=ids, pixel_values=normalise(pixels, OPENAI_MEAN, OPENAI_STD), return_loss=True)
+    features = ours.encode({"pixels": pixels, "ids": ids})
+    assert_close(features["image"], out.image_embeds, "image features")
+    assert_close(features["text"], out.text_embeds, "text features")
+    assert_close(ours.objective(features).total, out.loss, "loss")
+    back = from_dual_encoder(theirs.state_dict())
+    assert back.keys() == ours.state_dict().keys()
+    assert all(torch.equal(back[name], value) for name, value in ours.state_dict().items())
+    randomise(theirs, 4)
+    headed = CLIP(replace(config, image_head=True), tokenizer(pad=0, end=99)).eval()
+    headed.load_state_dict(from_dual_encoder(theirs.state_dict()))
+    out = theirs(input_ids=ids, pixel_values=normalise(pixels, OPENAI_MEAN, OPENAI_STD))
+    assert_close(headed.encode({"pixels": pixels, "ids": ids})["image"], out.image_embeds, "projected image features")
+    assert_round_trip(theirs.state_dict(), from_dual_encoder, to_dual_encoder)
+
+
+def test_a_tower_that_is_not_clips_goes_to_no_dual_encoder(words: BPETokenizer) -> None:
+    with pytest.raises(ValueError, match=r"no counterpart.*visual\.patch_embed"):
+        to_dual_encoder(build(words).state_dict())
 
 
 def test_the_loss_is_the_papers_by_a_double_loop(words: BPETokenizer) -> None:

@@ -136,7 +136,7 @@ def test_what_cannot_talk_or_be_talked_about_is_an_error_in_one_line(
     with pytest.raises(SystemExit, match="has no model"):
         page.main()
     models.save(LM(LMConfig(language=LANGUAGE, vocab_size=words.vocab_size), words), tmp_path / "run")
-    with pytest.raises(SystemExit, match=r"run holds a LM; to talk takes a MiniGPT4: `make train-minigpt4`"):
+    with pytest.raises(SystemExit, match=r"run holds a LM; a chat requires a MiniGPT4: `make train-minigpt4`"):
         page.main()
     monkeypatch.setattr("sys.argv", ["chat", str(tmp_path / "run"), str(tmp_path / "nothing.png")])
     with pytest.raises(SystemExit, match=r"error: .*nothing.png: no such picture"):

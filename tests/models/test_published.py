@@ -13,11 +13,13 @@ import transformers
 from safetensors.torch import save_file
 
 import models
+from data.sample import Sample
 from models import published as module
 from models.published import published
 from models.shared.images import HALF, OPENAI_MEAN, OPENAI_STD
 from models.shared.text import OpenCLIPTokenizer
 from tests.models.kit import assert_close, randomise, tokenizer
+from tests.models.test_align import theirs_at_random
 
 CFG = {
     "embed_dim": 24,
@@ -92,6 +94,19 @@ def test_transformers_siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     transformers.SiglipImageProcessor(image_mean=OPENAI_MEAN, image_std=OPENAI_STD).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="normalised"):
         published(f"hf:{tmp_path}")
+
+
+def test_transformers_align(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its converter lies beside CLIP's. Statistics of BatchNorm come with the weights, and starting from them leaves them as they are."""
+    theirs = theirs_at_random(32)
+    theirs.save_pretrained(tmp_path)
+    transformers.EfficientNetImageProcessor(size={"height": 32, "width": 32}, image_mean=HALF, image_std=HALF).save_pretrained(tmp_path)
+    monkeypatch.setattr("models.clip.align_convert.HubTokenizer", lambda name: tokenizer(pad=0, end=99))
+    ours: Any = published(f"hf:{tmp_path}")
+    expected = _normalised(theirs.get_image_features(_pixels(HALF, HALF)))
+    assert_close(ours.encode_image(PICTURES), expected, "image features")
+    ours.remember([[Sample("a", picture, captions=["a"]) for picture in PICTURES]])
+    assert_close(ours.encode_image(PICTURES), expected, "image features")
 
 
 def test_offline_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

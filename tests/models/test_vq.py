@@ -212,7 +212,7 @@ def test_perceptual_term_reads_weights_by_name(tmp_path: Path) -> None:
     assert model(model.collate(_samples(2, size=32))).terms["perceptual"] > 0
     with pytest.raises(FileNotFoundError, match=r"nothing\.safetensors"):
         _ = Perceptual(str(tmp_path / "nothing.safetensors")).features
-    with pytest.raises(ValueError, match=r"perceptual weights 'no_such_weights' cannot be had .*name torchvision weights"):
+    with pytest.raises(ValueError, match=r"perceptual weights 'no_such_weights' cannot be loaded .*name torchvision weights"):
         _ = Perceptual("no_such_weights").features
 
 

@@ -19,29 +19,35 @@ SMALL = __main__.Setting(
 PICTURE = replace(VQConfig.tiny(), network=replace(VQConfig.tiny().network, image_size=32))  # of 16 codes
 
 
-def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+EXPECTED = {
+    "anchors": 2,
+    "captioning": 2,
+    "clip step": 4,
+    "siglip step": 2,
+    "drawing": 4,
+    "loader": 2,
+    "guidance": 1,
+    "flava step": 2,
+    "prefix captions": 4,
+}
+
+
+@pytest.mark.parametrize("only", ["anchors,siglip,loader", pytest.param("", marks=pytest.mark.slow)])
+def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], only: str) -> None:
     monkeypatch.setattr(__main__, "QUICK", SMALL)
     monkeypatch.setattr(captions, "LESSONS", 20)
     monkeypatch.setattr(prefix, "LESSONS", 10)
     monkeypatch.setattr(drawing, "VQConfig", SimpleNamespace(tiny=lambda: PICTURE))
     data = make_split(tmp_path / "dots", [30, 30])
     out = tmp_path / "bench.json"
-    monkeypatch.setattr("sys.argv", ["bench", "--quick", "--device", "cpu", "--data", str(data), "--out", str(out)])
+    monkeypatch.setattr(
+        "sys.argv", ["bench", "--quick", "--device", "cpu", "--data", str(data), "--out", str(out), *(["--only", only] if only else [])]
+    )
     monkeypatch.setenv("COLUMNS", "250")
     __main__.main()
     assert "times faster" in capsys.readouterr().out
     rows = json.loads(out.read_text())["rows"]
-    expected = {
-        "anchors": 2,
-        "captioning": 2,
-        "clip step": 4,
-        "siglip step": 2,
-        "drawing": 4,
-        "loader": 2,
-        "guidance": 1,
-        "flava step": 2,
-        "prefix captions": 4,
-    }
+    expected = {what: count for what, count in EXPECTED.items() if not only or what.split()[0] in only.split(",")}
     assert [row["what"] for row in rows] == [what for what, count in expected.items() for _ in range(count)]
     for row in rows:
         assert len(row["ratios"]) == len(row["our_rates"]) == 2

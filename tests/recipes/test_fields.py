@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields, replace
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 from data.fields import FieldError
 from data.shards import DataError
 from models.shared.device import resolve_device
+from models.shared.ranges import ABOVE_ZERO, ANY, SHARES, SIZES
 from recipes.train.__main__ import main
 from recipes.train.loop import train
+from recipes.train.pages import names, page
 from recipes.train.recipe import AnyRecipe, Log, Optim, Recipe, Stage
 from tests.recipes.kit import shortened
 
@@ -58,7 +61,8 @@ def test_every_number_of_a_recipe_has_a_range() -> None:
 
 def test_a_warm_up_fits_into_its_stage() -> None:
     assert Stage("train", Optim(lr=0.1, warmup=64), budget=64, batch=8).optim.warmup == 64
-    with pytest.raises(FieldError, match=r"optim\.warmup of stage 'train' is 65, expected at most the stage's budget of 64 samples"):
+    expected = r"expected at most the stage's budget of 64 samples; a smaller budget needs a shorter warm-up"
+    with pytest.raises(FieldError, match=rf"optim\.warmup of stage 'train' is 65, {expected}"):
         Stage("train", Optim(lr=0.1, warmup=65), budget=64, batch=8)
 
 
@@ -72,6 +76,44 @@ def test_a_batch_fits_into_the_data(recipe: AnyRecipe, tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_built(fields: dict[str, int], recipe: AnyRecipe, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--model"):
         train(replace(recipe, model=replace(recipe.model, **fields)), tmp_path / "run")
+
+
+def _numbers(config: Any, where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(place, value) of every number of a configuration, and of every tuple of numbers."""
+    for each in fields(config):
+        value, place = getattr(config, each.name), (*where, each.name)
+        if is_dataclass(value):
+            yield from _numbers(value, place)
+        elif type(value) in (int, float) or (isinstance(value, tuple) and value and type(value[0]) in (int, float)):
+            yield place, value
+
+
+def _with(config: Any, place: tuple[str, ...], value: Any) -> Any:
+    name, *rest = place
+    return replace(config, **{name: _with(getattr(config, name), tuple(rest), value) if rest else value})
+
+
+@pytest.mark.parametrize("name", [name for name in names() if "tiny" in page(name).PRESETS])
+def test_every_number_of_a_model_has_a_range(name: str) -> None:
+    recipe = page(name).PRESETS["tiny"]
+    for place, value in _numbers(recipe.model):
+        number = value[0] if isinstance(value, tuple) else value
+        bad = [nan, inf, *([] if place[-1] in ANY else [-1 if type(number) is int else -0.5])]
+        bad += [0] if place[-1] in (*SIZES, *ABOVE_ZERO, "random_crop", "context") else []
+        bad += [1.5] if place[-1] in (*SHARES, "random_crop") else []
+        for other in bad:
+            changed = (other, *value[1:]) if isinstance(value, tuple) else other
+            try:
+                model = _with(recipe.model, place, changed)
+            except ValueError:  # refused by the configuration itself
+                continue
+            with pytest.raises(FieldError, match=rf"--model\.{'.'.join(place)}".replace("_", "[-_]") + " is .*, expected "):
+                replace(recipe, model=model)
+
+
+def test_heads_divide_the_width(recipe: AnyRecipe) -> None:
+    with pytest.raises(FieldError, match=r"--model\.text\.heads is 3, expected a divisor of the width, \d+"):
+        replace(recipe, model=_with(recipe.model, ("text", "heads"), 3))
 
 
 @pytest.mark.parametrize("name", ["nonsense", "", "meta", "cuda:x", "cpu cpu", "mps" if sys.platform != "darwin" else "xla", "cuda:63"])

@@ -34,7 +34,7 @@ BATCH = 10  # of FLAVA's pairs, a tenth mismatch
 TIMM = "test_vit.r160_in1k"  # 160 px, 6 blocks of 64
 TOWER = {"width": 64, "depth": 6, "heads": 2, "mlp_ratio": 3.0, "image_size": 160, "patch_size": 16}
 SMALL = {"width": 32, "depth": 2, "heads": 2, "hidden": 48, "embed_dim": 16, "queries": 4, "multimodal_depth": 1, "decoder_depth": 1}
-SMALL |= {"memory": 40, "blocks": 1, "latent": 32, "codes": 64}
+SMALL |= {"memory": 40, "blocks": 1, "latent": 32, "codes": 64, "width_coefficient": 0.1, "depth_coefficient": 0.1}
 LLAMA = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 320}
 
 
@@ -69,7 +69,7 @@ def shrunk(config: Any) -> Any:
         value = getattr(config, field.name)
         if is_dataclass(value):
             changes[field.name] = shrunk(value)
-        elif field.name in SMALL and isinstance(value, int) and value:
+        elif field.name in SMALL and isinstance(value, int | float) and value:
             changes[field.name] = min(value, SMALL[field.name])
         elif field.name == "image_size" and value in SIZES:
             changes[field.name] = SIZES[value]

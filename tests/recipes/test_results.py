@@ -149,6 +149,10 @@ def test_what_is_below_chance_says_why(uncollected: Path, runs: Path) -> None:
     assert f".050 (.040{MISSING}.060)↓" == cells(page, "clip")["zeroshot: shape"]
     said = f"- ↓ below chance: clip, zeroshot shape: .050 (.040{MISSING}.060), chance "
     assert [line for line in page.splitlines() if line.startswith(said) and line.endswith("It says the opposite.")]
+    readme = readme_table(Published(results))
+    assert cells(readme, "clip")["zeroshot: shape"] == ".050↓"
+    assert cells(readme, f"frozen {MARK}")["binding: shape, k = 3"] == ".220↓"
+    assert "↓ below chance, for [these reasons](recipes/RESULTS.md#models)." in readme
     older = [line for line in page.splitlines() if line.startswith("- ↓ below chance: frozen, binding")]
     assert len(older) == 1
     assert "often writes neither" in older[0]
@@ -167,19 +171,30 @@ def test_no_other_file_types_a_result() -> None:
     assert any(name.startswith("models/") for name in prose)
     assert "recipes/clip.py" in prose
     for name, text in prose.items():
-        assert not typed(text), f"{name} types {typed(text)}: results are published by `make results` alone"
+        assert not typed(text), f"{name} types {typed(text)}: only `make results` publishes results"
 
 
 def typed(text: str) -> list[str]:
-    """A share with three decimals is a result, unless it is Adam's beta, and so is a paragraph that is headed as measured."""
-    return re.findall(r"(?<![\w.])0?\.\d{3}\b|\bMeasured\b", re.sub(r"betas( \.\d+)+", "", text))
+    """A share with three decimals is a result, unless it is Adam's beta. So are a duration and a paragraph headed as measured."""
+    return re.findall(r"(?<![\w.])0?\.\d{3}\b|\b\d+(?:\.\d+)? ?(?:min|minutes|h|hours)\b|\bMeasured\b", re.sub(r"betas( \.\d+)+", "", text))
 
 
 def docstring(path: Path) -> str:
     return importlib.import_module(f"recipes.{path.stem}").__doc__ or "" if path.stem != "__init__" else ""
 
 
-@pytest.mark.parametrize(("text", "wrong"), [("R@1 .847 of 500", True), ("0.847", True), ("**Measured**", True), ("betas .9 .999", False)])
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("R@1 .847 of 500", True),
+        ("0.847", True),
+        ("**Measured**", True),
+        ("betas .9 .999", False),
+        ("in 55 minutes", True),
+        ("takes 1.2 h", True),
+        ("--minutes 12", False),
+    ],
+)
 def test_what_counts_as_a_result(text: str, wrong: bool) -> None:
     assert bool(typed(text)) is wrong
 

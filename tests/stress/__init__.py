@@ -1,1 +1,1 @@
-"""Rough handling, repeated: `python -m tests.stress` (= `make stress`)."""
+"""Fault injection: `python -m tests.stress` (= `make stress`)."""

@@ -67,7 +67,7 @@ def campaign(seconds: float, seed: int = 0) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Rough handling, repeated", prog="tests.stress")
+    parser = argparse.ArgumentParser(description="Fault injection", prog="tests.stress")
     parser.add_argument("--seconds", type=float, default=540.0, help="for all attacks together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)

@@ -1,0 +1,163 @@
+"""Write trained models as folders that other libraries load, and check there what they compute.
+
+A package's export.py has a function for each format, named like it: `transformers(model, folder) -> list[Check]`. It writes the folder,
+loads it back with that library, and compares. Here is what packages share, and the formats of every image tower (timm) and dual encoder
+(onnx).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import save_file
+from tokenizers import processors
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from data.files import write_text
+from models.shared.images import HALF
+from models.shared.text import BPETokenizer, HubTokenizer, Tokenizer
+from models.shared.vision import VisionConfig
+
+TEXTS = ("a small red star", "two people walk along the beach", "", "A DOG, and a cat!")
+
+
+class Unsupported(ValueError):
+    """A format that cannot hold this model."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What both sides compute of the same input, compared."""
+
+    what: str
+    largest: float
+    """difference"""
+    limit: float
+
+    @classmethod
+    def of(cls, what: str, ours: Tensor, theirs: Tensor, limit: float = 1e-5) -> Check:
+        if ours.shape != theirs.shape:
+            raise ValueError(f"{what}: our shape is {tuple(ours.shape)}, theirs {tuple(theirs.shape)}")
+        return cls(what, float((ours.double() - theirs.double()).abs().max()), limit)
+
+
+def pictures(size: int, count: int = 3) -> list[np.ndarray]:
+    """Random uint8 `[size, size, 3]`, which no resizing changes."""
+    return list(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+
+
+def fast_tokenizer(tokenizer: Tokenizer, context: int) -> PreTrainedTokenizerFast:
+    """The tokenizer as transformers has it: `start tokens end`, cut and padded to `context`. Raises Unsupported for open_clip's own."""
+    if isinstance(tokenizer, HubTokenizer):
+        return tokenizer.inner
+    if not isinstance(tokenizer, BPETokenizer):
+        raise Unsupported(f"transformers cannot hold the tokenizer {tokenizer.name!r}: use the one of openai/clip-vit-base-patch32")
+    fast = type(tokenizer.fast).from_str(tokenizer.fast.to_str())
+    start, end = "<start>", "<end>"
+    single = f"{start} $A {end}"
+    fast.post_processor = processors.TemplateProcessing(
+        single=single, pair=None, special_tokens=[(start, tokenizer.start), (end, tokenizer.end)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast, bos_token=start, eos_token=end, pad_token="<pad>", model_max_length=context, padding_side="right"
+    )
+
+
+def refuse_convolutions(config: VisionConfig, library: str) -> None:
+    if config.stem == "conv":
+        raise Unsupported(
+            f"{library} has no vision transformer that begins with convolutions, as presets of the size tiny do: FORMAT=onnx can hold it"
+        )
+
+
+# ------------------------------------------------------------------------------------------- formats of many models
+
+
+def timm_tower(model: Any, folder: Path) -> list[Check]:
+    """The image tower `model.visual` as a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
+    about_it: Any = getattr(model, "config", None)
+    config: Any = getattr(about_it, "vision", None)
+    if not isinstance(config, VisionConfig) or vars(about_it).get("timm_name"):
+        raise Unsupported(f"a {type(model).__name__} has no vision transformer of its own that timm could hold")
+    refuse_convolutions(config, "timm")
+    arguments = {
+        "img_size": config.image_size,
+        "patch_size": config.patch_size,
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.heads,
+        "mlp_ratio": config.mlp_ratio,
+        "class_token": config.pool == "token",
+        "global_pool": "" if config.pool == "none" else config.pool,
+        "pre_norm": config.pre_norm,
+        "act_layer": {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "relu": "relu"}[config.activation],
+    }
+    normal: Any = model.config
+    mean, std = getattr(normal, "mean", HALF), getattr(normal, "std", HALF)
+    size = (3, config.image_size, config.image_size)
+    about = {"input_size": size, "mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": 1.0, "num_classes": 0}
+    content = {"architecture": "vit_base_patch16_224", "num_classes": 0, "model_args": arguments, "pretrained_cfg": about}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.json", json.dumps(content, indent=1))
+    _save(model.visual.state_dict(), folder / "model.safetensors")
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    norms = [module for module in theirs.modules() if isinstance(module, nn.LayerNorm)]
+    if any(norm.eps != config.norm_eps for norm in norms):
+        print(f"after loading, set the eps of its norms to {config.norm_eps:g}: timm's own is {norms[0].eps:g}")
+        for norm in norms:
+            norm.eps = config.norm_eps
+    pixels = torch.rand(2, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        return [Check.of("image states", model.visual.forward_features(pixels), theirs.forward_features(pixels))]
+
+
+def onnx(model: Any, folder: Path) -> list[Check]:
+    """image.onnx: uint8 pixels `[N, 3, S, S]` -> L2-normalised features; text.onnx: ids `[N, context]` -> features. With the tokenizer."""
+    if not hasattr(model, "_image_features") or not hasattr(model, "_text_features"):
+        raise Unsupported(f"onnx holds the two encoders of a contrastive model, and a {type(model).__name__} has none")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise Unsupported("onnx needs its libraries: pip install -e '.[onnx]'") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    size, context = model.config.vision.image_size, model.config.context
+    pixels = torch.from_numpy(np.stack(pictures(size))).permute(0, 3, 1, 2).contiguous()
+    ids = model.collate.texts(TEXTS)
+    ids = torch.nn.functional.pad(ids, (0, context - ids.shape[1]), value=model.tokenizer.pad)
+    found = []
+    for name, encode, given in (("image", model._image_features, pixels), ("text", model._text_features, ids)):
+        path = folder / f"{name}.onnx"
+        batch = {0: torch.export.Dim("batch")}
+        torch.onnx.export(
+            _Encoder(model, encode).eval(), (given,), str(path), dynamo=True, dynamic_shapes=(batch,), input_names=[name],
+            output_names=["features"], external_data=False, verbose=False,
+        )  # fmt: skip
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for some in (given, given[:1]):
+            (theirs,) = session.run(None, {name: some.numpy()})
+            with torch.no_grad():
+                found.append(Check.of(f"{name} features of {len(some)}", encode(some), torch.from_numpy(theirs), limit=1e-4))
+    if isinstance(model.tokenizer, BPETokenizer):
+        write_text(folder / "tokenizer.json", fast_tokenizer(model.tokenizer, context).backend_tokenizer.to_str())
+    return found
+
+
+class _Encoder(nn.Module):
+    def __init__(self, model: nn.Module, encode: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.encode = model, encode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encode(x)
+
+
+def _save(state: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().contiguous() for name, tensor in state.items()}, path, metadata={"format": "pt"})

@@ -1,0 +1,110 @@
+"""Write a trained model in the form of another library: `python -m recipes.tools.export .runs/clip-small-s0 --format transformers`.
+
+The folder is loaded back with that library and compared with the model right there. A model card (README.md) tells what it was trained
+on, what that cost and what it reached.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+import models
+from data.files import new_folder, read_json, write_text
+from models.shared import export as common
+from models.shared.export import Check, Unsupported
+from models.shared.lora import merge
+
+Writer = Callable[[Any, Path], list[Check]]
+EVERY: dict[str, Writer] = {"timm": common.timm_tower, "onnx": common.onnx}
+
+
+def main(run: Annotated[Path, tyro.conf.Positional], format: str = "transformers", out: Path | None = None) -> None:
+    """Write a trained model for another library.
+
+    Args:
+        run: run folder.
+        format: transformers, open_clip, timm (the image tower) or onnx (both encoders of a contrastive model).
+        out: folder to write. Default: RUN/export/FORMAT.
+    """
+    try:
+        export(run, format, out or run / "export" / format)
+    except (OSError, ValueError) as error:
+        sys.exit(f"export: {error}")
+
+
+def export(run: Path, format: str, out: Path) -> list[Check]:
+    """Write `out`, whole or not at all. Raises ValueError for a format that does not hold the model, and if the written model differs."""
+    if out.exists():
+        raise ValueError(f"{out} is already there: remove it, or name another folder with --out")
+    model: Any = models.load(run)
+    writers = formats(model)
+    if format not in writers:
+        raise ValueError(f"{run} is a {type(model).__name__}, which can be written for {', '.join(writers)}; not for {format!r}")
+    if hasattr(model, "adapted"):
+        merge(model)  # no library knows our updates
+    try:
+        with new_folder(out) as partial:
+            found = writers[format](model, partial)
+            for check in found:
+                print(f"{check.what}: the largest difference from ours is {check.largest:.1e} (at most {check.limit:g})")
+            if wrong := [check for check in found if not check.largest <= check.limit]:
+                raise ValueError(f"{wrong[0].what} differ by {wrong[0].largest:.1e} when {format} has loaded them: nothing was written")
+            write_text(partial / "README.md", card(run, model, format))
+    except Unsupported as error:
+        raise ValueError(f"{run} cannot be written for {format}: {error}") from error
+    print(f"{out}: written for {format}")
+    return found
+
+
+def formats(model: Any) -> dict[str, Writer]:
+    """Format -> writer: those of the model's package, and those of every model."""
+    package = type(model).__module__.rpartition(".")[0]
+    own = importlib.import_module(f"{package}.export") if importlib.util.find_spec(f"{package}.export") else None
+    names = [name for name in ("transformers", "open_clip") if own and callable(getattr(own, name, None))]
+    return {name: getattr(own, name) for name in names} | EVERY
+
+
+def card(run: Path, model: Any, format: str) -> str:
+    """The model card: data, cost and results, from the files of the run folder."""
+    recipe, cost = (read_json(run / name) if (run / name).exists() else {} for name in ("recipe.json", "cost.json"))
+    parameters, data = sum(p.numel() for p in model.parameters()), Path(str(recipe.get("data", "unknown"))).name
+    lines = [
+        "---",
+        f"library_name: {format}",
+        "tags: [paragone, vision-language]",
+        "---",
+        f"# {recipe.get('page', model.name)}, {recipe.get('preset', 'custom')}, seed {recipe.get('seed', 0)}",
+        "",
+        f"A {type(model).__name__} of {parameters:,} parameters (paradigm: {model.paradigm}), trained by Paragone on `{data}`.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {what} | {cost[name]:,.0f} |" for what, name in COSTS.items() if isinstance(cost.get(name), int | float)),
+        *(f"| {name} | {cost[name]} |" for name in ("hardware", "commit", "date") if isinstance(cost.get(name), str)),
+    ]
+    for path in sorted((run / "eval").glob("*/eval.json")):
+        lines += ["", f"## On {path.parent.name}", "", "| task | split | measure | value | 95 % |", "|---|---|---|---:|---:|"]
+        lines += [
+            f"| {cell['task']} | {cell['split']} | {cell['metric']} | {cell['value']:.3f} | {_interval(cell)} |"
+            for cell in read_json(path).get("cells", [])
+            if cell.get("variant") == "model" and isinstance(cell.get("value"), float) and cell.get("split") in ("test", "val", "pairs")
+        ]
+    return "\n".join(lines) + "\n"
+
+
+COSTS = {"samples seen": "samples_seen", "training, s": "train_seconds", "training FLOPs": "train_flops"}
+
+
+def _interval(cell: dict[str, Any]) -> str:
+    return f"{cell['low']:.3f} to {cell['high']:.3f}" if isinstance(cell.get("low"), float) and isinstance(cell.get("high"), float) else ""
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,143 @@
+"""Exports: what another library loads computes what ours does, and what it cannot hold is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import timm
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+import models
+from models.clip import CLIP, CLIPConfig
+from models.lm import LM, LMConfig
+from models.shared.lora import adapt
+from models.shared.text import BPETokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
+from models.siglip import SigLIP, SigLIPConfig
+from models.vq import VQ, VQConfig
+from recipes.tools.export import export, formats, main
+from tests.models.kit import randomise
+
+WORDS = BPETokenizer.train(["a small red star", "two people walk along the beach, and a dog"], 300)
+TEXT = TransformerConfig(width=48, depth=2, heads=3, activation="quick_gelu")
+VISION = VisionConfig(width=32, depth=2, heads=2, image_size=32, patch_size=8, pre_norm=True, activation="quick_gelu")
+
+
+def clip(**changes: Any) -> CLIP:
+    config = CLIPConfig(vision=VISION, text=TEXT, embed_dim=24, context=12, vocab_size=WORDS.vocab_size)
+    return CLIP(config.__class__(**{**vars(config), **changes}), WORDS)
+
+
+def saved(model: models.Model, folder: Path) -> Path:
+    randomise(model, 0)
+    models.save(model, folder)
+    (folder / "recipe.json").write_text(json.dumps({"page": "mine", "preset": "tiny", "seed": 3, "data": ".data/my-set"}))
+    (folder / "cost.json").write_text(json.dumps({"samples_seen": 12_345, "train_flops": 10**12, "hardware": "1 x CPU", "finished": True}))
+    cell = {"task": "zeroshot", "split": "test", "metric": "shape", "variant": "model", "value": 0.25, "low": 0.2, "high": 0.3}
+    (folder / "eval" / "my-set").mkdir(parents=True)
+    (folder / "eval" / "my-set" / "eval.json").write_text(json.dumps({"cells": [cell, cell | {"variant": "blank images"}]}))
+    return folder
+
+
+def test_clip_in_transformers(tmp_path: Path) -> None:
+    run = saved(clip(), tmp_path / "run")
+    checks = export(run, "transformers", tmp_path / "out")
+    assert [check.what for check in checks] == ["image features", "text features"]
+    theirs, tokenizer = AutoModel.from_pretrained(tmp_path / "out").eval(), AutoTokenizer.from_pretrained(tmp_path / "out")
+    tokens = tokenizer(["a small red star"], padding="max_length", truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        found = theirs.get_text_features(**tokens)
+    found = torch.nn.functional.normalize(getattr(found, "pooler_output", found), dim=-1)
+    torch.testing.assert_close(found, models.load(run).encode_text(["a small red star"]), atol=1e-5, rtol=1e-5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    for part in ("# mine, tiny, seed 3", "`my-set`", "12,345", "1 x CPU", "| zeroshot | test | shape | 0.250 | 0.200 to 0.300 |"):
+        assert part in card
+    assert card.count("zeroshot") == 1  # not the controls
+
+
+def test_clip_in_open_clip(tmp_path: Path) -> None:
+    run = saved(clip(), tmp_path / "run")
+    export(run, "open_clip", tmp_path / "out")
+    theirs = open_clip.create_model(f"local-dir:{tmp_path / 'out'}").eval()
+    ids = models.load(run).collate.texts(["a dog"])
+    with torch.no_grad():
+        found = theirs.encode_text(torch.nn.functional.pad(ids, (0, 12 - ids.shape[1])), normalize=True)
+    torch.testing.assert_close(found, models.load(run).encode_text(["a dog"]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["token", "map", "avg"])
+def test_a_tower_in_timm(tmp_path: Path, pool: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    vision = VisionConfig(width=32, depth=2, heads=2, image_size=32, patch_size=8, activation="relu", pool=pool, norm_eps=1e-5)
+    run = saved(clip(vision=vision), tmp_path / "run")
+    export(run, "timm", tmp_path / "out")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    assert theirs.num_features == 32
+    assert "set the eps of its norms to 1e-05" in capsys.readouterr().out
+
+
+def test_siglip_and_a_language_model_in_transformers(tmp_path: Path) -> None:
+    text = TransformerConfig(width=32, depth=2, heads=2, activation="gelu_tanh", norm_eps=1e-6)
+    vision = VisionConfig(width=32, depth=2, heads=2, image_size=32, patch_size=8, pool="map", activation="gelu_tanh", norm_eps=1e-6)
+    config = SigLIPConfig(vision=vision, text=text, context=10, vocab_size=WORDS.vocab_size)
+    assert len(export(saved(SigLIP(config, WORDS), tmp_path / "siglip"), "transformers", tmp_path / "out")) == 2
+    run = saved(LM(LMConfig.tiny().__class__(**{**vars(LMConfig.tiny()), "vocab_size": WORDS.vocab_size}), WORDS), tmp_path / "lm")
+    export(run, "transformers", tmp_path / "language")
+    theirs, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "language"), AutoTokenizer.from_pretrained(tmp_path / "language")
+    ids = tokenizer("a dog", return_tensors="pt").input_ids[:, :-1]  # without the end
+    written = theirs.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
+    assert models.load(run).write(["a dog"], limit=6) == [tokenizer.decode(written, skip_special_tokens=True).strip()]
+
+
+def test_encoders_in_onnx_also_with_convolutions(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    config = CLIPConfig(**{**vars(CLIPConfig.tiny()), "vocab_size": WORDS.vocab_size})
+    run = saved(CLIP(config, WORDS), tmp_path / "run")
+    checks = export(run, "onnx", tmp_path / "out")
+    assert [check.what for check in checks] == [f"{side} features of {count}" for side, count in
+                                                (("image", 3), ("image", 1), ("text", 4), ("text", 1))]  # fmt: skip
+    session = runtime.InferenceSession(str(tmp_path / "out" / "image.onnx"), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"image": torch.zeros(5, 3, 64, 64, dtype=torch.uint8).numpy()})[0].shape == (5, 128)
+
+
+def test_what_was_adapted_is_merged(tmp_path: Path) -> None:
+    model = clip()
+    adapt(model, rank=2)
+    run = saved(model, tmp_path / "run")
+    export(run, "transformers", tmp_path / "out")
+    assert not [name for name in AutoModel.from_pretrained(tmp_path / "out").state_dict() if "adapters" in name]
+
+
+def test_what_a_format_cannot_hold_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = CLIPConfig(**{**vars(CLIPConfig.tiny()), "vocab_size": WORDS.vocab_size})
+    tiny = saved(CLIP(config, WORDS), tmp_path / "tiny")
+    for name in ("transformers", "open_clip", "timm"):
+        with pytest.raises(ValueError, match=rf"cannot be written for {name}: .*begins with convolutions.*FORMAT=onnx"):
+            export(tiny, name, tmp_path / name)
+        assert not (tmp_path / name).exists()
+    vq = saved(VQ(VQConfig.tiny(), None), tmp_path / "vq")
+    assert list(formats(models.load(vq))) == ["timm", "onnx"]
+    with pytest.raises(ValueError, match="a VQ, which can be written for timm, onnx; not for 'transformers'"):
+        export(vq, "transformers", tmp_path / "out")
+    with pytest.raises(ValueError, match="no vision transformer of its own"):
+        export(vq, "timm", tmp_path / "out")
+    gelu = saved(clip(text=TransformerConfig(width=48, depth=2, heads=3, activation="relu")), tmp_path / "relu")
+    with pytest.raises(ValueError, match="these have quick_gelu and relu"):
+        export(gelu, "open_clip", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SystemExit, match="already there"):
+        main(gelu, "transformers", tmp_path / "out")
+
+
+def test_a_difference_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = saved(clip(), tmp_path / "run")
+    monkeypatch.setattr("models.clip.export.TEXTS", ("other", "texts"))
+    monkeypatch.setattr(CLIP, "encode_text", lambda self, texts: torch.zeros(len(texts), 24))
+    with pytest.raises(ValueError, match=r"text features differ by .* nothing was written"):
+        export(run, "transformers", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
