@@ -127,8 +127,9 @@ def control_cells(task: Task, source: Source) -> list[Json]:
     common = {"task": task.name, "split": task.split, "adapter": "none"}
     cells: list[Json] = []
     for name, records in made.items():
-        missing = {"status": "not run", "note": records} if isinstance(records, str) else {}
-        cells += [common | {"variant": name} | cell | missing for cell in summarise(task.measures, [] if missing else list(records))]
+        found, why = ([], records) if isinstance(records, str) else (records, "")
+        missing = {"status": "not run", "note": why} if why else {}
+        cells += [common | {"variant": name} | cell | missing for cell in summarise(task.measures, found)]
     return cells
 
 
