@@ -101,8 +101,8 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
     report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=process.rank == 0)
     model = build(recipe, split, folder, process, needed, progress, begun=begun)
     if not begun:
-        batches = in_order(split, batch_size=PART, needs=model.needs)
-        model.remember(report.counting("training samples read", batches, split.samples))
+        parts = in_order(split, batch_size=PART, needs=model.needs)
+        model.remember(report.counting("training samples read", parts, split.samples))
         if process.rank == 0:
             models.describe(model, folder)  # `remember` may have changed its configuration
     report.event("resume" if progress.step else "start", _headline(recipe, model, split, process, progress), step=progress.step)
