@@ -11,7 +11,7 @@ from open_clip import create_model_and_transforms
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 from transformers import CLIPConfig as TheirConfig
 
 from data.files import write_text
@@ -72,7 +72,7 @@ def _exchanged(tokenizer: PreTrainedTokenizerFast, one: int, other: int) -> PreT
 def _checked_in_transformers(model: CLIP, folder: Path) -> list[Check]:
     theirs: Any = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    processor = CLIPImageProcessor.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     images = pictures(model.config.vision.image_size)
     tokens = tokenizer(list(TEXTS), padding="max_length", truncation=True, return_tensors="pt")
     pixels = processor(images=images, return_tensors="pt").pixel_values

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, SiglipImageProcessor, SiglipModel
+from transformers import AutoImageProcessor, AutoModel, SiglipImageProcessor, SiglipModel
 from transformers import SiglipConfig as TheirConfig
 
 from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_convolutions
@@ -38,7 +38,8 @@ def transformers(model: SigLIP, folder: Path) -> list[Check]:
 
     theirs = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
     images = pictures(vision.image_size)
-    pixels = SiglipImageProcessor.from_pretrained(folder)(images=images, return_tensors="pt").pixel_values
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    pixels = processor(images=images, return_tensors="pt").pixel_values
     ids = model.collate.texts(TEXTS)  # SigLIP reads its padding: their texts must be padded to the context, as these are
     with torch.no_grad():
         out = theirs(input_ids=ids, pixel_values=pixels)

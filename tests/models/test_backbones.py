@@ -236,7 +236,7 @@ def test_a_continuation_reads_each_token_once_and_gives_the_logits_of_the_whole(
         ),
     }[kind]
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(small, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config(small, attn_implementation="eager", trust_remote_code=False).eval()
     words = model.get_input_embeddings()
     ids = torch.randint(1, 50, (3, 7))
     real = torch.ones(3, 7, dtype=torch.bool)

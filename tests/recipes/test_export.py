@@ -49,7 +49,10 @@ def test_clip_in_transformers(tmp_path: Path) -> None:
     run = saved(clip(), tmp_path / "run")
     checks = export(run, "transformers", tmp_path / "out")
     assert [check.what for check in checks] == ["image features", "text features"]
-    theirs, tokenizer = AutoModel.from_pretrained(tmp_path / "out").eval(), AutoTokenizer.from_pretrained(tmp_path / "out")
+    theirs, tokenizer = (
+        AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=False).eval(),
+        AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=False),
+    )
     tokens = tokenizer(["a small red star"], padding="max_length", truncation=True, return_tensors="pt")
     with torch.no_grad():
         found = theirs.get_text_features(**tokens)
@@ -88,7 +91,10 @@ def test_siglip_and_a_language_model_in_transformers(tmp_path: Path) -> None:
     assert len(export(saved(SigLIP(config, WORDS), tmp_path / "siglip"), "transformers", tmp_path / "out")) == 2
     run = saved(LM(LMConfig.tiny().__class__(**{**vars(LMConfig.tiny()), "vocab_size": WORDS.vocab_size}), WORDS), tmp_path / "lm")
     export(run, "transformers", tmp_path / "language")
-    theirs, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "language"), AutoTokenizer.from_pretrained(tmp_path / "language")
+    theirs, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "language", trust_remote_code=False),
+        AutoTokenizer.from_pretrained(tmp_path / "language", trust_remote_code=False),
+    )
     ids = tokenizer("a dog", return_tensors="pt").input_ids[:, :-1]  # without the end
     written = theirs.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
     assert models.load(run).write(["a dog"], limit=6) == [tokenizer.decode(written, skip_special_tokens=True).strip()]
@@ -110,7 +116,7 @@ def test_what_was_adapted_is_merged(tmp_path: Path) -> None:
     adapt(model, rank=2)
     run = saved(model, tmp_path / "run")
     export(run, "transformers", tmp_path / "out")
-    assert not [name for name in AutoModel.from_pretrained(tmp_path / "out").state_dict() if "adapters" in name]
+    assert not [name for name in AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=False).state_dict() if "adapters" in name]
 
 
 def test_what_a_format_cannot_hold_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
