@@ -151,7 +151,7 @@ class DeCLIP(CLIP):
             if mask is None:  # a tokenizer without one gets one more row
                 known = self.text.tokens.weight.data
                 more = torch.cat([known, nn.init.normal_(torch.empty_like(known[:1]), std=0.02)])
-                self.text.tokens = nn.Embedding(*more.shape, _weight=more)
+                self.text.tokens = nn.Embedding(len(more), more.shape[1], _weight=more)
         if weights.nn:
             self.register_buffer("bank", F.normalize(torch.randn(config.bank, config.embed_dim), dim=-1))
             self.register_buffer("bank_captions", torch.zeros(config.bank, dtype=torch.int64))
