@@ -17,9 +17,8 @@ from transformers import CLIPConfig as TheirConfig
 from data.files import write_text
 from models.clip.convert import to_open_clip, to_transformers
 from models.clip.model import CLIP
-from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_convolutions
+from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_convolutions, their_tower
 from models.shared.text import OpenCLIPTokenizer
-from models.shared.transformer import TransformerConfig
 
 # transformers' CLIP takes an end token of this id for a mistake in old configurations, and reads a text at its largest id instead.
 OLD_END = 2
@@ -38,8 +37,8 @@ def transformers(model: CLIP, folder: Path) -> list[Check]:
         end = last
     vision, text = model.config.vision, model.config.text
     config = TheirConfig(
-        vision_config=_tower(vision) | {"image_size": vision.image_size, "patch_size": vision.patch_size},
-        text_config=_tower(text)
+        vision_config=their_tower(vision) | {"image_size": vision.image_size, "patch_size": vision.patch_size},
+        text_config=their_tower(text)
         | {"vocab_size": model.config.vocab_size, "max_position_embeddings": model.config.context}
         | {"bos_token_id": model.tokenizer.start, "eos_token_id": end, "pad_token_id": model.tokenizer.pad},
         projection_dim=model.config.embed_dim,
@@ -90,19 +89,6 @@ def _refuse_what_is_not_clips(model: CLIP, library: str) -> None:
         raise Unsupported(f"{library} has no {type(model).__name__}: only CLIP itself")
     if not model.config.image_head or model.config.vision.pool != "token" or not model.config.vision.pre_norm:
         raise Unsupported(f"{library}'s CLIP has a class token, a norm before its blocks and an image head; this tower is another one")
-
-
-def _tower(config: TransformerConfig) -> dict[str, Any]:
-    if config.activation not in ("quick_gelu", "gelu", "gelu_tanh", "relu"):
-        raise Unsupported(f"activation {config.activation!r}: transformers' CLIP has none like it")
-    return {
-        "hidden_size": config.width,
-        "intermediate_size": int(config.width * config.mlp_ratio),
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(config.activation, config.activation),
-        "layer_norm_eps": config.norm_eps,
-    }
 
 
 def open_clip(model: CLIP, folder: Path) -> list[Check]:

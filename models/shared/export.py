@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from data.files import write_text
 from models.shared.images import HALF
 from models.shared.text import BPETokenizer, HubTokenizer, Tokenizer
+from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
 
 TEXTS = ("a small red star", "two people walk along the beach", "", "A DOG, and a cat!")
@@ -78,6 +79,18 @@ def refuse_convolutions(config: VisionConfig, library: str) -> None:
         )
 
 
+def their_tower(config: TransformerConfig) -> dict[str, Any]:
+    """A tower in the words of transformers' CLIP and SigLIP."""
+    return {
+        "hidden_size": config.width,
+        "intermediate_size": int(config.width * config.mlp_ratio),
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(config.activation, config.activation),
+        "layer_norm_eps": config.norm_eps,
+    }
+
+
 # ------------------------------------------------------------------------------------------- formats of many models
 
 
@@ -98,7 +111,7 @@ def timm_tower(model: Any, folder: Path) -> list[Check]:
         "class_token": config.pool == "token",
         "global_pool": "" if config.pool == "none" else config.pool,
         "pre_norm": config.pre_norm,
-        "act_layer": {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "relu": "relu"}[config.activation],
+        "act_layer": config.activation,  # timm has the same names
     }
     normal: Any = model.config
     mean, std = getattr(normal, "mean", HALF), getattr(normal, "std", HALF)

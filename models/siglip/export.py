@@ -9,9 +9,8 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, SiglipImageProcessor, SiglipModel
 from transformers import SiglipConfig as TheirConfig
 
-from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_convolutions
+from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_convolutions, their_tower
 from models.shared.images import HALF
-from models.shared.transformer import TransformerConfig
 from models.siglip.convert import to_transformers
 from models.siglip.model import SigLIP
 
@@ -23,8 +22,8 @@ def transformers(model: SigLIP, folder: Path) -> list[Check]:
         raise Unsupported(f"transformers has no {type(model).__name__} with this tower: SigLIP itself, with its attention pooling")
     vision, text = model.config.vision, model.config.text
     config = TheirConfig(
-        vision_config=_tower(vision) | {"image_size": vision.image_size, "patch_size": vision.patch_size},
-        text_config=_tower(text)
+        vision_config=their_tower(vision) | {"image_size": vision.image_size, "patch_size": vision.patch_size},
+        text_config=their_tower(text)
         | {"vocab_size": model.config.vocab_size, "max_position_embeddings": model.config.context, "projection_size": vision.width}
         | {"bos_token_id": model.tokenizer.start, "eos_token_id": model.tokenizer.end, "pad_token_id": model.tokenizer.pad},
     )
@@ -47,14 +46,3 @@ def transformers(model: SigLIP, folder: Path) -> list[Check]:
         Check.of("image features", model.encode_image(images), out.image_embeds),
         Check.of("text features", model.encode_text(TEXTS), out.text_embeds),
     ]
-
-
-def _tower(config: TransformerConfig) -> dict[str, Any]:
-    return {
-        "hidden_size": config.width,
-        "intermediate_size": int(config.width * config.mlp_ratio),
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(config.activation, config.activation),
-        "layer_norm_eps": config.norm_eps,
-    }
