@@ -2,7 +2,7 @@
 
 make train-frozen                             2 CPU cores; trains its language model first (make train-lm)
 make train-frozen PRESET=small                one CUDA GPU; fetches Pythia
-make train-frozen PRESET=real DATA=SHARDS     2 CPU cores, about an hour, photos: EfficientNet-Lite0 and SmolLM2-135M come in wheels
+make train-frozen PRESET=real DATA=SHARDS     2 CPU cores, photos: EfficientNet-Lite0 and SmolLM2-135M come in wheels
 torchrun --nproc-per-node 8 -m recipes.train frozen paper --data SHARDS
 
            paper (sections 3 and 4)                   small                          tiny
