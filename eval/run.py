@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,9 +37,10 @@ from eval.base.console import plain_console
 from eval.base.heartbeat import heartbeat
 from eval.base.provenance import provenance, weights_of
 from eval.base.task import FallsBelowChance, Task
-from eval.harness.ask import Json, cells_of, chance_cells, control_cells, hashed, title, variants
+from eval.harness.ask import Json, Variant, cells_of, chance_cells, control_cells, hashed, parts_of, title, variants
 from eval.harness.controls import untrained
-from eval.harness.outlook import Outlook, unit
+from eval.harness.outlook import Outlook, unit_of
+from eval.harness.share import Board, helpers
 from eval.harness.showcase import showcase
 from eval.harness.source import Source, from_shards
 from eval.judges.clipscore import PUBLISHED, clip_beside, named_clip
@@ -275,21 +276,36 @@ def evaluate(
     with locked(out, f"{out} is being evaluated by another process: waiting for it"):
         cells = [cell for task in chosen if task.name in elsewhere for cell in _later(task, elsewhere[task.name], about)]
         chosen = [task for task in chosen if task.name not in elsewhere]
-        units = [unit(task, variant, source.shifts) for task in chosen for variant in everyone]
-        outlook = Outlook(about["run"], units, plain_console(stderr=True, quiet=console.quiet))
-        spent: list[Json] = []
+        parts = parts_of(chosen, everyone, source.primary)
+        units = [unit for part in parts for unit in part]
+        board = Board([len(part) for part in parts])
+        outlook = Outlook(
+            about["run"], [unit_of(*unit, source.shifts) for unit in units], plain_console(stderr=True, quiet=console.quiet), board
+        )
+
+        def cells_about(task: Task, variant: Variant, advance: Callable[[float], None], *, resample: bool) -> list[Json]:
+            return cells_of(task, variant, source, out, fingerprints[task.split], batch_size, advance, resample=resample)
+
+        def answer(number: int, advance: Callable[[float], None]) -> None:
+            start = time.perf_counter()
+            cells_about(*units[number], advance, resample=False)
+            board.seconds[number] = time.perf_counter() - start
+
         showing = everyone[0].subject
         with outlook.shown():
+            with helpers(board, answer, _device_of(model)):
+                while (taken := board.take()) is not None:
+                    for number in taken:
+                        outlook.begin(number)
+                        answer(number, outlook.advance)
+                outlook.finish("the last answers")
+            outlook.finish("numbers and pictures for the report")
             for task in chosen:
-                for variant in everyone:
-                    outlook.next()
-                    asked = time.perf_counter()
-                    cells += cells_of(task, variant, source, out, fingerprints[task.split], batch_size, outlook.advance)
-                    spent.append({"task": title(task), "split": task.split, "variant": variant.name, "seconds": _since(asked)})
+                for variant in everyone:  # from the records; what a helper could not answer is answered now
+                    cells += cells_about(task, variant, outlook.advance, resample=True)
                 cells += chance_cells(task)
                 if showing and showing.able(task.needs):
                     cells += control_cells(task, source)
-            outlook.finish("pictures for the report")
             only = {task.name for task in chosen} if about.get("stage") else set(names) - set(elsewhere) if elsewhere else None
             shown = showcase(showing, planned, source, only) if showing else None
 
@@ -305,6 +321,10 @@ def evaluate(
         answered = {cell["task"] for cell in result["cells"] if cell["variant"] == "model" and cell["value"] is not None}
         result["prompts"] = {title(task): result["prompts"][title(task)] for task in planned if task.name in answered}
         result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(_device_of(model)), **provenance()}
+        spent = [
+            {"task": title(task), "split": task.split, "variant": variant.name, "seconds": round(float(seconds), 1)}
+            for (task, variant), seconds in zip(units, board.seconds, strict=True)
+        ]
         result |= {"seconds": _since(start), "seconds_of": [each for each in spent if each["seconds"]]}
         write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
         if shown:

@@ -27,6 +27,7 @@ from dataclasses import replace
 from models.clip import ALIGNConfig
 from recipes import clip
 from recipes.claims.claim import Arm, Cell, Change, Claim, with_model
+from recipes.clip import short
 from recipes.train.recipe import AnyRecipe, Optim
 
 PRESETS = {size: replace(clip.PRESETS[size], model=getattr(ALIGNConfig, size)()) for size in ("tiny", "small", "paper")}
@@ -39,10 +40,6 @@ PRESETS["paper"] = replace(
 )
 
 # -------------------------------------------------------------------------------------------------------------- claims
-
-
-def short(recipe: AnyRecipe) -> AnyRecipe:
-    return replace(recipe, budget=48_000, optim=replace(recipe.optim, warmup=4_000))
 
 
 def noisy(share: float) -> Change:

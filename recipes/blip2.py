@@ -14,7 +14,7 @@ language   OPT-2.7B to 6.7B, Flan-T5; here the    OPT-125M                      
 stage 1    250 k steps of 1,680                   2 M in batches of 256         48 k samples in batches of 96
 stage 2    80 k steps of 1,920                    1 M in batches of 256;        64 k samples in batches of 96;
                                                   half of them questions        half of them questions
-optimiser  AdamW, lr 1e-4, wd 0.05, betas .9 .98, the same lr                   lr 1e-3 and 1.5e-3
+optimiser  AdamW, lr 1e-4, wd 0.05, betas .9 .98, the same lr                   Muon, lr 1e-3 and 1.5e-3
            2 k steps of warm-up, cosine, in stage 2
            to 5e-5; here to zero
 augment    crops of half the area or more,        none                          none
@@ -35,8 +35,8 @@ PRESETS = {
     "tiny": Recipe(
         model=BLIP2Config.tiny(),
         stages=(
-            Stage("represent", Optim(lr=1e-3, warmup=6_000), budget=48_000, batch=96),
-            Stage("generate", Optim(lr=1.5e-3, warmup=6_000), budget=64_000, batch=96),
+            Stage("represent", Optim(lr=1e-3, warmup=6_000, muon=True), budget=48_000, batch=96),
+            Stage("generate", Optim(lr=1.5e-3, warmup=6_000, muon=True), budget=64_000, batch=96),
         ),
         prerequisites=(Prerequisite("vision", "clip"), Prerequisite("language_model", "lm")),
         tokenizer="language_model",

@@ -9,7 +9,7 @@ classes    22: 8 shapes, 9 colours, 2 sizes, 3 fills
 image      ViT-S/16, 128 px                     convolutions + 3 blocks, 64 px
 batch      256                                  64
 seen       2 M                                  96 k
-optimiser  AdamW, lr 5e-4, wd 0.05              AdamW, lr 1.5e-3, wd 0.05
+optimiser  AdamW, lr 5e-4, wd 0.05              Muon, lr 1.5e-3, wd 0.05
 
 It uses no captions, and its labels do not say which attributes belong to the same object.
 """
@@ -24,7 +24,7 @@ COMPARED = False  # trained for others to build on
 PRESETS = {
     "tiny": Recipe(
         model=ClassifierConfig.tiny(),
-        optim=Optim(lr=1.5e-3, warmup=4_000),
+        optim=Optim(lr=1.5e-3, warmup=4_000, muon=True),
         budget=96_000,
         batch=64,
     ),

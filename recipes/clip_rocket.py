@@ -26,7 +26,8 @@ from dataclasses import replace
 from models.clip import CLIPRocketConfig
 from recipes import clip
 from recipes.claims.claim import Arm, Cell, Claim
-from recipes.slip import YFCC, short
+from recipes.clip import short
+from recipes.slip import YFCC
 from recipes.train.recipe import AnyRecipe, Optim
 
 PRESETS = {size: replace(clip.PRESETS[size], model=getattr(CLIPRocketConfig, size)()) for size in ("tiny", "small", "paper")}

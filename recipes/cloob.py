@@ -25,7 +25,8 @@ from models.clip import CLOOBConfig
 from recipes import clip
 from recipes.claims.claim import Arm, Cell, Claim, with_model
 from recipes.claims.measures.spectrum import directions
-from recipes.train.recipe import AnyRecipe, Optim
+from recipes.clip import short
+from recipes.train.recipe import Optim
 
 PRESETS = {size: replace(clip.PRESETS[size], model=getattr(CLOOBConfig, size)()) for size in ("tiny", "small", "paper")}
 PRESETS["paper"] = replace(
@@ -36,10 +37,6 @@ PRESETS["paper"] = replace(
 )
 
 # -------------------------------------------------------------------------------------------------------------- claims
-
-
-def short(recipe: AnyRecipe) -> AnyRecipe:
-    return replace(recipe, budget=48_000, optim=replace(recipe.optim, warmup=4_000))
 
 
 BOTH = Arm("Hopfield and InfoLOOB")

@@ -27,7 +27,7 @@ from models.clip import DeCLIPConfig
 from models.clip.declip import Weights
 from recipes import clip
 from recipes.claims.claim import Arm, Cell, Claim
-from recipes.slip import short
+from recipes.clip import short
 from recipes.train.recipe import AnyRecipe, Optim
 
 BATCH = 4096

@@ -15,7 +15,7 @@ first      DINO image encoder, masked text encoder    1 M images or texts     8 
 seen       1.2 G                                      6.4 M                   62 k
 then       VQAv2, fine-tuned                          1 M                     26 k
 batch      8,192                                      1,024                   128, then 64
-optimiser  AdamW, lr 1e-3, wd 0.1, betas .9 .999,     the same lr and wd      lr 1e-3, wd 0.05
+optimiser  AdamW, lr 1e-3, wd 0.1, betas .9 .999,     the same lr and wd      Muon, lr 1e-3, wd 0.05
            10 k steps of warm-up, cosine
 """
 
@@ -36,9 +36,9 @@ PRESETS = {
     "tiny": Recipe(
         model=FLAVAConfig.tiny(),
         stages=(
-            Stage("unimodal", Optim(lr=1.5e-3, warmup=2_000), budget=8_000, batch=128),
-            Stage("joint", Optim(lr=1e-3, warmup=4_800), budget=62_400, batch=64),
-            Stage("vqa", Optim(lr=5e-4, warmup=2_000), budget=25_600, batch=64),
+            Stage("unimodal", Optim(lr=1.5e-3, warmup=2_000, muon=True), budget=8_000, batch=128),
+            Stage("joint", Optim(lr=1e-3, warmup=4_800, muon=True), budget=62_400, batch=64),
+            Stage("vqa", Optim(lr=5e-4, warmup=2_000, muon=True), budget=25_600, batch=64),
         ),
         prerequisites=(COARSE, ENCODER),
         tokenizer="train+questions",

@@ -13,7 +13,7 @@ language   7 B parameters, trained on C4; here        Pythia 410 M              
            LLaMA's, the paper's is not published
 batch      128                                        256                            96
 seen       about an epoch = 3.3 M                     2 M                            96 k
-optimiser  Adam, constant lr 3e-4, betas .9 .95,      lr 1e-3, cosine                lr 1.5e-3, cosine
+optimiser  Adam, constant lr 3e-4, betas .9 .95,      lr 1e-3, cosine                Muon, lr 1.5e-3, cosine
            early stopping; here cosine to zero
 
 `real` has the settings for a few thousand photos. The image encoder is locked, each photo encoded once, 3 x 3 vectors by one linear layer,
@@ -38,7 +38,7 @@ LANGUAGE = (Prerequisite("language_model", "lm"),)
 PRESETS = {
     "tiny": Recipe(
         model=FrozenConfig.tiny(),
-        optim=Optim(lr=1.5e-3, warmup=6_000),
+        optim=Optim(lr=1.5e-3, warmup=6_000, muon=True),
         budget=96_000,
         batch=96,
         prerequisites=LANGUAGE,

@@ -12,7 +12,7 @@ text       here 12 x 512 and 77 tokens, from       6 x 256                     2
            scratch; BERT and 16 in the paper
 batch      16,384                                  1,024                       128
 seen       12 k steps = 197 M                      6.4 M                       192 k
-optimiser  Adam, lr 1e-3, wd 1e-4, betas .9 .999,  lr 1e-3, wd 0.2             lr 1.5e-3, wd 0.05
+optimiser  Adam, lr 1e-3, wd 1e-4, betas .9 .999,  lr 1e-3, wd 0.2             Muon, lr 1.5e-3, wd 0.05
            warm-up 2 k steps, cosine
 
 There is no projection on the image side (appendix C), so the embedding is as wide as the tower. Images are not augmented, so the tower

@@ -25,6 +25,7 @@ from dataclasses import replace
 from models.siglip import LlipConfig
 from recipes import clip, siglip
 from recipes.claims.claim import Arm, Cell, Claim, with_model
+from recipes.clip import short
 from recipes.train.recipe import AnyRecipe, Optim
 
 PRESETS: dict[str, AnyRecipe] = {size: replace(siglip.PRESETS[size], model=getattr(LlipConfig, size)()) for size in ("tiny", "small")}
@@ -36,10 +37,6 @@ PRESETS["paper"] = replace(
 )
 
 # -------------------------------------------------------------------------------------------------------------- claims
-
-
-def short(recipe: AnyRecipe) -> AnyRecipe:
-    return replace(recipe, budget=48_000, optim=replace(recipe.optim, warmup=4_000))
 
 
 MIXED = Arm("8 tokens, mixed by the text")

@@ -8,7 +8,7 @@ data       texts of scenes-small's train split  texts of scenes-tiny's train spl
 model      Llama, 8 x 512                       Llama, 4 x 192
 batch      512 documents                        64 documents
 seen       4 M documents                        40 k documents
-optimiser  AdamW, lr 1e-3, wd 0.1               AdamW, lr 2e-3, wd 0.05
+optimiser  AdamW, lr 1e-3, wd 0.1               Muon, lr 2e-3, wd 0.05
 
 captions and captions-small are the same two models with one caption per document and SimCTG's contrastive term, for MAGIC.
 captions-paper is GPT-2 adapted as MAGIC's paper does (section 3.1: AdamW, lr 2e-5, 128 captions of up to 64 tokens, 20 k steps).
@@ -31,7 +31,7 @@ COMPARED = False  # trained for others to build on
 PRESETS = {
     "tiny": Recipe(
         model=LMConfig.tiny(),
-        optim=Optim(lr=2e-3, warmup=4_000),
+        optim=Optim(lr=2e-3, warmup=4_000, muon=True),
         budget=40_000,
         batch=64,
         tokenizer="train+questions",

@@ -13,7 +13,7 @@ masked     60 % of patches, 30 % of tokens            the same                th
 batch      512                                        1,024                   64
 seen       50 epochs = 200 M                          6.4 M                   32 k, after CLIP's 192 k
 then       fine-tuned for retrieval                   -                       22 k, contrast and matching
-optimiser  AdamW, wd 0.05, lr 3e-4, encoders 1e-5,    lr 1e-3                 lr 1e-3, then 5e-4
+optimiser  AdamW, wd 0.05, lr 3e-4, encoders 1e-5,    lr 1e-3                 Muon, lr 1e-3, then 5e-4
            5 epochs of warm-up, cosine
 """
 
@@ -32,8 +32,8 @@ PRESETS = {
     "tiny": Recipe(
         model=MaskVLMConfig.tiny(),
         stages=(
-            Stage("pretraining", Optim(lr=1e-3, warmup=4_800), budget=32_000, batch=64),
-            Stage("retrieval", Optim(lr=5e-4, warmup=3_200), budget=22_400, batch=64),
+            Stage("pretraining", Optim(lr=1e-3, warmup=4_800, muon=True), budget=32_000, batch=64),
+            Stage("retrieval", Optim(lr=5e-4, warmup=3_200, muon=True), budget=22_400, batch=64),
         ),
         prerequisites=ENCODER,
     ),

@@ -9,10 +9,10 @@
     image      ViT-B/16, 224 px                           ViT-S/16, 128 px   convolutions + 3 blocks, 64 px
     batch      32,768                                     1,024              128
     seen       9 G                                        6.4 M              192 k
-    optimiser  ScalingViT-Adafactor, beta2 .95            AdamW, lr 1e-3     AdamW, lr 1e-3
+    optimiser  ScalingViT-Adafactor, beta2 .95            AdamW, lr 1e-3     Muon, lr 1e-3
     initial    t = 10, b = -10                            the same           the same
 
-AdamW replaces ScalingViT-Adafactor everywhere. Learning rate, weight decay and warm-up of `paper` are ours: a starting
+AdamW, or Muon with AdamW, replaces ScalingViT-Adafactor. Learning rate, weight decay and warm-up of `paper` are ours: a starting
 point, not the authors' values.
 """
 
@@ -27,7 +27,7 @@ from recipes.train.recipe import AnyRecipe, Optim, Recipe
 PRESETS = {
     "tiny": Recipe(
         model=SigLIPConfig.tiny(),
-        optim=Optim(lr=1e-3, warmup=8_000),
+        optim=Optim(lr=1e-3, warmup=8_000, muon=True),
         budget=192_000,
         batch=128,
     ),

@@ -27,6 +27,7 @@ from dataclasses import replace
 from models.clip import SLIPConfig
 from recipes import clip
 from recipes.claims.claim import Arm, Cell, Claim
+from recipes.clip import short
 from recipes.train.recipe import AnyRecipe, Optim
 
 YFCC = 15_000_000  # pairs
@@ -39,10 +40,6 @@ PRESETS["paper"] = replace(
 )
 
 # -------------------------------------------------------------------------------------------------------------- claims
-
-
-def short(recipe: AnyRecipe) -> AnyRecipe:
-    return replace(recipe, budget=48_000, optim=replace(recipe.optim, warmup=4_000))
 
 
 def as_published(recipe: AnyRecipe) -> AnyRecipe:

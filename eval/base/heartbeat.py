@@ -9,6 +9,7 @@ Prints to stderr at least every EVERY seconds, even during a call that takes min
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 import time
@@ -23,6 +24,16 @@ WINDOW = 200  # number of recent steps used to measure speed
 _lock = threading.Lock()
 _jobs: list[Callable[[], str]] = []
 _quiet_since = -math.inf
+
+
+def _forget() -> None:
+    """In a forked process there is no thread that reports, and another thread may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _jobs.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 @contextmanager

@@ -89,9 +89,17 @@ def variants(model: Any, fresh: Any, source: Source, splits: Iterable[str], weig
 
 
 def cells_of(
-    task: Task, variant: Variant, source: Source, out: Path, data: str, batch_size: int, advance: Callable[[float], None]
+    task: Task,
+    variant: Variant,
+    source: Source,
+    out: Path,
+    data: str,
+    batch_size: int,
+    advance: Callable[[float], None],
+    *,
+    resample: bool = True,
 ) -> list[Json]:
-    """One cell per measure of the task; none if the variant is not evaluated on it."""
+    """One cell per measure of the task; none if the variant is not evaluated on it. Without `resample`, cells have no intervals."""
     if variant.primary_only and task.split in source.shifts:
         return []
     able = variant.subject.able(task.needs, gallery=task.gallery) if variant.subject else []
@@ -110,7 +118,17 @@ def cells_of(
     records = answer(task, variant, adapter, rows, source, path, data, batch_size, advance)
     where = "" if task.split != source.primary or task.split == "test" else f"no test split: this is {task.split}; "
     about = {"adapter": adapter.adapter, "records": path.name}
-    return [common | about | cell | {"note": where + cell["note"]} for cell in summarise(task.measures, records)]
+    return [common | about | cell | {"note": where + cell["note"]} for cell in summarise(task.measures, records, resample=resample)]
+
+
+def parts_of(tasks: Sequence[Task], everyone: Sequence[Variant], primary: str) -> list[list[tuple[Task, Variant]]]:
+    """All tasks on all variants, in parts that share encodings, captions and drawings: those of one subject and its pictures on one split.
+    The largest comes first: the model on the main split."""
+    parts: dict[tuple[str, int, str], list[tuple[Task, Variant]]] = {}
+    for variant in everyone:
+        for task in sorted(tasks, key=lambda task: task.split != primary):
+            parts.setdefault((task.split, id(variant.subject), variant.pictures), []).append((task, variant))
+    return list(parts.values())
 
 
 def chance_cells(task: Task) -> list[Json]:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from eval.base.heartbeat import heartbeat, news, remaining
 from eval.base.task import Task
 from eval.harness.ask import Variant
+from eval.harness.share import Board
 
 TICKS = 1000  # resolution of the bar
 
@@ -26,7 +27,7 @@ class Unit:
     samples: int  # 0 if it will not be evaluated
 
 
-def unit(task: Task, variant: Variant, shifts: Sequence[str]) -> Unit:
+def unit_of(task: Task, variant: Variant, shifts: Sequence[str]) -> Unit:
     able = variant.subject.able(task.needs, gallery=task.gallery) if variant.subject else []
     asked = len(able) > variant.other_adapter and not (variant.primary_only and task.split in shifts)
     label = " ".join(filter(None, [task.name, task.part, f"{task.split}:", variant.name]))
@@ -37,8 +38,8 @@ class Outlook:
     """Estimates the remaining time from the seconds per sample of each kind of unit so far; kinds without a measurement use the mean of
     the others."""
 
-    def __init__(self, name: str, units: Sequence[Unit], console: Console) -> None:
-        self.name, self.units, self.console = name, list(units), console
+    def __init__(self, name: str, units: Sequence[Unit], console: Console, board: Board) -> None:
+        self.name, self.units, self.console, self.board = name, list(units), console, board
         self.number, self.doing, self.done, self.fresh = -1, "", 0.0, 0.0
         self.seconds: dict[tuple[str, bool], float] = {}
         self.samples: dict[tuple[str, bool], float] = {}
@@ -64,10 +65,10 @@ class Outlook:
     def plain(self) -> bool:
         return not self.console.is_terminal
 
-    def next(self) -> None:
-        """Start the next unit."""
+    def begin(self, number: int) -> None:
+        """Start a unit."""
         self._settle()
-        self.number += 1
+        self.number = number
         self.doing, self.done, self.fresh, self.since = self.units[self.number].label, 0.0, -1.0, time.monotonic()
         self._show()
 
@@ -94,9 +95,10 @@ class Outlook:
         if not any(samples.values()):
             return None if self.number < len(self.units) else 0.0
         mean = sum(seconds.values()) / sum(samples.values())
-        ahead = [(each.kind, float(each.samples)) for each in self.units[self.number + 1 :]]
+        later = self.board.ahead(self.number) if now else ()
+        ahead = [(self.units[number].kind, float(self.units[number].samples)) for number in later]
         ahead += [(now.kind, max(0.0, now.samples - self.done))] if now else []
-        return sum(count * (seconds[kind] / samples[kind] if samples.get(kind) else mean) for kind, count in ahead)
+        return sum(count * (seconds[kind] / samples[kind] if samples.get(kind) else mean) for kind, count in ahead) / self.board.processes
 
     @property
     def share(self) -> float:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import Attention as TimmAttention
 from timm.layers import PatchEmbed
+from timm.layers import build_sincos2d_pos_embed as sincos_positions
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -29,12 +30,16 @@ class VisionConfig(TransformerConfig):
     pool: Literal["token", "avg", "map", "none"] = "token"  # class token, mean, SigLIP's attention pooling head, or all tokens
     pre_norm: bool = False  # CLIP normalises before the first block, and its patch convolution then has no bias
     patch_dropout: float = 0.0
+    positions: Literal["random", "sincos"] = "random"
+    """how the position embeddings start (they are trained either way): normal with deviation .02, or 2D sines and cosines of size one"""
 
 
 # The tower of every `tiny` preset. It is a shared constant because models reuse each other's towers (LiT, FLAVA and ASIF that of the
 # classifier, MaskVLM and BLIP-2 that of CLIP), and a state dict only loads into a tower of the same shape. `pool` may differ in models
 # that do not reuse a tower (CoCa has its own pooling).
-TINY_TOWER = VisionConfig(width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
+TINY_TOWER = VisionConfig(
+    width=160, depth=3, heads=5, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg", positions="sincos"
+)
 
 
 def vision_transformer(config: VisionConfig) -> VisionTransformer:
@@ -69,6 +74,10 @@ def vision_transformer(config: VisionConfig) -> VisionTransformer:
         for block in tower.blocks:
             nn.init.zeros_(block.attn.proj.weight)
             nn.init.zeros_(block.mlp.fc2.weight)
+    if config.positions == "sincos":
+        side = config.image_size // config.patch_size
+        with torch.no_grad():
+            tower.pos_embed[:, tower.num_prefix_tokens :] = sincos_positions([side, side], config.width)
     return tower
 
 

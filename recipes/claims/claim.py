@@ -137,6 +137,17 @@ def with_model(**fields: Any) -> Change:
     return lambda recipe: replace(recipe, model=replace(recipe.model, **fields))
 
 
+def with_optim(**fields: Any) -> Change:
+    """Change fields of the optimiser, in every stage."""
+
+    def change(recipe: AnyRecipe) -> AnyRecipe:
+        if not recipe.stages:
+            return replace(recipe, optim=replace(recipe.optim, **fields))
+        return replace(recipe, stages=tuple(replace(stage, optim=replace(stage.optim, **fields)) for stage in recipe.stages))
+
+    return change
+
+
 @dataclass(frozen=True)
 class Arm:
     """One side of an experiment."""

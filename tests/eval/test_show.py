@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from eval.harness.outlook import Outlook, Unit
+from eval.harness.share import Board
 from eval.report.show import print_screen
 from tests.eval.fake_runs import cell
 
@@ -71,19 +72,25 @@ def test_time_left_follows_the_seconds_per_sample_of_each_task(monkeypatch: pyte
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     kinds = [("quick", False), ("slow", False), ("slow", False), ("quick", False), ("unknown", False)]
-    outlook = Outlook("toy", [Unit("", kind, 10) for kind in kinds], Console(quiet=True, file=io.StringIO()))
+    outlook = Outlook("toy", [Unit("", kind, 10) for kind in kinds], Console(quiet=True, file=io.StringIO()), Board([1] * 5))
     assert outlook.left is None
-    for seconds in (1.0, 9.0):  # .1 and .9 seconds per sample
-        outlook.next()
+    for number, seconds in enumerate((1.0, 9.0)):  # .1 and .9 seconds per sample
+        outlook.board.take()
+        outlook.begin(number)
         outlook.advance(0)
         now[0] += seconds
         outlook.advance(10)
     assert outlook.left == pytest.approx(9 + 1 + 5)  # the unknown at the mean of all, .5
-    outlook.next()
+    outlook.board.take()
+    outlook.begin(2)
     outlook.advance(5)  # left by an earlier evaluation: took no time, and says nothing about the pace
     assert outlook.left == pytest.approx(4.5 + 1 + 5)
     assert outlook.share == pytest.approx(10 / 20.5)
     assert "about 10 s left" in outlook.line()
+    outlook.board.take(last=True)  # a helper answers the unknown
+    assert outlook.left == pytest.approx(4.5 + 1)
+    outlook.board.processes = 2
+    assert outlook.left == pytest.approx((4.5 + 1) / 2)
 
 
 def test_an_unfinished_training_and_the_selected_tasks_are_said() -> None:
