@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -303,30 +304,30 @@ def evaluate(
             for task in chosen:
                 for variant in everyone:  # from the records; what a helper could not answer is answered now
                     cells += cells_about(task, variant, outlook.advance, resample=True)
-                cells += chance_cells(task)
                 if showing and showing.able(task.needs):
-                    cells += control_cells(task, source)
+                    cells += chance_cells(task) + control_cells(task, source)
             only = {task.name for task in chosen} if about.get("stage") else set(names) - set(elsewhere) if elsewhere else None
             shown = showcase(showing, planned, source, only) if showing else None
 
-        settings = {title(task): task.settings() for task in planned}
+        of_title = {title(task): task for task in planned}
+        settings = cache(lambda name: of_title[name].settings() if name in of_title else None)  # some read training images
         result: Json = {"schema": schemas.EVALUATION, **about}
         result["notes"] = {task.name: task.below_chance for task in planned if isinstance(task, FallsBelowChance)} | about.get("notes", {})
         result |= {"dataset": source.name, "weights": weights, "limit": source.limit, "data_hashes": fingerprints}
         result["asked"] = list(tasks or ())
-        result |= {"prompts": {name: hashed(value) for name, value in settings.items()}, "cells": cells}
+        result["prompts"], result["cells"] = {}, cells
         if tasks is not None:
-            result["cells"] = _kept_cells(out / "eval.json", result, chosen) + cells
+            result["cells"] = _kept_cells(out / "eval.json", result, chosen, settings) + cells
         # Runs are comparable even if they differ in the settings (such as the judge) of a task that gave no number.
         answered = {cell["task"] for cell in result["cells"] if cell["variant"] == "model" and cell["value"] is not None}
-        result["prompts"] = {title(task): result["prompts"][title(task)] for task in planned if task.name in answered}
+        result["prompts"] = {name: hashed(settings(name)) for name, task in of_title.items() if task.name in answered}
         result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(_device_of(model)), **provenance()}
         spent = [
             {"task": title(task), "split": task.split, "variant": variant.name, "seconds": round(float(seconds), 1)}
             for (task, variant), seconds in zip(units, board.seconds, strict=True)
         ]
         result |= {"seconds": _since(start), "seconds_of": [each for each in spent if each["seconds"]]}
-        write_json(out / "prompts.json", {name: settings[name] for name in result["prompts"]})
+        write_json(out / "prompts.json", {name: settings(name) for name in result["prompts"]})
         if shown:
             write_json(out / "showcase.json", shown)
         write_json(out / "eval.json", result)
@@ -345,7 +346,7 @@ def _later(task: Task, stage: str, about: Json) -> list[Json]:
     return [common | {"metric": measure.name, "unit": measure.unit, "better": measure.better} for measure in task.measures]
 
 
-def _kept_cells(path: Path, result: Json, chosen: Sequence[Task]) -> list[Json]:
+def _kept_cells(path: Path, result: Json, chosen: Sequence[Task], settings: Callable[[str], Any]) -> list[Json]:
     if not path.exists():
         return []
     names = {task.name for task in chosen}
@@ -353,7 +354,7 @@ def _kept_cells(path: Path, result: Json, chosen: Sequence[Task]) -> list[Json]:
         old = read_json(path)
         if any(old.get(name) != result[name] for name in ("schema", "weights", "limit", "data_hashes")):
             return []
-        if any(result["prompts"].get(name) != value for name, value in old["prompts"].items()):
+        if any(hashed(settings(name)) != value for name, value in old["prompts"].items()):
             return []
         return [cell for cell in old["cells"] if cell["task"] not in names]
     except (FileError, AttributeError, KeyError, TypeError) as error:  # it is written anew; the answers themselves are in the records

@@ -110,8 +110,9 @@ class Objects:
         size = min(OBJECTS, len(present), len(absent))
         rng.shuffle(absent)  # breaks ties of popularity and closeness
 
+        words = {word for other in present for word in other}
+
         def closeness(name: Name) -> tuple[int, int]:
-            words = {word for other in present for word in other}
             return len(words.intersection(name)), sum(self.together[other][name] for other in present)
 
         asked: list[tuple[Name, bool, tuple[str, ...]]] = [(name, True, KINDS) for name in rng.sample(present, size)]

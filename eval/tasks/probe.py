@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,20 +48,35 @@ def plan(source: Source) -> list[Probe]:
     if not labelled:
         return []
     most = min(TRAIN_SAMPLES, source.limit or TRAIN_SAMPLES)
-    unused = [split for split in ("train", "val") if split in source.streams and split not in source.evaluated]
-    spare = {split: first_labelled(source, split, most) for split in unused}
-    train, val = spare.get("train"), spare.get("val")
-    if not train:
+    if not any_labelled(source, "train"):
         return [task for split, samples in labelled.items() if (task := cross_validated(split, samples))]
-    if not val:
-        train, val = [sample for i, sample in enumerate(train) if i % FOLDS], train[::FOLDS]
-    fits = Fits([(train, val)])
-    return [Probe(split, samples, fits, [0] * len(samples), f"trained on {len(train)} images") for split, samples in labelled.items()]
+
+    def read() -> Folds:
+        train, val = first_labelled(source, "train", most), any_labelled(source, "val") and first_labelled(source, "val", most)
+        if not val:
+            train, val = [sample for i, sample in enumerate(train) if i % FOLDS], train[::FOLDS]
+        return [(train, val)]
+
+    fits = Fits(read)
+    return [Probe(split, samples, fits, [0] * len(samples), f"trained on up to {most} images") for split, samples in labelled.items()]
 
 
 def truth_of(sample: Sample) -> dict[str, str]:
     """The labels for a probe: {target: value}, {} when there are none."""
     return scene_attributes(sample) or ({"top-1": str(sample.label)} if sample.label is not None else {})
+
+
+def any_labelled(source: Source, split: str) -> bool:
+    """Whether a split has labels and is not evaluated itself. Reads as little as possible: most models cannot be probed."""
+    read = 64
+    while split in source.streams and split not in source.evaluated:
+        begun = source.beginning(split, read)
+        if any(truth_of(sample) for sample in begun):
+            return True
+        if len(begun) < read:
+            return False
+        read *= 2
+    return False
 
 
 def first_labelled(source: Source, split: str, most: int) -> list[Sample]:
@@ -90,15 +105,22 @@ def cross_validated(split: str, samples: list[Sample]) -> Probe | None:
         for i in unseen:
             which[int(i)] = number
     few = f", {len(samples) - len(kept)} images of classes with fewer than {FOLDS} left out" if len(kept) < len(samples) else ""
-    return Probe(split, kept, Fits(fits), which, f"{FOLDS}-fold cross-validation{few}")
+    return Probe(split, kept, Fits(lambda: fits), which, f"{FOLDS}-fold cross-validation{few}")
+
+
+Folds = list[tuple[list[Sample], list[Sample]]]  # training and validation samples
 
 
 @dataclass(eq=False)
 class Fits:
     """The probes of one data set: for each (train, val) the classifiers of every measure, fitted to a subject when first used."""
 
-    data: list[tuple[list[Sample], list[Sample]]]
+    read: Callable[[], Folds]
     _fitted: dict[int, tuple[Features, list[dict[str, list[Pipeline]]]]] = field(default_factory=dict)
+
+    @cached_property
+    def data(self) -> Folds:
+        return self.read()
 
     def of(self, subject: Features) -> list[dict[str, list[Pipeline]]]:
         if id(subject) not in self._fitted:
