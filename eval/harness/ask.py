@@ -33,7 +33,8 @@ WRITTEN = 300, 150  # writes every answer: intervals of at most +-.06 and +-.08,
 PROMPTED = 100, 30  # reads several images per prompt: intervals of at most +-.10 and +-.18
 CONTROL_PROMPTS = 30  # of the same: intervals of at most +-.18
 CONTROL_DRAWINGS = 30  # images that an untrained model draws: its scores are near chance, where intervals are narrow
-CONTROL_PAIRS = 14_000  # for controls, shifts and the other adapter
+CONTROL_PAIRS = 14_000  # for controls and shifts
+OTHER_PAIRS = 8_000  # for the other adapter
 ORACLE_SAMPLES = 100  # the oracle parses captions in Python, which is slow
 RERANKED_PAIRS = 8_000  # pairs in all shortlists: 250 image queries and a caption of each, intervals of at most +-.06
 PAIRS = 25_000  # maximum number of pairs in a gallery for models that score one pair at a time
@@ -70,7 +71,7 @@ def variants(model: Any, fresh: Any, source: Source, splits: Iterable[str], weig
     controls: Json = {"most": CONTROL_SAMPLES, "most_pairs": CONTROL_PAIRS, "primary_only": True}
     return [
         Variant(name="model", subject=subject, identity=weights),
-        Variant(name="other adapter", subject=subject, identity=weights, other_adapter=True, most_pairs=CONTROL_PAIRS),
+        Variant(name="other adapter", subject=subject, identity=weights, other_adapter=True, most_pairs=OTHER_PAIRS),
         Variant(name="untrained", subject=beginner, identity=f"untrained {weights}", **controls),
         Variant(name="shuffled images", subject=subject, identity=weights, pictures="shuffled", **controls),
         Variant(name="blank images", subject=subject, identity=weights, pictures="blank", **controls),
@@ -101,6 +102,8 @@ def cells_of(
 ) -> list[Json]:
     """One cell per measure of the task; none if the variant is not evaluated on it. Without `resample`, cells have no intervals."""
     if variant.primary_only and task.split in source.shifts:
+        return []
+    if variant.primary_only and task.gallery and task.part and not variant.beside:  # controls need one gallery
         return []
     able = variant.subject.able(task.needs, gallery=task.gallery) if variant.subject else []
     # It shows how much the adapter matters, for which one gallery of the main split is enough.
