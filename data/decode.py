@@ -25,8 +25,9 @@ from PIL import Image, ImageOps
 from webdataset.tariterators import base_plus_ext
 
 from data.captions import decode_text
+from data.remote import REMOTE
 from data.sample import IMAGE_EXTENSIONS, Problems, Sample, from_record, sound
-from data.shards import CLASS_NAMES, REMOTE, DataError, class_names
+from data.shards import CLASS_NAMES, DataError, class_names
 from data.tars import BehindTheEnd, Read, lost, members_of
 
 MAX_PIXELS = 100_000_000
@@ -304,7 +305,7 @@ def _grouped(url: str, tally: Tally) -> Iterator[Members]:
     seen: set[str] = set()
     sample: Members | None = None
     ended: list[BehindTheEnd] = []
-    for info, read in _whole(members_of(url), ended):
+    for info, read in _whole(members_of(url, lambda reason: tally.note(reason, f"{url}:")), ended):
         key, extension = base_plus_ext(info.name)
         if info.isdir():
             continue

@@ -26,6 +26,7 @@ import braceexpand
 
 from data.captions import decode_text
 from data.files import replacing, write_text
+from data.remote import REMOTE, Remote, missing_package
 from data.sample import Sample, to_record
 
 SCHEMA = 1
@@ -33,7 +34,6 @@ CLASS_NAMES = "classnames.txt"  # in the folder of the tars or its parent, as in
 TEMPLATES = "zeroshot_classification_templates.txt"
 MOST_CLASS_BYTES = 1 << 24  # of such a text
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
-REMOTE = ("http://", "https://", "gs://", "hf://")
 WRITE_IT = "Write it with `make data PRESET=tiny|small` (the embedded sets) or `make import`"
 NO_FOLDER = f"no data at {{}}. {WRITE_IT}, or give another DATA"
 OTHER_NAMES = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}  # of splits, in any case
@@ -96,7 +96,7 @@ def find(spec: str | Path, split: str, *, allow_commands: bool = False) -> Split
     """The shards of `split` in the data set that `spec` names.
 
     `spec` is a data set folder (holding `<split>/`), a folder of tars, a tar, a brace pattern of any of them
-    (`/x/{00000..00012}.tar`, also `https://`, `gs://`, `hf://`), or several of these joined by `::`. `pipe:` urls run a
+    (`/x/{00000..00012}.tar`, also `https://`, `s3://`, `gs://`, `az://`, `hf://`), or several of these joined by `::`. `pipe:` urls run a
     shell command, so they need `allow_commands`.
 
     A folder of tars without an index (as img2dataset writes it) has no named splits: it serves as any split. A folder called
@@ -238,11 +238,9 @@ def _text_beside(folder: str, name: str) -> tuple[str, str]:
 
 def _fetched(url: str) -> bytes:
     """The content of a remote file, b"" where there is none."""
-    from webdataset.gopen import gopen  # imports torch
-
     try:
-        with gopen(url) as stream:
-            return bytes(stream.read(MOST_CLASS_BYTES))
+        with Remote(url) as stream, io.BufferedReader(stream) as buffered:
+            return buffered.read(MOST_CLASS_BYTES)
     except OSError:
         return b""
 
@@ -264,6 +262,8 @@ def _is_tar(place: str, allow_commands: bool) -> bool:
             raise DataError(f"{place!r} would run a shell command. If you trust it, pass allow_commands=True to data.shards.find")
         return True
     if place.startswith(REMOTE):
+        if missing := missing_package(place):
+            raise DataError(f"{place!r}: {missing}")
         return True
     if "://" in place:
         raise DataError(f"{place!r}: expected a local path or one of {', '.join(REMOTE)}")

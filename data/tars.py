@@ -18,6 +18,8 @@ from typing import IO, Any, Self
 
 from webdataset.gopen import gopen
 
+from data.remote import REMOTE, Note, Remote
+
 BLOCK = tarfile.BLOCKSIZE
 MAX_HEADER = 1 << 14  # bytes of a header's long name or attributes
 MAX_SIZE = 1 << 50  # of a member that is skipped
@@ -37,14 +39,14 @@ class _TooMuch(tarfile.ReadError):
     """More zeros, or more bytes from a compressed file, than an honest tar has."""
 
 
-def members_of(url: str) -> Iterator[tuple[tarfile.TarInfo, Read]]:
+def members_of(url: str, note: Note = lambda reason: None) -> Iterator[tuple[tarfile.TarInfo, Read]]:
     """The members of a tar in the order of the file, each with a function that reads its content while it is the last one yielded.
+    `note` is called when a download was interrupted and continued.
 
     Raises TarError for a damaged tar or one that was cut off (BehindTheEnd where that is only behind its end), and OSError for what cannot
     be read.
     """
-    # Paths are opened here, only urls by webdataset: its opener would take a path with a colon for a url.
-    with open(url, "rb") if url.startswith("/") else gopen(url) as stream:
+    with _opened(url, note) as stream:
         source = _Source(stream)
         buffered = io.BufferedReader(source, CHUNK)  # one only: a reader that is forgotten closes what it reads
         decompressed = _decompressed(source.head, buffered)
@@ -55,6 +57,13 @@ def members_of(url: str) -> Iterator[tuple[tarfile.TarInfo, Read]]:
             yield from _entries(stream)
         else:
             yield from _entries(_Forward(buffered))
+
+
+def _opened(url: str, note: Note) -> Any:
+    """A file, a remote file, or what a command (pipe:) writes, which is left to webdataset."""
+    if url.startswith("/"):
+        return open(url, "rb")
+    return io.BufferedReader(Remote(url, note), CHUNK) if url.startswith(REMOTE) else gopen(url)
 
 
 def lost(url: str, keys: set[str], key_of: Callable[[str], str | None], least: int = 1) -> tuple[int, bool]:

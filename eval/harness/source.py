@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from data.loader import MEMORY_BUDGET, in_order
+from data.remote import REMOTE
 from data.sample import Sample, to_record
-from data.shards import REMOTE, Split, class_names, find, folders_of, prompt_templates, splits
+from data.shards import Split, class_names, find, folders_of, prompt_templates, splits
 from data.texts import texts
 from eval import EvalError
 
