@@ -84,7 +84,7 @@ def examine(
     again += [f"--data={data}"] if data else []
     again += [f"--only={only}"] if only else []
     again += ["--seeds", ",".join(map(str, seeds))] if seeds else []
-    status = _work({key: [*again, "--run", key] for key in missing}, jobs, runs / "claims" / "logs", console)
+    status = work({key: [*again, "--run", key] for key in missing}, jobs, runs / "claims" / "logs", console)
     if status > 1:
         return status
     for claim in claims:
@@ -126,7 +126,7 @@ def answer(key: str, questions: Sequence[Question], runs: Path) -> int:
     return 0
 
 
-def _work(commands: dict[str, list[str]], jobs: int, logs: Path, console: Console) -> int:
+def work(commands: dict[str, list[str]], jobs: int, logs: Path, console: Console) -> int:
     """Run commands, `jobs` in parallel, each with its own log file. A signal is forwarded once to all processes, which save and stop."""
     logs.mkdir(parents=True, exist_ok=True)
     waiting, running, status = list(commands.items()), dict[str, tuple[subprocess.Popen[bytes], float]](), 0

@@ -93,12 +93,18 @@ def _planned(page: str, claim: Claim, arm: Arm, seed: int, *, preset: str, data:
     except ValueError as error:
         raise ClaimError(f"claim {claim.name}, arm {arm.name}: {error}") from error
     recipe = replace(arm.change(claim.base(replace(standard, data=data or standard.data))), seed=seed, device=device)
+    return planned(page, recipe, preset, runs, standard.data)
+
+
+def planned(page: str, recipe: AnyRecipe, preset: str, runs: Path, standard_data: str) -> Planned:
+    """Where a run of this recipe is, or will be: a finished one of `make train-<page>` or of another experiment is used again. The digest
+    in the name of a new folder is of everything but the seed and what changes no result."""
     described = as_json(recipe, page, preset)
     substance = {field: value for field, value in described.items() if field not in (*FREE, "seed")}
     digest = hashlib.sha256(json.dumps(substance, sort_keys=True).encode()).hexdigest()[:8]
-    key = f"{page}-{preset}-{digest}-s{seed}"
-    usual, own = runs / run_name(page, preset, recipe, standard.data), runs / "claims" / "runs"
-    places = [usual] * finished(usual) + sorted(own.glob(f"{page}-{preset}-*-s{seed}"))
+    key = f"{page}-{preset}-{digest}-s{recipe.seed}"
+    usual, own = runs / run_name(page, preset, recipe, standard_data), runs / "claims" / "runs"
+    places = [usual] * finished(usual) + sorted(own.glob(f"{page}-{preset}-*-s{recipe.seed}"))
     same = [place for place in places if (place / "recipe.json").exists() and not differences(_read(place / "recipe.json"), described)]
     return Planned(key, page, recipe, preset, [*same, own / key][0])
 

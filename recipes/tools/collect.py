@@ -3,6 +3,7 @@
     recipes/results/runs/<run>.json              a finished run: provenance, recipe and costs; the headline cells and controls for each
                                                  data set it was evaluated on; model-specific measures
     recipes/results/claims/<page>.<claim>.json   a finished claim
+    recipes/results/frontier/<page>.json         a page at several budgets; their figure is frontier.svg
     recipes/results/bench.json timing.json calibrate.json
 
 A file contains only what is needed for the published numbers. Earlier results are kept until they are measured again.
@@ -55,6 +56,8 @@ def collect(runs: Path, results: Path, names: Sequence[str] = (), commit: str = 
     for path in sorted((runs / "claims").glob("*/*.json")):
         claim = claim_file(path, commit)
         said.append(_write(results / "claims" / f"{claim['model']}.{claim['claim']}.json", claim))
+    for path in sorted((runs / "frontier").glob("*.json")):
+        said.append(_write(results / "frontier" / path.name, _originated(read_json(path), path, commit)))
     for name, merged in (("bench.json", benched), ("timing.json", timed), ("calibrate.json", calibrated)):
         if (runs / name).exists():
             before = read_json(results / name) if (results / name).exists() else {}

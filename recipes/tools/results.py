@@ -25,6 +25,7 @@ from eval.report.results import Key, Result, Run, number, read_json, refuse_unli
 from eval.report.rows import Row, below, control, control_variants, keys, place, to_rows
 from eval.tasks import headlines
 from recipes.tools.collect import SCHEMA, Json, collect
+from recipes.tools.frontier import FIGURE, draw, frontier_section
 from recipes.tools.gpu import gpu_section
 from recipes.tools.markdown import BELOW, code, column_name, origins, ratio, short, shown, table
 from recipes.tools.older import older_below, older_cell, older_keys, older_lines
@@ -104,6 +105,8 @@ def main() -> None:
     try:
         if args.command == "collect":
             print("\n".join(collect(args.runs, ROOT / "recipes" / "results", args.names, args.commit)))
+            if curves := Published(ROOT / "recipes" / "results").frontier:
+                draw(curves, ROOT / "recipes" / "results" / FIGURE)
         write(ROOT)
     except (EvalError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -225,6 +228,10 @@ class Published:
         return self._one("calibrate")
 
     @cached_property
+    def frontier(self) -> list[Json]:
+        return [record for _, record in self._read("frontier/*.json")]
+
+    @cached_property
     def stress(self) -> Json:
         return self._one("stress")
 
@@ -245,7 +252,7 @@ class Published:
 
 
 def results_page(published: Published) -> str:
-    sections = (models_section, claims_section, speed_section, times_section, gpu_part, calibration_section, rough_section)
+    sections = (models_section, frontier_part, claims_section, speed_section, times_section, gpu_part, calibration_section, rough_section)
     return HEAD.lstrip() + "".join("\n".join(lines).rstrip("\n") + "\n" for section in sections if (lines := section(published)))
 
 
@@ -307,6 +314,10 @@ def measure_lines(run: Collected) -> list[list[str]]:
             several = value if isinstance(value, dict) else {"": value}
             lines.append([run.name, name, ", ".join(f"{part} {words.share(number(each))}".strip() for part, each in several.items())])
     return lines
+
+
+def frontier_part(published: Published) -> list[str]:
+    return frontier_section(published.frontier, published.folder)
 
 
 def claims_section(published: Published) -> list[str]:

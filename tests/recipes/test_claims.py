@@ -87,7 +87,7 @@ def page(monkeypatch: pytest.MonkeyPatch, scenes: Path, tmp_path: Path) -> Itera
         def work(commands: dict[str, list[str]], *_: object) -> int:
             return max([examine.answer(key, plan(page, **asked), tmp_path) for key in commands], default=0)
 
-        monkeypatch.setattr(examine, "_work", work)
+        monkeypatch.setattr(examine, "work", work)
         return examine.examine(page, **asked)
 
     yield examined
@@ -315,8 +315,8 @@ def test_processes_run_side_by_side_and_their_failures_are_told(tmp_path: Path) 
     commands = {me: python(meet.format(str(tmp_path), me, other)) for me, other in (("x", "y"), ("y", "x"))}
     commands["threads"] = python("assert os.environ['OMP_NUM_THREADS'] == '1'")
     console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
-    assert examine._work(commands, 2, tmp_path / "logs", console) == 0
-    assert examine._work({"bad": python("raise SystemExit('no such thing')")}, 2, tmp_path / "logs", console) == 1
+    assert examine.work(commands, 2, tmp_path / "logs", console) == 0
+    assert examine.work({"bad": python("raise SystemExit('no such thing')")}, 2, tmp_path / "logs", console) == 1
     said = console.export_text()
     assert "bad: failed with status 1" in said
     assert "no such thing" in said
@@ -337,7 +337,7 @@ def test_a_signal_is_passed_on_once_and_the_rest_is_not_begun(tmp_path: Path) ->
 
     threading.Thread(target=interrupt, daemon=True).start()
     console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
-    assert examine._work(commands, 1, tmp_path / "logs", console) == 128 + signal.SIGINT
+    assert examine.work(commands, 1, tmp_path / "logs", console) == 128 + signal.SIGINT
     assert (tmp_path / "saved").read_text() == "once"
     assert not (tmp_path / "logs" / "second.log").exists()
 
