@@ -10,7 +10,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -151,8 +151,8 @@ def show(plan: Plan, recipe: AnyRecipe, options: argparse.Namespace, *, on_gpu: 
         console.print(f"requires {needed.folder} as {needed.role}: {needed.state}; not part of this plan")
     for row in (_parameters(plan), _flops(plan), _memory(plan)):
         console.print(row)
-    if not any("recompute" in field.name for field in fields(recipe)):
-        console.print("activation checkpointing is not implemented; a smaller --micro-batch reduces the memory of activations")
+    if not recipe.recompute:
+        console.print("--recompute or a smaller --micro-batch reduces the memory of activations")
     held = f"; the host's memory also holds {_size(plan.held_bytes)} of decoded data" if plan.held_bytes else ""
     console.print(f"sharded: parameters, gradients and optimiser state are divided among the devices, activations are not{held}")
     both = plan.checkpoint_bytes + plan.model_bytes

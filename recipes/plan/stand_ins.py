@@ -22,6 +22,7 @@ from data.shards import Split
 from data.texts import texts
 from models.contract import Batch, Model
 from models.shared.lora import adapt
+from models.shared.recompute import recompute
 from models.shared.text import BPETokenizer, OpenCLIPTokenizer, Tokenizer
 from recipes.gpu.short import ARCHITECTURES, anonymous
 from recipes.train.pages import page
@@ -70,6 +71,8 @@ def stand_in(recipe: AnyRecipe, preset: str, split: Split | None, *, cached: boo
         model = kind(config, tokenizer)
         if recipe.lora_rank:
             adapt(model, rank=recipe.lora_rank)
+    if recipe.recompute:
+        recompute(model)
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     if real:
         model.remember([samples])

@@ -24,7 +24,7 @@ from recipes.train.recipe import AnyRecipe, Optim, Recipe, Stage
 ELSEWHERE = "Remove the run folder, or choose another OUT="
 CHECKPOINT = "checkpoint.safetensors"
 # Fields that may change when a run is resumed: they affect location, speed and rounding errors, not the training itself.
-FREE = ("page", "preset", "device", "compile", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
+FREE = ("page", "preset", "device", "compile", "recompute", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
 
 
 @contextmanager

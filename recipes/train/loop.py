@@ -32,6 +32,7 @@ from eval.base.heartbeat import heartbeat
 from models.contract import Batch, Model
 from models.shared.device import hardware
 from models.shared.lora import adapt
+from models.shared.recompute import recompute
 from models.shared.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes.train import checkpoint
 from recipes.train.distributed import Process
@@ -106,6 +107,8 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
         if process.rank == 0:
             models.describe(model, folder)  # `remember` may have changed its configuration
     report.event("resume" if progress.step else "start", _headline(recipe, model, split, process, progress), step=progress.step)
+    if recipe.recompute:
+        recompute(model)
     if recipe.compile:
         model.encode = torch.compile(model.encode)  # type: ignore[method-assign]
     autocast = process.autocast(recipe.precision)

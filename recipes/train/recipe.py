@@ -114,6 +114,8 @@ class Recipe(Generic[Config]):
     """trained first, unless they are already trained"""
     micro_batch: int | None = None
     """samples per forward pass on each rank; a smaller value saves memory and changes nothing else"""
+    recompute: bool = False
+    """compute the activations inside repeated blocks again in the backward pass: less memory, about a third more time"""
     data: str = ".data/scenes-tiny"
     """data set folder, folder of shards, or shard pattern"""
     shards: int = 0
