@@ -131,16 +131,23 @@ def fetch_language(language: nn.Module, source: str, tokenizer: Tokenizer) -> di
     return {"language": source}
 
 
-def image_tower(name: str, *, weights: bool = False) -> Any:
-    """timm's vision transformer `name` without its last block and final norm (BLIP-2's image encoder, section 4.1). `forward_features`
-    maps normalised pixels `[B, 3, S, S]` to states `[B, 1 + N, num_features]`.
+def image_tower(name: str, *, weights: bool = False, dropped: int = 1) -> Any:
+    """timm's vision transformer `name` without its last block (or the last `dropped`) and final norm (BLIP-2's image encoder, section 4.1).
+    `forward_features` maps normalised pixels `[B, 3, S, S]` to states `[B, 1 + N, num_features]`.
 
     Raises ValueError for models that are not transformers, and otherwise like `named_tower`.
     """
     tower = named_tower(name, weights=weights)
     if not hasattr(tower, "blocks"):
         raise ValueError(f"timm's {name!r} is not a vision transformer: it has no blocks")
-    tower.blocks = tower.blocks[:-1]
+    return without_last(tower, dropped)
+
+
+def without_last(tower: Any, blocks: int) -> Any:
+    """A vision transformer without its last `blocks` blocks and its final norm. Raises ValueError unless a block is left."""
+    if len(tower.blocks) <= blocks:
+        raise ValueError(f"an image tower of {len(tower.blocks)} blocks has no states before the last {blocks}; expected a deeper one")
+    tower.blocks = tower.blocks[: len(tower.blocks) - blocks]
     tower.norm = tower.fc_norm = nn.Identity()
     return tower
 

@@ -1,4 +1,4 @@
-"""Chat with MiniGPT-4 about an image: `python -m models.minigpt4.chat .runs/minigpt4-tiny-s0 picture.png` (= `make chat-minigpt4`).
+"""Chat with a trained model about an image: `python -m recipes.tools.chat .runs/llava-tiny-s0 picture.png` (= `make chat-llava`).
 
 Every line is a request; earlier turns are remembered. An empty line, or the end of the input, ends the conversation.
 """
@@ -15,18 +15,15 @@ import numpy as np
 
 import models
 from data.decode import MAX_BYTES, MAX_PIXELS, Unusable, decode_image
-from models.minigpt4.model import MiniGPT4, Reply
-from models.minigpt4.template import Turn
+from models.shared.chat import SAMPLED, ChatModel, Reply, Turn
 from models.shared.device import resolve_device
 from models.shared.generate import GREEDY, Decoding
-
-SAMPLED = Decoding(temperature=0.7, top_p=0.9)  # greedy replies repeat themselves: "a pink star, a pink star and a pink star"
 
 
 class Conversation:
     """A conversation about one image, which is encoded once. The oldest turns are dropped if it exceeds the language model's context."""
 
-    def __init__(self, model: MiniGPT4, image: np.ndarray) -> None:
+    def __init__(self, model: ChatModel, image: np.ndarray) -> None:
         self.model, self.turns = model, list[Turn]()
         self.vectors = model.look([image])
         self.room: int = model.language.config.max_position_embeddings - model.config.context  # positions without the reply's
@@ -68,8 +65,8 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Talk with a trained MiniGPT-4 about a picture")
-    parser.add_argument("run", type=Path, help="run folder, such as .runs/minigpt4-tiny-s0")
+    parser = argparse.ArgumentParser(description="Chat with a trained model about a picture")
+    parser.add_argument("run", type=Path, help="run folder of a model that replies, such as .runs/llava-tiny-s0")
     parser.add_argument("image", type=Path, help="a JPEG, PNG or WebP file")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--temperature", type=float, default=SAMPLED.temperature, help="of the replies; 0 takes the likeliest word always")
@@ -79,8 +76,8 @@ def main() -> None:
     try:
         image = read_image(args.image)
         model = models.load(args.run, str(resolve_device(args.device)))
-        if not isinstance(model, MiniGPT4):
-            raise ValueError(f"{args.run} holds a {type(model).__name__}; a chat requires a MiniGPT4: `make train-minigpt4`")
+        if not isinstance(model, ChatModel):
+            raise ValueError(f"{args.run} holds a {type(model).__name__}, which does not reply; a LLaVA does: `make chat-llava`")
         if interactive:
             print(f"{args.image}, {image.shape[1]} x {image.shape[0]} pixels. Ask; an empty line ends.")
         how = Decoding(temperature=args.temperature, top_p=SAMPLED.top_p, seed=args.seed) if args.temperature else GREEDY

@@ -13,12 +13,11 @@ from PIL import Image
 
 import models
 from models.lm import LM, LMConfig
-from models.minigpt4 import chat as page
-from models.minigpt4.chat import SAMPLED, Conversation, read_image, talk
-from models.minigpt4.model import Reply
-from models.minigpt4.template import Turn
+from models.shared.chat import SAMPLED, Reply, Turn
 from models.shared.generate import GREEDY, Decoding
 from models.shared.text import BPETokenizer
+from recipes.tools import chat as page
+from recipes.tools.chat import Conversation, read_image, talk
 from tests.models.test_minigpt4 import LANGUAGE, build
 from tests.processes import command
 
@@ -121,7 +120,7 @@ def test_on_the_terminal(words: BPETokenizer, picture: np.ndarray, tmp_path: Pat
     Image.fromarray(picture).save(tmp_path / "picture.png")
     options = ["--device", "cpu", "--temperature", "0"]  # what is sampled from random weights depends on their last bits
     asked = [str(tmp_path / "run"), str(tmp_path / "picture.png"), *options]
-    done = command("models.minigpt4.chat", *asked, typed="what do you see?\nhow many?")
+    done = command("recipes.tools.chat", *asked, typed="what do you see?\nhow many?")
     assert done.returncode == 0, done.stderr
     conversation = Conversation(model, picture)
     expected = [conversation.ask(request) for request in ("what do you see?", "how many?")]
@@ -136,7 +135,7 @@ def test_what_cannot_talk_or_be_talked_about_is_an_error_in_one_line(
     with pytest.raises(SystemExit, match="has no model"):
         page.main()
     models.save(LM(LMConfig(language=LANGUAGE, vocab_size=words.vocab_size), words), tmp_path / "run")
-    with pytest.raises(SystemExit, match=r"run holds a LM; a chat requires a MiniGPT4: `make train-minigpt4`"):
+    with pytest.raises(SystemExit, match=r"run holds a LM, which does not reply; a LLaVA does: `make chat-llava`"):
         page.main()
     monkeypatch.setattr("sys.argv", ["chat", str(tmp_path / "run"), str(tmp_path / "nothing.png")])
     with pytest.raises(SystemExit, match=r"error: .*nothing.png: no such picture"):
