@@ -12,7 +12,7 @@ mapper     transformer 8 x 768, k = 10            the same                      
 language   GPT-2, frozen                          GPT-2, frozen                  the suite's own, 1.9 M, frozen
 batch      40                                     256                            96
 seen       10 epochs of 566 k captions = 5.7 M    2 M                            96 k
-optimiser  AdamW, lr 2e-5, warm-up 5 k steps,     lr 2e-4, cosine                lr 1.5e-3, cosine
+optimiser  AdamW, lr 2e-5, warm-up 5 k steps,     lr 2e-4, cosine                Muon, lr 1.5e-3, cosine
            linear to zero; here cosine
 
 The paper's other variant, an MLP with a language model that is tuned, is ARGS="--model.mapper mlp --model.tune-language", and
@@ -24,16 +24,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.frozen import ClipCapConfig
-from recipes.claims.claim import Arm, Cell, Claim, with_model
+from recipes.claims.claim import Arm, Cell, Claim, with_model, with_optim
 from recipes.frozen import captions_only
-from recipes.train.recipe import Optim, Prerequisite, Recipe
+from recipes.train.recipe import AnyRecipe, Optim, Prerequisite, Recipe
 
 CLIP, LANGUAGE = Prerequisite("vision", "clip"), Prerequisite("language_model", "lm")
 
 PRESETS = {
     "tiny": Recipe(
         model=ClipCapConfig.tiny(),
-        optim=Optim(lr=1.5e-3, warmup=6_000),
+        optim=Optim(lr=1.5e-3, warmup=6_000, muon=True),
         budget=96_000,
         batch=96,
         prerequisites=(CLIP, LANGUAGE),
@@ -61,6 +61,12 @@ PRESETS = {
 }
 PRESETS["paper-mlp"] = replace(PRESETS["paper"], model=ClipCapConfig.paper_mlp())
 
+
+def _adamw(recipe: AnyRecipe) -> AnyRecipe:
+    """Captions only, without Muon, which has nothing to do for an MLP and a frozen language model."""
+    return with_optim(muon=False)(captions_only(recipe))
+
+
 OBJECTS = Cell("captioning", "object F1")
 A_THIRD = "trained only on captions, a third of the samples; colour and shape of objects instead of COCO's metrics"
 
@@ -69,20 +75,20 @@ CLAIMS = (
         name="frozen-language-model",
         sentence="A transformer on a frozen language model describes images as well as an MLP with a tuned one, which has more to train.",
         paper="COCO, B@4 / METEOR / CIDEr / SPICE: 33.53 / 27.45 / 113.08 / 21.05 against 32.15 / 27.1 / 108.35 / 20.12",
-        base=captions_only,
+        base=_adamw,
         arms=(
             Arm("transformer, frozen"),
             Arm("MLP, tuned", with_model(mapper="mlp", tune_language=True)),
             Arm("transformer, tuned", with_model(tune_language=True)),
         ),
         metric=OBJECTS,
-        note=f"{A_THIRD}; all arms have the same learning rate",
+        note=f"{A_THIRD}; all arms have AdamW at the same learning rate",
     ),
     Claim(
         name="transformer-for-a-frozen-language-model",
         sentence="If the language model is frozen, a transformer maps better than an MLP.",
         paper="section 4: with the language model frozen an MLP gives much worse captions (from memory)",
-        base=captions_only,
+        base=_adamw,
         arms=(Arm("transformer"), Arm("MLP", with_model(mapper="mlp"))),
         metric=OBJECTS,
         note=A_THIRD,

@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.llava import LLaVAConfig
-from recipes.claims.claim import Arm, Cell, Claim, with_model
+from recipes.claims.claim import Arm, Cell, Claim, with_model, with_optim
 from recipes.claims.measures.reply_format import in_the_form_asked_for
 from recipes.train.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
 
@@ -80,8 +80,7 @@ def _short(recipe: AnyRecipe) -> AnyRecipe:
 
 def _adamw(recipe: AnyRecipe) -> AnyRecipe:
     """As `_short`, without Muon, which has nothing to do if the language model is frozen."""
-    first, second = _short(recipe).stages
-    return replace(recipe, stages=(first, replace(second, optim=replace(second.optim, muon=False))))
+    return with_optim(muon=False)(_short(recipe))
 
 
 def _second_stage_alone(recipe: AnyRecipe) -> AnyRecipe:

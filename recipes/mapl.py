@@ -13,7 +13,7 @@ language   GPT-J, 6 B                             Pythia 410 M                  
 trained    3.4 M                                  2.5 M                          95 k
 batch      128 (from memory)                      256                            96
 seen       4 M (from memory)                      2 M                            96 k
-optimiser  AdamW, lr 3e-4, constant after the     lr 5e-4, cosine                lr 1.5e-3, cosine
+optimiser  AdamW, lr 3e-4, constant after the     lr 5e-4, cosine                Muon, lr 1.5e-3, cosine
            warm-up (from memory); here cosine
 """
 
@@ -31,7 +31,7 @@ CLIP, LANGUAGE = Prerequisite("vision", "clip"), Prerequisite("language_model", 
 PRESETS = {
     "tiny": Recipe(
         model=MAPLConfig.tiny(),
-        optim=Optim(lr=1.5e-3, warmup=6_000),
+        optim=Optim(lr=1.5e-3, warmup=6_000, muon=True),
         budget=96_000,
         batch=96,
         prerequisites=(CLIP, LANGUAGE),
