@@ -76,7 +76,7 @@ eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on all tasks tha
 export-%: $(READY) ## write a trained model for another library: FORMAT=transformers|open_clip|timm|onnx
 	$(PY) -m recipes.tools.export $(RUN_QUOTED) --format $(call quoted,$(or $(FORMAT),transformers)) $(ARGS)
 
-chat-%: $(READY) data ## chat with a trained model (llava, minigpt4) about an image: IMAGE=photo.jpg
+chat-%: $(READY) data ## chat with a trained model (llava, minigpt4) about an image, or several: IMAGE=photo.jpg,other.jpg
 	@test -n $(call quoted,$(IMAGE)) || { echo "name a picture: make chat-$* IMAGE=photo.jpg"; exit 1; }
 	@$(FINISHED) || $(MAKE) --no-print-directory train-$*
 	$(PY) -m recipes.tools.chat $(RUN_QUOTED) $(call quoted,$(IMAGE)) --device $(call quoted,$(DEVICE)) $(ARGS)

@@ -81,13 +81,14 @@ class Template:
     def before_caption(self) -> list[int]:
         return [*self._start(), *self._part(None)]
 
-    def conversation(self, turns: Sequence[Turn]) -> Row:
-        asked = [self._asked(turn.request, first=number == 0) for number, turn in enumerate(turns)]
+    def conversation(self, turns: Sequence[Turn], *, images: int = 1) -> Row:
+        """Turns about so many images, which stand before the first request."""
+        asked = [self._asked(turn.request, images if number == 0 else None) for number, turn in enumerate(turns)]
         return _row(asked, [[*self._text(turn.reply), *self.end_of_reply] for turn in turns])
 
-    def before_reply(self, turns: Sequence[Turn], request: str) -> list[int]:
+    def before_reply(self, turns: Sequence[Turn], request: str, *, images: int = 1) -> list[int]:
         """The conversation so far and one more request: the prompt of the assistant's reply."""
-        return [*self.conversation(turns).ids, *self._asked(request, first=not turns)]
+        return [*self.conversation(turns, images=images).ids, *self._asked(request, None if turns else images)]
 
     def interleaved(self, parts: Sequence[object]) -> list[int]:
         """Texts and images (everything that is not a string), in any order."""
@@ -102,13 +103,16 @@ class Template:
     def end_of_caption(self) -> list[int]:
         return self._after(END_OF_CAPTION)
 
-    def _asked(self, request: str, *, first: bool) -> list[int]:
+    def _asked(self, request: str, images: int | None) -> list[int]:
+        """The first request with so many images; without a number a later one."""
         signs, tokens = self.signs, self._text(request)
         words = request[:LONGEST] if len(tokens) < self.context else self.tokenizer.decode(tokens)
-        if not first:
+        if images is None:
             return self._after(f"{signs.human}{words}{signs.assistant}")
-        before = self.tokenizer.encode(signs.system + signs.human + signs.opening)
-        return [*self._start(), *before, *self._part(None), *self._after(f"{signs.closing}{words}{signs.assistant}")]
+        parts = self.tokenizer.encode(signs.system + signs.human + (signs.opening if images else ""))
+        for image in range(1, images + 1):
+            parts += [*self._part(None), *(self._after(signs.closing + signs.opening) if image < images else [])]
+        return [*self._start(), *parts, *self._after(f"{signs.closing if images else ''}{words}{signs.assistant}")]
 
     def _part(self, part: object) -> list[int]:
         return self.tokenizer.encode(part[:LONGEST])[: self.context] if isinstance(part, str) else [SOFT] * self.places
@@ -164,17 +168,22 @@ class ChatModel(PrefixModel):
     @torch.no_grad()
     def reply(
         self,
-        images: Sequence[np.ndarray],
+        images: Sequence[np.ndarray | Sequence[np.ndarray]],
         requests: Sequence[str],
         *,
         before: Sequence[Sequence[Turn]] | None = None,
         how: Decoding = GREEDY,
     ) -> list[Reply]:
-        """Its reply to each request about each picture, after the turns `before` it."""
-        earlier = before or [()] * len(requests)
-        rows = [self.template.before_reply(turns, request) for turns, request in zip(earlier, requests, strict=True)]
-        distinct_images, pictures = distinct(images)
-        return self.go_on(rows, self.look(distinct_images), how=how, pictures=pictures)
+        """Its reply to each request about an image, or about several or none, after the turns `before` it."""
+        shown = [[each] if isinstance(each, np.ndarray) else list(each) for each in images]
+        rows = [
+            self.template.before_reply(turns, request, images=len(some))
+            for some, turns, request in zip(shown, before or [()] * len(requests), requests, strict=True)
+        ]
+        if all(len(some) == 1 for some in shown):
+            distinct_images, pictures = distinct([some[0] for some in shown])
+            return self.go_on(rows, self.look(distinct_images), how=how, pictures=pictures)
+        return self.go_on(rows, self.look([image for some in shown for image in some]).flatten(0, 1), how=how)
 
     @torch.no_grad()
     def complete(self, prompts: Sequence[Sequence[str | np.ndarray]]) -> list[str]:

@@ -21,20 +21,22 @@ from models.shared.generate import GREEDY, Decoding
 
 
 class Conversation:
-    """A conversation about one image, which is encoded once. The oldest turns are dropped if it exceeds the language model's context."""
+    """A conversation about images, which are encoded once. The oldest turns are dropped if it exceeds the language model's context."""
 
-    def __init__(self, model: ChatModel, image: np.ndarray) -> None:
-        self.model, self.turns = model, list[Turn]()
-        self.vectors = model.look([image])
+    def __init__(self, model: ChatModel, *images: np.ndarray) -> None:
+        self.model, self.images, self.turns = model, len(images), list[Turn]()
+        self.vectors = model.look(images)
         self.room: int = model.language.config.max_position_embeddings - model.config.context  # positions without the reply's
 
     def ask(self, request: str, *, how: Decoding = GREEDY) -> Reply:
-        before = self.model.template.before_reply
-        while self.turns and len(before(self.turns, request)) > self.room:
+        while self.turns and len(self._prompt(request)) > self.room:
             del self.turns[0]
-        reply = self.model.go_on([before(self.turns, request)], self.vectors, how=how)[0]
+        reply = self.model.go_on([self._prompt(request)], self.vectors, how=how)[0]
         self.turns.append(Turn(request, reply.text))
         return reply
+
+    def _prompt(self, request: str) -> list[int]:
+        return self.model.template.before_reply(self.turns, request, images=self.images)
 
 
 def talk(
@@ -49,6 +51,11 @@ def talk(
             return
         reply = conversation.ask(request, how=how)
         print(reply.text if reply.ended else f"{reply.text} ...", file=out, flush=True)
+
+
+def paths(text: str) -> list[Path]:
+    """One path, or several, separated by commas; a file's name may contain commas, too."""
+    return [Path(text)] if Path(text).is_file() else [Path(part) for part in text.split(",")]
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -67,21 +74,22 @@ def read_image(path: Path) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Chat with a trained model about a picture")
     parser.add_argument("run", type=Path, help="run folder of a model that replies, such as .runs/llava-tiny-s0")
-    parser.add_argument("image", type=Path, help="a JPEG, PNG or WebP file")
+    parser.add_argument("image", help="a JPEG, PNG or WebP file, or several, separated by commas")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--temperature", type=float, default=SAMPLED.temperature, help="of the replies; 0 takes the likeliest word always")
     parser.add_argument("--seed", type=int, default=0, help="of the replies; the same seed replies the same")
     args = parser.parse_args()
     interactive = sys.stdin.isatty()
     try:
-        image = read_image(args.image)
+        images = [read_image(path) for path in paths(args.image)]
         model = models.load(args.run, str(resolve_device(args.device)))
         if not isinstance(model, ChatModel):
             raise ValueError(f"{args.run} holds a {type(model).__name__}, which does not reply; a LLaVA does: `make chat-llava`")
         if interactive:
-            print(f"{args.image}, {image.shape[1]} x {image.shape[0]} pixels. Ask; an empty line ends.")
+            sizes = ", ".join(f"{image.shape[1]} x {image.shape[0]}" for image in images)
+            print(f"{args.image}, {sizes} pixels. Ask; an empty line ends.")
         how = Decoding(temperature=args.temperature, top_p=SAMPLED.top_p, seed=args.seed) if args.temperature else GREEDY
-        talk(Conversation(model, image), sys.stdin, sys.stdout, lambda: print("> ", end="", flush=True) if interactive else None, how)
+        talk(Conversation(model, *images), sys.stdin, sys.stdout, lambda: print("> ", end="", flush=True) if interactive else None, how)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
