@@ -74,7 +74,9 @@ class MiniGPT4(ChatModel):
         super().__init__()
         config = replace(config, language=known(config.language))
         self.config, self.tokenizer = config, tokenizer
-        self.visual: Any = freeze(image_tower(config.timm_name) if config.timm_name else vision_transformer(config.vision))
+        self.visual: Any = freeze(
+            image_tower(config.timm_name, image_size=config.vision.image_size) if config.timm_name else vision_transformer(config.vision)
+        )
         width, patches = self.visual.num_features, self.visual.patch_embed.num_patches
         self.norm_image = freeze(nn.LayerNorm(width, eps=config.vision.norm_eps))
         self.qformer = _queries(config, width).requires_grad_(config.tune_qformer) if config.queries else None
@@ -83,7 +85,7 @@ class MiniGPT4(ChatModel):
         self.transform = ImageTransform(config.vision.image_size)
         self.places = config.queries or patches // NEIGHBOURS
         self.template = Template(tokenizer, self.places, config.context)
-        self.collate: CaptionCollate | InstructionCollate = CaptionCollate(self.transform, self.template)
+        self.collate: Any = CaptionCollate(self.transform, self.template)
 
     def adopt(self, modules: Mapping[str, Any]) -> None:
         """ "vision": a trained `BLIP2`, whose image side is used; "language_model": a trained `LM`, unless one is named."""

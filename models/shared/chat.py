@@ -62,6 +62,8 @@ class Signs:
     """after a reply; "" is the tokenizer's end token"""
     system: str = ""
     """before the first request"""
+    restart: bool = False
+    """a start token before every request, not only the first"""
 
 
 # Vicuna v0's, with MiniGPT-4's marks of an image (section 3.2): plain text, no tokens of their own. The suite's language model knows it.
@@ -107,6 +109,8 @@ class Template:
         """The first request with so many images; without a number a later one."""
         signs, tokens = self.signs, self._text(request)
         words = request[:LONGEST] if len(tokens) < self.context else self.tokenizer.decode(tokens)
+        if images is None and signs.restart:
+            return [*self._start(), *self.tokenizer.encode(f"{signs.human}{words}{signs.assistant}")]
         if images is None:
             return self._after(f"{signs.human}{words}{signs.assistant}")
         parts = self.tokenizer.encode(signs.system + signs.human + (signs.opening if images else ""))

@@ -6,6 +6,7 @@ The embedded data set knows its pictures' content; on other data requests are li
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,13 +50,12 @@ def reasoning(sample: Sample) -> list[Request]:
     """Questions whose answer takes two steps, with replies that state the first step before the answer. Both are built from the boxes and
     attributes of objects: which object is beside another, and what is true of it. Only objects whose names are unique are mentioned."""
     things = sample.objects
-    names = [named(each) for each in things]
-    unique = [each for each, name in zip(things, names, strict=True) if name and names.count(name) == 1]
+    own = unique(things)
     found = []
-    for other in unique:
+    for other in own:
         for name, phrase in BESIDE.items():
             beside = [each for each in things if each is not other and direction(each, other) == name]
-            if len(beside) == 1 and beside[0] in unique and direction(beside[0], other, CLEAR) == name:
+            if len(beside) == 1 and beside[0] in own and direction(beside[0], other, CLEAR) == name:
                 found += _of_the_object_beside(beside[0], phrase, other)
     return found
 
@@ -72,6 +72,12 @@ def _of_the_object_beside(thing: Object, phrase: str, other: Object) -> list[Req
         seen = f"{place} is {with_article(f'{sizes[0]} {named(thing)}')} and the {named(other)} is {sizes[1]}, so"
         found.append(Request(f"which is larger, {place} or the {named(other)}?{EXPLAIN}", f"{seen} {larger}.", "reasoning"))
     return found
+
+
+def unique(things: Sequence[Object]) -> list[Object]:
+    """The objects with a name that no other one has."""
+    names = [named(each) for each in things]
+    return [each for each, name in zip(things, names, strict=True) if name and names.count(name) == 1]
 
 
 def named(thing: Object) -> str:

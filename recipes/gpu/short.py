@@ -21,6 +21,9 @@ ARCHITECTURES = {
     "lmsys/vicuna-13b-v1.5": LlamaConfig(
         hidden_size=5120, intermediate_size=13_824, num_hidden_layers=40, num_attention_heads=40, vocab_size=32_000
     ),
+    "meta-llama/Llama-2-7b-chat-hf": LlamaConfig(
+        hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32_000
+    ),
     "lmsys/vicuna-7b-v1.5": LlamaConfig(
         hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32_000
     ),

@@ -58,6 +58,7 @@ def hub() -> dict[str, Any]:
         "lmsys/vicuna-13b-v1.5": LlamaConfig(**LLAMA),
         "lmsys/vicuna-7b-v1.5": LlamaConfig(**LLAMA),
         "EleutherAI/gpt-j-6b": GPTJConfig(n_embd=32, n_layer=1, n_head=2, rotary_dim=4, vocab_size=320, n_positions=99),
+        "meta-llama/Llama-2-7b-chat-hf": LlamaConfig(**LLAMA),
         "huggyllama/llama-7b": LlamaConfig(**LLAMA),
         "sentence-transformers/all-mpnet-base-v2": MPNetConfig(
             vocab_size=330, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48
