@@ -94,7 +94,7 @@ class PrefixModel(Model):
         return log_likelihood(self.language, ids.to(soft.device), labels.to(soft.device), soft, rows)
 
 
-STATES = "states"  # key in Sample.extra of what a frozen image tower says of the picture
+STATES = "frozen tower's states"  # key in Sample.extra of what the tower says of the picture
 ROWS = 64  # pictures encoded at a time
 
 
