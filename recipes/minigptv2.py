@@ -23,7 +23,6 @@ from dataclasses import replace
 
 from models.minigpt4 import MiniGPTv2Config
 from recipes.claims.claim import Arm, Cell, Claim, with_model
-from recipes.claims.measures.boxes import located
 from recipes.train.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage
 
 EYES = Prerequisite("vision", "blip2")
@@ -89,7 +88,7 @@ CLAIMS = (
         paper="not compared; RefCOCO val 88.69 % with them",
         base=_short,
         arms=(Arm("with identifiers"), Arm("without", with_model(identifiers=False))),
-        metric=located(),
-        note=f"{HALF}; share of objects named by colour and shape whose box is found, IoU above .5",
+        metric=Cell("referring", "accuracy"),
+        note=HALF,
     ),
 )

@@ -14,12 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from data.english import with_article
+from data.objects import named, unique
 from data.sample import Object, Sample
 from models.minigpt4.instructions import converse
 from models.shared.boxes import box_text
 from models.shared.chat import Template, Turn, laid_out
 from models.shared.images import ImageTransform
-from models.shared.instructions import named, unique
 from models.shared.prompts import DESCRIBE
 
 Item = TypeVar("Item")

@@ -20,11 +20,12 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from data.fields import require
+from data.objects import Box
 from models.blip2 import BLIP2Config
 from models.minigpt4.model import MiniGPT4, MiniGPT4Config
 from models.minigpt4.tasks import LOCATE, STAGES, TasksCollate, identified
 from models.shared.backbones import LanguageConfig
-from models.shared.boxes import Box, boxes_in
+from models.shared.boxes import boxes_in
 from models.shared.chat import Signs, Template
 from models.shared.generate import GREEDY, Decoding
 from models.shared.images import ImageTransform

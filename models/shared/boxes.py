@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+from data.objects import Box
+
 PARTS = 100
 ROUNDING = 1e-9  # a share that was an integer stays one
 _BOX = re.compile(r"\{\s*" + r"\s*".join([r"<\s*(\d{1,3})\s*>"] * 4) + r"\s*\}")
@@ -24,16 +25,3 @@ def boxes_in(text: str, height: int, width: int) -> list[Box]:
         if left < right <= PARTS and top < bottom <= PARTS:
             found.append((left * width / PARTS, top * height / PARTS, right * width / PARTS, bottom * height / PARTS))
     return found
-
-
-def overlap(one: Box, other: Box) -> float:
-    """Intersection over union."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(width, 0.0) * max(height, 0.0)
-    either = area(one) + area(other) - both
-    return both / either if either > 0 else 0.0
-
-
-def area(box: Box) -> float:
-    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)

@@ -6,11 +6,11 @@ The embedded data set knows its pictures' content; on other data requests are li
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from data.english import with_article
+from data.objects import direction, named, unique
 from data.sample import Object, Sample
 from models.shared.prompts import COUNT, DESCRIBE
 
@@ -72,29 +72,6 @@ def _of_the_object_beside(thing: Object, phrase: str, other: Object) -> list[Req
         seen = f"{place} is {with_article(f'{sizes[0]} {named(thing)}')} and the {named(other)} is {sizes[1]}, so"
         found.append(Request(f"which is larger, {place} or the {named(other)}?{EXPLAIN}", f"{seen} {larger}.", "reasoning"))
     return found
-
-
-def unique(things: Sequence[Object]) -> list[Object]:
-    """The objects with a name that no other one has."""
-    names = [named(each) for each in things]
-    return [each for each, name in zip(things, names, strict=True) if name and names.count(name) == 1]
-
-
-def named(thing: Object) -> str:
-    """Colour, if it is known, and name."""
-    return f"{thing.attributes.get('colour', '')} {thing.name}".strip()
-
-
-def direction(one: Object, other: Object, clear: float = 1.0) -> str | None:
-    """Where the centre of one box is as seen from another's: left, right, above or below. None if it is less than `clear` times as far away
-    in that direction as across it."""
-    (left, top, right, bottom), box = one.box, other.box
-    dx, dy = left + right - box[0] - box[2], top + bottom - box[1] - box[3]
-    if abs(dx) >= clear * abs(dy) and dx:
-        return "left" if dx < 0 else "right"
-    if abs(dy) >= clear * abs(dx) and dy:
-        return "above" if dy < 0 else "below"
-    return None
 
 
 def has_form(reply: str, form: Form) -> bool:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.objects import overlap
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from models.shared.boxes import box_text, boxes_in, overlap
+from models.shared.boxes import box_text, boxes_in
 
 
 def test_shares_are_cut_not_rounded() -> None:

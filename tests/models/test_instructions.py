@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from data.objects import direction, named
 from data.sample import Object, Sample
 from data.scenes.build import make_sample
 from data.scenes.language import agreement, parse
 from data.scenes.world import PRESETS
-from models.shared.instructions import direction, has_form, named, reasoning, repeats
+from models.shared.instructions import has_form, reasoning, repeats
 
 BLANK = np.zeros((64, 64, 3), np.uint8)
 PLACE = {"to the left of": "left", "to the right of": "right", "above": "above", "below": "below"}

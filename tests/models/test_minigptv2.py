@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.objects import overlap
 from data.sample import Object, Sample
 from data.scenes.build import make_sample
 from data.scenes.language import agreement
@@ -24,7 +25,7 @@ from models.minigpt4 import MiniGPTv2, MiniGPTv2Config
 from models.minigpt4.tasks import STAGES, TASKS, turns
 from models.minigpt4.v2 import LLAMA_2
 from models.shared.backbones import LanguageConfig, language_model
-from models.shared.boxes import box_text, boxes_in, overlap
+from models.shared.boxes import box_text, boxes_in
 from models.shared.chat import Reply, Template, Turn
 from models.shared.images import ImageTransform, normalise
 from models.shared.prefix import SOFT, embed
