@@ -113,7 +113,7 @@ class Template:
             return [*self._start(), *self.tokenizer.encode(f"{signs.human}{words}{signs.assistant}")]
         if images is None:
             return self._after(f"{signs.human}{words}{signs.assistant}")
-        parts = self.tokenizer.encode(signs.system + signs.human + (signs.opening if images else ""))
+        parts = [*self.tokenizer.encode(signs.system + signs.human + (signs.opening if images else ""))]  # it keeps its own list
         for image in range(1, images + 1):
             parts += [*self._part(None), *(self._after(signs.closing + signs.opening) if image < images else [])]
         return [*self._start(), *parts, *self._after(f"{signs.closing if images else ''}{words}{signs.assistant}")]

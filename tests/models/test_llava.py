@@ -265,7 +265,7 @@ def test_conversations_of_a_picture_do_not_see_each_other(words: BPETokenizer, s
 
 def test_configurations_that_make_no_sense_are_refused(words: BPETokenizer) -> None:
     for name in ("bridge", "conversations", "turns"):
-        with pytest.raises(ValueError, match=f"--model.{name}: 0"):
+        with pytest.raises(ValueError, match=f"--model.{name} is 0"):
             config(words, **{name: 0})
     with pytest.raises(ValueError, match="expected align or tune"):
         build(words).enter_stage("captions")

@@ -223,7 +223,7 @@ def test_what_is_not_a_clip_is_refused(words: BPETokenizer) -> None:
     with pytest.raises(ValueError, match="no projection of images"):
         build("mlp", words).adopt({"vision": lit})
     build("mapl", words).adopt({"vision": lit})  # reads states alone
-    with pytest.raises(ValueError, match=r"--model.clip-length: 0"):
+    with pytest.raises(ValueError, match=r"--model.clip-length is 0"):
         build("transformer", words, clip_length=0)
 
 

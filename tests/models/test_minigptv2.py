@@ -235,5 +235,5 @@ def test_requests_have_identifiers(words: BPETokenizer, samples: list[Sample], m
 
 
 def test_a_qformer_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"--model.queries: 16"):
+    with pytest.raises(ValueError, match=r"--model.queries is 16"):
         replace(MiniGPTv2Config.tiny(), queries=16)
