@@ -76,10 +76,10 @@ eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on all tasks tha
 export-%: $(READY) ## write a trained model for another library: FORMAT=transformers|open_clip|timm|onnx
 	$(PY) -m recipes.tools.export $(RUN_QUOTED) --format $(call quoted,$(or $(FORMAT),transformers)) $(ARGS)
 
-chat-%: $(READY) data ## chat with a trained model about an image, if its package has a chat.py: IMAGE=photo.jpg
+chat-%: $(READY) data ## chat with a trained model (llava, minigpt4) about an image, or several: IMAGE=photo.jpg,other.jpg
 	@test -n $(call quoted,$(IMAGE)) || { echo "name a picture: make chat-$* IMAGE=photo.jpg"; exit 1; }
 	@$(FINISHED) || $(MAKE) --no-print-directory train-$*
-	$(PY) -m models.$*.chat $(RUN_QUOTED) $(call quoted,$(IMAGE)) --device $(call quoted,$(DEVICE)) $(ARGS)
+	$(PY) -m recipes.tools.chat $(RUN_QUOTED) $(call quoted,$(IMAGE)) --device $(call quoted,$(DEVICE)) $(ARGS)
 
 claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEEDS=0,1,2, ARGS="--only NAME"
 	$(PY) -m recipes.claims $* --preset $(call quoted,$(PRESET)) $(WHERE) $(if $(SEEDS),--seeds $(call quoted,$(SEEDS))) $(ARGS)

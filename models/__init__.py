@@ -65,7 +65,8 @@ def _imported() -> dict[str, type[Model]]:
     left = Model.__subclasses__()
     while left:
         each = left.pop()
-        found[each.name] = each
+        if hasattr(each, "paradigm"):  # others are only base classes
+            found[each.name] = each
         left += each.__subclasses__()
     return found
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.minigpt4 import MiniGPT4Config
-from models.minigpt4.chat import SAMPLED
+from models.shared.chat import SAMPLED
 from recipes.claims.claim import Arm, Cell, Claim, with_model
 from recipes.claims.measures.reply_format import in_the_form_asked_for
 from recipes.train.recipe import AnyRecipe, Optim, Prerequisite, Recipe, Stage

@@ -23,7 +23,7 @@ import torch.multiprocessing as mp
 ROOT = Path(__file__).parents[1]
 OURS = ("data", "models", "recipes", "eval", "tests")
 METHOD = "forkserver"
-IMPORTED = ["recipes.train.loop", "recipes.clip", "eval.run", "eval.tasks.probe", "models.minigpt4.chat", "torch._dynamo"]
+IMPORTED = ["recipes.train.loop", "recipes.clip", "eval.run", "eval.tasks.probe", "recipes.tools.chat", "torch._dynamo"]
 
 
 def ready() -> None:

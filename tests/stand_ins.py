@@ -94,4 +94,6 @@ def kind_of(name: str) -> str:
             return part
     if any(part in name.lower() for part in ("llama", "vicuna")):
         return "llama"
+    if "gpt-j" in name.lower():
+        return "gpt2"
     raise ValueError(f"no stand-in of the kind of {name!r}: add one to tests/stand_ins.py")

@@ -68,7 +68,7 @@ def test_a_finished_run_in_a_folder_with_spaces_is_found(venv: Path, tmp_path: P
         trained = [["-m", "recipes.train", "minigpt4", "tiny", "--out", str(run), "--data", data, "--device", "auto", "--seed", "0"]]
         commands = made(venv, "chat-minigpt4", f"OUT={run}", f"DATA={data}", f"IMAGE={tmp_path}/a photo.jpg")
         assert commands[:-1] == trained * (finished == "false")
-        assert commands[-1] == ["-m", "models.minigpt4.chat", str(run), f"{tmp_path}/a photo.jpg", "--device", "auto"]
+        assert commands[-1] == ["-m", "recipes.tools.chat", str(run), f"{tmp_path}/a photo.jpg", "--device", "auto"]
 
 
 @pytest.mark.parametrize(("data", "named"), [("/d e/my set", "-my set"), ("/d e/my set/{0..2}.tar", "-my set"), (".data/scenes-tiny", "")])

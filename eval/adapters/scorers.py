@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from eval.adapters.boxes import LocatedBoxes
 from eval.adapters.naming import NearestMeanNames, PromptedNames
 from eval.adapters.parts import PartScorer
 from eval.adapters.rerank import ReRanked
@@ -33,6 +34,8 @@ from eval.base.capabilities import (
     EncodesText,
     Features,
     Images,
+    Locates,
+    Locator,
     Namer,
     Prompt,
     Ranker,
@@ -66,6 +69,7 @@ class Subject:
             Decider: self.deciders,
             Drawer: [self.drawings],
             Completer: [self.completions],
+            Locator: [self.boxes],
             Namer: self.namers,
         }
         return [adapter for adapter in choices[need] if adapter is not None]
@@ -127,6 +131,10 @@ class Subject:
         found: list[PromptedNames | NearestMeanNames] = [PromptedNames(self.completions)] if self.completions else []
         features = self.embeddings or self.features
         return [*found, NearestMeanNames(features)] if features else found
+
+    @cached_property
+    def boxes(self) -> LocatedBoxes | None:
+        return LocatedBoxes(self.model, self.batch_size) if isinstance(self.model, Locates) else None
 
     @cached_property
     def completions(self) -> Completions | None:

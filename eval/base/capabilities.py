@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
+from data.objects import Box
+
 Images = Sequence[np.ndarray]
 Texts = Sequence[str]
 Prompt = Sequence[str | np.ndarray]  # texts and images in the order in which they are read
@@ -89,6 +91,12 @@ class Unmasks(Protocol):
 class Completes(Protocol):
     def complete(self, prompts: Sequence[Prompt]) -> list[str]:
         """The continuation of each prompt of interleaved texts and images."""
+
+
+@runtime_checkable
+class Locates(Protocol):
+    def locate(self, images: Images, phrases: Texts) -> Sequence[Box | None]:
+        """The box of what the i-th phrase names in the i-th image, in pixels of that image; None if there is none."""
 
 
 class Reason(Protocol):
@@ -232,6 +240,15 @@ class Completer(Protocol):
     def prepare(self, images: Images, texts: Texts) -> None: ...
 
     def completions(self, prompts: Sequence[Prompt]) -> list[str]: ...
+
+
+@runtime_checkable
+class Locator(Protocol):
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def boxes(self, images: Images, phrases: Texts) -> list[Box | None]: ...
 
 
 Lesson = Sequence[tuple[np.ndarray, str]]  # pictures and their names

@@ -8,6 +8,7 @@ from random import Random
 
 import numpy as np
 
+from data.objects import Box, named, unique
 from data.sample import Sample
 from data.scenes.compose import compose
 from data.scenes.draw import draw
@@ -46,6 +47,14 @@ class Oracle:
 
     def answer_likelihood(self, images: Images, questions: Texts, answers: Texts) -> list[float]:
         return [0.0 if said == true else -100.0 for said, true in zip(answers, self.answer(images, questions), strict=True)]
+
+    def locate(self, images: Images, phrases: Texts) -> list[Box | None]:
+        """The box of the object with that name; None if none or several have it."""
+        found: list[Box | None] = []
+        for image, phrase in zip(images, phrases, strict=True):
+            things = {f"the {named(thing)}": thing.box for thing in unique(self._known[id(image)].objects)}
+            found.append(things.get(phrase))
+        return found
 
     def complete(self, prompts: Sequence[Prompt]) -> list[str]:
         """The answer to a prompt's last question, about its last picture; or the word to be learned."""

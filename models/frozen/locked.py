@@ -27,7 +27,7 @@ from models.shared.backbones import LanguageConfig, fetch_tower, freeze, looked_
 from models.shared.generate import Decoding
 from models.shared.images import HALF, normalise
 from models.shared.lora import low_rank_updates
-from models.shared.prefix import PADDING, PrefixCollate, log_likelihood
+from models.shared.prefix import PADDING, PrefixCollate
 from models.shared.standardise import Standardise
 from models.shared.text import Tokenizer
 from models.shared.vision import TINY_TOWER
@@ -188,13 +188,11 @@ class LockedFrozen(Frozen):
         return super().caption(images, how=how or Decoding(beams=self.config.beams, length_penalty=0.0))
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of each image the negative log-likelihood "nll" in nats of its texts, and how many "tokens" those are, `[B]`."""
-        soft = self._prefix(batch["states"]) if "states" in batch else self._see(batch["pixels"])
-        ids, labels = batch["ids"], batch["labels"]  # [B, K, T]
-        images, texts, _ = ids.shape
-        pictures = [image for image in range(images) for _ in range(texts)]
-        log_p = log_likelihood(self.language, ids.flatten(0, 1), labels.flatten(0, 1), soft, pictures)
-        return {"nll": -log_p.unflatten(0, (images, texts)).sum(dim=1), "tokens": (labels != IGNORE_INDEX).sum(dim=(1, 2))}
+        """Negative log-likelihood "nll" in nats of the texts of each image, and their number of "tokens", `[B]`."""
+        return self.packed_nll(batch["ids"], batch["labels"], self._soft(batch))
+
+    def _soft(self, batch: dict[str, Tensor]) -> Tensor:
+        return self._prefix(batch["states"]) if "states" in batch else self._see(batch["pixels"])
 
     def _see(self, pixels: Tensor) -> Tensor:
         """uint8 pixels `[B, 3, S, S]` -> the visual prefix of each image `[B, prefix, D]`."""

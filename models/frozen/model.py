@@ -8,7 +8,7 @@ captions (`questions`), where the paper uses only captions.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.contract import Losses, Model
-from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, language_model, named_tower
-from models.shared.distributed import mean_of_all
+from models.shared.backbones import LanguageConfig, known, named_tower
 from models.shared.generate import GREEDY, Decoding
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
-from models.shared.prefix import SOFT, PrefixCollate, log_likelihood, nll, write
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.prefix import SOFT, PrefixCollate, write
+from models.shared.prefix_model import PrefixModel
 from models.shared.prompts import ask
 from models.shared.text import Tokenizer
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
@@ -72,7 +71,7 @@ class FrozenConfig:
         return cls(timm_name="nf_resnet50", language=language, vocab_size=32_000)
 
 
-class Frozen(Model):
+class Frozen(PrefixModel):
     paradigm = "pretrained backbones"
     Config = FrozenConfig
     notes: ClassVar = {"binding": "It must write one of the two new words, and often writes neither; chance names one of them."}
@@ -82,41 +81,26 @@ class Frozen(Model):
         super().__init__()
         config = replace(config, language=known(config.language))
         self.config, self.tokenizer = config, tokenizer
-        transform = ImageTransform(config.vision.image_size)
-        self.collate = PrefixCollate(transform, tokenizer, config.prefix, config.context, config.questions)
-        if config.timm_name:
-            self.visual: Any = named_tower(config.timm_name)
-            features = self.visual.num_features
-        else:
-            self.visual, features = vision_transformer(config.vision), config.vision.width
-        language: Any = language_model(replace(config.language, vocab_size=config.vocab_size))
-        if language.config.is_encoder_decoder:
-            raise ValueError(f"{config.language.source} is an encoder-decoder; Frozen requires a decoder-only language model")
-        self.language = language if config.tune_language else freeze(language)  # gradients flow through it, to the image
-        self.width: int = language.get_input_embeddings().embedding_dim
+        self.places = config.prefix
+        features = self._add_image_side()
+        self.add_language(config.language, config.vocab_size)
+        self.language.requires_grad_(config.tune_language)
         self.to_prefix = self._bridge(features)
 
-    def _bridge(self, features: int) -> nn.Linear:
+    def _add_image_side(self) -> int:
+        """Add the image encoder and what prepares its batches. Returns the number of its features."""
+        config = self.config
+        self.transform = ImageTransform(config.vision.image_size)
+        self.collate = PrefixCollate(self.transform, self.tokenizer, config.prefix, config.context, config.questions)
+        if config.timm_name:
+            self.visual: Any = named_tower(config.timm_name)
+            return int(self.visual.num_features)
+        self.visual = vision_transformer(config.vision)
+        return config.vision.width
+
+    def _bridge(self, features: int) -> nn.Module:
         """From the image encoder's features to the visual prefix."""
         return nn.Linear(features, self.config.prefix * self.width)
-
-    def adopt(self, modules: Mapping[str, Any]) -> None:
-        """ "language_model": a trained `LM`."""
-        self.language.load_state_dict(modules["language_model"].language.state_dict())
-
-    def fetch(self) -> dict[str, str]:
-        """Load the weights of the backbones that the configuration names. Returns module -> where they came from."""
-        return fetch_language(self.language, self.config.language.source, self.tokenizer)
-
-    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of each sequence the negative log-likelihood "nll" in nats of its target, and how many "tokens" that is, `[B]`."""
-        total, count = nll(self.language, batch["ids"], batch["labels"], self._see(batch["pixels"]))
-        return {"nll": total, "tokens": count}
-
-    def objective(self, features: dict[str, Tensor]) -> Losses:
-        """Equation 1: the likelihood of a text after the image, which is not itself predicted."""
-        loss = mean_of_all(features["nll"], features["tokens"])
-        return Losses(loss, {"text": loss}, {"text": float(np.log(self.config.vocab_size))})
 
     def _see(self, pixels: Tensor) -> Tensor:
         """uint8 pixels `[B, 3, S, S]` -> the visual prefix of each image `[B, prefix, D]` (section 3.1)."""
@@ -151,22 +135,12 @@ class Frozen(Model):
         return self._likelihood(images, [self.collate.question(question) for question in questions], answers)
 
     def _likelihood(self, images: Sequence[np.ndarray], prompts: Sequence[list[int]], targets: Sequence[str]) -> Tensor:
-        pictures, places = distinct(images)
-        soft = self._prefixes(pictures)
-        ids, labels = self.collate.laid_out(prompts, targets)
-        return log_likelihood(self.language, ids.to(soft.device), labels.to(soft.device), soft, places)
-
-    def _prefixes(self, images: Sequence[np.ndarray]) -> Tensor:
-        """`[N, prefix, D]`; the same picture is looked at once."""
-        pictures, places = distinct(images)
-        return self._see(self.collate.transform(pictures).to(self.to_prefix.weight.device))[places]
+        return self.likelihoods(images, *self.collate.laid_out(prompts, targets))
 
     def _write(self, prompts: Sequence[Sequence[str | np.ndarray]], how: Decoding = GREEDY) -> list[str]:
         images = [part for prompt in prompts for part in prompt if not isinstance(part, str)]
-        empty = torch.zeros(0, self.config.prefix, self.width, device=self.to_prefix.weight.device)
-        soft = self._prefixes(images) if images else empty
         rows = []
         for prompt in prompts:
             parts = [self.collate.tokens(part) if isinstance(part, str) else [SOFT] * self.config.prefix for part in prompt]
             rows.append([token for part in parts for token in part] or [self.tokenizer.end])  # nothing at all: a new document
-        return write(self.language, self.tokenizer, rows, soft, limit=self.config.context, how=how)
+        return write(self.language, self.tokenizer, rows, self.look(images), limit=self.config.context, how=how)

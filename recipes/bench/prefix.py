@@ -20,13 +20,13 @@ from data.sample import Sample
 from models.blip2 import BLIP2, BLIP2Config
 from models.blip2.convert import to_conditional_generation
 from models.frozen import FrozenConfig
-from models.lm.corpus import DESCRIBE
 from models.minigpt4 import MiniGPT4, MiniGPT4Config
-from models.minigpt4.template import END_OF_TURN, Turn, laid_out
 from models.shared.backbones import language_model
+from models.shared.chat import Turn, laid_out
 from models.shared.generate import Decoding, not_text
 from models.shared.images import ImageTransform, normalise
 from models.shared.prefix import SOFT, PrefixCollate, continued, embed, nll
+from models.shared.prompts import DESCRIBE
 from models.shared.text import BPETokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
@@ -129,7 +129,7 @@ def _minigpt4(samples: Sequence[Sample], tokenizer: BPETokenizer, process: Proce
     model.eval()
     theirs = _transformers_blip2(model).to(process.device).eval()
     prompt = torch.tensor([model.template.before_reply([], DESCRIBE[0])] * len(samples), device=process.device)
-    ids, end = prompt.masked_fill(prompt == SOFT, theirs.config.image_token_index), model.template.end_of(END_OF_TURN)[0]
+    ids, end = prompt.masked_fill(prompt == SOFT, theirs.config.image_token_index), model.template.end_of_reply[0]
 
     @torch.no_grad()
     def others() -> list[list[int]]:

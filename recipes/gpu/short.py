@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from transformers import BertConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, MPNetConfig, OPTConfig
+from transformers import BertConfig, GPT2Config, GPTJConfig, GPTNeoXConfig, LlamaConfig, MPNetConfig, OPTConfig
 
 import models
 from models.shared.backbones import LanguageConfig
@@ -21,6 +21,13 @@ ARCHITECTURES = {
     "lmsys/vicuna-13b-v1.5": LlamaConfig(
         hidden_size=5120, intermediate_size=13_824, num_hidden_layers=40, num_attention_heads=40, vocab_size=32_000
     ),
+    "meta-llama/Llama-2-7b-chat-hf": LlamaConfig(
+        hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32_000
+    ),
+    "lmsys/vicuna-7b-v1.5": LlamaConfig(
+        hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32_000
+    ),
+    "EleutherAI/gpt-j-6b": GPTJConfig(),
     "sentence-transformers/all-mpnet-base-v2": MPNetConfig(),
     "wheel:all-MiniLM-L6-v2": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
     "facebook/opt-125m": OPTConfig(),

@@ -107,7 +107,7 @@ def test_writing_is_greedy_and_the_same_in_any_batch(words: BPETokenizer, sample
     images = [sample.image for sample in samples[:4]]
     captions = model.caption(images)
     assert captions == [text for image in images for text in model.caption([image])]
-    soft = model._prefixes(images[:1])
+    soft = model.look(images[:1])
     ids: list[int] = []
     for _ in range(model.config.context):
         with torch.no_grad():
@@ -126,7 +126,7 @@ def test_images_may_stand_anywhere_in_a_prompt(words: BPETokenizer, samples: lis
     prompts = [["this is a dax. ", a, "this is a wug. ", b, "what is this?"], [a], ["no picture at all"], []]
     together = model.complete(prompts)
     assert together == [text for prompt in prompts for text in model.complete([prompt])]
-    exchanged = model._prefixes([a, b]), model._prefixes([b, a])
+    exchanged = model.look([a, b]), model.look([b, a])
     assert not torch.allclose(*exchanged)
     assert model.answer([a], ["what?"]) == model._write([[a, "\nquestion: what? answer:"]])
 
@@ -135,7 +135,7 @@ def test_likelihoods_add_up_token_by_token(words: BPETokenizer, samples: list[Sa
     model = build(words)
     image, question, answer = samples[0].image, "how many objects are there?", "two"
     read, said = model.collate.question(question), [*words.encode(answer), words.end]
-    soft, expected, row = model._prefixes([image]), 0.0, [SOFT, SOFT, *read]
+    soft, expected, row = model.look([image]), 0.0, [SOFT, SOFT, *read]
     for token in said:
         with torch.no_grad():
             logits = model.language(inputs_embeds=embed(model.language, torch.tensor([row]), soft)).logits[0, -1]

@@ -120,7 +120,7 @@ def test_only_the_layer_and_the_updates_learn_and_the_rest_stays_bitwise(words: 
 def test_at_the_start_vectors_are_standardised_and_as_large_as_embeddings(words: HubTokenizer) -> None:
     model = build(words).eval()
     images = [sample.image for sample in SAMPLES]  # those that are remembered
-    prefix = model._prefixes(images).detach()
+    prefix = model.look(images).detach()
     embeddings = model.language.get_input_embeddings().weight.detach()
     assert torch.equal(prefix[:, 0], embeddings[words.start].expand(12, -1))
     assert prefix[:, 1:].square().mean().item() == pytest.approx(embeddings.square().mean().item(), rel=1e-3)
@@ -152,7 +152,7 @@ def test_at_the_start_vectors_are_the_captions_words_as_ridge_regression_predict
     weight = np.linalg.lstsq(np.concatenate([x, penalty]), np.concatenate([y, np.zeros((len(penalty), 32))]), rcond=None)[0]
     expected = standard @ weight
     expected *= np.sqrt(np.square(embeddings).mean() / np.square(expected).mean())
-    found = model._prefixes([sample.image for sample in samples])[:, 1:].detach().numpy()
+    found = model.look([sample.image for sample in samples])[:, 1:].detach().numpy()
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
 
@@ -161,7 +161,7 @@ def test_without_captions_that_differ_the_layer_stays_random(words: HubTokenizer
     for captions in ((), ("all the same",)):
         model = build(words).eval()
         model.remember([[replace(sample, captions=captions) for sample in SAMPLES]])
-        prefix = model._prefixes([sample.image for sample in SAMPLES])[:, 1:].detach()
+        prefix = model.look([sample.image for sample in SAMPLES])[:, 1:].detach()
         embeddings = model.language.get_input_embeddings().weight
         assert prefix.square().mean().item() == pytest.approx(embeddings.square().mean().item(), rel=1e-3)
 
@@ -202,7 +202,7 @@ def test_captions_are_found_by_beam_search_and_with_one_beam_are_greedy_continua
     model = build(words, beams=1).eval()
     assert searched != model.caption(images)
     captions = model.caption(images)
-    soft, ids = model._prefixes(images[:1]), []
+    soft, ids = model.look(images[:1]), []
     with torch.no_grad():
         while len(ids) < model.config.context:
             logits = model.language(inputs_embeds=embed(model.language, torch.tensor([[*[SOFT] * 5, *ids]]), soft)).logits[0, -1]

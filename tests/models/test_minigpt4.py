@@ -18,14 +18,15 @@ from data.scenes.world import PRESETS
 from models.blip2 import BLIP2, BLIP2Config
 from models.contract import IGNORE_INDEX
 from models.lm import LM, LMConfig
-from models.lm.corpus import DESCRIBE, documents
+from models.lm.corpus import documents
 from models.minigpt4 import MiniGPT4, MiniGPT4Config
-from models.minigpt4.instructions import Request, converse, has_form, repeats, requests
-from models.minigpt4.model import Reply
-from models.minigpt4.template import END_OF_TURN, Template, Turn
+from models.minigpt4.instructions import converse
 from models.shared.backbones import LanguageConfig
+from models.shared.chat import Reply, Template, Turn
 from models.shared.images import normalise
+from models.shared.instructions import Request, has_form, repeats, requests
 from models.shared.prefix import PADDING, SOFT, embed
+from models.shared.prompts import DESCRIBE
 from models.shared.text import BPETokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import image_states
@@ -98,10 +99,10 @@ def test_captions_have_no_prompt(words: BPETokenizer) -> None:
 
 def test_long_texts_are_cut_and_still_end(words: BPETokenizer) -> None:
     template = Template(words, places=2, context=5)
-    assert template.caption("red " * 50).ids[3:] == [*words.encode("red") * 5, *template.end_of("\n")]
+    assert template.caption("red " * 50).ids[3:] == [*words.encode("red") * 5, *template.end_of_caption]
     row = template.conversation([Turn("star " * 50, "moon " * 50)])
     assert Counter(row.ids)[words.encode("star")[0]] == Counter(row.ids)[words.encode("moon")[0]] == 5
-    assert row.labels[-3:] == template.end_of(END_OF_TURN)
+    assert row.labels[-3:] == template.end_of_reply
 
 
 # ----------------------------------------------------------------------------------------------------- small set
@@ -259,7 +260,7 @@ def test_replies_are_greedy_end_at_their_sign_and_are_the_same_in_any_batch(word
     alone = [model.reply([image], [ask], before=[turns])[0] for image, ask, turns in zip(images, asked, earlier, strict=True)]
     assert together == alone
     assert len({reply.text for reply in together}) > 1
-    end = model.template.end_of(END_OF_TURN)[0]
+    end = model.template.end_of_reply[0]
     ids, limit = model.template.before_reply(earlier[1], asked[1]), model.config.context
     said: list[int] = []
     while len(said) < limit:
@@ -299,7 +300,7 @@ def test_a_reply_ends_where_the_language_model_ends(words: BPETokenizer, samples
     model = build(words)
     tokens = words.encode("a red star")
     written = [[*tokens, words.end, *tokens], tokens, [*tokens] * model.config.context]
-    monkeypatch.setattr("models.minigpt4.model.continued", lambda *args, limit, **options: [row[:limit] for row in written])
+    monkeypatch.setattr("models.shared.chat.continued", lambda *args, limit, **options: [row[:limit] for row in written])
     replies = model.reply([sample.image for sample in samples[:3]], ["what?"] * 3)
     assert replies[:2] == [Reply("a red star", True)] * 2
     assert not replies[2].ended

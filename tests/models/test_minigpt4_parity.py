@@ -10,8 +10,8 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from models.blip2.convert import from_conditional_generation
 from models.minigpt4 import MiniGPT4, MiniGPT4Config
-from models.minigpt4.template import END_OF_TURN, Row, Turn, laid_out
 from models.shared.backbones import LanguageConfig
+from models.shared.chat import Row, Turn, laid_out
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, normalise
 from models.shared.prefix import PADDING, SOFT, continued, embed, left_padded
 from models.shared.text import BPETokenizer
@@ -142,7 +142,7 @@ def test_a_row_means_the_same_alone_and_among_longer_ones(ours: MiniGPT4) -> Non
 def test_replies_are_those_of_transformers(ours: MiniGPT4, theirs: Blip2ForConditionalGeneration) -> None:
     """Greedy, after prompts of several lengths, until the sign that ends a turn."""
     prompts: Sequence[list[int]] = [ours.template.before_reply(turns[:-1], turns[-1].request) for turns in CONVERSATIONS]
-    end = ours.template.end_of(END_OF_TURN)[0]
+    end = ours.template.end_of_reply[0]
     mine = continued(ours.language, ours.tokenizer, prompts, ours._see(pictures(3, 28)), limit=20, end=end)
     written = theirs.generate(
         **asked(ours, left_padded(prompts)),

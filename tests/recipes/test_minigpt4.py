@@ -21,10 +21,9 @@ from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
 from eval.harness.source import in_memory
 from models.minigpt4 import MiniGPT4
-from models.minigpt4.chat import SAMPLED
-from models.minigpt4.instructions import requests
-from models.minigpt4.model import Reply
+from models.shared.chat import SAMPLED, Reply
 from models.shared.generate import GREEDY, Decoding
+from models.shared.instructions import requests
 from recipes import blip2, clip, lm, minigpt4
 from recipes.claims.claim import ClaimError
 from recipes.claims.measures import reply_format

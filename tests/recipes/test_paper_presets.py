@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, GPT2Config, LlamaConfig, MPNetConfig, MPNetModel, OPTConfig, RobertaConfig, RobertaModel
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    GPT2Config,
+    GPTJConfig,
+    LlamaConfig,
+    MPNetConfig,
+    MPNetModel,
+    OPTConfig,
+    RobertaConfig,
+    RobertaModel,
+)
 
 import models
 import models.magic.model
@@ -45,6 +56,9 @@ def hub() -> dict[str, Any]:
         "gpt2": GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=320, n_positions=99),
         "facebook/opt-2.7b": opt,
         "lmsys/vicuna-13b-v1.5": LlamaConfig(**LLAMA),
+        "lmsys/vicuna-7b-v1.5": LlamaConfig(**LLAMA),
+        "EleutherAI/gpt-j-6b": GPTJConfig(n_embd=32, n_layer=1, n_head=2, rotary_dim=4, vocab_size=320, n_positions=99),
+        "meta-llama/Llama-2-7b-chat-hf": LlamaConfig(**LLAMA),
         "huggyllama/llama-7b": LlamaConfig(**LLAMA),
         "sentence-transformers/all-mpnet-base-v2": MPNetConfig(
             vocab_size=330, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48

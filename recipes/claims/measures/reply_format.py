@@ -1,7 +1,7 @@
-"""Measure whether MiniGPT-4 replies in the requested format: `python -m recipes.claims.measures.reply_format .runs/minigpt4-tiny-s0`.
+"""Measure whether a model replies in the requested format: `python -m recipes.claims.measures.reply_format .runs/minigpt4-tiny-s0`.
 
 A reply is well formed if it has the requested format, ends with the end token and does not repeat a phrase. Each test image
-gets one request per format, with greedy decoding and with sampling as in a chat (`make chat-minigpt4`). Results are written to form.json
+gets one request per format, with greedy decoding and with sampling as in a chat (`make chat-<page>`). Results are written to form.json
 in the run folder.
 """
 
@@ -18,11 +18,10 @@ import models
 from data.files import read_json, write_json
 from eval.base.console import plain_console
 from eval.harness.source import from_shards
-from models.minigpt4.chat import SAMPLED
-from models.minigpt4.instructions import Form, Request, has_form, repeats, requests
-from models.minigpt4.model import Reply
+from models.shared.chat import SAMPLED, Reply
 from models.shared.device import resolve_device
 from models.shared.generate import GREEDY, Decoding
+from models.shared.instructions import Form, Request, has_form, repeats, requests
 from recipes.claims.claim import ClaimError, Measured
 from recipes.train.recipe import AnyRecipe
 

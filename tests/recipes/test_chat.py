@@ -13,12 +13,12 @@ from PIL import Image
 
 import models
 from models.lm import LM, LMConfig
-from models.minigpt4 import chat as page
-from models.minigpt4.chat import SAMPLED, Conversation, read_image, talk
-from models.minigpt4.model import Reply
-from models.minigpt4.template import Turn
+from models.shared.chat import SAMPLED, Reply, Turn
 from models.shared.generate import GREEDY, Decoding
+from models.shared.prefix import SOFT
 from models.shared.text import BPETokenizer
+from recipes.tools import chat as page
+from recipes.tools.chat import Conversation, paths, read_image, talk
 from tests.models.test_minigpt4 import LANGUAGE, build
 from tests.processes import command
 
@@ -121,7 +121,7 @@ def test_on_the_terminal(words: BPETokenizer, picture: np.ndarray, tmp_path: Pat
     Image.fromarray(picture).save(tmp_path / "picture.png")
     options = ["--device", "cpu", "--temperature", "0"]  # what is sampled from random weights depends on their last bits
     asked = [str(tmp_path / "run"), str(tmp_path / "picture.png"), *options]
-    done = command("models.minigpt4.chat", *asked, typed="what do you see?\nhow many?")
+    done = command("recipes.tools.chat", *asked, typed="what do you see?\nhow many?")
     assert done.returncode == 0, done.stderr
     conversation = Conversation(model, picture)
     expected = [conversation.ask(request) for request in ("what do you see?", "how many?")]
@@ -136,8 +136,38 @@ def test_what_cannot_talk_or_be_talked_about_is_an_error_in_one_line(
     with pytest.raises(SystemExit, match="has no model"):
         page.main()
     models.save(LM(LMConfig(language=LANGUAGE, vocab_size=words.vocab_size), words), tmp_path / "run")
-    with pytest.raises(SystemExit, match=r"run holds a LM; a chat requires a MiniGPT4: `make train-minigpt4`"):
+    with pytest.raises(SystemExit, match=r"run holds a LM, which does not reply; a LLaVA does: `make chat-llava`"):
         page.main()
     monkeypatch.setattr("sys.argv", ["chat", str(tmp_path / "run"), str(tmp_path / "nothing.png")])
     with pytest.raises(SystemExit, match=r"error: .*nothing.png: no such picture"):
         page.main()
+
+
+def test_several_pictures_stand_before_the_first_request(words: BPETokenizer, picture: np.ndarray, tmp_path: Path) -> None:
+    model = build(words, language=replace(LANGUAGE, context=2048))
+    other = 255 - picture
+    conversation = Conversation(model, picture, other)
+    replies = [conversation.ask(request) for request in ("what do you see?", "how many?")]
+    assert replies[:1] == model.reply([[picture, other]], ["what do you see?"])
+    assert replies[1:] == model.reply([[picture, other]], ["how many?"], before=[conversation.turns[:1]])
+    prompt = model.template.before_reply([], "what?", images=2)
+    assert prompt.count(SOFT) == 2 * model.places
+    first, second = prompt.index(SOFT), len(prompt) - 1 - prompt[::-1].index(SOFT)
+    between = prompt[first + model.places : second - model.places + 1]
+    assert words.decode(between) == "</img> <img>"
+    swapped = model.reply([[other, picture]], ["what do you see?"])
+    assert swapped != replies[:1]
+
+
+def test_rows_with_other_numbers_of_pictures_are_answered_together(words: BPETokenizer, picture: np.ndarray) -> None:
+    model, asked = build(words), ["what do you see?", "how many?", "what?"]
+    shown: list[Any] = [[picture, 255 - picture], [], picture]
+    assert model.reply(shown, asked) == [model.reply([some], [ask])[0] for some, ask in zip(shown, asked, strict=True)]
+    assert SOFT not in model.template.before_reply([], "what?", images=0)
+
+
+def test_several_paths_are_separated_by_commas(tmp_path: Path) -> None:
+    comma = tmp_path / "a,b.png"
+    comma.touch()
+    assert paths(str(comma)) == [comma]
+    assert paths("a.png,b c.png") == [Path("a.png"), Path("b c.png")]

@@ -1,4 +1,4 @@
-"""Chat with MiniGPT-4 about an image: `python -m models.minigpt4.chat .runs/minigpt4-tiny-s0 picture.png` (= `make chat-minigpt4`).
+"""Chat with a trained model about an image: `python -m recipes.tools.chat .runs/llava-tiny-s0 picture.png` (= `make chat-llava`).
 
 Every line is a request; earlier turns are remembered. An empty line, or the end of the input, ends the conversation.
 """
@@ -15,29 +15,28 @@ import numpy as np
 
 import models
 from data.decode import MAX_BYTES, MAX_PIXELS, Unusable, decode_image
-from models.minigpt4.model import MiniGPT4, Reply
-from models.minigpt4.template import Turn
+from models.shared.chat import SAMPLED, ChatModel, Reply, Turn
 from models.shared.device import resolve_device
 from models.shared.generate import GREEDY, Decoding
 
-SAMPLED = Decoding(temperature=0.7, top_p=0.9)  # greedy replies repeat themselves: "a pink star, a pink star and a pink star"
-
 
 class Conversation:
-    """A conversation about one image, which is encoded once. The oldest turns are dropped if it exceeds the language model's context."""
+    """A conversation about images, which are encoded once. The oldest turns are dropped if it exceeds the language model's context."""
 
-    def __init__(self, model: MiniGPT4, image: np.ndarray) -> None:
-        self.model, self.turns = model, list[Turn]()
-        self.vectors = model.look([image])
+    def __init__(self, model: ChatModel, *images: np.ndarray) -> None:
+        self.model, self.images, self.turns = model, len(images), list[Turn]()
+        self.vectors = model.look(images)
         self.room: int = model.language.config.max_position_embeddings - model.config.context  # positions without the reply's
 
     def ask(self, request: str, *, how: Decoding = GREEDY) -> Reply:
-        before = self.model.template.before_reply
-        while self.turns and len(before(self.turns, request)) > self.room:
+        while self.turns and len(self._prompt(request)) > self.room:
             del self.turns[0]
-        reply = self.model.go_on([before(self.turns, request)], self.vectors, how=how)[0]
+        reply = self.model.go_on([self._prompt(request)], self.vectors, how=how)[0]
         self.turns.append(Turn(request, reply.text))
         return reply
+
+    def _prompt(self, request: str) -> list[int]:
+        return self.model.template.before_reply(self.turns, request, images=self.images)
 
 
 def talk(
@@ -54,6 +53,11 @@ def talk(
         print(reply.text if reply.ended else f"{reply.text} ...", file=out, flush=True)
 
 
+def paths(text: str) -> list[Path]:
+    """One path, or several, separated by commas; a file's name may contain commas, too."""
+    return [Path(text)] if Path(text).is_file() else [Path(part) for part in text.split(",")]
+
+
 def read_image(path: Path) -> np.ndarray:
     """uint8 RGB `[height, width, 3]`. Raises FileNotFoundError, or ValueError for a picture that the data's decoder refuses."""
     if not path.is_file():
@@ -68,23 +72,24 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Talk with a trained MiniGPT-4 about a picture")
-    parser.add_argument("run", type=Path, help="run folder, such as .runs/minigpt4-tiny-s0")
-    parser.add_argument("image", type=Path, help="a JPEG, PNG or WebP file")
+    parser = argparse.ArgumentParser(description="Chat with a trained model about a picture")
+    parser.add_argument("run", type=Path, help="run folder of a model that replies, such as .runs/llava-tiny-s0")
+    parser.add_argument("image", help="a JPEG, PNG or WebP file, or several, separated by commas")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--temperature", type=float, default=SAMPLED.temperature, help="of the replies; 0 takes the likeliest word always")
     parser.add_argument("--seed", type=int, default=0, help="of the replies; the same seed replies the same")
     args = parser.parse_args()
     interactive = sys.stdin.isatty()
     try:
-        image = read_image(args.image)
+        images = [read_image(path) for path in paths(args.image)]
         model = models.load(args.run, str(resolve_device(args.device)))
-        if not isinstance(model, MiniGPT4):
-            raise ValueError(f"{args.run} holds a {type(model).__name__}; a chat requires a MiniGPT4: `make train-minigpt4`")
+        if not isinstance(model, ChatModel):
+            raise ValueError(f"{args.run} holds a {type(model).__name__}, which does not reply; a LLaVA does: `make chat-llava`")
         if interactive:
-            print(f"{args.image}, {image.shape[1]} x {image.shape[0]} pixels. Ask; an empty line ends.")
+            sizes = ", ".join(f"{image.shape[1]} x {image.shape[0]}" for image in images)
+            print(f"{args.image}, {sizes} pixels. Ask; an empty line ends.")
         how = Decoding(temperature=args.temperature, top_p=SAMPLED.top_p, seed=args.seed) if args.temperature else GREEDY
-        talk(Conversation(model, image), sys.stdin, sys.stdout, lambda: print("> ", end="", flush=True) if interactive else None, how)
+        talk(Conversation(model, *images), sys.stdin, sys.stdout, lambda: print("> ", end="", flush=True) if interactive else None, how)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

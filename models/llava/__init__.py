@@ -1,0 +1,3 @@
+from models.llava.model import LLaVA, LLaVAConfig
+
+__all__ = ["LLaVA", "LLaVAConfig"]
