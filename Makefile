@@ -116,6 +116,9 @@ filter: $(READY) data ## list the samples of DATA= to keep: BY=clip|length|boile
 frontier: $(READY) data ## quality against compute: train every page, or ARGS="clip coca", with four budgets; says first how long it takes, and resumes
 	$(PY) -m recipes.frontier --preset $(call quoted,$(PRESET)) --seed $(call quoted,$(SEED)) $(WHERE) $(ARGS)
 
+race: $(READY) data ## time to quality: seconds and TFLOP of every page, or ARGS="clip coca", to three marks; says first how long it takes, and resumes
+	$(PY) -m recipes.race --preset $(call quoted,$(PRESET)) --seed $(call quoted,$(SEED)) $(WHERE) $(ARGS)
+
 filter-curve: $(READY) data ## train CLIP on what filters keep of DATA=pool, or of your own: quality at equal samples against the share kept
 	$(PY) -m recipes.filter.curve --preset $(call quoted,$(PRESET)) $(WHERE) $(if $(SEEDS),--seeds $(call quoted,$(SEEDS))) $(ARGS)
 
@@ -171,4 +174,4 @@ $(READY): pyproject.toml
 	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove "$(call quoted,$(VENV))" and choose their index with TORCH_INDEX="; exit 1; }
 	touch "$@"
 
-.PHONY: help compare picture all data filter filter-curve frontier import check-data calibrate params bench gpu results test test-slow stress lint clean
+.PHONY: help compare picture all data filter filter-curve frontier race import check-data calibrate params bench gpu results test test-slow stress lint clean

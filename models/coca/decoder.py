@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ class TextDecoder(nn.Module):
     def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Texts `[B, T]` -> their states without the image `[B, T, D]`, and the class token's `[B, D]`."""
         cls = (self.cls_token + self.positions[-1]).expand(len(ids), 1, -1)
-        x = torch.cat([self.tokens(ids) + self.positions[: ids.shape[1]], cls], dim=1)  # [B, T + 1, D]
+        x = torch.cat([self.embed(ids), cls], dim=1)  # [B, T + 1, D]
         mask = self._mask(ids)
         for block in self.unimodal:
             x = block(x, mask=mask)
@@ -55,6 +57,14 @@ class TextDecoder(nn.Module):
         given by `sees`, bool `[B, T, T]`."""
         for block in self.multimodal:
             x = block(x, block.remember(image), mask=None if sees is None else sees[:, None])  # type: ignore[operator]
+        return self.predict(x)
+
+    def embed(self, ids: Tensor, first: int = 0) -> Tensor:
+        """Tokens `[B, T]` at the places from `first` on -> `[B, T, D]`."""
+        return self.tokens(ids) + self.positions[first : first + ids.shape[1]]
+
+    def predict(self, x: Tensor) -> Tensor:
+        """States of the last layer `[..., D]` -> logits of the next token `[..., V]`."""
         return self.head(self.norm(x))
 
     def real(self, ids: Tensor) -> Tensor:
@@ -122,10 +132,20 @@ class MLP(nn.Module):
         return self.fc2(self.act(self.fc1(self.norm(x))))
 
 
+class Layers(Protocol):
+    """A text decoder as `Writer` uses it: layers that read only text, then layers that also attend to the image."""
+
+    unimodal: nn.ModuleList
+    multimodal: nn.ModuleList
+
+    def embed(self, ids: Tensor, first: int = 0) -> Tensor: ...
+    def predict(self, x: Tensor) -> Tensor: ...
+
+
 class Writer:
     """Caption generation: implements `Decoder` of models/shared/generate.py, with a cache for `length` tokens per row."""
 
-    def __init__(self, text: TextDecoder, image: Tensor, length: int) -> None:
+    def __init__(self, text: Layers, image: Tensor, length: int) -> None:
         self.text, self.length = text, 0
         self.memories: list[Memory] = [block.remember(image) for block in text.multimodal]  # type: ignore[operator]
         self.caches = [KeyValueCache(length) for _ in (*text.unimodal, *text.multimodal)]
@@ -133,14 +153,14 @@ class Writer:
 
     def read(self, ids: Tensor) -> Tensor:
         """More tokens of every row `[N, T]` -> logits of the next one `[N, V]`."""
-        x = self.text.tokens(ids) + self.text.positions[self.length : self.length + ids.shape[1]]
+        x = self.text.embed(ids, self.length)
         self.length += ids.shape[1]
         caches = iter(self.caches)
         for block in self.text.unimodal:
             x = block(x, causal=True, cache=next(caches))
         for block, memory in zip(self.text.multimodal, self.memories, strict=True):
             x = block(x, memory, cache=next(caches))
-        return self.text.head(self.text.norm(x[:, -1]))
+        return self.text.predict(x[:, -1])
 
     def step(self, tokens: Tensor) -> Tensor:
         return self.read(tokens[:, None])

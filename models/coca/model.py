@@ -16,16 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.coca.decoder import TextDecoder, Writer
+from models.coca.captioning import Captioning
+from models.coca.decoder import TextDecoder
 from models.coca.objective import caption_nll, coca_loss
 from models.coca.pooling import ImagePooling, Pooling
-from models.contract import IGNORE_INDEX, Losses, Model
+from models.contract import Losses, Model
 from models.shared.collate import PairCollate
-from models.shared.generate import GREEDY, Decoding, generate, not_text
-from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
+from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.shared.text import Tokenizer
 from models.shared.transformer import TransformerConfig
-from models.shared.tree import forests
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
 
@@ -86,11 +85,10 @@ class CoCaConfig:
         return cls()
 
 
-class CoCa(Model):
+class CoCa(Captioning, Model):
     paradigm = "generative"
     Config = CoCaConfig
     builds_on = ("clip",)
-    score_kind = "likelihood"
 
     def __init__(self, config: CoCaConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -168,45 +166,11 @@ class CoCa(Model):
         """L2-normalised float32 `[N, embed_dim]`."""
         return self._text_feature(self.text.read(self._ids(texts))[1])
 
-    @torch.no_grad()
-    def score(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> Tensor:
-        """log p(text | image) in nats, float32 `[N]`, summed over the text's tokens including the end token.
+    def _image_tokens(self, pixels: Tensor) -> Tensor:
+        return self._look(pixels)[1]
 
-        There is no length normalisation, so longer texts score lower. To compare texts of different lengths (such as class
-        names), subtract log p(text): by Bayes' rule, the difference ranks texts by p(image | text). Texts are truncated to
-        the context.
-        """
-        ids = self._ids(texts)
-        pictures, places = distinct(images)
-        tokens = self._look(self._pixels(pictures))[1]  # the same picture with many texts is looked at once
-        states = self.text.read(ids)[0]
-        real = self.text.real(ids)
-        following = ids[:, 1:].masked_fill(~real[:, 1:], IGNORE_INDEX)
-        rows = [row[: count - 1] for row, count in zip(ids.tolist(), real.sum(dim=1).tolist(), strict=True)]  # nothing follows the end
-        found = torch.zeros(len(ids), device=ids.device)
-        for forest in forests(rows, places):
-            x = states.new_zeros(*forest.sees.shape[:2], states.shape[-1])
-            for number, path in zip(forest.sequences, forest.nodes, strict=True):
-                x.flatten(0, 1)[path] = states[number, : len(path)]
-            logits = self.text.look(x, tokens[forest.groups], sees=forest.sees.to(x.device))
-            found[forest.sequences] = forest.log_likelihoods(logits, following[forest.sequences])
-        return found
-
-    @torch.no_grad()
-    def caption(self, images: Sequence[np.ndarray], *, prompt: str = "", how: Decoding = GREEDY) -> list[str]:
-        """Generate one caption per image, which begins with `prompt` and is at most as long as the context. Greedy by default.
-
-        Raises ValueError if the prompt leaves no room for another token.
-        """
-        begin = self.tokenizer.encode(prompt)
-        room = self.config.context - 2 - len(begin)  # start and end are tokens, too
-        if room < 1:
-            raise ValueError(f"a prompt of {len(begin)} tokens leaves no room for a caption in a context of {self.config.context} tokens")
-        tokens = self._look(self._pixels(images))[1]
-        writer = Writer(self.text, tokens, self.config.context)
-        logits = writer.read(torch.tensor([[self.tokenizer.start, *begin]], device=tokens.device).expand(len(images), -1))
-        written = generate(writer, logits, end=self.tokenizer.end, limit=room, never=not_text(self.tokenizer), how=how)
-        return [self.tokenizer.decode([*begin, *more]) for more in written]
+    def _text_states(self, ids: Tensor) -> Tensor:
+        return self.text.read(ids)[0]
 
     def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """L2-normalised features `[B, embed_dim]` and the image tokens for the decoder `[B, S, D]`."""
@@ -215,9 +179,3 @@ class CoCa(Model):
 
     def _text_feature(self, cls: Tensor) -> Tensor:
         return F.normalize(self.text_projection(cls).float(), dim=-1)
-
-    def _pixels(self, images: Sequence[np.ndarray]) -> Tensor:
-        return self.collate.images(images).to(self.logit_scale.device)
-
-    def _ids(self, texts: Sequence[str]) -> Tensor:
-        return self.collate.texts(texts).to(self.logit_scale.device)

@@ -10,6 +10,7 @@ from data.fields import check_types, require
 ANY = {"bias", "mean"}
 ABOVE_ZERO = {"temperature", "max_scale", "std", "mlp_ratio", "norm_eps", "rotary_base"}
 SHARES = {"dropout", "patch_dropout", "query_dropout", "mask_share", "random_share", "rate", "top_p", "decay", "dead"}
+SHARES |= {"mirror", "texts", "whole"}
 DEPTHS = {"depth", "multimodal_depth", "decoder_depth", "blocks"}
 WIDTHS = {"width", "heads", "queries"}  # 0 where a configuration has no transformer
 SIZES = {"context", "hidden", "embed_dim", "vocab_size", "image_size", "patch_size", "positions", "codes", "latent"}

@@ -4,6 +4,7 @@
                                                  data set it was evaluated on; model-specific measures
     recipes/results/claims/<page>.<claim>.json   a finished claim
     recipes/results/frontier/<page>.json         a page at several budgets; their figure is frontier.svg
+    recipes/results/race/<page>.json             when a page reached three marks
     recipes/results/bench.json timing.json calibrate.json
 
 A file contains only what is needed for the published numbers. Earlier results are kept until they are measured again.
@@ -56,8 +57,9 @@ def collect(runs: Path, results: Path, names: Sequence[str] = (), commit: str = 
     for path in sorted((runs / "claims").glob("*/*.json")):
         claim = claim_file(path, commit)
         said.append(_write(results / "claims" / f"{claim['model']}.{claim['claim']}.json", claim))
-    for path in sorted((runs / "frontier").glob("*.json")):
-        said.append(_write(results / "frontier" / path.name, _originated(read_json(path), path, commit)))
+    for kind in ("frontier", "race"):
+        for path in sorted((runs / kind).glob("*.json")):
+            said.append(_write(results / kind / path.name, _originated(read_json(path), path, commit)))
     for name, merged in (("bench.json", benched), ("timing.json", timed), ("calibrate.json", calibrated)):
         if (runs / name).exists():
             before = read_json(results / name) if (results / name).exists() else {}

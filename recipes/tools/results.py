@@ -52,6 +52,12 @@ MEASURES = """
 
 `python -m recipes.claims.measures.<measure> .runs/<run>`
 """
+RACE = """
+## Time to quality
+
+Training time and compute at the first of ten measurements per stage that reaches a mark, on 256 validation samples, prerequisites
+included (`make race`). Compare only times that were measured on the same machine.
+"""
 CLAIMS = """
 ## Claims
 
@@ -232,6 +238,10 @@ class Published:
         return [record for _, record in self._read("frontier/*.json")]
 
     @cached_property
+    def race(self) -> list[Json]:
+        return [record for _, record in self._read("race/*.json")]
+
+    @cached_property
     def stress(self) -> Json:
         return self._one("stress")
 
@@ -252,7 +262,17 @@ class Published:
 
 
 def results_page(published: Published) -> str:
-    sections = (models_section, frontier_part, claims_section, speed_section, times_section, gpu_part, calibration_section, rough_section)
+    sections = (
+        models_section,
+        frontier_part,
+        race_section,
+        claims_section,
+        speed_section,
+        times_section,
+        gpu_part,
+        calibration_section,
+        rough_section,
+    )
     return HEAD.lstrip() + "".join("\n".join(lines).rstrip("\n") + "\n" for section in sections if (lines := section(published)))
 
 
@@ -318,6 +338,21 @@ def measure_lines(run: Collected) -> list[list[str]]:
 
 def frontier_part(published: Published) -> list[str]:
     return frontier_section(published.frontier, published.folder)
+
+
+def race_section(published: Published) -> list[str]:
+    if not published.race:
+        return []
+    names = list(published.race[0]["marks"])
+    heads = ["page", *(f"{name} {published.race[0]['marks'][name]['mark']:.2f}" for name in names)]
+    rows = [[entry["page"], *(race_cell(entry["marks"][name]) for name in names)] for entry in published.race]
+    return [RACE, *table(heads, "l" + "r" * len(names), rows), "", *origins("Raced", ((entry["page"], entry) for entry in published.race))]
+
+
+def race_cell(mark: Json) -> str:
+    if mark["reached"] is not None:
+        return f"{words.duration(mark['seconds'])}, {mark['flops'] / 1e12:,.3g} TFLOP"
+    return "n/a" if mark["best"] is None else f"not reached: {words.share(mark['best'])}"
 
 
 def claims_section(published: Published) -> list[str]:

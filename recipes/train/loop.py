@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +41,7 @@ from recipes.train.folder import CHECKPOINT, exclusive_lock, finished, keep_stag
 from recipes.train.log import Reporter
 from recipes.train.optimiser import optimiser, step_if_finite
 from recipes.train.progress import Progress
+from recipes.train.quality import Quality
 from recipes.train.recipe import AnyRecipe, Stage
 from recipes.train.stages import Needed, adopt, describe, enter, prerequisites, set_training
 from recipes.train.step import average_gradients, backward
@@ -123,6 +125,7 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
         loader = _loader(recipe, stage, split, model, process, progress, report)
         report.event("stage", describe(model, recipe, stage, progress), step=progress.step, stage=stage.name)
         validation = _validation_batches(recipe, stage, model, process)
+        quality = Quality(recipe if process.world == 1 else replace(recipe, log=replace(recipe.log, measure=0)))
         watch = Watch(recipe, stage, report, progress, process)
         set_training(model)
         endless = iter(loader)
@@ -146,8 +149,12 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
             progress.step += 1
             progress.samples += stage.batch
             watch.step(losses, norm, optimizer.param_groups[0]["lr"], loader)
-            if validation and progress.in_stage // stage.batch % max(1, stage.budget // stage.batch // 10) == 0:
-                _validate(model, validation, autocast, report, progress)
+            if progress.in_stage // stage.batch % max(1, stage.budget // stage.batch // 10) == 0:
+                if validation:
+                    _validate(model, validation, autocast, report, progress)
+                if quality.tasks:
+                    with watch.pausing():
+                        _measure(model, quality, report, progress, watch.seconds())
             if process.any(watch.due_to_save()):  # all ranks must agree: saving gathers from all of them, and their clocks differ
                 _save(state_path, model, optimizer, progress, loader, watch, report, process)
         _save(state_path, model, optimizer, progress, loader, watch, report, process)
@@ -288,6 +295,15 @@ def _validate(model: Model, batches: list[Batch], autocast: Any, report: Reporte
     set_training(model)
     loss = total / len(batches)
     report.event("validate", f"validation loss {loss:.4f}", step=progress.step, samples=progress.samples, loss=loss)
+
+
+def _measure(model: Model, quality: Quality, report: Reporter, progress: Progress, seconds: float) -> None:
+    model.eval()
+    values = quality.of(model)
+    set_training(model)
+    said = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+    cost = {"samples": progress.samples, "seconds": seconds, "flops": progress.total_flops}
+    report.event("quality", said or "nothing that this model can do", step=progress.step, **cost, values=values)
 
 
 def _headline(recipe: AnyRecipe, model: Model, split: Split, process: Process, progress: Progress) -> str:

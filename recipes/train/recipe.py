@@ -58,8 +58,13 @@ class Log:
     validate: int = 512
     """number of validation samples (rounded to whole batches, at least one), used ten times per stage in single-process runs; 0: none"""
 
+    measure: int = 0
+    """number of validation samples on which zero-shot shape, objects in captions and swapped attributes are measured, ten times per stage
+    in single-process runs; the time it takes is not counted; 0: none"""
+
     def __post_init__(self) -> None:
         check_types(type(self), vars(self))
+        require(self.measure >= 0, "log.measure", self.measure, "0 or more samples")
         require(self.every >= 1, "log.every", self.every, "1 or more steps")
         require(self.validate >= 0, "log.validate", self.validate, "0 or more samples")
 

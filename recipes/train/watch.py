@@ -61,6 +61,14 @@ class Watch:
         yield
         self.waited += time.monotonic() - start
 
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """What happens here takes no time of the training's."""
+        start = time.monotonic()
+        yield
+        spent = time.monotonic() - start
+        self.started, self.logged = self.started + spent, self.logged + spent
+
     def step(self, losses: Losses, norm: Tensor, lr: float, loader: Loader) -> None:
         """Log the step if it is due, and check that the loss is finite: at once on a CPU; on a GPU only when a step is logged, since
         reading a number makes the host wait for the device."""

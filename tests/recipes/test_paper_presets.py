@@ -87,6 +87,8 @@ def shrunk(config: Any) -> Any:
             changes[field.name] = min(value, SMALL[field.name])
         elif field.name == "image_size" and value in SIZES:
             changes[field.name] = SIZES[value]
+        elif field.name == "layers":  # of a ResNet's stages
+            changes[field.name] = (1,) * len(value)
     named = [name for name in ("timm_name", "image_weights") if getattr(config, name, "")]
     if named:
         changes |= dict.fromkeys(named, TIMM) | {"vision": replace(config.vision, **TOWER)}

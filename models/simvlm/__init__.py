@@ -1,0 +1,3 @@
+from models.simvlm.model import SimVLM, SimVLMConfig
+
+__all__ = ["SimVLM", "SimVLMConfig"]
