@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from eval.base.capabilities import Box, Images, Locates, Texts
+from data.objects import Box
+from eval.base.capabilities import Images, Locates, Texts
 
 
 class LocatedBoxes:

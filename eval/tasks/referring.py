@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data.objects import named, overlap, unique
+from data.objects import Box, named, overlap, unique
 from data.sample import Sample
-from eval.base.capabilities import Box, Images, Locator
+from eval.base.capabilities import Images, Locator
 from eval.base.records import Record
 from eval.base.task import Measure
 from eval.harness.source import Source, spread

@@ -92,7 +92,7 @@ class Grid:
 
     config: VirTexConfig
     tokenizer: Tokenizer
-    collate: MirroringCollate
+    collate: PairCollate
     visual: Any
 
     def _build(self, config: VirTexConfig, tokenizer: Tokenizer) -> int:

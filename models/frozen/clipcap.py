@@ -78,7 +78,7 @@ class ConstantsMapper(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         if not qkv_bias:
             for block in self.blocks:
-                block.attn.qkv.register_parameter("bias", None)  # type: ignore[union-attr,operator]
+                block.attn.qkv.register_parameter("bias", None)  # type: ignore[union-attr]
 
     def forward(self, tokens: Tensor) -> Tensor:  # [B, N, D] -> [B, constants, D]
         x = torch.cat([tokens, self.constants.to(tokens.dtype).expand(len(tokens), -1, -1)], dim=1)

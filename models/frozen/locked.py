@@ -124,6 +124,7 @@ class PackedCollate(PrefixCollate):
 class LockedFrozen(Frozen):
     Config = LockedFrozenConfig
     config: LockedFrozenConfig
+    to_prefix: nn.Linear
 
     def __init__(self, config: LockedFrozenConfig, tokenizer: Tokenizer) -> None:
         side = math.isqrt(max(config.prefix - 1, 0))

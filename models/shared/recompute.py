@@ -18,7 +18,7 @@ def recompute(model: nn.Module) -> list[str]:
     """
     blocks = repeated_blocks(model)
     for block in blocks.values():
-        block.__class__ = _recomputed(type(block))
+        block.__class__ = _recomputed(type(block))  # type: ignore[arg-type]  # mypy does not believe that classes can be hashed
     return list(blocks)
 
 

@@ -53,7 +53,7 @@ class ResNetStage(nn.Module):
 
     def __init__(self, layers: tuple[int, int, int], width: int) -> None:
         super().__init__()
-        self.resnet = ResNet(Bottleneck, layers=(*layers, 1), num_classes=0, norm_layer="groupnorm")  # type: ignore[arg-type]
+        self.resnet = ResNet(Bottleneck, layers=(*layers, 1), num_classes=0, norm_layer="groupnorm")
         self.resnet.layer4 = nn.Identity()
         self.proj = nn.Linear(RESNET_WIDTH, width)
 

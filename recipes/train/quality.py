@@ -38,7 +38,8 @@ class Quality:
     @torch.no_grad()
     def of(self, model: Any) -> dict[str, float]:
         """The measures that the model allows, without intervals. It must be in eval mode."""
-        subject, found = Subject(model, BATCH), {}
+        subject = Subject(model, BATCH)
+        found: dict[str, float] = {}
         for task in self.tasks:
             if not (able := subject.able(task.needs, gallery=task.gallery)):
                 continue
