@@ -12,11 +12,10 @@ image      CLIP ViT-L/14, 336 px, 576 states      CLIP ViT-B/16, 196 states     
            before the last block                  before the last block         before the last block
 MLP        1,024 - 4,096 - 4,096, 21.0 M          768 - 576 - 576, 0.8 M        160 - 192 - 192, 68 k
 language   Vicuna-7B                              SmolLM2-135M-Instruct         the suite's own, 1.9 M
-align      the MLP: batches of 256, lr 1e-3,      1 M in batches of 256         20 k images with 5 captions
-           warm-up 3 %                                                          each in batches of 32, lr 2e-3
-tune       the MLP and the language model:        500 k in batches of 128       24 k images with up to 8
-           batches of 128, lr 2e-5, warm-up 3 %   lr 5e-5                       conversations each in batches of 16,
-                                                                                lr 1e-3, Muon
+align      the MLP: batches of 256, lr 1e-3,      1 M in batches of 256         8 k images with 4 captions each,
+           warm-up 3 %                                                          in batches of 16, lr 2e-3
+tune       the MLP and the language model:        500 k in batches of 128       14.4 k images with 5 requests each,
+           batches of 128, lr 2e-5, warm-up 3 %   lr 5e-5                       in batches of 16, lr 1e-3, Muon
 optimiser  AdamW, wd 0, betas .9 .999, cosine     the same                      AdamW, cosine
 
 Low-rank updates instead of the whole language model, as the paper's second setting: ARGS="--model.rank 128 --stages.1.optim.lr 2e-4".
@@ -43,8 +42,8 @@ PRESETS = {
     "tiny": Recipe(
         model=LLaVAConfig.tiny(),
         stages=(
-            Stage("align", Optim(lr=2e-3, warmup=1_600), budget=20_000, batch=32),
-            Stage("tune", Optim(lr=1e-3, warmup=1_600, muon=True), budget=24_000, batch=16),
+            Stage("align", Optim(lr=2e-3, warmup=800), budget=8_000, batch=16),
+            Stage("tune", Optim(lr=1e-3, warmup=1_600, muon=True), budget=14_400, batch=16),
         ),
         prerequisites=NEEDS,
         tokenizer="language_model",

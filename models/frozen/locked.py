@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from models.shared.generate import Decoding
 from models.shared.images import HALF, normalise
 from models.shared.lora import low_rank_updates
 from models.shared.prefix import PADDING, PrefixCollate
+from models.shared.prefix_model import digest
 from models.shared.standardise import Standardise
 from models.shared.text import Tokenizer
 from models.shared.vision import TINY_TOWER
@@ -162,7 +162,7 @@ class LockedFrozen(Frozen):
         for batch in batches:
             grids.append(self._grids([sample.image for sample in batch]))
             texts += [[self.collate.tokens(caption) for caption in sample.captions] for sample in batch]
-            self.encoded |= {_digest(sample.image): grid for sample, grid in zip(batch, grids[-1].cpu().numpy(), strict=True)}
+            self.encoded |= {digest(sample.image): grid for sample, grid in zip(batch, grids[-1].cpu().numpy(), strict=True)}
             if len(texts) >= PICTURES:
                 break
         states = torch.cat(grids).float()  # [N, places, features]
@@ -177,7 +177,7 @@ class LockedFrozen(Frozen):
     @torch.no_grad()
     def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """Encode each picture only once."""
-        digests = [_digest(sample.image) for sample in samples]
+        digests = [digest(sample.image) for sample in samples]
         new = {digest: sample.image for digest, sample in zip(digests, samples, strict=True) if digest not in self.encoded}
         known = self.encoded | dict(zip(new, self._grids(list(new.values())).cpu().numpy(), strict=True))
         return [replace(sample, extra=sample.extra | {GRID: known[digest]}) for sample, digest in zip(samples, digests, strict=True)]
@@ -223,10 +223,6 @@ class LockedFrozen(Frozen):
         parts = [images[start : start + ROWS] for start in range(0, len(images), ROWS)]
         found = [self._states(self.collate.transform(part).to(device)) for part in parts]
         return torch.cat(found) if found else torch.zeros(0, self.side**2, self.visual.num_features, dtype=torch.half, device=device)
-
-
-def _digest(image: np.ndarray) -> bytes:
-    return blake2b(image.tobytes()).digest() + repr(image.shape).encode()
 
 
 def _size(vectors: Tensor) -> Tensor:

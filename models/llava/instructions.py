@@ -19,28 +19,27 @@ from data.english import with_article
 from data.sample import Question, Sample
 from models.shared.chat import Row, Template, Turn, packed
 from models.shared.images import ImageTransform
-from models.shared.instructions import BRIEFLY, IN_ONE_WORD, Request, has_form, reasoning, requests
+from models.shared.instructions import BRIEFLY, IN_ONE_WORD, has_form, reasoning, requests
 from models.shared.prefix_model import images_or_states
 from models.shared.prompts import DESCRIBE
 
 T = TypeVar("T")
 
 
-def dialogues(sample: Sample, rng: np.random.Generator, *, count: int, turns: int, format_prompt: bool = True) -> list[list[Turn]]:
-    """Up to `count` conversations of up to `turns` turns about a picture: a description, a list, a caption, the number of objects, one
-    question that requires reasoning, and all questions of the sample, in any order, dealt out to the conversations in turn."""
-    found = _drawn(sample, rng, format_prompt=format_prompt)[: count * turns] or [Turn(DESCRIBE[0], "")]
-    return [found[first::count] for first in range(min(count, len(found)))]
+def dialogues(sample: Sample, rng: np.random.Generator, *, conversations: int, most: int, format_prompt: bool = True) -> list[list[Turn]]:
+    """Up to `most` requests about a picture in any order, dealt out to so many conversations: a description; a list, a caption, the number
+    of objects, or a question that requires reasoning; and the sample's questions."""
+    found = _drawn(sample, rng, format_prompt=format_prompt)[:most] or [Turn(DESCRIBE[0], "")]
+    return [found[first::conversations] for first in range(min(conversations, len(found)))]
 
 
 def _drawn(sample: Sample, rng: np.random.Generator, *, format_prompt: bool) -> list[Turn]:
-    """One request of each form, and every question, in any order."""
-    by_form: dict[str, list[Request]] = {}
+    by_form: dict[str, list[Turn]] = {"caption": [Turn(BRIEFLY, caption) for caption in sample.captions]}
     for request in [*requests(sample), *reasoning(sample)]:
-        by_form.setdefault(request.form, []).append(request)
-    chosen = [_one(by_form[form], rng) for form in ("description", "list", "number", "reasoning") if form in by_form]
-    turns = [Turn(request.text, request.reply) for request in chosen]
-    turns += [Turn(BRIEFLY, _one(sample.captions, rng))] if sample.captions else []
+        by_form.setdefault(request.form, []).append(Turn(request.text, request.reply))
+    others = [form for form in ("caption", "list", "number", "reasoning") if by_form.get(form)]
+    forms = [*(["description"] if "description" in by_form else []), *([_one(others, rng)] if others else [])]
+    turns = [_one(by_form[form], rng) for form in forms]
     turns += [_asked(question, rng, format_prompt=format_prompt) for question in sample.questions]
     return [turns[place] for place in rng.permutation(len(turns))]
 
@@ -122,10 +121,10 @@ class CaptionCollate(RequestsCollate):
 class DialogueCollate(RequestsCollate):
     """The second stage: conversations."""
 
-    turns: int
+    requests: int
     format_prompt: bool
 
     def rows(self, sample: Sample, rng: np.random.Generator | None) -> list[Row]:
         draw = rng or np.random.default_rng(0)
-        found = dialogues(sample, draw, count=self.conversations, turns=self.turns, format_prompt=self.format_prompt)
+        found = dialogues(sample, draw, conversations=self.conversations, most=self.requests, format_prompt=self.format_prompt)
         return [self.template.conversation(turns) for turns in found]

@@ -57,19 +57,19 @@ class LLaVAConfig:
     template: Literal["v0", "v1"] = "v1"  # Vicuna's, of this version
     format_prompt: bool = True  # 1.5: a request for one word says so
     conversations: int = 1  # about an image in a step
-    turns: int = 8  # of a conversation, at most
+    requests: int = 8  # about an image in a step, dealt out to its conversations
     context: int = 256  # tokens of a request, and of a target
     vocab_size: int = 32_000
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
     def __post_init__(self) -> None:
-        for name in ("bridge", "conversations", "turns"):
+        for name in ("bridge", "conversations", "requests"):
             require(getattr(self, name) >= 1, f"--model.{name}", getattr(self, name), "1 or more")
 
     @classmethod
     def tiny(cls) -> LLaVAConfig:
-        return cls(vision=TINY_TOWER, template="v0", conversations=8, turns=2, context=48)
+        return cls(vision=TINY_TOWER, template="v0", conversations=4, requests=5, context=48)
 
     @classmethod
     def small(cls) -> LLaVAConfig:
@@ -105,7 +105,7 @@ class LLaVA(LockedTowerModel, ChatModel):
         self.places = self.visual.patch_embed.num_patches
         self.template = Template(tokenizer, self.places, config.context, SIGNS[config.template])
         self.captions = CaptionCollate(self.transform, self.template, config.conversations)
-        self.dialogues = DialogueCollate(self.transform, self.template, config.conversations, config.turns, config.format_prompt)
+        self.dialogues = DialogueCollate(self.transform, self.template, config.conversations, config.requests, config.format_prompt)
         self.collate: RequestsCollate = self.captions
 
     def adopt(self, modules: Mapping[str, Any]) -> None:

@@ -181,7 +181,11 @@ class PrefixCollate:
         """ "pixels" uint8 `[B, 3, S, S]`; "ids" `[B, T]` and "labels" `[B, T]`. Without a generator: the first caption."""
         prompts, targets = zip(*(self._text(sample, rng) for sample in samples), strict=True)
         ids, labels = self.laid_out(prompts, targets)
-        return {"pixels": self.transform([sample.image for sample in samples], rng), "ids": ids, "labels": labels}
+        return {**self.images(samples, rng), "ids": ids, "labels": labels}
+
+    def images(self, samples: Sequence[Sample], rng: np.random.Generator | None) -> dict[str, Tensor]:
+        """ "pixels" uint8 `[B, 3, S, S]`."""
+        return {"pixels": self.transform([sample.image for sample in samples], rng)}
 
     def laid_out(self, prompts: Sequence[list[int]], targets: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids and labels `[N, T]` of sequences of image, prompt and target. Only the tokens of the target are labels."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -112,13 +114,19 @@ class LockedTowerModel(PrefixModel):
 
     @torch.no_grad()
     def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        found = []
-        for start in range(0, len(samples), ROWS):
-            part = samples[start : start + ROWS]
-            pixels = self.transform([sample.image for sample in part]).to(self.language.device)
-            states = self._states(pixels).half().cpu().numpy()
-            found += [replace(sample, extra=sample.extra | {STATES: one}) for sample, one in zip(part, states, strict=True)]
-        return found
+        """Encode each picture only once, in whatever stage."""
+        digests = [digest(sample.image) for sample in samples]
+        new = {key: sample.image for key, sample in zip(digests, samples, strict=True) if key not in self.encoded}
+        keys, images = list(new), list(new.values())
+        for start in range(0, len(new), ROWS):
+            pixels = self.transform(images[start : start + ROWS]).to(self.language.device)
+            self.encoded |= zip(keys[start : start + ROWS], self._states(pixels).half().cpu().numpy(), strict=True)
+        return [replace(sample, extra=sample.extra | {STATES: self.encoded[key]}) for sample, key in zip(samples, digests, strict=True)]
+
+    @cached_property
+    def encoded(self) -> dict[bytes, np.ndarray]:
+        """Digest of a picture -> what the tower says of it."""
+        return {}
 
     def _soft(self, batch: Batch) -> Tensor:
         return self._prefix(batch["states"].float()) if "states" in batch else self._see(batch["pixels"])
@@ -129,6 +137,11 @@ class LockedTowerModel(PrefixModel):
     def _states(self, pixels: Tensor) -> Tensor:
         """uint8 pixels -> what the tower says, float32."""
         return looked_at(self._tower, normalise(pixels, self.config.mean, self.config.std))
+
+
+def digest(image: np.ndarray) -> bytes:
+    """Of the pixels and the shape."""
+    return blake2b(image.tobytes()).digest() + repr(image.shape).encode()
 
 
 def images_or_states(samples: Sequence[Sample], transform: ImageTransform, rng: np.random.Generator | None) -> Batch:

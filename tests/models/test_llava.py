@@ -91,11 +91,11 @@ def test_dialogues_are_true_and_dealt_out(samples: list[Sample]) -> None:
     rng, forms = np.random.default_rng(0), Counter[str]()
     for sample in samples:
         known = {(request.text, request.reply): request.form for request in [*requests(sample), *reasoning(sample)]}
-        for count, turns in ((8, 2), (1, 30), (3, 1), (40, 1)):
-            found = dialogues(sample, rng, count=count, turns=turns)
+        for conversations, most in ((4, 5), (1, 30), (3, 3), (40, 40)):
+            found = dialogues(sample, rng, conversations=conversations, most=most)
             lengths = [len(each) for each in found]
-            assert len(found) <= count
-            assert max(lengths) <= turns
+            assert len(found) == min(conversations, sum(lengths))
+            assert sum(lengths) == min(most, 2 + len(sample.questions))
             assert max(lengths) - min(lengths) <= 1
             for turn in [turn for each in found for turn in each]:
                 if turn.request == BRIEFLY:
@@ -107,9 +107,10 @@ def test_dialogues_are_true_and_dealt_out(samples: list[Sample]) -> None:
                     question = next(each for each in sample.questions if each.question == turn.request)
                     assert turn.reply == sentence(question.question, question.answer)
                     forms["sentence"] += 1
-        everything = [turn for each in dialogues(sample, rng, count=1, turns=100) for turn in each]
+        everything = [turn for each in dialogues(sample, rng, conversations=1, most=100) for turn in each]
         asked = Counter(turn.request.removesuffix(IN_ONE_WORD) for turn in everything)
         assert all(asked[question.question] >= 1 for question in sample.questions)
+        assert sum(asked[text] for text in DESCRIBE) == 1
     assert set(forms) == {"description", "list", "number", "reasoning", "caption", "word", "sentence"}
 
 
@@ -120,7 +121,7 @@ def test_a_question_is_answered_in_one_word_if_it_asks_for_that(samples: list[Sa
     for sample in samples:
         texts = {question.question for question in sample.questions}
         for prompt in (True, False):
-            for turn in (turn for each in dialogues(sample, rng, count=40, turns=1, format_prompt=prompt) for turn in each):
+            for turn in (turn for each in dialogues(sample, rng, conversations=40, most=40, format_prompt=prompt) for turn in each):
                 if turn.request.removesuffix(IN_ONE_WORD) in texts:
                     short = has_form(turn.reply, "word")
                     if prompt:
@@ -163,9 +164,9 @@ def test_sentences_about_places_are_true(samples: list[Sample]) -> None:
 
 def test_samples_without_truth_are_asked_what_is_known_of_them() -> None:
     image, rng = np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0)
-    assert dialogues(Sample("a", image), rng, count=8, turns=2) == [[Turn(DESCRIBE[0], "")]]
+    assert dialogues(Sample("a", image), rng, conversations=8, most=9) == [[Turn(DESCRIBE[0], "")]]
     photo = Sample("b", image, captions=("a dog on a sofa",), questions=(Question("who?", "the black dog"),))
-    found = [turn for each in dialogues(photo, rng, count=8, turns=2) for turn in each]
+    found = [turn for each in dialogues(photo, rng, conversations=8, most=9) for turn in each]
     assert {turn.reply for turn in found} == {"a dog on a sofa", "the black dog"}
     assert {Turn("who?", "the black dog"), Turn(BRIEFLY, "a dog on a sofa")} < set(found)
 
@@ -181,7 +182,7 @@ def test_samples_without_truth_are_asked_what_is_known_of_them() -> None:
         ({"tune_language": False}, ("to_language.",)),
         ({"rank": 3}, ("to_language.", "lora.")),
         ({"states": "last"}, ("to_language.", "language.")),
-        ({"template": "v1", "conversations": 1, "turns": 3}, ("to_language.", "language.")),
+        ({"template": "v1", "conversations": 1, "requests": 3}, ("to_language.", "language.")),
     ],
 )
 def test_the_first_stage_trains_the_mlp_the_second_the_language_model_too(
@@ -250,7 +251,7 @@ def test_conversations_of_a_picture_do_not_see_each_other(words: BPETokenizer, s
     model = build(words)
     model.enter_stage("tune")
     batch = model.collate(samples[:3], np.random.default_rng(0))
-    assert batch["ids"].shape[:2] == (3, 8)
+    assert batch["ids"].shape[:2] == (3, 4)
     together = model.encode(batch)
     with torch.no_grad():
         soft = model._see(batch["pixels"])
@@ -264,7 +265,7 @@ def test_conversations_of_a_picture_do_not_see_each_other(words: BPETokenizer, s
 
 
 def test_configurations_that_make_no_sense_are_refused(words: BPETokenizer) -> None:
-    for name in ("bridge", "conversations", "turns"):
+    for name in ("bridge", "conversations", "requests"):
         with pytest.raises(ValueError, match=f"--model.{name} is 0"):
             config(words, **{name: 0})
     with pytest.raises(ValueError, match="expected align or tune"):
@@ -327,6 +328,6 @@ def test_a_run_folder_gives_it_back(words: BPETokenizer, samples: list[Sample], 
 def test_true_descriptions_are_what_the_second_stage_teaches(samples: list[Sample]) -> None:
     rng = np.random.default_rng(0)
     for sample in samples[:20]:
-        for turn in (turn for each in dialogues(sample, rng, count=8, turns=2) for turn in each):
+        for turn in (turn for each in dialogues(sample, rng, conversations=8, most=9) for turn in each):
             if turn.request in (*DESCRIBE, BRIEFLY):
                 assert agreement(turn.reply, sample) == 1

@@ -199,7 +199,7 @@ def test_mapl_reads_all_states_before_the_last_norm(words: BPETokenizer, samples
 
 @KINDS
 def test_a_clip_of_another_size_is_taken_over_with_its_size(kind: str, words: BPETokenizer, samples: list[Sample], tmp_path: Any) -> None:
-    source = clip(words, vision=replace(VISION, width=30, depth=1, image_size=32), embed_dim=12, mean=(0.1, 0.2, 0.3))
+    source = clip(words, vision=replace(VISION, width=28, depth=1, image_size=32), embed_dim=12, mean=(0.1, 0.2, 0.3))
     model, lm = build(kind, words), LM(LMConfig(language=LANGUAGE, vocab_size=words.vocab_size), words)
     randomise(lm, 3)
     model.adopt({"vision": source, "language_model": lm})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+import torch
 from torch import Tensor
 from transformers import Blip2Config, Blip2ForConditionalGeneration
 
@@ -34,6 +35,7 @@ def words() -> BPETokenizer:
 
 @pytest.fixture(scope="module")
 def theirs(words: BPETokenizer) -> Blip2ForConditionalGeneration:
+    torch.manual_seed(0)
     model = Blip2ForConditionalGeneration(
         Blip2Config(
             vision_config={

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import models
@@ -155,8 +156,8 @@ def test_several_pictures_stand_before_the_first_request(words: BPETokenizer, pi
     first, second = prompt.index(SOFT), len(prompt) - 1 - prompt[::-1].index(SOFT)
     between = prompt[first + model.places : second - model.places + 1]
     assert words.decode(between) == "</img> <img>"
-    swapped = model.reply([[other, picture]], ["what do you see?"])
-    assert swapped != replies[:1]
+    assert torch.equal(conversation.vectors, model.look([picture, other]))
+    assert not torch.equal(conversation.vectors, model.look([other, picture]))
 
 
 def test_rows_with_other_numbers_of_pictures_are_answered_together(words: BPETokenizer, picture: np.ndarray) -> None:
