@@ -178,9 +178,9 @@ class LockedFrozen(Frozen):
     def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """Encode each picture only once."""
         digests = [digest(sample.image) for sample in samples]
-        new = {digest: sample.image for digest, sample in zip(digests, samples, strict=True) if digest not in self.encoded}
+        new = {key: sample.image for key, sample in zip(digests, samples, strict=True) if key not in self.encoded}
         known = self.encoded | dict(zip(new, self._grids(list(new.values())).cpu().numpy(), strict=True))
-        return [replace(sample, extra=sample.extra | {GRID: known[digest]}) for sample, digest in zip(samples, digests, strict=True)]
+        return [replace(sample, extra=sample.extra | {GRID: known[key]}) for sample, key in zip(samples, digests, strict=True)]
 
     @torch.no_grad()
     def caption(self, images: Sequence[np.ndarray], *, how: Decoding | None = None) -> list[str]:

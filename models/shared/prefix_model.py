@@ -120,7 +120,7 @@ class LockedTowerModel(PrefixModel):
         keys, images = list(new), list(new.values())
         for start in range(0, len(new), ROWS):
             pixels = self.transform(images[start : start + ROWS]).to(self.language.device)
-            self.encoded |= zip(keys[start : start + ROWS], self._states(pixels).half().cpu().numpy(), strict=True)
+            self.encoded.update(zip(keys[start : start + ROWS], self._states(pixels).half().cpu().numpy(), strict=True))
         return [replace(sample, extra=sample.extra | {STATES: self.encoded[key]}) for sample, key in zip(samples, digests, strict=True)]
 
     @cached_property
