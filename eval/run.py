@@ -370,11 +370,11 @@ def inference_flops(model: Any, source: Source) -> int | None:
     the image with its caption; for a model that only generates, those to caption it."""
     sample = source.samples(source.primary)[0]
     with FlopCounterMode(display=False) as counter:
-        if hasattr(model, "encode_image"):
+        if getattr(model, "encode_image", None):
             model.encode_image([sample.image])
-        elif hasattr(model, "score"):
+        elif getattr(model, "score", None):
             model.score([sample.image], [sample.captions[0] if sample.captions else "a photo"])
-        elif hasattr(model, "caption"):
+        elif getattr(model, "caption", None):
             model.caption([sample.image])
     return counter.get_total_flops() or None
 

@@ -65,7 +65,7 @@ def _imported() -> dict[str, type[Model]]:
     left = Model.__subclasses__()
     while left:
         each = left.pop()
-        if hasattr(each, "paradigm"):  # others are only base classes
+        if hasattr(each, "paradigm") and not each.without:  # others are base classes, or lack parts (see `leave_out`)
             found[each.name] = each
         left += each.__subclasses__()
     return found
@@ -99,6 +99,7 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Mo
         model = kind(config, tokenizer)
         if adapted:
             adapt(model, **adapted)
+        model.leave_out(_without(folder / "model.json", kind))
     except Exception as error:  # constructors can raise anything if sizes are invalid
         raise FileError(f"{folder / 'model.json'} does not describe a valid {kind.name} ({_said(error)}). {TRAIN_AGAIN}") from error
     if weights:
@@ -139,10 +140,23 @@ def _adapted(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
+def _without(path: Path, kind: type[Model]) -> list[str]:
+    """The capabilities that a model lacks (`Model.leave_out`). Raises FileError."""
+    found = read_json(path, TRAIN_AGAIN).get("without", [])
+    if not (isinstance(found, list) and all(isinstance(name, str) and callable(getattr(kind, name, None)) for name in found)):
+        raise FileError(f"{path}: without is {found!r:.80}, expected names of methods of a {kind.name}. {TRAIN_AGAIN}")
+    return found
+
+
 def _names_no_other_place(config: Any, file: Path) -> None:
     """The file describes the whole architecture: nothing that a run folder names is fetched or executed to load it."""
     for field in fields(config):
         value: Any = getattr(config, field.name)
+        if field.name == "tower" and value and not value.startswith("{"):
+            raise FileError(
+                f"{file} names the image tower {value!r:.200} without its architecture, and names in a run folder are not followed: train "
+                "the run again"
+            )
         if is_dataclass(value):
             _names_no_other_place(value, file)
             source: str = getattr(value, "source", "")
@@ -170,6 +184,8 @@ def describe(model: Model, folder: Path) -> None:
     from models.shared.text import save_tokenizer
 
     description: dict[str, Any] = {"model": model.name, "paradigm": model.paradigm, "config": asdict(model.config)}
+    if model.without:
+        description["without"] = list(model.without)
     if hasattr(model, "adapted"):
         description["adapted"] = model.adapted
     write_json(folder / "model.json", description)

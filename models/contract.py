@@ -93,6 +93,9 @@ class Model(nn.Module):
     notes: ClassVar[Mapping[str, str]] = {}
     """task -> explanation of a result that a reader might mistake for a bug"""
 
+    without: ClassVar[tuple[str, ...]] = ()
+    """capabilities left out because published weights lack parts that they need, see `leave_out`"""
+
     config: Any
     tokenizer: Any
     """a `models.shared.text.Tokenizer`; None for a model that reads no text"""
@@ -104,6 +107,13 @@ class Model(nn.Module):
         super().__init_subclass__(**kwargs)
         if "name" not in vars(cls):
             cls.name = cls.__name__.lower()
+
+    def leave_out(self, capabilities: Sequence[str]) -> None:
+        """Be without exactly these capabilities, so that nothing random is measured; () brings all back. Saved in model.json."""
+        whole = next(each for each in type(self).__mro__ if not vars(each).get("without"))
+        missing = dict.fromkeys(capabilities)  # a protocol takes None for a method that is not there, of a class only
+        about = {"name": self.name, "without": tuple(capabilities), "__module__": whole.__module__, "__doc__": whole.__doc__}
+        self.__class__ = type(whole.__name__, (whole,), missing | about) if capabilities else whole
 
     @classmethod
     def reads_text(cls) -> bool:
@@ -133,7 +143,12 @@ class Model(nn.Module):
 
     @classmethod
     def configured(cls, config: Any, *, tokenizer: Tokenizer | None, split: Split) -> Any:
-        """The recipe's configuration, completed with values that depend on the tokenizer and the data, such as the vocabulary size."""
+        """The recipe's configuration, completed with values that depend on the tokenizer and the data, such as the vocabulary size, and
+        with the architecture of an image tower that is named (models/shared/towers.py)."""
+        if getattr(getattr(config, "vision", None), "tower", ""):
+            from models.shared.towers import known_tower  # imports transformers, which most models do without
+
+            config = known_tower(config)
         return replace(config, vocab_size=tokenizer.vocab_size) if tokenizer is not None and hasattr(config, "vocab_size") else config
 
     def adopt(self, modules: Mapping[str, Any]) -> None:
@@ -141,7 +156,10 @@ class Model(nn.Module):
 
     def fetch(self) -> dict[str, str]:
         """Load the published backbones named in the configuration. Returns module -> source of its weights."""
-        return {}
+        from models.shared.towers import fetch_named_tower
+
+        vision = getattr(self.config, "vision", None)
+        return fetch_named_tower(self.visual, vision) if getattr(vision, "tower", "") else {}
 
     def remember(self, batches: Iterable[Sequence[Sample]]) -> None:
         """Read the training split once, in order, before training, for example to collect documents to retrieve from or candidate

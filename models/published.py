@@ -5,6 +5,9 @@
     published("open_clip:coca_ViT-B-32/laion2b_s13b_b90k")    models whose convert.py supports open_clip's
     published("hf:google/siglip-base-patch16-224")            models whose convert.py supports transformers'; also a local folder
 
+Parts of a model that the weights do not have keep their random values, and the capabilities that need them are left out
+(`Model.leave_out`); a line says so.
+
 Only safetensors files are read, because loading a pickled checkpoint can execute code. Code that comes with weights is never executed.
 """
 
@@ -12,11 +15,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
+import torch
 from open_clip.pretrained import download_pretrained
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
@@ -64,10 +71,21 @@ def _from_transformers(name: str) -> Model:
         raise ValueError(f"{name} is a {theirs.model_type!r}; supported: {', '.join(known)}")
     convert = known[theirs.model_type]
     config = convert.config_from_transformers(theirs)
+    kind = convert.their_class(theirs) if hasattr(convert, "their_class") else AutoModel
     options: dict[str, Any] = {"use_safetensors": True, "attn_implementation": "eager"}  # the configuration could name a kernel of the hub
-    model = fetched(name, AutoModel.from_pretrained, name, trust_remote_code=False, **options)
+    model, found = fetched(
+        name, kind.from_pretrained, name, config=theirs, trust_remote_code=False, output_loading_info=True, dtype=torch.float32, **options
+    )
+    lacking = set(found["missing_keys"])  # they are random there
+    state = convert.from_transformers({key: tensor for key, tensor in model.state_dict().items() if key not in lacking})
     processor = fetched(name, AutoImageProcessor.from_pretrained, name, trust_remote_code=False)
-    return _build(convert, config, convert.from_transformers(model.state_dict()), name, mean=processor.image_mean, std=processor.image_std)
+    return _build(convert, config, state, name, **_normalisation(processor))
+
+
+def _normalisation(processor: Any) -> dict[str, tuple[float, ...]]:
+    """Mean and deviation of pixel values in 0..1; some processors scale pixels to another range first."""
+    scale = 255 * getattr(processor, "rescale_factor", 1 / 255)
+    return {name: tuple(value / scale for value in getattr(processor, f"image_{name}")) for name in ("mean", "std")}
 
 
 def _converters(attribute: str) -> list[Any]:
@@ -83,13 +101,26 @@ def _converters(attribute: str) -> list[Any]:
 
 
 def _build(convert: Any, config: Any, state: State, tokenizer: str | None, *, mean: Any, std: Any) -> Model:
-    """Build the model from a converted state; `convert.tokenizer(name)` returns the tokenizer of the weights."""
+    """Build the model from a converted state; `convert.tokenizer(name)` returns the tokenizer of the weights.
+
+    `convert.LACKING`: patterns of our tensors' names that weights may lack, and the capabilities that need them. Raises ValueError if
+    other tensors are missing.
+    """
     if mean and hasattr(config, "mean"):
         config = replace(config, mean=tuple(mean), std=tuple(std))
-    elif mean and (tuple(mean), tuple(std)) != (HALF, HALF):
+    elif mean and not np.allclose([mean, std], [HALF, HALF], atol=0.01):  # Chameleon's processor rounds its 2 / 255
         raise ValueError(f"these weights expect pixels normalised with mean {mean} and std {std}; this model uses {HALF} for both")
     model = models.model_of(config)(config, convert.tokenizer(tokenizer))
-    model.load_state_dict(state)
+    optional: dict[str, tuple[str, ...]] = getattr(convert, "LACKING", {})
+    lacking = [name for name in model.state_dict() if name not in state]
+    if needed := [name for name in lacking if not any(fnmatch(name, part) for part in optional)]:
+        raise ValueError(f"the weights lack {len(needed)} tensors of a {type(model).__name__}: {', '.join(needed[:5])}")
+    model.load_state_dict(state, strict=False)
+    parts = [part for part in optional if optional[part] and any(fnmatch(name, part) for name in lacking)]
+    if without := list(dict.fromkeys(capability for part in parts for capability in optional[part])):
+        model.leave_out(without)
+        missing = ", ".join(part.removesuffix(".*") for part in parts)
+        print(f"these weights have no {missing} of our {type(model).__name__}: without {', '.join(without)}", file=sys.stderr)
     return model
 
 

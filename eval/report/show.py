@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.report import words
+from eval.report.authors import HEADS, Comparison, comparisons
 from eval.report.headline import headline
 from eval.report.results import Key, is_below
 
@@ -43,6 +44,8 @@ def print_screen(console: Console, result: Result, folder: Path) -> None:
         )
     if shown:
         console.print(_headlines(shown, cells, width))
+    if compared := comparisons(result):
+        console.print(_beside_the_authors(compared))
     below = [_below(key, cells, result.get("notes", {})) for key in shown if is_below(*_beside_chance(key, cells))]
     missing = _missing(keys, cells)
     room = REMARKS - 2 * len(missing)
@@ -70,6 +73,16 @@ def _headlines(shown: Sequence[Key], cells: Cells, width: int) -> Table:
         interval = "" if cell["low"] is None else f"{_number(cell, 'low')}-{_number(cell, 'high')}"
         beside = [_number(cells.get((key, each), {})) for each in controls]
         table.add_row(_task(key), key.metric, Text(mark + _number(cell), style="bold"), interval, *beside)
+    return table
+
+
+def _beside_the_authors(compared: Sequence[Comparison]) -> Table:
+    """The scores that the authors of published weights give, ours, and the causes of a difference."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in HEADS:
+        table.add_column(heading, justify="right" if heading in ("authors", "ours", "95 %") else "left")
+    for each in compared:
+        table.add_row(*map(Text, each.row()))
     return table
 
 

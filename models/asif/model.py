@@ -119,12 +119,12 @@ class ASIF(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the weights of the encoders that the configuration names. Returns module -> where they came from."""
-        tower, source = self.config.timm_name, self.config.language.source
+        sources, tower, source = super().fetch(), self.config.timm_name, self.config.language.source
         if tower:
             self.visual.load_state_dict(named_tower(tower, weights=True).state_dict())
         if source:
             (fetch_sentences if self.config.sentences else fetch_language)(self.language, source, self.tokenizer)
-        return {module: name for module, name in (("visual", tower), ("language", source)) if name}
+        return sources | {module: name for module, name in (("visual", tower), ("language", source)) if name}
 
     def _image_vectors(self, pixels: Tensor) -> Tensor:
         """uint8 `[B, 3, S, S]` -> unit length `[B, D]`."""

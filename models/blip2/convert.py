@@ -1,4 +1,4 @@
-"""BLIP-2's weights from and to transformers: the Q-Former with its heads (`Blip2ForImageTextRetrieval`) and the frozen image tower.
+"""BLIP-2 from and to transformers: the Q-Former with its heads (`Blip2ForImageTextRetrieval`) and the frozen image tower.
 
 State dicts in, state dicts out. transformers' models have no head for the first stage's generation, no [DEC] row, and the
 retrieval model has no bridge to a language model: missing parts are omitted, so load with `strict=False`.
@@ -6,9 +6,34 @@ retrieval model has no bridge to a language model: missing parts are omitted, so
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from models.shared.convert import DROP_ONE, Row, State, to_ours, to_theirs
+import torch
+from transformers import AutoConfig, Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval
+
+from models.blip2.model import BLIP2Config
+from models.shared.backbones import LanguageConfig, architecture_of
+from models.shared.convert import DROP_ONE, Row, State, to_ours, to_theirs, tower_from_transformers
+from models.shared.sources import fetched
+from models.shared.text import HubTokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
+
+TRANSFORMERS_TYPE = "blip-2"
+COMPARES, WRITES = ("score", "encode_image", "encode_text"), ("caption", "answer", "answer_likelihood")
+LACKING: dict[str, tuple[str, ...]] = {
+    "qformer.tokens.*": COMPARES,  # of a model that captions, which has no side for texts
+    "qformer.positions": COMPARES,
+    "qformer.layers.*.text_mlp.*": COMPARES,
+    "image_projection.*": COMPARES,
+    "text_projection.*": COMPARES,
+    "match_head.*": COMPARES,
+    "language.*": WRITES,  # of a model for retrieval
+    "to_language.*": WRITES,
+    "word_head.*": (),  # of the first stage's generation, which no capability uses
+    "temperature": (),
+    "visual.norm.*": (),  # nothing uses it
+}
 
 LAYER = "qformer.encoder.layer.*"
 
@@ -94,3 +119,45 @@ def to_conditional_generation(state: State) -> State:
     other = (*ONLY_OURS, *OF_TEXTS, "language.")
     kept = {name: value for name, value in state.items() if not name.startswith(other) and ".text_mlp." not in name}
     return to_theirs(kept, [*VISION, *QFORMER, *BRIDGE]) | language
+
+
+def from_transformers(state: State) -> State:
+    """Of either model."""
+    return from_retrieval(state) if any(name.startswith("itm_head.") for name in state) else from_conditional_generation(state)
+
+
+def their_class(config: Any) -> type[Any]:
+    """The retrieval model if the folder says that it is one; else the one that captions."""
+    retrieves = Blip2ForImageTextRetrieval.__name__ in (config.architectures or [])
+    return Blip2ForImageTextRetrieval if retrieves else Blip2ForConditionalGeneration
+
+
+def tokenizer(name: str | None) -> HubTokenizer:
+    """The language model's, ending where the weights were trained to end: the released OPTs' captions end with a line break. For the
+    retrieval model BERT's."""
+    found = HubTokenizer(str(name))
+    config: Any = fetched(str(name), AutoConfig.from_pretrained, name, trust_remote_code=False)
+    end = config.text_config.eos_token_id
+    if their_class(config) is Blip2ForConditionalGeneration and isinstance(end, int) and end != found.end:
+        found.end_with(end)
+    return found
+
+
+def config_from_transformers(config: Any) -> BLIP2Config:
+    """From a `transformers.Blip2Config`. Raises ValueError for a tower without biases."""
+    vision, qformer, text = config.vision_config, config.qformer_config, config.text_config
+    if not vision.qkv_bias:
+        raise ValueError("only a BLIP-2 whose image tower has biases of queries, keys and values is built here")
+    retrieves = their_class(config) is Blip2ForImageTextRetrieval
+    return BLIP2Config(
+        vision=VisionConfig(**tower_from_transformers(vision), image_size=vision.image_size, patch_size=vision.patch_size),
+        qformer=TransformerConfig(**tower_from_transformers(qformer)),
+        queries=config.num_query_tokens,
+        every=qformer.cross_attention_frequency,
+        embed_dim=config.image_text_hidden_size,
+        language=LanguageConfig(width=32, depth=1, heads=1, hidden=32) if retrieves else LanguageConfig(architecture=architecture_of(text)),
+        context=qformer.max_position_embeddings if retrieves else 32,
+        vocab_size=qformer.vocab_size if retrieves else text.vocab_size,
+        start=not text.is_encoder_decoder,
+        prompt="Question: {} Answer:",
+    )

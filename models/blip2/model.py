@@ -59,6 +59,7 @@ class BLIP2Config:
     generation: float = 1.0
     questions: float = 0.0  # share of the second stage's samples with a question to answer instead of a caption
     start: bool = False  # in the second stage, put a start token between image and text, as in the released code for OPT
+    prompt: str = ""  # of the released weights, with {} for the question; "": as this suite's language models learn it
     random_crop: float = 1.0  # smallest share of a picture's side that training keeps
     flip: bool = False  # half of the training pictures are mirrored; not where texts say "left" and "right"
     mean: tuple[float, float, float] = OPENAI_MEAN
@@ -182,7 +183,7 @@ class BLIP2(Model):
         tower = self.config.timm_name
         if tower:
             self.visual.load_state_dict(image_tower(tower, weights=True).state_dict())
-        sources = {"visual": tower} if tower else {}
+        sources = {"visual": tower} if tower else super().fetch()
         return sources | fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def enter_stage(self, name: str) -> None:
@@ -300,19 +301,26 @@ class BLIP2(Model):
 
     @torch.no_grad()
     def caption(self, images: Sequence[np.ndarray], *, how: Decoding = GREEDY) -> list[str]:
-        return self._write(images, [[]] * len(images), how)
+        return self._write(images, [self._prompt(None)] * len(images), how)
 
     @torch.no_grad()
     def answer(self, images: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
-        return self._write(images, [self.sequences.question(question) for question in questions])
+        return self._write(images, [self._prompt(question) for question in questions])
 
     @torch.no_grad()
     def answer_likelihood(self, images: Sequence[np.ndarray], questions: Sequence[str], answers: Sequence[str]) -> Tensor:
         """log p(answer | image, question) in nats, float32 `[N]`, its end included."""
         pictures, places = distinct(images)
         soft = self._prefixes(pictures)
-        ids, labels = self.sequences.laid_out([self.sequences.question(question) for question in questions], answers)
+        ids, labels = self.sequences.laid_out([self._prompt(question) for question in questions], answers)
         return self.decoding.log_likelihood(self.language, ids.to(soft.device), labels.to(soft.device), soft, places)
+
+    def _prompt(self, question: str | None) -> list[int]:
+        """What the language model reads after the image: a question, or None for a caption."""
+        if not self.config.prompt:
+            return [] if question is None else self.sequences.question(question)
+        asked = [] if question is None else self.sequences.tokens(self.config.prompt.replace("{}", question))
+        return [*asked, self.tokenizer.end] if self.language.config.is_encoder_decoder else asked  # the released T5's encoder reads it
 
     def _write(self, images: Sequence[np.ndarray], prompts: Sequence[list[int]], how: Decoding = GREEDY) -> list[str]:
         if not len(images):

@@ -85,6 +85,7 @@ class Classifier(Model):
     @classmethod
     def configured(cls, config: Any, *, tokenizer: Tokenizer | None, split: Split) -> Any:
         """Use the classes of the data set, if it declares any and the recipe does not."""
+        config = super().configured(config, tokenizer=None, split=split)
         return replace(config, classes=split.classes) if split.classes and config.classes == SCENES else config
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -165,7 +165,7 @@ class CLIP(Model):
         self.visual.load_state_dict(modules["image_tower"].visual.state_dict())
 
     def fetch(self) -> dict[str, str]:
-        return fetch_tower(self.visual, self.config.image_weights)
+        return super().fetch() | fetch_tower(self.visual, self.config.image_weights)
 
     @torch.no_grad()
     def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:

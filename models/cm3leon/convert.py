@@ -1,6 +1,6 @@
 """The decoder's weights from and to transformers: `OPTForCausalLM` without biases and gains, and `ChameleonForConditionalGeneration`.
 
-State dicts of `TokenDecoder` on our side. The image tokenizer of a Chameleon is converted by models/vq/convert.py; here it is left out.
+State dicts of `TokenDecoder` on our side; with its image tokenizer (models/vq/convert.py), a Chameleon as a whole is a `Chameleon`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import ChameleonForConditionalGeneration
 
+import models.vq.convert as vq
+from models.cm3leon.chameleon import ChameleonConfig
 from models.cm3leon.decoder import DecoderConfig
 from models.shared.convert import Row, Shape, State, to_ours, to_theirs
+from models.shared.text import HubTokenizer
 
 
 def _with_unused_rows(positions: Tensor) -> Tensor:
     return torch.cat([positions.new_zeros(2, positions.shape[1]), positions])
 
+
+TRANSFORMERS_TYPE = "chameleon"
+TOKENIZER, THEIRS = "image_tokenizer.", "model.vqmodel."
+LACKING: dict[str, tuple[str, ...]] = {TOKENIZER + name: () for name in vq.LACKING}  # it reads pictures and draws none
 
 OPT = [
     Row("tokens.weight", "model.decoder.embed_tokens.weight"),
@@ -92,4 +100,43 @@ def config_from_chameleon(config: Any) -> DecoderConfig:
         norm_after=config.swin_norm,
         norm_eps=config.rms_norm_eps,
         rotary_base=config.rope_parameters["rope_theta"],
+    )
+
+
+# ------------------------------------------------------------------------------------------- a Chameleon as a whole
+
+
+def their_class(_: Any) -> type[ChameleonForConditionalGeneration]:
+    return ChameleonForConditionalGeneration
+
+
+def tokenizer(name: str | None) -> HubTokenizer:
+    return HubTokenizer(str(name))
+
+
+def from_transformers(state: State) -> State:
+    pictures = {name.removeprefix(THEIRS): tensor for name, tensor in state.items() if name.startswith(THEIRS)}
+    tokenizer = {TOKENIZER + name: tensor for name, tensor in vq.from_transformers(pictures).items()}
+    return {f"decoder.{name}": tensor for name, tensor in from_chameleon(state).items()} | tokenizer
+
+
+def config_from_transformers(config: Any) -> ChameleonConfig:
+    """From a `transformers.ChameleonConfig`. Raises ValueError if its map of the vocabulary lacks image tokens or the marks around them."""
+    image_tokenizer = vq.config_from_transformers(config.vq_config)
+    known = config.vocabulary_map or {}
+    letters = str.maketrans("ABCDEFGHIJ", "0123456789")
+    codes = {int(name[len("IMGIMG") : -1].translate(letters)): token for name, token in known.items() if name.startswith("IMGIMG")}
+    if sorted(codes) != list(range(image_tokenizer.codes)):
+        raise ValueError(f"vocabulary_map has {len(codes)} image tokens, expected one for each of the {image_tokenizer.codes} codes")
+    marks = ("<racm3:break>", "<eoss>", "<reserved08706>")
+    if missing := [mark for mark in marks if mark not in known]:
+        raise ValueError(f"vocabulary_map has no {', '.join(missing)}, which stand around a picture and after a question")
+    return ChameleonConfig(
+        decoder=config_from_chameleon(config),
+        image_tokenizer=image_tokenizer,
+        vocab_size=config.vocab_size,
+        images=tuple(codes[code] for code in range(len(codes))),
+        begin=known[marks[0]],
+        finish=known[marks[1]],
+        turn=known[marks[2]],
     )

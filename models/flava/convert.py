@@ -1,4 +1,4 @@
-"""FLAVA's weights from and to transformers (`FlavaForPreTraining`).
+"""FLAVA's weights and configuration from and to transformers (`FlavaForPreTraining`).
 
 State dicts in, state dicts out. The towers' poolers there have no part in any loss, and the image codebook is DALL-E's: neither
 has a counterpart here. A model with convolutions before its blocks (`tiny`) cannot be converted.
@@ -6,7 +6,17 @@ has a counterpart here. A model with convolutions before its blocks (`tiny`) can
 
 from __future__ import annotations
 
-from models.shared.convert import DROP_TWO, Row, State, to_ours, to_theirs
+from typing import Any
+
+from transformers import FlavaForPreTraining
+
+from models.flava.model import FLAVAConfig
+from models.shared.convert import DROP_TWO, Row, State, to_ours, to_theirs, tower_from_transformers
+from models.shared.text import HubTokenizer
+from models.shared.transformer import TransformerConfig
+from models.shared.vision import VisionConfig
+from models.vq import VQConfig
+from models.vq.network import NetworkConfig
 
 
 def _blocks(ours: str, theirs: str, *, mlp: str = "") -> list[Row]:
@@ -30,6 +40,15 @@ def _head(ours: str, theirs: str) -> list[Row]:
     ]
 
 
+TRANSFORMERS_TYPE = "flava"
+LACKING: dict[str, tuple[str, ...]] = {
+    "codebook.*": ("unmask",),  # always: theirs is DALL-E's
+    "match_head.*": ("score",),  # the heads, in folders of a `FlavaModel`
+    "mim_head.*": ("unmask",),
+    "mmm_image_head.*": ("unmask",),
+    "mlm_head.*": (),
+    "mmm_text_head.*": ("words",),
+}
 IMAGE, TEXT, FUSION = "flava.image_model", "flava.text_model", "flava.multimodal_model"
 TRANSFORMERS = [
     Row("logit_scale", "flava.logit_scale"),
@@ -74,3 +93,35 @@ def to_transformers(state: State) -> State:
     """Without the poolers that no loss needs."""
     found = to_theirs({name: value for name, value in state.items() if not name.startswith("codebook.")}, TRANSFORMERS)
     return found | {f"{head}.bias": found[f"{head}.decoder.bias"] for head in HEADS}
+
+
+def their_class(_: Any) -> type[FlavaForPreTraining]:
+    return FlavaForPreTraining
+
+
+def tokenizer(name: str | None) -> HubTokenizer:
+    """BERT's, which comes with the weights."""
+    return HubTokenizer(str(name))
+
+
+def config_from_transformers(config: Any) -> FLAVAConfig:
+    """From a `transformers.FlavaConfig`, which then builds no image codebook: it is not ours. Raises ValueError for towers without the
+    biases, the class token or the mask token of the released ones."""
+    image, text, fusion = config.image_config, config.text_config, config.multimodal_config
+    options = [image.qkv_bias, text.qkv_bias, fusion.qkv_bias, image.mask_token, fusion.use_cls_token]
+    if not all(options):
+        raise ValueError(
+            "only a FLAVA with biases of queries, keys and values, a mask token, and a class token in its fusion is built here"
+        )
+    config.init_codebook = False
+    side = image.image_size // image.patch_size
+    network = NetworkConfig(image_size=8 * side, patch=8, width=32, multiplier=(1,), blocks=1, latent=32, middle=False)  # stands in
+    return FLAVAConfig(
+        vision=VisionConfig(**tower_from_transformers(image), image_size=image.image_size, patch_size=image.patch_size),
+        text=TransformerConfig(**tower_from_transformers(text)),
+        fusion=TransformerConfig(**tower_from_transformers(fusion)),
+        codebook=VQConfig(network=network, codes=image.vocab_size, embed_dim=8),
+        embed_dim=config.projection_dim,
+        context=text.max_position_embeddings,
+        vocab_size=text.vocab_size,
+    )

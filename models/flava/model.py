@@ -32,7 +32,7 @@ from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distin
 from models.shared.masking import TokenMasking, block_mask
 from models.shared.text import Tokenizer, layout, until_end
 from models.shared.transformer import TransformerConfig
-from models.shared.vision import TINY_TOWER, VisionConfig, image_states, patches_to_pixels, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, image_states, patches_to_pixels, plain, vision_transformer
 from models.vq import VQ, VQConfig
 
 BASE = TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-12)
@@ -139,7 +139,7 @@ class FLAVA(Model):
                 f"{self.codebook.side} codes; choose vision.patch_size and codebook.network so that they agree"
             )
         each = (self.codebook.side // self.side) ** 2  # codes of a patch, 1 in the paper
-        self.visual = vision_transformer(config.vision)
+        self.visual = plain(vision_transformer(config.vision), "FLAVA hides patches")
         self.mask_token = nn.Parameter(torch.empty(config.vision.width))
         self.text = TextEncoder(config.text, rows=config.vocab_size + (mask is None), context=config.context)
         self.fusion = Fusion(config.fusion, image_width=config.vision.width, text_width=config.text.width)
@@ -182,7 +182,7 @@ class FLAVA(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the image encoder's published weights, if any are named. Returns module -> where they came from."""
-        return fetch_tower(self.visual, self.config.image_weights)
+        return super().fetch() | fetch_tower(self.visual, self.config.image_weights)
 
     def remember(self, batches: Iterable[Sequence[Sample]]) -> None:
         """Count the answers to the training set's questions: the model's answers are the `most_answers` most frequent ones."""

@@ -32,7 +32,7 @@ from models.shared.matching import CHANCE as MATCHING_CHANCE
 from models.shared.matching import draw_foil, hard_negatives, matching_loss
 from models.shared.text import Tokenizer, layout, until_end
 from models.shared.transformer import TransformerConfig, as_autocast, autocast_like
-from models.shared.vision import TINY_TOWER, VisionConfig, image_states, patches_to_pixels, vision_transformer
+from models.shared.vision import TINY_TOWER, VisionConfig, image_states, patches_to_pixels, plain, vision_transformer
 
 BASE = TransformerConfig(width=768, depth=12, heads=12, norm_eps=1e-5)
 SWAPS = 0.9  # share of the foils that exchange words, where a picture has both kinds
@@ -173,7 +173,7 @@ class MaskVLM(Model):
         self.collate = MaskedCollate(
             transform, tokenizer, config.context, self.side, config.masked_patches, config.masking, mask_id, config.foils
         )
-        self.visual = vision_transformer(config.vision)
+        self.visual = plain(vision_transformer(config.vision), "MaskVLM hides patches")
         self.mask_token = nn.Parameter(torch.empty(config.vision.width))
         self.text = TextEncoder(config.text, rows=config.vocab_size + (mask is None), context=config.context)
         width = config.cross.width
@@ -203,7 +203,8 @@ class MaskVLM(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the encoders' published weights, where they are named. Returns module -> where they came from."""
-        return fetch_tower(self.visual, self.config.image_weights) | fetch_roberta(self.text, self.config.text_weights, self.tokenizer)
+        tower = super().fetch() | fetch_tower(self.visual, self.config.image_weights)
+        return tower | fetch_roberta(self.text, self.config.text_weights, self.tokenizer)
 
     def enter_stage(self, name: str) -> None:
         """ "pretraining" (also the only stage of a recipe without any, "train"), or "retrieval", for which the paper fine-tunes by

@@ -83,6 +83,10 @@ class MiniGPT4(ChatModel):
         self.add_language(config.language, config.vocab_size)
         self.to_language = _bridge(config.qformer.width if config.queries else NEIGHBOURS * width, self.width, config.bridge)
         self.transform = ImageTransform(config.vision.image_size)
+        if not config.queries and patches % NEIGHBOURS:
+            raise ValueError(
+                f"groups of {NEIGHBOURS} patches are joined, and the image tower has {patches}: name another --model.vision.tower"
+            )
         self.places = config.queries or patches // NEIGHBOURS
         self.template = Template(tokenizer, self.places, config.context)
         self.collate: Any = CaptionCollate(self.transform, self.template)

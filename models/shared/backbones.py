@@ -66,12 +66,22 @@ def known(config: LanguageConfig) -> LanguageConfig:
             f"language model {config.source!r}", AutoConfig.from_pretrained, located(config.source), trust_remote_code=False, instead=OWN
         )
     )
-    return replace(config, architecture=json.dumps(_sizes(json.loads(theirs.to_json_string()))))
+    return replace(config, architecture=architecture_of(theirs))
+
+
+def architecture_of(theirs: Any) -> str:
+    """transformers' configuration as JSON, without what could name code or another place."""
+    return json.dumps(_sizes(json.loads(theirs.to_json_string())))
 
 
 def described(config: LanguageConfig) -> Any:
     """transformers' configuration of a known architecture, without what could name code or another place."""
-    return AutoConfig.for_model(**_sizes(json.loads(config.architecture)))
+    return described_as(config.architecture)
+
+
+def described_as(architecture: str) -> Any:
+    """transformers' configuration of the JSON that `architecture_of` wrote."""
+    return AutoConfig.for_model(**_sizes(json.loads(architecture)))
 
 
 def _sizes(values: dict[str, Any]) -> dict[str, Any]:

@@ -98,6 +98,18 @@ def open_clip_activation(cfg: dict[str, Any]) -> Activation:
     return "quick_gelu" if cfg.get("quick_gelu") else "gelu"
 
 
+def tower_from_transformers(config: Any) -> dict[str, Any]:
+    """The fields of a `TransformerConfig` from the words of transformers' CLIP, BERT and their like."""
+    return {
+        "width": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "mlp_ratio": config.intermediate_size / config.hidden_size,
+        "activation": activation_from_transformers(config.hidden_act),
+        "norm_eps": config.layer_norm_eps,
+    }
+
+
 def activation_from_transformers(name: str) -> Activation:
     names: dict[str, Activation] = {
         "quick_gelu": "quick_gelu",

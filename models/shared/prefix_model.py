@@ -48,7 +48,7 @@ class PrefixModel(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the weights of the language model that the configuration names. Returns module -> source."""
-        return fetch_language(self.language, self.config.language.source, self.tokenizer)
+        return super().fetch() | fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     def encode(self, batch: Batch) -> Batch:
         """Negative log-likelihood "nll" in nats of each sequence's target, and its number of "tokens", `[B]`."""

@@ -168,6 +168,19 @@ class HubTokenizer:
         self.end: int = ids[1]
         self.pad: int = self.end if ids[2] is None else ids[2]
         self.mask: int | None = ids[3]
+        self._find_what_is_not_text()
+
+    def end_with(self, token: int) -> None:
+        """Texts end with another token of the vocabulary from here on, and padding stays as it is. For a model that was trained so."""
+        if self.inner.pad_token_id is None:
+            self.inner.pad_token = self.inner.convert_ids_to_tokens(self.pad)
+        if self.inner.bos_token_id is None and self.start is not None:
+            self.inner.bos_token = self.inner.convert_ids_to_tokens(self.start)
+        self.inner.eos_token = self.inner.convert_ids_to_tokens(token)
+        self.end = token
+        self._find_what_is_not_text()
+
+    def _find_what_is_not_text(self) -> None:
         # A text that contains "</s>" does not end there: it is split like any other word, or left out where it is one piece (Unigram's).
         self._not_text = {token for token in (self.start, self.end, self.pad, self.mask) if token != self.inner.unk_token_id}
 

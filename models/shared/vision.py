@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ class VisionConfig(TransformerConfig):
     patch_dropout: float = 0.0
     positions: Literal["random", "sincos"] = "random"
     """how the position embeddings start (they are trained either way): normal with deviation .02, or 2D sines and cosines of size one"""
+    tower: str = ""
+    """a tower of timm or transformers instead of this one, by name, folder or file (models/shared/towers.py), which sets width and size"""
 
 
 # The tower of every `tiny` preset. It is a shared constant because models reuse each other's towers (LiT, FLAVA and ASIF that of the
@@ -42,11 +44,15 @@ TINY_TOWER = VisionConfig(
 )
 
 
-def vision_transformer(config: VisionConfig) -> VisionTransformer:
+def vision_transformer(config: VisionConfig) -> Any:
     """Build a tower that maps normalised pixels `[B, 3, image_size, image_size]` to a pooled feature `[B, width]`.
 
     `forward_features` returns the tokens before pooling `[B, N, width]`, as does the tower itself with pool "none".
     """
+    if config.tower:
+        from models.shared.towers import build_tower  # builds on this file
+
+        return build_tower(config.tower)
 
     def norm(width: int, **_: object) -> nn.LayerNorm:
         return nn.LayerNorm(width, eps=config.norm_eps)
@@ -78,6 +84,13 @@ def vision_transformer(config: VisionConfig) -> VisionTransformer:
         side = config.image_size // config.patch_size
         with torch.no_grad():
             tower.pos_embed[:, tower.num_prefix_tokens :] = sincos_positions([side, side], config.width)
+    return tower
+
+
+def plain(tower: Any, what: str) -> VisionTransformer:
+    """The tower, if it is timm's plain vision transformer. Raises ValueError for others that are named."""
+    if not isinstance(tower, VisionTransformer):
+        raise ValueError(f"{what}, so its image tower must be one of timm's plain vision transformers: name another --model.vision.tower")
     return tower
 
 
@@ -138,12 +151,14 @@ class _ConvBlock(nn.Module):
         return F.relu(x + self.conv2(F.relu(self.conv1(x))))
 
 
-def image_states(tower: VisionTransformer, pixels: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+def image_states(tower: Any, pixels: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
     """A tower's states for images whose `hidden` patches are replaced by the mask token.
 
     pixels: normalised `[B, 3, S, S]`; hidden: bool `[B, N]`, None for no masking; mask_token: `[D]`. Returns the states before the final
     norm, `[B, 1 + N, D]` with a class token. Hidden patches are also blanked in the pixels, because convolutions extend beyond a patch.
     """
+    if not isinstance(tower, VisionTransformer):
+        return tower.forward_features(pixels)
     side = math.isqrt(tower.patch_embed.num_patches)
     if not len(pixels):  # not every layer accepts an empty batch
         return pixels.new_zeros(0, tower.num_prefix_tokens + side**2, tower.embed_dim)

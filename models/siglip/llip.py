@@ -101,6 +101,8 @@ class Llip(Model):
         self.config, self.tokenizer = config, tokenizer
         self.collate = PairCollate(ImageTransform(config.vision.image_size, config.random_crop), tokenizer, config.context)
         width, dim, tokens = config.vision.width, config.embed_dim, config.tokens
+        if config.vision.tower:
+            raise ValueError("Llip has class tokens of its own, which no published tower has: leave out --model.vision.tower")
         self.visual = vision_transformer(config.vision)
         self.visual.cls_token = nn.Parameter(torch.empty(1, tokens, width))  # K of them instead of one
         self.visual.num_prefix_tokens = tokens

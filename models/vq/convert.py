@@ -7,10 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
+
 from models.shared.convert import Row, State, to_ours, to_theirs
 from models.vq.model import VQConfig
 from models.vq.network import NetworkConfig
 
+TRANSFORMERS_TYPE = "chameleon_vqgan"
+LACKING: dict[str, tuple[str, ...]] = {
+    "decoder.*": ("paint", "reconstruct", "grid"),
+    "quantiser.sums": (),  # what only training counts
+    "quantiser.usage": (),
+    "steps": (),
+    "seen": (),
+}
 _PARTS = ("norm1", "conv1", "norm2", "conv2")
 
 
@@ -32,14 +42,23 @@ def _table(blocks: int) -> list[Row]:
     ]
 
 
-def from_transformers(state: State, blocks: int = 2) -> State:
-    """`blocks` is the number of residual blocks a level, `num_res_blocks` there."""
-    return to_ours(state, _table(blocks))
+def from_transformers(state: State, blocks: int | None = None) -> State:
+    """`blocks` is the number of residual blocks a level, `num_res_blocks` there; by default as many as the state has."""
+    first = {name.split(".")[4] for name in state if name.startswith("encoder.down.0.block.")}
+    return to_ours(state, _table(blocks or len(first)))
 
 
 def to_transformers(state: State, blocks: int = 2) -> State:
     ours = ("encoder.", "quant_conv.", "post_quant_conv.", "quantiser.vectors")
     return to_theirs({name: tensor for name, tensor in state.items() if name.startswith(ours)}, _table(blocks))
+
+
+def their_class(_: Any) -> type[ChameleonVQVAE]:
+    return ChameleonVQVAE
+
+
+def tokenizer(_: str | None) -> None:
+    """It reads no text."""
 
 
 def config_from_transformers(config: Any) -> VQConfig:

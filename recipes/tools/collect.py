@@ -2,6 +2,7 @@
 
     recipes/results/runs/<run>.json              a finished run: provenance, recipe and costs; the headline cells and controls for each
                                                  data set it was evaluated on; model-specific measures
+    recipes/results/published/<run>.json         published weights: their authors' scores beside ours
     recipes/results/claims/<page>.<claim>.json   a finished claim
     recipes/results/frontier/<page>.json         a page at several budgets; their figure is frontier.svg
     recipes/results/race/<page>.json             when a page reached three marks
@@ -21,6 +22,7 @@ from typing import Any
 
 from eval import EvalError
 from eval.base.provenance import provenance
+from eval.report.authors import comparisons
 from eval.report.claims import read_claim
 from eval.report.headline import headline
 from eval.report.results import Key, Run, read_json, read_result, read_runs
@@ -48,7 +50,9 @@ def collect(runs: Path, results: Path, names: Sequence[str] = (), commit: str = 
     for run in found.values():
         if run.name not in (names or found):
             continue
-        if why := _unfit(run):
+        if run.recipe.get("published") and (record := published_file(run)):
+            said.append(_write(results / "published" / f"{run.name}.json", record))
+        elif why := _unfit(run):
             said.append(f"skipped: {run.name}, {why}")
         else:
             said.append(_write(results / "runs" / f"{run.name}.json", run_file(run, commit)))
@@ -70,12 +74,22 @@ def collect(runs: Path, results: Path, names: Sequence[str] = (), commit: str = 
 def _unfit(run: Run) -> str:
     """The reason not to publish a run, or "" if there is none."""
     if run.recipe.get("published"):
-        return "published weights, not trained here"
+        return "published weights of which no score of their authors is known, or which were not evaluated on its data"
     if not run.cost.get("finished") and not run.stage:
         return "training is not finished"
     if not _evaluations(run) and not any((run.folder / name).exists() for name in MEASURES):
         return f"not evaluated on whole splits yet; make eval-{run.recipe.get('page', run.recipe.get('name', '<page>'))}"
     return ""
+
+
+def published_file(run: Run) -> Json:
+    """The authors' scores of published weights and ours; {} if none of them was measured on whole splits."""
+    raws = [read_json(path) for path in _evaluations(run)]
+    found = [(raw, [each.row() for each in comparisons(raw) if each.ours is not None]) for raw in raws]
+    about = [
+        {name: raw[name] for name in ("dataset", "date", "commit", "versions", "hardware")} | {"rows": rows} for raw, rows in found if rows
+    ]
+    return {"schema": SCHEMA, "weights": run.recipe["published"], "evaluations": about} if about else {}
 
 
 def run_file(run: Run, commit: str = "") -> Json:

@@ -17,6 +17,7 @@ from pathlib import Path
 from eval import EvalError
 from eval.base import schemas
 from eval.report import words
+from eval.report.authors import HEADS
 from eval.report.claims import claim_of
 from eval.report.columns import COSTS
 from eval.report.headline import headline
@@ -57,6 +58,12 @@ RACE = """
 
 Training time and compute at the first of ten measurements per stage that reaches a mark, on 256 validation samples, prerequisites
 included (`make race`). Compare only times that were measured on the same machine.
+"""
+AUTHORS = """
+## Published weights
+
+Scores that the authors of published weights give, beside ours for the same weights (`make eval-<page> WEIGHTS=...`). Sources and
+protocols: [eval/authors](../eval/authors).
 """
 CLAIMS = """
 ## Claims
@@ -218,6 +225,11 @@ class Published:
         ]
 
     @cached_property
+    def weights(self) -> list[Json]:
+        """Published weights with their authors' scores."""
+        return [record for _, record in self._read("published/*.json")]
+
+    @cached_property
     def times(self) -> Json:
         return dict(self._one("timing").get("runs", {}))
 
@@ -264,6 +276,7 @@ class Published:
 def results_page(published: Published) -> str:
     sections = (
         models_section,
+        authors_section,
         frontier_part,
         race_section,
         claims_section,
@@ -353,6 +366,17 @@ def race_cell(mark: Json) -> str:
     if mark["reached"] is not None:
         return f"{words.duration(mark['seconds'])}, {mark['flops'] / 1e12:,.3g} TFLOP"
     return "n/a" if mark["best"] is None else f"not reached: {words.share(mark['best'])}"
+
+
+def authors_section(published: Published) -> list[str]:
+    """Published weights: the scores of their authors and ours; nothing if none was evaluated."""
+    lines = [
+        [record["weights"], *row, evaluation["date"][:10], evaluation["hardware"]]
+        for record in published.weights
+        for evaluation in record["evaluations"]
+        for row in evaluation["rows"]
+    ]
+    return [AUTHORS, *table(("weights", *HEADS, "date", "hardware"), "llllrrrlll", lines), ""] if lines else []
 
 
 def claims_section(published: Published) -> list[str]:

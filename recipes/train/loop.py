@@ -192,6 +192,7 @@ def build(
         model = models.load(recipe.weights)
         if not isinstance(model, kind):
             raise ValueError(f"{recipe.weights} is a {type(model).__name__}, but the recipe trains a {kind.__name__}")
+        model.leave_out(())  # what the weights lack is trained
         progress.sources |= {name: recipe.weights for name, _ in model.named_children()}
     else:
         tokenizer = _tokenizer(recipe, split, adopted) if kind.reads_text() else None

@@ -127,9 +127,9 @@ def test_what_a_format_cannot_hold_is_said(tmp_path: Path, capsys: pytest.Captur
             export(tiny, name, tmp_path / name)
         assert not (tmp_path / name).exists()
     vq = saved(VQ(VQConfig.tiny(), None), tmp_path / "vq")
-    assert list(formats(models.load(vq))) == ["timm", "onnx"]
-    with pytest.raises(ValueError, match="a VQ, which can be written for timm, onnx; not for 'transformers'"):
-        export(vq, "transformers", tmp_path / "out")
+    assert list(formats(models.load(vq))) == ["transformers", "timm", "onnx"]
+    with pytest.raises(ValueError, match="a VQ, which can be written for transformers, timm, onnx; not for 'open_clip'"):
+        export(vq, "open_clip", tmp_path / "out")
     with pytest.raises(ValueError, match="no vision transformer of its own"):
         export(vq, "timm", tmp_path / "out")
     gelu = saved(clip(text=TransformerConfig(width=48, depth=2, heads=3, activation="relu")), tmp_path / "relu")

@@ -1,0 +1,226 @@
+"""Image towers by name, folder and file in every model that has one: folders that timm and transformers write, with random weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor
+
+import models
+import models.shared.towers as towers
+from models.clip import CLIP, CLIPConfig
+from models.shared.text import BPETokenizer
+from models.shared.towers import build_tower, fetch_named_tower, known_tower
+from models.shared.vision import VisionConfig
+from tests.models.kit import assert_close, randomise
+
+WORDS = BPETokenizer.train(["a red circle", "how many blue squares are there?"], 300)
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
+PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+PICTURES = [np.random.default_rng(seed).integers(256, size=(40, 50, 3), dtype=np.uint8) for seed in range(4)]
+
+
+def config(tower: str) -> CLIPConfig:
+    tiny = CLIPConfig.tiny()
+    return replace(tiny, vision=replace(tiny.vision, tower=tower), vocab_size=WORDS.vocab_size)
+
+
+def loaded(tower: str) -> tuple[Any, CLIPConfig]:
+    known = known_tower(config(tower))
+    visual = build_tower(known.vision.tower).eval()
+    assert fetch_named_tower(visual, known.vision) == {"visual": tower}
+    return visual.eval(), known
+
+
+def written(theirs: Any, folder: Path) -> Any:
+    randomise(theirs, 0)
+    theirs.eval().save_pretrained(folder)
+    mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=mean, image_std=std).save_pretrained(folder)
+    return theirs
+
+
+def timms(folder: Path, name: str, **arguments: Any) -> Any:
+    """As `timm.models.push_to_hf_hub` writes it."""
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, num_classes=0, **arguments).eval()
+    randomise(theirs, 0)
+    timm.models.save_for_hf(theirs, str(folder), model_args=arguments or None, safe_serialization=True)
+    return theirs
+
+
+def small(folder: Path) -> None:
+    """A convolutional tower reads pictures of any size."""
+    content = json.loads((folder / "config.json").read_text())
+    content["pretrained_cfg"]["input_size"] = [3, 64, 64]
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+KINDS: dict[str, Any] = {
+    "vit": lambda: transformers.ViTModel(transformers.ViTConfig(**SIZES)),
+    "vit classifier": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**SIZES)),
+    "dinov2": lambda: transformers.Dinov2Model(transformers.Dinov2Config(**SIZES)),
+    "clip vision": lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**SIZES)),
+    "clip": lambda: transformers.CLIPModel(
+        transformers.CLIPConfig(vision_config=SIZES, text_config={"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2})
+    ),
+    "siglip vision": lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SIZES)),
+    "convnext": lambda: transformers.ConvNextModel(
+        transformers.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], image_size=64)
+    ),
+    "resnet": lambda: transformers.ResNetModel(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_towers(kind: str, tmp_path: Path) -> None:
+    theirs = written(KINDS[kind](), tmp_path)
+    visual, known = loaded(str(tmp_path))
+    size = known.vision.image_size
+    pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    body = next(getattr(theirs, name) for name in ("vit", "vision_model", "base_model") if hasattr(theirs, name))
+    with torch.no_grad():
+        states, pooled = visual.forward_features(pixels), visual(pixels)
+        expected = body(pixel_values=pixels).last_hidden_state
+    expected = expected.flatten(2).transpose(1, 2) if expected.ndim == 4 else expected
+    assert_close(states, expected, "states")
+    assert pooled.shape == (2, known.vision.width)
+    assert known.vision.width == states.shape[-1]
+    assert known.mean == pytest.approx((0.1, 0.2, 0.3))
+    assert known.std == pytest.approx((0.4, 0.5, 0.6))
+    if "vit" in kind or kind == "dinov2":  # the class token, and not a pooler that is not in the weights
+        assert_close(pooled, states[:, 0], "pooled")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("test_vit", {"img_size": 64}), ("test_resnet", {}), ("test_convnext", {}), ("test_efficientnet", {}), ("test_vit2", {})],
+)
+def test_timm_towers_of_folders(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    theirs = timms(tmp_path, name, **arguments)
+    visual, known = loaded(str(tmp_path))
+    assert known.vision.image_size == arguments.get("img_size", 160)
+    pixels = torch.rand(2, 3, known.vision.image_size, known.vision.image_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert_close(visual(pixels), theirs(pixels), "pooled")
+        assert visual.forward_features(pixels).shape == (2, visual.num_prefix_tokens + visual.patch_embed.num_patches, known.vision.width)
+
+
+def test_timms_architecture_with_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model("test_vit", num_classes=0).eval()
+    save_file(theirs.state_dict(), tmp_path / "mine.safetensors")
+    visual, known = loaded(f"test_vit/{tmp_path / 'mine.safetensors'}")
+    pixels = torch.rand(1, 3, known.vision.image_size, known.vision.image_size)
+    with torch.no_grad():
+        assert_close(visual(pixels), theirs(pixels), "pooled")
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_the_hub_up_to_the_wire(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if library == "timm":
+        timms(tmp_path, "test_resnet")
+    else:
+        written(KINDS["vit"](), tmp_path)
+    asked = []
+
+    def cached(repository: str, file: str) -> str:
+        asked.append(f"{repository} {file}")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(towers, "cached_file", cached)
+    for kind in (towers.AutoConfig, towers.AutoImageProcessor, transformers.ViTModel):
+        original = kind.from_pretrained
+        monkeypatch.setattr(kind, "from_pretrained", lambda name, *args, original=original, **options: original(tmp_path, *args, **options))
+    _, known = loaded("hf:someone/tower")
+    assert asked[0] == "someone/tower config.json"
+    assert json.loads(known.vision.tower)["source"] == "hf:someone/tower"
+
+
+def test_offline_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(towers, "cached_file", unreachable)
+    with pytest.raises(ConnectionError, match="on a machine without one, copy the folder here and name its path"):
+        known_tower(config("hf:facebook/dinov2-small"))
+
+
+def test_what_is_no_tower_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        ("nonsense", "timm has no model 'nonsense'"),
+        (str(tmp_path / "empty"), "no config.json"),
+        ("test_vit/there_is_none.safetensors", "a file that is there"),
+        ("test_vit/weights.bin", "expected ARCHITECTURE/FILE.safetensors"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            known_tower(config(name))
+    timms(tmp_path, "test_vit")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"no model\.safetensors; pickles"):
+        loaded(str(tmp_path))
+
+
+def _with_a_vision() -> list[str]:
+    found = []
+    for name, kind in models.all_models().items():
+        if isinstance(getattr(kind.Config.tiny() if hasattr(kind.Config, "tiny") else None, "vision", None), VisionConfig):
+            found.append(name)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", _with_a_vision())
+@pytest.mark.parametrize("tower", ["test_vit", "test_resnet"])
+def test_every_model_that_has_a_tower(name: str, tower: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees with a named tower, and its run folder loads without the name."""
+    kind = models.model_class(name)
+    tiny = kind.Config.tiny()
+    if hasattr(tiny, "language") and is_dataclass(tiny.language):
+        tiny = replace(tiny, language=replace(tiny.language, vocab_size=WORDS.vocab_size))
+    timms(tmp_path / "hub", tower, **({"img_size": 64} if "vit" in tower else {}))
+    small(tmp_path / "hub")
+    given = replace(tiny, vision=replace(tiny.vision, tower=str(tmp_path / "hub")))
+    known = kind.configured(given, tokenizer=WORDS if kind.reads_text() else None, split=_Split())
+    words = WORDS if kind.reads_text() else None
+    if name == "llip" or (tower == "test_resnet" and name in ("flava", "maskvlm")):
+        with pytest.raises(ValueError, match=r"Llip has class tokens|hides patches, so its image tower must be"):
+            kind(known, words)
+        return
+    model: Any = kind(known, words)
+    if model.visual.num_features != known.vision.width:
+        pytest.fail("the width is another one")
+    assert model.fetch()["visual"] == str(tmp_path / "hub")
+    models.save(model, tmp_path / "run")
+    (tmp_path / "hub").rename(tmp_path / "gone")
+    again: Any = models.load(tmp_path / "run")
+    for looks in ("encode_image", "caption"):
+        if getattr(model, looks, None) and name not in ("asif", "magic"):
+            mine, other = getattr(model.eval(), looks)(PICTURES[:2]), getattr(again, looks)(PICTURES[:2])
+            assert torch.equal(mine, other) if isinstance(mine, Tensor) else mine == other
+            break
+
+
+def test_a_run_folder_follows_no_name(tmp_path: Path) -> None:
+    timms(tmp_path / "hub", "test_vit", img_size=64)
+    known = known_tower(config(str(tmp_path / "hub")))
+    models.save(CLIP(known, WORDS), tmp_path / "run")
+    path = tmp_path / "run" / "model.json"
+    content = json.loads(path.read_text())
+    content["config"]["vision"]["tower"] = str(tmp_path / "hub")
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"names the image tower .* without its architecture"):
+        models.load(tmp_path / "run")
+
+
+class _Split:
+    classes: tuple[str, ...] = ()
