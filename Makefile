@@ -23,6 +23,10 @@ POOL := .data/pool-$(SIZE)
 ifeq ($(DATA),pool)
 override DATA := $(POOL)
 endif
+PAGES_SET := .data/pages-$(SIZE)
+ifeq ($(DATA),pages)
+override DATA := $(PAGES_SET)
+endif
 TEST ?= $(DATA)
 # Make's functions split at spaces: they get a text without any, and what they return has them again.
 SPACE := $(subst ,, )
@@ -49,6 +53,16 @@ endif
 # Every page of recipes/ that declares PRESETS can be trained; COMPARED leaves out what is trained only for others to build on.
 PAGES := $(basename $(notdir $(shell grep -l '^PRESETS' recipes/*.py)))
 COMPARED := $(filter-out $(basename $(notdir $(shell grep -l '^COMPARED = False' recipes/*.py))),$(PAGES))
+# The pages whose presets train on interleaved pictures and texts: for these that is the usual data set.
+INTERLEAVED := $(basename $(notdir $(shell grep -l '"\.data/pages-' recipes/*.py)))
+ON_PAGES := $(foreach page,$(INTERLEAVED),$(foreach what,train eval claims time plan export chat,$(what)-$(page)))
+ifneq ($(ON_PAGES),)
+$(ON_PAGES): USUAL = $(PAGES_SET)
+ifeq ($(origin DATA),file)
+$(ON_PAGES): DATA = $(PAGES_SET)
+$(ON_PAGES): $(PAGES_SET)
+endif
+endif
 PY = $(call quoted,$(VENV)/bin/python)
 READY := $(subst $(SPACE),\ ,$(VENV))/.paragone
 # Let glibc keep freed memory for reuse instead of returning it to the system, which speeds up training and image generation on a CPU.
@@ -98,7 +112,7 @@ picture: $(READY) ## take a screenshot of the report's first screen: ARGS="--out
 
 all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, evaluate and compare every model
 
-data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it; DATA=openmoji: drawn pictures with names; DATA=pool: polluted
+data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it; DATA=openmoji: drawn pictures with names; DATA=pool: polluted; DATA=pages: pages of several pictures
 ifeq ($(DATA),.data/openmoji)
 	@test -f .data/openmoji/test/index.json || $(PY) -m data.importers openmoji
 endif
@@ -106,9 +120,16 @@ ifeq ($(DATA),$(SCENES))
 	@$(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(call quoted,$(PLANTED))) --out $(call quoted,$(SCENES))
 endif
 
+ifeq ($(DATA),$(PAGES_SET))
+	@$(PY) -m data.scenes.pages --preset $(SIZE) --out $(call quoted,$(PAGES_SET))
+endif
+
 ifeq ($(DATA),$(POOL))
 	@$(PY) -m data.scenes.pool --preset $(SIZE) --out $(call quoted,$(POOL))
 endif
+
+$(PAGES_SET): $(READY)
+	@$(PY) -m data.scenes.pages --preset $(SIZE) --out $(call quoted,$(PAGES_SET))
 
 filter: $(READY) data ## list the samples of DATA= to keep: BY=clip|length|boilerplate|text|duplicates|blur|random|truth, or several; SHARE= CLIP= OUT=
 	$(PY) -m recipes.filter $(call quoted,$(DATA)) --by $(call quoted,$(BY)) $(if $(SHARE),--share $(call quoted,$(SHARE))) $(if $(CLIP),--clip $(call quoted,$(CLIP))) $(if $(OUT),--out $(call quoted,$(OUT))) --device $(call quoted,$(DEVICE)) $(ARGS)
@@ -163,7 +184,7 @@ lint: $(READY) ## run ruff and mypy
 	$(PY) -m mypy
 
 clean: ## remove runs and generated data, keep the environment
-	rm -rf .runs .data/scenes-* .data/pool-*
+	rm -rf .runs .data/scenes-* .data/pool-* .data/pages-*
 
 # torch and torchvision are asked for together, so that both come from one index and fit each other.
 $(READY): pyproject.toml
@@ -174,4 +195,4 @@ $(READY): pyproject.toml
 	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove "$(call quoted,$(VENV))" and choose their index with TORCH_INDEX="; exit 1; }
 	touch "$@"
 
-.PHONY: help compare picture all data filter filter-curve frontier race import check-data calibrate params bench gpu results test test-slow stress lint clean
+.PHONY: help compare picture all data $(PAGES_SET) filter filter-curve frontier race import check-data calibrate params bench gpu results test test-slow stress lint clean

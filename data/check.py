@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from data.decode import Members, Tally, decode, is_read, read_shard
+from data.decode import Members, Tally, decode, is_further, is_read, read_shard
 from data.loader import MEMORY_BUDGET
 from data.sample import IMAGE_EXTENSIONS, Sample
 from data.shards import DataError, Split, class_names, content_hash, find, fingerprint, split_folder, splits, tars_in, write_index
@@ -46,7 +46,8 @@ class Findings:
 
     tally: Tally = field(default_factory=Tally)
     shards: list[dict[str, Any]] = field(default_factory=list)  # entries for the index
-    sizes: list[tuple[int, int]] = field(default_factory=list)  # height, width
+    samples: int = 0  # usable ones
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # height and width of each image
     captions: list[int] = field(default_factory=list)  # per sample
     words: list[int] = field(default_factory=list)  # per caption
     texts: Counter[int] = field(default_factory=Counter)  # hashes of captions
@@ -63,7 +64,7 @@ def check(spec: str | Path, name: str, *, rewrite: bool = False) -> bool:
     found = _read(split)
     if split.hash and split.folder and content_hash(found.shards) != split.hash:
         stale = f"the tars have changed since {split.folder / 'index.json'} was written"
-    print(f"\n{split.name}/{split.split}: {len(found.sizes)} usable samples of {found.tally.seen} in {len(split.urls)} shards")
+    print(f"\n{split.name}/{split.split}: {found.samples} usable samples of {found.tally.seen} in {len(split.urls)} shards")
     for title, text in _report(found, split.folder):
         print(f"  {title:<10} {text}")
     fatal = _fatal(found) or (stale if not rewrite else "")
@@ -97,8 +98,9 @@ def _read(split: Split) -> Findings:
                 _note_imageless(members, found)
             else:
                 _note(sample, found)
+                found.unread.update(extension for extension in members if is_further(extension) and not sample.others)
                 samples += 1
-                decoded_bytes += sample.image.nbytes
+                decoded_bytes += sample.decoded_bytes
         if url.startswith("/"):
             entry = {"file": Path(url).name, "samples": samples, "decoded_bytes": decoded_bytes}
             found.shards.append(entry | fingerprint(Path(url)))
@@ -106,15 +108,15 @@ def _read(split: Split) -> Findings:
 
 
 def _note(sample: Sample, found: Findings) -> None:
-    height, width, _ = sample.image.shape
-    found.sizes.append((height, width))
+    found.samples += 1
+    found.sizes.extend(image.shape[:2] for image in sample.images)
     found.captions.append(len(sample.captions))
     found.words.extend(len(caption.split()) for caption in sample.captions)
     found.texts.update(hash(caption) for caption in sample.captions)
     found.keys[sample.key] += 1
     if sample.label is not None:
         found.labels[sample.label] += 1
-    found.fields.update(name for name in ("questions", "foils", "objects") if getattr(sample, name))
+    found.fields.update(name for name in ("questions", "foils", "objects", "page") if getattr(sample, name))
 
 
 def _note_imageless(members: Members, found: Findings) -> None:
@@ -134,7 +136,10 @@ def _report(found: Findings, folder: Path | None) -> list[tuple[str, str]]:
     (low_h, low_w), (high_h, high_w) = np.min(found.sizes, axis=0), np.max(found.sizes, axis=0)
     decoded = sum(height * width * 3 for height, width in found.sizes)
     held = "held in memory" if decoded <= MEMORY_BUDGET else "streamed"
-    lines.append(("images", f"{width} x {height} median, {low_w} x {low_h} to {high_w} x {high_h}; {decoded / 1e6:.0f} MB decoded: {held}"))
+    several = f"{len(found.sizes) / found.samples:.1f} per sample; " if len(found.sizes) > found.samples else ""
+    lines.append(
+        ("images", f"{several}{width} x {height} median, {low_w} x {low_h} to {high_w} x {high_h}; {decoded / 1e6:.0f} MB decoded: {held}")
+    )
     if found.words:
         middle, long, longest = np.percentile(found.words, (50, 95, 100)).astype(int)
         repeated = 1 - len(found.texts) / len(found.words)
@@ -147,7 +152,7 @@ def _report(found: Findings, folder: Path | None) -> list[tuple[str, str]]:
         lines.append(("classes", f"{len(found.labels)} ({largest}{', ...' if len(found.labels) > 5 else ''})"))
     if found.fields:
         lines.append(("also", ", ".join(f"{name} in {count}" for name, count in found.fields.most_common())))
-    if repeats := len(found.sizes) - len(found.keys):
+    if repeats := found.samples - len(found.keys):
         lines.append(("keys", f"{repeats} keys occur in several shards; evaluation will call the later ones key#2, key#3, ..."))
     return lines
 

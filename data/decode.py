@@ -35,6 +35,7 @@ MAX_BYTES = 1 << 28  # of an encoded image
 MAX_TEXT_BYTES = 1 << 24
 MAX_CAPTION = 10_000  # characters
 MAX_CAPTIONS = 1_000  # of a sample
+MAX_IMAGES = 256  # of a sample
 REFUSED = frozenset(("pkl", "pickle", "pyd", "pt", "pth", "ckpt", "joblib", "dill"))  # pickles
 SAMPLE_FORMAT = 339  # TIFF's tag: 2 for signed integers
 FORMATS = ("JPEG", "PNG", "WEBP")  # without this list PIL would try every plugin, Ghostscript for EPS among them
@@ -136,7 +137,7 @@ def decode(members: Members, needs: Collection[str], tally: Tally) -> Sample | N
     where = f"{members['__url__']}:{members['__key__']}"
     try:
         _refuse(members)
-        sample = describe(members, decode_image(image_bytes(members)[1]), tally)
+        sample = describe(members, decode_image(image_bytes(members)[1]), tally, images=True)
         for need in needs:
             if not getattr(sample, need):
                 there = f"; json: {' '.join(map(str, list(sample.extra)[:20]))}" if sample.extra else ""
@@ -208,7 +209,13 @@ def _grey(image: Image.Image, signed: bool, white: int) -> Image.Image:
 
 def is_read(extension: str) -> bool:
     """Whether members with this extension are read."""
-    return extension in ("json", "cls", *IMAGE_EXTENSIONS) or TEXT.fullmatch(extension) is not None
+    return extension in ("json", "cls", *IMAGE_EXTENSIONS) or TEXT.fullmatch(extension) is not None or is_further(extension)
+
+
+def is_further(extension: str) -> bool:
+    """Whether it is that of a further image, such as 1.jpg."""
+    number, _, kind = extension.partition(".")
+    return number.isdecimal() and kind in IMAGE_EXTENSIONS
 
 
 def _refuse(members: Members) -> None:
@@ -222,16 +229,29 @@ def _refuse(members: Members) -> None:
         raise Unusable(members["__problem__"])
 
 
-def image_bytes(members: Members) -> tuple[str, bytes]:
-    """The extension and the encoded bytes of a sample's image. Raises Unusable."""
+def image_bytes(members: Members, number: int = 0) -> tuple[str, bytes]:
+    """The extension and the encoded bytes of a sample's image, or of the further one of this number. Raises Unusable."""
     for extension in IMAGE_EXTENSIONS:
-        if extension in members:
-            return extension, members[extension]
-    raise Unusable("no image")
+        name = f"{number}.{extension}" if number else extension
+        if name in members:
+            return extension, members[name]
+    raise Unusable("an image of several is missing", f"number {number}") if number else Unusable("no image")
 
 
-def describe(members: Members, image: np.ndarray, tally: Tally) -> Sample:
-    """The sample of an image with its text and json members; fields that cannot be read are counted. Raises Unusable."""
+def further_images(members: Members, record: dict[str, Any]) -> list[tuple[str, bytes]]:
+    """As `image_bytes`, of all images after the first: as many as the json's `images` says. Numbered members without that field, and that
+    field without a numbered member, mean something else. Raises Unusable."""
+    count = record.get("images")
+    if isinstance(count, bool) or not isinstance(count, int) or not any(map(is_further, members)):
+        return []
+    if not 1 <= count <= MAX_IMAGES:
+        raise Unusable("number of images", f"expected 1 to {MAX_IMAGES}, found {count}")
+    return [image_bytes(members, number) for number in range(1, count)]
+
+
+def describe(members: Members, image: np.ndarray, tally: Tally, *, images: bool = False) -> Sample:
+    """The sample of an image with its text and json members, and with `images` also its further images; fields that cannot be read are
+    counted. Raises Unusable."""
     where = f"{members['__url__']}:{members['__key__']}"
 
     def text_of(extension: str) -> str:
@@ -254,7 +274,9 @@ def describe(members: Members, image: np.ndarray, tally: Tally) -> Sample:
         record["label"] = _class(text_of("cls"), bad)
     if isinstance(record.get("label"), int) and not isinstance(record["label"], bool):
         record["label"] = _class_name(record["label"], members["__url__"], bad)
-    sample = from_record(members["__key__"], image, text, record, bad)
+    further = further_images(members, record)
+    others = [decode_image(encoded) if images else image for _, encoded in further]
+    sample = from_record(members["__key__"], image, text, record, bad, others)
     for name, reasons in bad.items():
         for reason in reasons:
             tally.note(f"bad {name}", f"{where} ({reason})")
@@ -327,7 +349,7 @@ def _grouped(url: str, tally: Tally) -> Iterator[Members]:
         if extension in sample:
             sample["__problem__"] = "duplicate member"
             continue
-        limit = MAX_BYTES if extension in IMAGE_EXTENSIONS else MAX_TEXT_BYTES if is_read(extension) else 0
+        limit = MAX_BYTES if extension in IMAGE_EXTENSIONS or is_further(extension) else MAX_TEXT_BYTES if is_read(extension) else 0
         if info.size <= limit:
             sample[extension] = read()
         else:

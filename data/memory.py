@@ -73,9 +73,11 @@ class MemoryBatches(IterableDataset[Any]):
     def __getstate__(self) -> dict[str, Any]:
         """Spawned workers get the pixels as one shared tensor; pickled arrays would be a copy for each worker."""
         if self.packed is None:
-            shapes = [sample.image.shape for sample in self.samples]
-            pixels = torch.from_numpy(np.concatenate([sample.image.reshape(-1) for sample in self.samples])).share_memory_()
-            self.packed = (pixels, [replace(sample, image=np.empty(0, np.uint8)) for sample in self.samples], shapes)
+            images = [image for sample in self.samples for image in sample.images]
+            pixels = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images])).share_memory_()
+            nothing = np.empty(0, np.uint8)
+            samples = [replace(sample, image=nothing, others=(nothing,) * len(sample.others)) for sample in self.samples]
+            self.packed = (pixels, samples, [image.shape for image in images])
             self._unpack()  # or this process would hold the pixels twice
         return self.__dict__ | {"samples": []}
 
@@ -86,8 +88,9 @@ class MemoryBatches(IterableDataset[Any]):
     def _unpack(self) -> None:
         assert self.packed is not None
         pixels, samples, shapes = self.packed
-        images = np.split(pixels.numpy(), np.cumsum([np.prod(shape) for shape in shapes])[:-1])
-        self.samples = [replace(sample, image=image.reshape(shape)) for sample, image, shape in zip(samples, images, shapes, strict=True)]
+        flat = np.split(pixels.numpy(), np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+        images = (image.reshape(shape) for image, shape in zip(flat, shapes, strict=True))
+        self.samples = [replace(each, image=next(images), others=tuple(next(images) for _ in each.others)) for each in samples]
 
 
 def fits(split: Split, budget: int) -> bool:
@@ -106,7 +109,7 @@ def load(split: Split, *, needs: Collection[str], tally: Tally, max_drop_share: 
     left = 2 * budget
     for sample in decoded(split, needs=needs, tally=tally, threads=threads):
         samples.append(sample)
-        left -= sample.image.nbytes
+        left -= sample.decoded_bytes
         if left < 0:
             raise DataError(
                 f"the pictures of {split.name}/{split.split} take more than {2 * budget / 1e9:.1f} GB decoded, many times the size of the "

@@ -1,14 +1,15 @@
 """One sample: an image with its annotations, and its form inside a WebDataset shard.
 
 On disk a sample is `KEY.jpg|png|webp` (the image), `KEY.txt` (the first caption: img2dataset's convention) and
-`KEY.json` (everything else: the fields below by their names). Shards made by img2dataset have the same three members
-and are read as they are: their json holds the caption under "caption", and its other columns are kept in `extra`.
+`KEY.json` (everything else: the fields below by their names). A sample with several images, such as a page of images and texts, says
+their number in its json, `"images": 3`, and has `KEY.1.jpg` and `KEY.2.jpg` beside `KEY.jpg`. Shards made by img2dataset have the same
+three members and are read as they are: their json holds the caption under "caption", and its other columns are kept in `extra`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ FORMS = {  # of fields of a sample's json, for messages
     "questions": '[{"question": "...", "answer": "..."}, ...]',
     "foils": '[{"caption": "...", "foil": "...", "kind": "..."}, ...]',
     "objects": '[{"name": "...", "box": [left, top, right, bottom]}, ...] with finite numbers',
+    "page": '[0, "a text", 1, ...], texts and the numbers of the sample\'s images',
 }
 
 T = TypeVar("T")
@@ -62,7 +64,11 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The input of every model and every task. `image` is uint8 RGB `[height, width, 3]`; all text is plain strings."""
+    """The input of every model and every task. `image` is uint8 RGB `[height, width, 3]`; all text is plain strings.
+
+    A sample may have more images (`others`); all fields but `page` are about the first one. `page` is what a reader of the sample sees,
+    in order: texts, and images by their index in `images`.
+    """
 
     key: str
     image: np.ndarray
@@ -72,19 +78,44 @@ class Sample:
     foils: tuple[Foil, ...] = ()
     objects: tuple[Object, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+    others: tuple[np.ndarray, ...] = ()
+    page: tuple[str | int, ...] = ()
+
+    @property
+    def images(self) -> tuple[np.ndarray, ...]:
+        """All images, the first one included."""
+        return (self.image, *self.others)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The captions and the texts of the page."""
+        return (*self.captions, *(part for part in self.page if isinstance(part, str)))
+
+    @property
+    def decoded_bytes(self) -> int:
+        """The size of all images in memory."""
+        return sum(image.nbytes for image in self.images)
 
 
 def to_record(sample: Sample) -> dict[str, Any]:
-    """The json member of a sample: every field that is set, except key and image."""
-    fields = {name: getattr(sample, name) for name in ("captions", "label", "questions", "foils", "objects", "extra")}
+    """The json member of a sample: every field that is set, except key and images."""
+    fields = {name: getattr(sample, name) for name in ("captions", "label", "questions", "foils", "objects", "extra", "page")}
+    fields |= {"images": len(sample.images)} if sample.others else {}
     return {
-        name: [_fields(item) if not isinstance(item, str) else item for item in value] if isinstance(value, tuple) else value
+        name: [_fields(item) if not isinstance(item, str | int) else item for item in value] if isinstance(value, tuple) else value
         for name, value in fields.items()
         if value
     }
 
 
-def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str, Any], bad: Problems | None = None) -> Sample:
+def from_record(
+    key: str,
+    image: np.ndarray,
+    text: str | None,
+    record: dict[str, Any],
+    bad: Problems | None = None,
+    others: Sequence[np.ndarray] = (),
+) -> Sample:
     """Inverse of `to_record`; also accepts other json objects, whose unknown fields are kept in `extra`.
 
     Captions are those of the field `captions`, before them the lines of `text` (the .txt member) if they are others; without the field
@@ -94,6 +125,8 @@ def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str,
     What has the wrong type or is left out is named in `bad`, with the reason for each. Without `bad` it raises TypeError.
     """
     known = dict(record)
+    if others:
+        known.pop("images", None)
 
     def complain(name: str, why: str) -> None:
         if bad is None:
@@ -139,7 +172,9 @@ def from_record(key: str, image: np.ndarray, text: str | None, record: dict[str,
         questions=take("questions", lambda value: tuple(map(_question, _list("questions", value))), ()),
         foils=take("foils", lambda value: tuple(Foil(**_texts(item, Foil)) for item in _list("foils", value)), ()),
         objects=take("objects", lambda value: tuple(map(_object, _list("objects", value))), ()),
+        page=take("page", lambda value: _page(value, 1 + len(others)), ()) if isinstance(known.get("page"), list) else (),
         extra=take("extra", lambda value: value | {}, {}) | known,
+        others=tuple(others),
     )
 
 
@@ -162,6 +197,15 @@ def _object(item: Any) -> Object:
     if not math.isfinite(left + top + right + bottom):
         raise ValueError(f"box: expected finite numbers, found {item['box']!r:.80}")
     return Object(_text("name", item["name"]), (left, top, right, bottom), dict(item.get("attributes", {})))
+
+
+def _page(value: list[Any], images: int) -> tuple[str | int, ...]:
+    for part in value:
+        if isinstance(part, bool) or not isinstance(part, str | int):
+            raise TypeError(f"page: expected {FORMS['page']}, found {part!r:.80}")
+        if isinstance(part, int) and not 0 <= part < images:
+            raise ValueError(f"page: expected the numbers 0 to {images - 1} for {images} images, found {part}")
+    return tuple(sound(part) if isinstance(part, str) else part for part in value)
 
 
 def _label(value: Any) -> str:

@@ -29,6 +29,7 @@ from data.files import replacing, write_text
 from data.remote import REMOTE, Remote, missing_package
 from data.sample import Sample, to_record
 
+Encoded = tuple[Sample, str, bytes, *tuple[tuple[str, bytes], ...]]
 SCHEMA = 1
 CLASS_NAMES = "classnames.txt"  # in the folder of the tars or its parent, as in CLIP_benchmark's layout
 TEMPLATES = "zeroshot_classification_templates.txt"
@@ -130,25 +131,30 @@ def splits(spec: str | Path) -> list[str]:
     return [name for name in USUAL_ORDER if name in common] + sorted(common.difference(USUAL_ORDER))
 
 
-def write_shard(path: Path, samples: Iterable[tuple[Sample, str, bytes]]) -> dict[str, Any]:
-    """Write one tar from `(sample, extension, encoded image)` and return its entry for `write_index`.
+def write_shard(path: Path, samples: Iterable[Encoded]) -> dict[str, Any]:
+    """Write one tar from `(sample, extension, encoded image)` and return its entry for `write_index`. The further images of a sample
+    follow as `(extension, encoded image)`.
 
-    The same samples give the same bytes on every machine. `sample.image` (decoded) gives only its size.
+    The same samples give the same bytes on every machine. `sample.images` (decoded) give only their size.
     """
     count = decoded = 0
 
     def fill(file: IO[bytes]) -> None:
         nonlocal count, decoded
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample, extension, encoded in samples:
+            for sample, extension, encoded, *further in samples:
                 if "." in sample.key:
                     raise ValueError(f"key {sample.key!r} has a dot, where a reader would end it")
+                if len(further) != len(sample.others):
+                    raise ValueError(f"sample {sample.key} has {len(sample.others)} further images, but {len(further)} encoded ones")
                 _add(tar, f"{sample.key}.{extension}", encoded)
+                for number, (kind, content) in enumerate(further, 1):
+                    _add(tar, f"{sample.key}.{number}.{kind}", content)
                 if sample.captions:
                     _add(tar, f"{sample.key}.txt", sample.captions[0].encode())
                 _add(tar, f"{sample.key}.json", json.dumps(to_record(sample), separators=(",", ":")).encode())
                 count += 1
-                decoded += sample.image.nbytes
+                decoded += sample.decoded_bytes
 
     with replacing(path) as partial, partial.open("wb") as file:
         fill(file)

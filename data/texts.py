@@ -13,8 +13,8 @@ _NO_IMAGE = np.empty((0, 0, 3), np.uint8)
 
 
 def texts(split: Split, limit: int | None = None, *, questions: bool = False) -> Iterator[str]:
-    """Captions, and optionally questions with their answers, in shard order, of at most `limit` samples. Samples that cannot be
-    read are skipped here; the loader counts them."""
+    """Captions and texts of pages, and optionally questions with their answers, in shard order, of at most `limit` samples. Samples that
+    cannot be read are skipped here; the loader counts them."""
     seen = 0
     for url in split.to_read:
         for members in read_shard(url, Tally(), split.kept(url)):
@@ -25,6 +25,6 @@ def texts(split: Split, limit: int | None = None, *, questions: bool = False) ->
                 sample = describe(members, _NO_IMAGE, Tally())
             except Unusable:
                 continue
-            yield from sample.captions
+            yield from sample.texts
             if questions:
                 yield from (f"{each.question} {each.answer}" for each in sample.questions)

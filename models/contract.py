@@ -83,8 +83,8 @@ class Model(nn.Module):
     Config: ClassVar[type[Any]]
     """a frozen dataclass with one class method per size: `tiny`, `small`, `paper`"""
     needs: ClassVar[tuple[str, ...]] = ("captions",)
-    """fields of `data.sample.Sample` that must not be empty; the loader drops and counts samples that lack one. A model that needs
-    neither captions nor questions reads no text and gets no tokenizer"""
+    """fields of `data.sample.Sample` that must not be empty; the loader drops and counts samples that lack one. "texts" are captions or the
+    texts of a page. A model that needs none of captions, questions and texts reads no text and gets no tokenizer"""
     builds_on: ClassVar[tuple[str, ...]] = ()
     """other packages of models/ that this one imports"""
     asked_after: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -117,7 +117,7 @@ class Model(nn.Module):
 
     @classmethod
     def reads_text(cls) -> bool:
-        return bool({"captions", "questions"} & set(cls.needs))
+        return bool({"captions", "questions", "texts"} & set(cls.needs))
 
     # ------------------------------------------------------------------------------------------------- every step
 

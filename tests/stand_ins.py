@@ -92,6 +92,8 @@ def kind_of(name: str) -> str:
     for part in ("gpt2", "opt", "roberta", "bert", "mpnet", "siglip"):
         if part in name.lower():
             return part
+    if "pythia" in name.lower():
+        return "gpt2"  # the same special tokens
     if any(part in name.lower() for part in ("llama", "vicuna")):
         return "llama"
     if "gpt-j" in name.lower():

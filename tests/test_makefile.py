@@ -128,3 +128,21 @@ def test_a_shared_environment_stays_the_checkouts_that_has_it(tmp_path: Path) ->
     assert "-e" not in wanted
     assert {"torch", "pytest", "gguf"} <= {need.split(">")[0] for need in wanted}
     assert installed_checkout("no such project") is None
+
+
+def test_pages_of_several_pictures_are_a_data_set_of_their_own(venv: Path) -> None:
+    assert made(venv, "data", "DATA=pages") == [["-m", "data.scenes.pages", "--preset", "tiny", "--out", ".data/pages-tiny"]]
+    assert made(venv, "data", "DATA=pages", "PRESET=small")[0][-1] == ".data/pages-small"
+
+
+def test_a_page_that_trains_on_pages_of_pictures_is_trained_and_evaluated_on_them(venv: Path) -> None:
+    *_, scenes, pages, train = made(venv, "train-flamingo")
+    assert [scenes[1], pages[1]] == ["data.scenes.build", "data.scenes.pages"]
+    assert train[5:8] == [".runs/flamingo-tiny-s0", "--data", ".data/pages-tiny"]
+    both = made(venv, "train-clip", "train-flamingo", "eval-flamingo")
+    assert [command[command.index("--data") + 1] for command in both if command[1] in ("recipes.train", "eval.run")] == [
+        ".data/scenes-tiny",
+        *[".data/pages-tiny"] * (len([command for command in both if command[1] in ("recipes.train", "eval.run")]) - 1),
+    ]
+    (elsewhere,) = (command for command in made(venv, "train-flamingo", "DATA=/my set") if command[1] == "recipes.train")
+    assert elsewhere[5:8] == [".runs/flamingo-tiny-my set-s0", "--data", "/my set"]

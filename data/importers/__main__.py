@@ -12,6 +12,7 @@ from data.importers.auto import import_auto
 from data.importers.coco import import_coco
 from data.importers.folder import import_folder
 from data.importers.openmoji import import_openmoji
+from data.importers.pages import import_pages
 from data.importers.pope import import_pope
 from data.importers.sugarcrepe import import_sugarcrepe
 from data.importers.table import import_table
@@ -24,6 +25,7 @@ IMPORTERS: dict[str, Callable[..., None]] = {
     "coco": import_coco,
     "folder": import_folder,
     "table": import_table,
+    "pages": import_pages,
     "vqa": import_vqa,
     "pope": import_pope,
     "winoground": import_winoground,

@@ -23,7 +23,7 @@ from data.decode import Tally
 from data.files import write_text
 from data.importers.write import write_samples
 from data.sample import Sample
-from data.shards import DataError
+from data.shards import DataError, Encoded
 from data.wheels import Wheel
 
 OPENMOJI = Wheel(
@@ -96,7 +96,7 @@ def captions(entry: dict[str, Any]) -> list[str]:
     return list(found.values())
 
 
-def _samples(archive: zipfile.ZipFile, rows: list[tuple[str, list[str]]], size: int, tally: Tally) -> Iterator[tuple[Sample, str, bytes]]:
+def _samples(archive: zipfile.ZipFile, rows: list[tuple[str, list[str]]], size: int, tally: Tally) -> Iterator[Encoded]:
     draw = _package("resvg_py").svg_to_bytes
     for member, names in track(rows, description="drawing", disable=not sys.stderr.isatty()):
         tally.seen += 1

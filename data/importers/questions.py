@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from data.decode import Tally, decode, image_bytes, read_shard
 from data.importers.write import Row, write_samples, write_split
-from data.sample import Question, Sample
-from data.shards import DataError, Split, find
+from data.sample import Question
+from data.shards import DataError, Encoded, Split, find
 
 MAX_KEY = 80  # bytes: a tar's header has 100 for a name
 
@@ -44,7 +44,7 @@ def write_questions(
         write_samples(_extended(existing, asked, tally), out=out, split=split, classes=existing.classes, tally=tally)
 
 
-def _extended(split: Split, asked: Sequence[Asked], tally: Tally) -> Iterator[tuple[Sample, str, bytes]]:
+def _extended(split: Split, asked: Sequence[Asked], tally: Tally) -> Iterator[Encoded]:
     by_name: dict[str, list[Asked]] = defaultdict(list)
     for each in asked:
         by_name[PurePosixPath(each.file).stem].append(each)
@@ -66,7 +66,8 @@ def _extended(split: Split, asked: Sequence[Asked], tally: Tally) -> Iterator[tu
             found[about.file] += 1
             if found[about.file] == 2:
                 tally.note("questions about a file name in several folders", about.file)
-            yield (replace(sample, questions=(*sample.questions, *about.questions)), *image_bytes(members))
+            images = [image_bytes(members, number) for number in range(1, len(sample.images))]
+            yield (replace(sample, questions=(*sample.questions, *about.questions)), *image_bytes(members), *images)
     for each in asked:
         if each.questions and each.file not in found:
             tally.note("questions about a missing picture", each.file)

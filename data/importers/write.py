@@ -18,8 +18,8 @@ from rich.progress import track
 from data.captions import decode_text
 from data.decode import FORMATS, MAX_BYTES, Tally, Unusable, open_image
 from data.files import new_folder
-from data.sample import Foil, Object, Question, Sample, from_record
-from data.shards import DataError, write_index, write_shard
+from data.sample import Foil, Object, Question, from_record
+from data.shards import DataError, Encoded, write_index, write_shard
 
 SAMPLES_PER_SHARD = 1000
 SOURCES = (*FORMATS, "BMP", "GIF", "TIFF")  # formats read; the last three are written as PNG
@@ -29,7 +29,8 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Row:
-    """An image file (relative to the images folder), optionally a box to cut out, and its annotations.
+    """An image file (relative to the images folder), optionally a box to cut out, and its annotations. A page has `others`, more image
+    files, and `page`, its texts and the numbers of its images in order.
 
     With `content`, the encoded image, nothing is read from the folder, and `file` only tells where it came from. The boxes of `objects`
     are in pixels of the image before it is shrunk.
@@ -45,6 +46,8 @@ class Row:
     objects: list[Object] = field(default_factory=list)
     label: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    page: list[str | int] = field(default_factory=list)
 
 
 def write_split(
@@ -72,10 +75,8 @@ def write_split(
     write_samples(_samples(rows, images=images, size=size, needs=needs, tally=tally), out=out, split=split, classes=classes, tally=tally)
 
 
-def write_samples(
-    samples: Iterator[tuple[Sample, str, bytes]], *, out: Path, split: str, tally: Tally, classes: Sequence[str] | None = None
-) -> None:
-    """Write `out/split` from (sample, extension, encoded image), whole or not at all, and print how many were written and dropped."""
+def write_samples(samples: Iterator[Encoded], *, out: Path, split: str, tally: Tally, classes: Sequence[str] | None = None) -> None:
+    """Write `out/split` from what `write_shard` takes, whole or not at all, and print how many were written and dropped."""
     folder = out / split
     if Path(split).name != split or split.startswith("."):
         raise DataError(f"--split {split!r} is not a plain name such as train")
@@ -106,21 +107,19 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _unique(samples: Iterable[tuple[Sample, str, bytes]]) -> Iterator[tuple[Sample, str, bytes]]:
+def _unique(samples: Iterable[Encoded]) -> Iterator[Encoded]:
     """Keys come from file names, which may be equal in two folders: the later ones get a number, `key-2`."""
     used: set[str] = set()
-    for sample, extension, encoded in samples:
+    for sample, extension, encoded, *further in samples:
         key = sample.key
         names = (f"{key}-{number}" for number in count(2))
         while key in used:
             key = next(names)
         used.add(key)
-        yield (sample if key == sample.key else replace(sample, key=key)), extension, encoded
+        yield (sample if key == sample.key else replace(sample, key=key)), extension, encoded, *further
 
 
-def _samples(
-    rows: Iterable[Row], *, images: Path, size: int | None, needs: Collection[str], tally: Tally
-) -> Iterator[tuple[Sample, str, bytes]]:
+def _samples(rows: Iterable[Row], *, images: Path, size: int | None, needs: Collection[str], tally: Tally) -> Iterator[Encoded]:
     root = images.resolve()
     written = 0
     total = len(rows) if isinstance(rows, Sized) else None
@@ -129,17 +128,20 @@ def _samples(
         try:
             found = _read_inside(root, row.file) if row.content is None else row.content
             encoded, extension, image, shrink = _prepared(found, size, row.box)
+            further = [_prepared(_read_inside(root, name), size, None) for name in row.others]
             foils = [asdict(foil) for foil in row.foils]
             record = {"captions": row.captions, "label": row.label, "foils": foils, "extra": {"file": row.file} | row.extra}
+            record |= {"page": row.page} if row.page else {}
             objects = tuple(replace(each, box=_scaled(each.box, shrink)) for each in row.objects)
-            sample = replace(from_record(row.key or f"{written:08d}", image, None, record), questions=tuple(row.questions), objects=objects)
+            sample = from_record(row.key or f"{written:08d}", image, None, record, others=[other for _, _, other, _ in further])
+            sample = replace(sample, questions=tuple(row.questions), objects=objects)
             if needs and not any(getattr(sample, need) for need in needs):
                 raise Unusable(f"no {' or '.join(needs)}")
         except Unusable as reason:
             tally.drop(reason.args[0], row.file)
         else:
             written += 1
-            yield sample, extension, encoded
+            yield sample, extension, encoded, *((kind, content) for content, kind, _, _ in further)
 
 
 def _read_inside(root: Path, name: str) -> bytes:

@@ -21,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
+import numpy as np
 from PIL import Image
 from rich.progress import track
 
@@ -32,7 +33,7 @@ from data.scenes.language import captions, foils, match_question, questions
 from data.scenes.pairs import KINDS, sample_pair
 from data.scenes.planted import PLANTED_SPLITS, group_of, plant
 from data.scenes.world import PRESETS, Preset, Scene, position, relation, sample_scene
-from data.shards import DataError, find, write_index, write_shard
+from data.shards import DataError, Encoded, find, write_index, write_shard
 
 SAMPLES_PER_SHARD = 1000
 Make = Callable[..., Sample]  # of a sample, from (preset, split, index, seed=); picklable
@@ -150,14 +151,19 @@ def _write(job: tuple[Path, str, str, int, Make, range]) -> dict[str, object]:
     path, preset_name, split, seed, make, indices = job
     preset = PRESETS[preset_name]
 
-    def encoded() -> Iterator[tuple[Sample, str, bytes]]:
+    def encoded() -> Iterator[Encoded]:
         for index in indices:
             sample = make(preset, split, index, seed=seed)
-            buffer = io.BytesIO()
-            Image.fromarray(sample.image).save(buffer, "JPEG", quality=92, subsampling=0)
-            yield sample, "jpg", buffer.getvalue()
+            first, *others = (_jpeg(image) for image in sample.images)
+            yield sample, "jpg", first, *(("jpg", other) for other in others)
 
     return write_shard(path, encoded())
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=92, subsampling=0)
+    return buffer.getvalue()
 
 
 def main() -> None:

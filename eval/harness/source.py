@@ -94,7 +94,8 @@ class Source:
         digest = hashlib.sha256()
         for sample in self.samples(split):
             digest.update(json.dumps([sample.key, sample.image.shape, to_record(sample)], sort_keys=True).encode())
-            digest.update(sample.image.tobytes())
+            for image in sample.images:
+                digest.update(image.tobytes())
         return digest.hexdigest()
 
 

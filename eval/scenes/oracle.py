@@ -14,6 +14,7 @@ from data.scenes.compose import compose
 from data.scenes.draw import draw
 from data.scenes.language import agreement, parse
 from data.scenes.language import answer as true_answer
+from data.scenes.pages import infer, views_of
 from data.scenes.world import PRESETS, Preset
 from eval.adapters.naming import ASKED
 from eval.base.capabilities import Images, Prompt, Texts
@@ -31,6 +32,8 @@ class Oracle:
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self._known = {id(sample.image): sample for sample in samples}
+        pages = [sample for sample in samples if "pictures" in sample.extra]
+        self._views = {id(image): view for page in pages for image, view in zip(page.images, views_of(page), strict=True)}
 
     def score(self, images: Images, texts: Texts) -> list[float]:
         """The share of a text's claims that hold for the picture."""
@@ -57,8 +60,14 @@ class Oracle:
         return found
 
     def complete(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The answer to a prompt's last question, about its last picture; or the word to be learned."""
-        return [self._word(prompt) if prompt[-1] == ASKED else self._answer_in(prompt) for prompt in prompts]
+        """The answer to a prompt's last question, about its last picture; or the word to be learned; or the text to be inferred."""
+        by_ending = {"\n": self._inferred, ASKED: self._word}
+        return [by_ending.get(str(prompt[-1]), self._answer_in)(prompt) for prompt in prompts]
+
+    def _inferred(self, prompt: Prompt) -> str:
+        """What the rule of a page says of its last picture, as far as the pairs before it show."""
+        views = [self._views[id(part)] for part in prompt if isinstance(part, np.ndarray)]
+        return infer(views, [str(part).strip() for part in prompt[:-1] if isinstance(part, str)]) or ""
 
     def _answer_in(self, prompt: Prompt) -> str:
         image = [part for part in prompt if isinstance(part, np.ndarray)][-1]

@@ -222,6 +222,15 @@ def freeze(module: Module) -> Module:
     return module.requires_grad_(False).eval()
 
 
+def decoder_layers(language: Any) -> nn.ModuleList:
+    """The layers of a transformers language model, whatever it calls them. Raises ValueError if it has no such list."""
+    depth = language.config.num_hidden_layers
+    for module in language.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise ValueError(f"{type(language).__name__} has no list of {depth} layers; expected a decoder such as Llama, OPT or GPT-2")
+
+
 def cache_name(model: nn.Module) -> str:
     """The name of the cache argument and output of a transformers model: `cache` since version 5.24, `past_key_values` before."""
     return "cache" if "cache" in _arguments(type(model).forward) else "past_key_values"

@@ -6,7 +6,7 @@ the tokens and inserts the image embeddings. Frozen, BLIP-2 and MiniGPT-4 share 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -25,7 +25,7 @@ from models.shared.images import ImageTransform
 from models.shared.prompts import ask
 from models.shared.text import LONGEST, Tokenizer
 from models.shared.transformer import as_autocast
-from models.shared.tree import forests
+from models.shared.tree import Forest, forests
 
 SOFT, PADDING = -1, -2
 
@@ -78,11 +78,19 @@ def label_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return total, asked.sum(dim=1)
 
 
-def log_likelihood(language: Any, ids: Tensor, labels: Tensor, soft: Tensor, pictures: Sequence[int]) -> Tensor:
+def log_likelihood(
+    language: Any,
+    ids: Tensor,
+    labels: Tensor,
+    soft: Tensor,
+    pictures: Sequence[int],
+    announce: Callable[[Forest], None] | None = None,
+) -> Tensor:
     """Log-likelihood float32 `[N]`, the negative of `nll`'s sum, for many sequences about few images: common prefixes are computed once.
     Differentiable.
 
-    soft `[P, places, D]` has the embeddings of P images; the i-th sequence contains only image `pictures[i]`.
+    soft `[P, places, D]` has the embeddings of P images; the i-th sequence contains only image `pictures[i]`. `announce` is called before
+    each forward pass with the trees that it reads.
     """
     rows = [[token for token in row if token != PADDING][:-1] for row in ids.tolist()]  # nothing is predicted from the last token
     found = torch.zeros(len(rows), device=soft.device)
@@ -95,6 +103,8 @@ def log_likelihood(language: Any, ids: Tensor, labels: Tensor, soft: Tensor, pic
         embedded = embed(language, padded, vectors)
         mask = forest.bias(embedded.dtype).to(soft.device)
         following = labels[forest.sequences, 1:]
+        if announce:
+            announce(forest)
         out = language(
             inputs_embeds=embedded,
             attention_mask=mask,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu"]
+Activation = Literal["relu", "squared_relu", "gelu", "gelu_tanh", "quick_gelu"]
 
 
 class QuickGELU(nn.Module):
@@ -28,7 +28,20 @@ class TanhGELU(nn.GELU):
         super().__init__(approximate="tanh")
 
 
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "gelu_tanh": TanhGELU, "quick_gelu": QuickGELU}
+class SquaredReLU(nn.Module):
+    """`max(x, 0) ** 2` (So et al., 2021, arXiv 2109.08668)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "squared_relu": SquaredReLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": TanhGELU,
+    "quick_gelu": QuickGELU,
+}
 
 
 # -------------------------------------------------------------------------------------------------- transformer

@@ -1,4 +1,5 @@
-"""Measure how much of the embedded data set can be learned: `make calibrate` trains a small detector on its ground truth.
+"""Measure how much of the embedded data set can be learned: `make calibrate` trains a small detector on its ground truth; with DATA=pages
+also how much of the pages' texts follows from what it detects.
 
 The detector (`eval.scenes.recogniser`) is trained on the same images as the models of this suite, but with the position and attributes of
 each object as labels. All questions are then answered by rules from the detected objects. If the detector answers a kind of question
@@ -23,12 +24,14 @@ from data.files import write_json
 from data.loader import in_order
 from data.sample import Object, Sample
 from data.scenes.language import answer
+from data.scenes.pages import SPLITS, View, infer, pairs_of
 from data.scenes.world import RELATIONS, direction
-from data.shards import DataError, find
+from data.shards import DataError, find, splits
 from eval.base.console import plain_console
 from eval.base.metrics import estimate
 from eval.base.provenance import provenance
 from eval.scenes.recogniser import ATTRIBUTES, BACKGROUND, looks, train
+from eval.tasks.pages import Prior
 from models.shared.device import hardware
 
 
@@ -62,6 +65,27 @@ def measure(
         mean = estimate(outcomes)
         at_chance = chance.get(name, prior.get(name, 0.0))
         rows.append({"skill": name, "accuracy": mean.value, "low": mean.low, "high": mean.high, "n": len(outcomes), "chance": at_chance})
+    return rows
+
+
+def measure_pages(
+    split: str, pages: Sequence[Sample], found: Sequence[Sequence[tuple[list[Object], dict[str, str]]]], prior: Prior
+) -> list[dict[str, object]]:
+    """One row per place of a page: how often its text is inferred from what was found in the pictures up to it and the texts before, and
+    how often it is the text that follows most often on training pages."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    guessed: dict[str, list[bool]] = defaultdict(list)
+    for sample, seen in zip(pages, found, strict=True):
+        views = [View(tuple(objects), background["tone"]) for objects, background in seen]
+        texts = [text for _, text in pairs_of(sample)]
+        for place, text in enumerate(texts):
+            name = f"{split}: place {place}"
+            right[name].append(infer(views[: place + 1], texts[:place]) == text)
+            guessed[name].append(prior.guess(texts[place - 1] if place else "") == text)
+    rows: list[dict[str, object]] = []
+    for name, outcomes in right.items():
+        mean, chance = estimate(outcomes), sum(guessed[name]) / len(outcomes)
+        rows.append({"skill": name, "accuracy": mean.value, "low": mean.low, "high": mean.high, "n": len(outcomes), "chance": chance})
     return rows
 
 
@@ -120,14 +144,23 @@ def main() -> None:
 
 def calibrate(data: str, budget: int, seed: int, out: Path) -> None:
     """Train the recogniser on a data set's pictures, and write what it recognises on test pictures to `out`."""
-    training, test = ([sample for batch in in_order(find(data, split), batch_size=256) for sample in batch] for split in ("train", "test"))
+    training, test = (_samples(data, split) for split in ("train", "test"))
     started = time.monotonic()
     model = train(training, budget=budget, seed=seed, report=_report)
     rows = measure(test, model.recognise([sample.image for sample in test]), training)
+    prior = Prior.of_samples(training)
+    for split in (split for split in SPLITS if split in splits(data)):
+        pages = _samples(data, split)
+        found = iter(model.recognise([image for sample in pages for image in sample.images]))
+        rows += measure_pages(split, pages, [[next(found) for _ in sample.images] for sample in pages], prior)
     _show(rows, f"{budget:,} images in {time.monotonic() - started:.0f} s, seed {seed}, {data}/test")
     out.parent.mkdir(parents=True, exist_ok=True)
     about = {"data": find(data, "test").name, "budget": budget, "seed": seed, "hardware": hardware(torch.device("cpu"))}
     write_json(out, about | provenance() | {"rows": rows})
+
+
+def _samples(data: str, split: str) -> list[Sample]:
+    return [sample for batch in in_order(find(data, split), batch_size=256) for sample in batch]
 
 
 if __name__ == "__main__":

@@ -71,9 +71,9 @@ class Log:
 
 @dataclass(frozen=True)
 class Prerequisite:
-    """A model to build on: the finished run of another page with the same data and seed. Before the first step,
-    `model.adopt({role: module})` makes it part of the model's own configuration and weights, so the trained model loads from its own
-    run folder."""
+    """A model to build on: the finished run of another page with the same seed and, unless `data` says otherwise, the same data. Before the
+    first step, `model.adopt({role: module})` makes it part of the model's own configuration and weights, so the trained model loads from
+    its own run folder."""
 
     role: str
     """its role in the model, such as image_tokenizer or language_model"""
@@ -81,6 +81,8 @@ class Prerequisite:
     """its page of recipes/"""
     preset: str = ""
     """its preset (default: the preset of this recipe)"""
+    data: tuple[tuple[str, str], ...] = ()
+    """(data set of this recipe, its data set) where they differ: what models share need not be trained again for data that extend it"""
 
 
 @dataclass(frozen=True)

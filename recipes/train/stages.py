@@ -38,7 +38,7 @@ class Needed:
 
 
 def prerequisites(recipe: AnyRecipe, preset_named: str, shared: Path) -> list[Needed]:
-    """The prerequisite runs of a recipe, in folders under `shared`, with its data, seed, device and logging options.
+    """The prerequisite runs of a recipe, in folders under `shared`, with its data (`Prerequisite.data`), seed, device and logging options.
 
     Raises ValueError for an unknown page or preset.
     """
@@ -49,8 +49,9 @@ def prerequisites(recipe: AnyRecipe, preset_named: str, shared: Path) -> list[Ne
             standard = preset(prerequisite.recipe, chosen)
         except ValueError as error:
             raise ValueError(f"prerequisite {prerequisite.role}: {error}") from error
-        where = {name: getattr(recipe, name) for name in ("data", "seed", "device", "workers", "memory_gb", "save_minutes", "log")}
-        folder = shared / run_name(prerequisite.recipe, chosen, recipe, standard.data)
+        where = {name: getattr(recipe, name) for name in ("seed", "device", "workers", "memory_gb", "save_minutes", "log")}
+        where["data"] = dict(prerequisite.data).get(recipe.data, recipe.data)
+        folder = shared / run_name(prerequisite.recipe, chosen, replace(recipe, data=where["data"]), standard.data)
         found.append(Needed(prerequisite.role, prerequisite.recipe, replace(standard, **where), chosen, folder))
     return found
 

@@ -279,5 +279,5 @@ def test_every_package_says_what_it_is() -> None:
     for name, kind in found.items():
         assert kind.paradigm, name
         assert kind.Config.tiny(), name
-        assert set(kind.needs) <= {"captions", "label", "questions", "foils", "objects"}, name
+        assert set(kind.needs) <= {"captions", "texts", "label", "questions", "foils", "objects"}, name
         assert issubclass(kind, Model)

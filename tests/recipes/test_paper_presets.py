@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -16,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     GPTJConfig,
+    GPTNeoXConfig,
     LlamaConfig,
     MPNetConfig,
     MPNetModel,
@@ -60,6 +62,7 @@ def hub() -> dict[str, Any]:
         "EleutherAI/gpt-j-6b": GPTJConfig(n_embd=32, n_layer=1, n_head=2, rotary_dim=4, vocab_size=320, n_positions=99),
         "meta-llama/Llama-2-7b-chat-hf": LlamaConfig(**LLAMA),
         "huggyllama/llama-7b": LlamaConfig(**LLAMA),
+        "EleutherAI/pythia-1.4b": GPTNeoXConfig(**LLAMA),
         "sentence-transformers/all-mpnet-base-v2": MPNetConfig(
             vocab_size=330, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48
         ),
@@ -104,7 +107,7 @@ def shrunk(config: Any) -> Any:
 
 def known(config: Any) -> str:
     """A described architecture at the tiny size of the hub's."""
-    kind = "gpt2" if "gpt2" in config.architecture else "llama"
+    kind = json.loads(config.architecture)["model_type"]
     found = next(each for each in hub().values() if each.model_type == kind)
     return found.to_json_string()
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import models
 from recipes.train.loop import train
 from recipes.train.recipe import AnyRecipe, Optim, Prerequisite
+from recipes.train.stages import prerequisites
 from recipes.train.watch import Watch
 from tests.recipes.fakes import Bridge, install
 from tests.recipes.test_train import Killed, events, same_weights, steps
@@ -168,3 +169,13 @@ def test_recipes_that_contradict_themselves_are_refused(bridge: AnyRecipe, tmp_p
     unknown = replace(bridge, prerequisites=(Prerequisite("tower", "tower", "huge"),))
     with pytest.raises(ValueError, match=r"recipes/tower.py has no preset 'huge', only tiny"):
         train(unknown, tmp_path / "bridge", "tiny")
+
+
+def test_data_that_extend_others_share_their_prerequisites(bridge: AnyRecipe, scenes: Path, tmp_path: Path) -> None:
+    extended = shutil.copytree(scenes, tmp_path / "extended")
+    own = tuple(replace(each, data=((str(extended), str(scenes)),)) for each in bridge.prerequisites)
+    for data, expected in ((extended, scenes), (scenes, scenes), (tmp_path / "third", tmp_path / "third")):
+        (needed,) = prerequisites(replace(bridge, data=str(data), prerequisites=own), "tiny", tmp_path)
+        assert needed.recipe.data == str(expected)
+        (usual,) = prerequisites(replace(bridge, data=str(expected)), "tiny", tmp_path)
+        assert needed.folder == usual.folder
