@@ -99,6 +99,7 @@ ROUGH = """
 a fault if work is lost, a command hangs or ends in a traceback, or one bad input prevents the processing of others.
 """
 MARK = "\N{DAGGER}"  # marks results of older code
+README_COLUMNS = 9
 CLAIM = ("page", "sentence", "paper", "ours", "seeds", "verdict")  # columns of the claims table
 SPEEDS = {  # kind of comparison -> heading; like-for-like comparisons come first
     "fp32": "Like for like, fp32",
@@ -469,7 +470,7 @@ def readme_table(published: Published) -> str:
 def readme_columns(known: list[Key]) -> list[Key]:
     """The first headline metric of each task, in the order of the tasks."""
     firsts = {key.task: key for key in reversed(headline(known))}
-    return [firsts[task] for task in headlines() if task in firsts]
+    return [firsts[task] for task in headlines() if task in firsts][:README_COLUMNS]
 
 
 def readme_controls(rows: Sequence[Row], older: Sequence[Json], columns: Sequence[Key]) -> list[list[str]]:
