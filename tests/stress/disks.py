@@ -106,9 +106,9 @@ def mountable(folder: Path) -> bool:
 
 @contextmanager
 def mounted(folder: Path, options: str = "rw") -> Iterator[Path]:
-    """A small file system in memory. Raises OSError where this user may not mount one."""
+    """A small file system in memory, with room for a run and its checkpoint. Raises OSError where this user may not mount one."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size=8m,{options}", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size=64m,{options}", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
         raise OSError(f"no file system can be mounted at {folder}")
     try:
