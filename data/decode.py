@@ -235,7 +235,9 @@ def image_bytes(members: Members, number: int = 0) -> tuple[str, bytes]:
         name = f"{number}.{extension}" if number else extension
         if name in members:
             return extension, members[name]
-    raise Unusable("an image of several is missing", f"number {number}") if number else Unusable("no image")
+    if number:
+        raise Unusable("an image of several is missing", f"number {number}")
+    raise Unusable("no image", f"members: {_extensions(members)}")
 
 
 def further_images(members: Members, record: dict[str, Any]) -> list[tuple[str, bytes]]:

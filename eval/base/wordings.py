@@ -76,15 +76,17 @@ SAME = [  # (wordings, the one that is read instead), applied in this order
     ("accurate", "correct"),
     (r"i (?:strongly |totally )?(?:disagree|(?:do |can |would )?not agree)", "not true"),
     (r"i (?:fully |totally |would )?agree(?: that)?", "definitely"),
-    (r"(?<=there )sure(?= is)|(?<=it )sure(?= (?:does|is))", ""),
+    (rf"({WHO})(?: most| very)? (?:\w+ly|indeed|sure|still)(?= {BE})", r"\1"),  # "there certainly is"
     (r"(?<!the )(?<!to )right(?=$| ,)", "correct"),
     (r"(?:there (?:is|can be|could be) )?(?:no|no reason to|(?:without|beyond)(?: an?y?)?) (?:doubt|question)", "definitely"),
     ("(?<=definitely )(?:that|about (?:it|that))", ""),
-    (r"of course|for sure|sure thing|by all means|you bet|very much so|most likely", "definitely"),
+    (r"of course|for sure|sure thing|by all means|you bet|very much so|most likely|most(?= \w+ly)|positive(?=$| ,)", "definitely"),
     (r"(think|believe|guess|suppose|say|afraid|seems?|appears?|looks?|is|is not) (?:so|like it|that way|the case)", r"\1 true"),
+    (r"out of the question|not (?:a|any) chance(?=$| ,)", "not"),
     (r"hardly|scarcely|far from it|not by any means|(?:(?:in|by|under) )?no (?:way|means|circumstances|chance)(?! to\b| of\b)", "not"),
     (r"not (?:in the (?:least|slightest)|really|exactly|quite|actually)", "not"),
     # negations
+    (r"at least(?= (?:an?|one|two|\d+)(?!\w))", ""),
     (r"not (?:only|just|merely|one but|the only)|none other than|no (?:less|fewer|more) than|can not deny|no denying", ""),
     (r"(?:nothing|nobody|no (?:one|\w+ (?=other)))(?: else)? (?:but|except(?: for)?|other than|apart from|besides)", ""),
     (r"can not (?:miss|overlook)|(?:hard|difficult|impossible) (?:for \w+ )?to (?:miss|overlook)", "see"),
@@ -117,6 +119,7 @@ SAME = [  # (wordings, the one that is read instead), applied in this order
     (r"(?<=\w )(?:if|whether)\b[^,:]*", ""),
     (r"(so|thus|hence|therefore|overall|finally|in \w+) ,", r"\1"),
     # where a clause ends, and where it is set against the one before
+    (r"^(let (?:me|us) [^,:]*) :", r"\1 ,"),
     (r"^(?:although|though|even though|while) ([^,]*),", r"\1 , but"),
     (r"(?:instead of|rather than|as opposed to)", ", not"),
     (r"(?<=, )(?:just|only)(?= \w)", "but"),  # "no cat, just a dog"
@@ -135,6 +138,7 @@ DOUBT = _any(
     rf"(?:can|could) not (?!(?:be )?{SEE}\b).*",
     rf"can not {SEE} (?:clearly|well|properly|what|how|whether|if)|can not(?: {SEE})?$",
     rf"not {SEE} (?:(?:the|this|that|your|any|an?) )*{PICTURE}(?:$| (?:you|attached|provided|itself))",
+    rf"(?:{SEE}|have|got) no {PICTURE}$",
     rf"^(?:there (?:is|was) )?no {PICTURE} (?:was|were|is|are|provided|attached|here)",
     r"(?:do|did) not (?:know|understand)",
     r"(?:no|not an?y?|not have(?: \w+)?) (?:idea|clue|information|access|ability|context|way)",
@@ -149,8 +153,9 @@ DOUBT = _any(
     r"(?:was|were|been) told|(?:people|they|some|others) (?:say|claim|think)|(?:sign|text|caption|label|title)s? (?:says?|reads?)",
     r"(?:allowed|permitted|forbidden|prohibited)",
     r"(?:without|more|enough) (?:\w+ )?(?:information|context|ability|access|data|details?)",
-    r"let (?:me|us)|i (?:can|will|would|am) (?:be )?(?:happy|glad|help|assist|check|look|try)",  # an offer: "sure, let me look"
+    r"(?:give|have|get|find) no answer|^(?:there is )?no answer|not have (?:\w+ )?(?:eyes|vision)",
 )
+OFFER = _any(r"let (?:me|us)", r"i (?:can|will|would|am) (?:be )?(?:happy|glad|help|assist|check|look|try)")  # "sure, let me look"
 STATES = _any(  # what makes a clause a statement
     rf"there (?:{BE}|not)",
     rf"^it {BE}(?: not)?(?:$| (?:{SEE}|{HERE}|{SHOW}|an?|one))",

@@ -6,6 +6,7 @@ The rules, in this order:
    question: "yes Question: ... Answer: no" is a yes.
 2. `SAME` turns wordings of the same meaning into one. The turn is then read clause by clause. A clause is one of
    - *doubt*, a refusal or a condition: "I cannot tell", "it is unclear", "there might be a dog";
+   - an *offer* to look or to help, which says nothing, as does an adverb beside it: "certainly, let me look";
    - a *word*: one that ends in yes, no, true or correct, or a plain denial: "yes", "the answer is no", "definitely not";
    - an *adverb* that affirms: "of course", "certainly";
    - a *statement* that names what the question asks for, or nothing ("there is one"): "there is a dog", "no dog", "I see none", and
@@ -40,6 +41,7 @@ from eval.base.wordings import (
     FILLER,
     HERE,
     NEGATION,
+    OFFER,
     PREPOSITION,
     PRONOUN,
     SEE,
@@ -80,12 +82,12 @@ def yes_or_no(answer: str, question: str = "") -> bool | None:
             if kind and not (doubted and kind in ("statement", "guess")):
                 turns[-1].append((kind, verdict))
             doubted = doubted or kind == "doubt"
-    said: dict[str, list[bool]] = {"word": [], "statement": [], "guess": [], "adverb": [], "doubt": []}
+    said: dict[str, list[bool]] = {"word": [], "statement": [], "guess": [], "adverb": [], "doubt": [], "offer": []}
     for kind, verdict in next((turn for turn in reversed(turns) if turn), []):
         said[kind].append(verdict)
     if len({*said["word"], *said["statement"]}) == 2:
         return None
-    sure = said["word"] + said["statement"] + said["guess"] + ([] if said["doubt"] else said["adverb"])
+    sure = said["word"] + said["statement"] + said["guess"] + ([] if said["doubt"] or said["offer"] else said["adverb"])
     return sure[0] if sure else None
 
 
@@ -116,6 +118,8 @@ def _read(clause: str, asked: Asked, inherited: bool) -> tuple[str, bool, bool]:
     opening = inherited if listed else sum(place < content for place in negations) % 2 == 1
     if DOUBT.search(clause):
         return "doubt", False, inherited
+    if OFFER.search(clause):
+        return "offer", False, inherited
     if AFFIRMING.issuperset(words) or (words[-1] in ("true", "correct", "likely") and not odd):
         return "adverb", True, False
     if words[-1] in VERDICTS or (odd and all(word in AFFIRMING | {"not", "no"} or word.endswith("ly") for word in words)):
