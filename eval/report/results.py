@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -335,6 +336,8 @@ def _checked_cost(cost: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         for name in COSTS:
             number(cost.get(name))
+        if not isinstance(hardware := cost.get("hardware"), str | None):
+            raise ValueError(f"hardware: expected a text, found {hardware!r:.80}")
         for each in _prerequisites(cost).values():
             for name in PAID:
                 number(each.get(name))
@@ -406,9 +409,12 @@ def _shown(value: Any, levels: int) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """A finite float, or None for None, NaN and infinities."""
+    """A finite float, or None for None, NaN and infinities. Raises ValueError."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected a number, found {value!r}")
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # json's whole numbers have any length
+        raise ValueError(f"expected a number below {sys.float_info.max:.1e}, found a whole number with more digits") from None

@@ -198,7 +198,7 @@ def test_a_member_of_gigabytes_is_not_read(tmp_path: Path) -> None:
     [
         ([], "no usable sample"),
         ([("a", b"no extension")], "no usable sample"),
-        ([(f"{n}.v1.png", IMAGE) for n in range(150)], "no image"),
+        ([(f"{n}.v1.png", IMAGE) for n in range(150)], r"members: \.v1\.png\) no image"),
         ([(f"{n}.png", IMAGE) for n in range(150)], "no captions"),
         ([*good_members(150), *[(f"x{n}.png", b"?") for n in range(100)]], "undecodable image"),
     ],

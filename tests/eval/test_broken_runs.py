@@ -25,7 +25,7 @@ EVALUATION = "eval/scenes-tiny/eval.json"
 SHOWCASE = "eval/scenes-tiny/showcase.json"
 RECORDS = "eval/scenes-tiny/zeroshot.test.model.jsonl"
 TORN = ["", "{", "[]", "null", '"text"', "[" * 100_000, '{"a":' * 200 + "1" + "}" * 200, "\x00" * 64, "\xff\xfe"]
-ODD = [None, "text", -1, 1e308, float("nan"), [], {}, [[1]], {"a": {"b": 1}}, True]
+ODD = [None, "text", -1, 1e308, float("nan"), [], {}, [[1]], {"a": {"b": 1}}, True, 10**400]
 
 
 @pytest.fixture
@@ -115,6 +115,15 @@ def test_any_value_of_any_field_leaves_the_other_run_its_row(name: str, two: Pat
             assert markdown(report)
             assert table_csv(report)
             assert html(report)
+
+
+@pytest.mark.parametrize("name", ["samples_seen", "train_flops", "hardware"])
+def test_a_cost_beyond_any_float_costs_its_run_alone(name: str, two: Path) -> None:
+    path = two / "coca-tiny-s0" / "cost.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: 10**400}))
+    report = report_on(two)
+    assert pages(report) == ["clip"]
+    assert str(path) in report.faults[0]
 
 
 def test_all_runs_broken_is_a_failure_that_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
