@@ -336,6 +336,8 @@ def _from_tars(tars: Sequence[str], split: str) -> Split:
     for tar in tars:
         if not tar.startswith(remote) and not Path(tar).exists():
             raise FileNotFoundError(f"{tar} does not exist ({len(tars)} tars were named). {_how_to_make(Path(tar).parent)}")
+        if not tar.startswith(remote) and not Path(tar).is_file():  # reading a named pipe would wait for ever
+            raise DataError(f"{tar} is not a file but a pipe, socket or device: expected a tar")
     urls = tuple(tar if tar.startswith(remote) else str(Path(tar).absolute()) for tar in tars)
     folder = Path(tars[0]).parent
     classes = {None if tar.startswith(remote) else _classes(place) for place in {Path(tar).absolute().parent for tar in tars}}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -195,3 +196,11 @@ def test_unbalanced_braces_are_an_error_that_names_them(spec: str) -> None:
 def test_a_pattern_or_url_longer_than_a_file_name_is_no_path() -> None:
     places = "https://host/{" + ",".join(f"{n:05d}" for n in range(100)) + "}.tar"
     assert len(find(places, "train").urls) == 100
+
+
+def test_a_named_pipe_is_no_tar(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.tar")
+    with pytest.raises(DataError, match=r"x\.tar is not a file but a pipe"):
+        find(tmp_path / "x.tar", "train")
+    with pytest.raises(DataError, match=r"holds no tar files|is not a file"):
+        find(tmp_path, "train")
