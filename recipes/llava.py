@@ -14,7 +14,7 @@ MLP        1,024 - 4,096 - 4,096, 21.0 M          768 - 576 - 576, 0.8 M        
 language   Vicuna-7B                              SmolLM2-135M-Instruct         the suite's own, 1.9 M
 align      the MLP: batches of 256, lr 1e-3,      1 M in batches of 256         8 k images with 4 captions each,
            warm-up 3 %                                                          in batches of 16, lr 2e-3
-tune       the MLP and the language model:        500 k in batches of 128       14.4 k images with 5 requests each,
+tune       the MLP and the language model:        500 k in batches of 128       12 k images with 5 requests each,
            batches of 128, lr 2e-5, warm-up 3 %   lr 5e-5                       in batches of 16, lr 1e-3, Muon
 optimiser  AdamW, wd 0, betas .9 .999, cosine     the same                      AdamW, cosine
 
@@ -43,7 +43,7 @@ PRESETS = {
         model=LLaVAConfig.tiny(),
         stages=(
             Stage("align", Optim(lr=2e-3, warmup=800), budget=8_000, batch=16),
-            Stage("tune", Optim(lr=1e-3, warmup=1_600, muon=True), budget=14_400, batch=16),
+            Stage("tune", Optim(lr=1e-3, warmup=1_600, muon=True), budget=12_000, batch=16),
         ),
         prerequisites=NEEDS,
         tokenizer="language_model",
@@ -97,7 +97,7 @@ CLAIMS = (
         base=_adamw,
         arms=(Arm("tuned"), Arm("frozen", with_model(tune_language=False)), Arm("low-rank updates", with_model(rank=8))),
         metric=ANSWERS,
-        note=f"{HALF}; all arms see the same instructions with the same learning rate, and AdamW",
+        note=f"{HALF}; all arms have AdamW at the same learning rate; the language model has not read the template of conversations before",
     ),
     Claim(
         name="align-first",
@@ -133,6 +133,6 @@ CLAIMS = (
         base=_short,
         arms=(Arm("with the prompt"), Arm("without", with_model(format_prompt=False))),
         metric=in_the_form_asked_for("word"),
-        note=f"{HALF}; half of the questions of the training data are answered by a sentence; without the prompt nothing tells which half",
+        note=f"{HALF}; a quarter of the training questions are answered by a sentence; without the prompt nothing tells which",
     ),
 )

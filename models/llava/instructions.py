@@ -25,6 +25,8 @@ from models.shared.prompts import DESCRIBE
 
 T = TypeVar("T")
 
+IN_WORDS = 0.75  # share of the questions that are to be answered by a word
+
 
 def dialogues(sample: Sample, rng: np.random.Generator, *, conversations: int, most: int, format_prompt: bool = True) -> list[list[Turn]]:
     """Up to `most` requests about a picture in any order, dealt out to so many conversations: a description; a list, a caption, the number
@@ -48,7 +50,7 @@ def _asked(question: Question, rng: np.random.Generator, *, format_prompt: bool)
     """The question, to be answered by a word or by a sentence."""
     if not has_form(question.answer, "word"):
         return Turn(question.question, question.answer)
-    if rng.random() < 0.5:
+    if rng.random() < IN_WORDS:
         return Turn(question.question + (IN_ONE_WORD if format_prompt else ""), question.answer)
     return Turn(question.question, sentence(question.question, question.answer) or question.answer)
 

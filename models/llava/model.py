@@ -6,7 +6,7 @@ The image tower is frozen.
 Deviations: instructions are generated from the annotations of images instead of by a language model. With `conversations` > 1, several
 conversations about one image are learned in a step, without seeing each other; they share the computation of what they begin with.
 Images are cropped to a square instead of padded. Low-rank updates and the MLP have the same learning rate. `tiny` has the suite's own CLIP
-and language model, and the conversation template that this language model knows.
+and language model, and no system prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from data.fields import require
 from models.contract import Batch
 from models.llava.instructions import CaptionCollate, DialogueCollate, RequestsCollate
 from models.shared.backbones import LanguageConfig, freeze, image_tower, known, without_last
-from models.shared.chat import VICUNA_V0, ChatModel, Signs, Template, Turn, laid_out
+from models.shared.chat import ChatModel, Signs, Template, Turn, laid_out
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform
 from models.shared.instructions import BRIEFLY, IN_ONE_WORD
 from models.shared.lora import low_rank_updates
@@ -31,14 +31,11 @@ from models.shared.prefix_model import LockedTowerModel
 from models.shared.text import Tokenizer
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
-VICUNA_V1 = Signs(
-    human="USER: ",
-    assistant=" ASSISTANT:",
-    closing="\n",
-    system="A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. ",
+VICUNA = Signs(human="USER: ", assistant=" ASSISTANT:", closing="\n")  # of its version 1
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
 )
-SIGNS = {"v0": VICUNA_V0, "v1": VICUNA_V1}
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # all linear layers of a Llama's blocks
 VIT_L_336 = VisionConfig(width=1024, depth=24, heads=16, activation="quick_gelu", image_size=336, patch_size=14, pre_norm=True)
 """CLIP's ViT-L/14 at 336 px"""
@@ -54,7 +51,7 @@ class LLaVAConfig:
     tune_language: bool = True  # in the second stage; if not, only the MLP is trained
     rank: int = 0  # of low-rank updates, which are trained instead of the language model; 0: none
     scale: float = 2.0  # of the updates: alpha / rank
-    template: Literal["v0", "v1"] = "v1"  # Vicuna's, of this version
+    system: str = SYSTEM  # in front of every conversation
     format_prompt: bool = True  # 1.5: a request for one word says so
     conversations: int = 1  # about an image in a step
     requests: int = 8  # about an image in a step, dealt out to its conversations
@@ -69,7 +66,7 @@ class LLaVAConfig:
 
     @classmethod
     def tiny(cls) -> LLaVAConfig:
-        return cls(vision=TINY_TOWER, template="v0", conversations=4, requests=5, context=48)
+        return cls(vision=TINY_TOWER, system="", conversations=4, requests=5, context=48)
 
     @classmethod
     def small(cls) -> LLaVAConfig:
@@ -103,7 +100,7 @@ class LLaVA(LockedTowerModel, ChatModel):
             self.lora = low_rank_updates(self.language, ADAPTED, rank=config.rank, scale=config.scale)
         self.transform = ImageTransform(config.vision.image_size)
         self.places = self.visual.patch_embed.num_patches
-        self.template = Template(tokenizer, self.places, config.context, SIGNS[config.template])
+        self.template = Template(tokenizer, self.places, config.context, replace(VICUNA, system=config.system))
         self.captions = CaptionCollate(self.transform, self.template, config.conversations)
         self.dialogues = DialogueCollate(self.transform, self.template, config.conversations, config.requests, config.format_prompt)
         self.collate: RequestsCollate = self.captions
