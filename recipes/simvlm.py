@@ -9,10 +9,10 @@ data       ALIGN 1.8 B pairs, C4 documents            scenes-small            sc
 image      ResNet-152's first three stages, 224 px    ResNet-50's, 128 px     convolutions, 64 px
 layers     32 + 32 of 1,280 (base: 12 + 12 of 768)    8 + 8 of 384            3 + 3 of 160
 batch      4,096 pairs and 512 documents              1,024, a ninth texts    64, a ninth texts
-seen       1 M steps = 4.6 G                          6.4 M                   128 k
+seen       1 M steps = 4.6 G                          6.4 M                   48 k
 optimiser  AdamW, lr 5e-4, wd 0.01, 2 % warm-up,      AdamW, lr 1e-3,         Muon and AdamW,
            linear decay                               wd 0.1, cosine          lr 1.5e-3, wd 0.05, cosine
-prefix     picture and words up to a random place     the same, half of the captions whole, and questions to answer
+prefix     picture and words up to a random place     the same, half of the captions whole; and a question of each picture
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from recipes.train.recipe import AnyRecipe, Optim, Recipe
 PRESETS = {
     "tiny": Recipe(
         model=SimVLMConfig.tiny(),
-        optim=Optim(lr=1.5e-3, warmup=6_400, muon=True),
-        budget=128_000,
+        optim=Optim(lr=1.5e-3, warmup=3_200, muon=True),
+        budget=48_000,
         batch=64,
         tokenizer="train+questions",
     ),

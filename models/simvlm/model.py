@@ -2,7 +2,7 @@
 
 Deviations: norms of the convolution stage are group norms. Positions of images start as sines and cosines. `tiny` has a small
 convolutional stem and a width of 160. Half of its captions have no words in the prefix, since that is how captions are written
-later, and half of its pictures come with a question as the prefix and an answer to predict, whose tokens weigh more: the paper
+later, and its pictures come with a question as another prefix and an answer to predict, whose tokens weigh more: the paper
 fine-tunes for questions.
 """
 
@@ -29,7 +29,7 @@ from models.simvlm.collate import Mix, PrefixLMCollate
 from models.simvlm.stage import StageConfig, image_stage
 from models.simvlm.transformer import EncoderDecoder, EncoderDecoderConfig, Prefix, Writer
 
-PASSES = 3  # on a CPU pictures whose texts are of like length are read together: less padding
+PASSES = 3  # on a CPU texts of like length are read together: less padding
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class SimVLMConfig:
 
     @classmethod
     def tiny(cls) -> SimVLMConfig:
-        """2.9 M parameters; minutes on two CPU cores."""
+        """2.8 M parameters; minutes on two CPU cores."""
         return cls(
             stage=StageConfig(kind="conv", image_size=64),
             transformer=EncoderDecoderConfig(width=160, depth=3, decoder_depth=3, heads=5),
             context=48,
-            mix=Mix(questions=0.5, whole=0.5, answer_weight=4.0),
+            mix=Mix(questions=1.0, whole=0.5, answer_weight=4.0),
         )
 
     @classmethod
@@ -60,7 +60,7 @@ class SimVLMConfig:
             stage=StageConfig(layers=(3, 4, 6), image_size=128),
             transformer=EncoderDecoderConfig(width=384, depth=8, decoder_depth=8, heads=6),
             context=96,
-            mix=Mix(questions=0.5, whole=0.5),
+            mix=Mix(questions=1.0, whole=0.5),
             random_crop=0.9,
         )
 
@@ -106,30 +106,40 @@ class SimVLM(Model):
         self.transformer = EncoderDecoder(config.transformer, side=config.stage.side, vocab_size=config.vocab_size, context=config.context)
 
     def encode(self, batch: Batch) -> Batch:
-        """Of each text's rest the negative log-likelihood "nll" in nats and the number of "tokens", both `[B]` and times its weight."""
-        shown = batch["shown"]
-        if not device.host_knows(shown) or not bool(shown.any()):  # without any picture the stage still gets a gradient, of 0
-            return self._read(batch, look=True)
-        lengths, pictures = (batch["labels"] != IGNORE_INDEX).sum(dim=1), int(shown.sum())
-        order = (lengths - 2 * lengths.max() * shown).argsort()  # those with pictures first
-        groups = [rows for rows in (*order[:pictures].chunk(PASSES), order[pictures:]) if len(rows)]
-        parts = [self._read({name: values[rows] for name, values in batch.items()}, look=bool(shown[rows[0]])) for rows in groups]
-        back = order.argsort()
-        return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+        """Of each sample the negative log-likelihood "nll" in nats of what follows its prefixes and the number of "tokens" that is, both
+        `[B]` and times the texts' weights. A picture is looked at once for all of its texts."""
+        image, texts = self._look(batch["pixels"]), batch["prefix"].shape[1]
+        flat = {name: batch[name].flatten(0, 1) for name in ("prefix", "labels", "shown", "weight")}
+        pictures = torch.arange(len(image), device=image.device).repeat_interleave(texts)
+        lengths = (flat["labels"] != IGNORE_INDEX).sum(dim=1)
+        shown, alone = ((flat["shown"] == value) & (lengths > 0) for value in (True, False))
+        if device.host_knows(shown) and bool(shown.any()):
+            by_length = shown.nonzero()[:, 0][lengths[shown].argsort()]
+            groups = [(rows, True) for rows in by_length.chunk(PASSES)] + [(alone.nonzero()[:, 0], False)]
+        else:  # without any picture the stage still gets a gradient, of 0
+            groups = [(torch.arange(len(pictures), device=image.device), True)]
+        found = torch.zeros(2, len(pictures), device=image.device)
+        for rows, look in groups:
+            if len(rows):
+                part = {name: values[rows] for name, values in flat.items()}
+                found = found.index_copy(1, rows, self._read(image[pictures[rows]] if look else None, part))
+        nll, tokens = found.unflatten(1, (len(image), texts)).sum(dim=2)
+        return {"nll": nll, "tokens": tokens.detach()}
 
     def objective(self, features: Batch) -> Losses:
         """Equation 3: the mean over all tokens after the prefixes."""
         loss = mean_of_all(features["nll"], features["tokens"])
         return Losses(loss, {"suffix": loss}, {"suffix": math.log(self.config.vocab_size)})
 
-    def _read(self, batch: Batch, *, look: bool) -> Batch:
-        """`encode` of rows that are read together; without `look`, of none of which the picture is shown."""
-        prefix, labels, shown = _cut(batch["prefix"], PADDING), _cut(batch["labels"], IGNORE_INDEX), batch["shown"]
-        read = self.transformer.read(self._look(batch["pixels"]) if look else None, prefix, shown)
+    def _read(self, image: Tensor | None, texts: Batch) -> Tensor:
+        """Patch tokens `[N, P, D]`, if any of the texts has a picture, and N texts -> negative log-likelihoods and numbers of tokens, both
+        times the weights, `[2, N]`."""
+        prefix, labels = _cut(texts["prefix"], PADDING), _cut(texts["labels"], IGNORE_INDEX)
+        read = self.transformer.read(image, prefix, texts["shown"])
         ids = torch.cat([labels.new_full((len(labels), 1), self.start), labels[:, :-1].clamp(min=0)], dim=1)
         places = read.length[:, None] + torch.arange(ids.shape[1], device=ids.device)
-        nll, tokens = label_nll(self.transformer.predict(ids, places, self.transformer.remember(read), read.seen), labels)
-        return {"nll": nll * batch["weight"], "tokens": tokens * batch["weight"]}
+        found = label_nll(self.transformer.predict(ids, places, self.transformer.remember(read), read.seen), labels)
+        return torch.stack([each * texts["weight"] for each in found])
 
     def _look(self, pixels: Tensor) -> Tensor:
         """uint8 pixels `[B, 3, S, S]` -> patch tokens `[B, N, D]`."""

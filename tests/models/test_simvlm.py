@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.sample import Question
+from data.sample import Question, Sample
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
 from models.contract import IGNORE_INDEX
@@ -109,12 +109,18 @@ def test_a_batch_without_pictures_gives_every_parameter_a_gradient() -> None:
     alone["nll"].sum().backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not any(parameter.grad.any() for parameter in model.stage.parameters() if parameter.grad is not None)
+    model.zero_grad()
+    samples = [replace(sample, questions=()) for sample in SAMPLES[:3]]
+    batch = replace(model.collate, mix=Mix(texts=1.0, questions=1.0))(samples, np.random.default_rng(0))  # no questions: no second texts
+    model(batch).total.backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
 def test_where_the_host_does_not_know_the_values_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
     batch = model.collate(SAMPLES, np.random.default_rng(0))
     assert not batch["shown"].all()
+    assert not (batch["labels"] != IGNORE_INDEX).any(dim=2).all()  # not every sample has a question
     expected = model.encode(batch)
     monkeypatch.setattr("models.shared.device.host_knows", lambda _: False)
     for name, values in model.encode(batch).items():
@@ -148,17 +154,22 @@ def test_what_it_cannot_be_built_from_is_refused() -> None:
 def test_the_loss_equals_a_slow_one() -> None:
     """One sample and one token at a time, each read alone: -log p of every token after the prefix, weighted, over all of them."""
     model = _model()
-    batch = model.collate(SAMPLES, np.random.default_rng(1))
+    batch = model.collate(SAMPLES[:10], np.random.default_rng(1))
     losses = model(batch)
     total, count = 0.0, 0.0
-    for row in range(len(SAMPLES)):
-        prefix = [token for token in batch["prefix"][row].tolist() if token != PADDING]
-        rest = [token for token in batch["labels"][row].tolist() if token != IGNORE_INDEX]
-        image = model._look(batch["pixels"][row : row + 1]) if batch["shown"][row] else None
-        for place, token in enumerate(rest):
-            logits = _next(model, image, prefix, rest[:place])
-            total -= float(batch["weight"][row] * logits.double().log_softmax(dim=-1)[token])
-            count += float(batch["weight"][row])
+    texts = _rows(batch)
+    assert len(texts) > 12
+    for pixels, shown, labels, prefixes, weights in zip(
+        batch["pixels"], batch["shown"], batch["labels"], batch["prefix"], batch["weight"], strict=True
+    ):
+        for number in range(len(labels)):
+            prefix = [token for token in prefixes[number].tolist() if token != PADDING]
+            rest = [token for token in labels[number].tolist() if token != IGNORE_INDEX]
+            image = model._look(pixels[None]) if shown[number] else None
+            for place, token in enumerate(rest):
+                logits = _next(model, image, prefix, rest[:place])
+                total -= float(weights[number] * logits.double().log_softmax(dim=-1)[token])
+                count += float(weights[number])
     assert losses.total.item() == pytest.approx(total / count, abs=1e-5)
     assert losses.terms["suffix"].item() == losses.total.item()
 
@@ -186,6 +197,7 @@ def test_a_batch_is_made_of_cut_captions_whole_ones_answers_and_texts() -> None:
     found: Counter[str] = Counter()
     for seed in range(60):
         batch = collate(SAMPLES, np.random.default_rng(seed))
+        assert batch["labels"].shape[:2] == (len(SAMPLES), 2)
         for prefix, rest, shown, weight in _rows(batch):
             assert rest[-1] == TOKENIZER.end
             if not shown:
@@ -200,9 +212,9 @@ def test_a_batch_is_made_of_cut_captions_whole_ones_answers_and_texts() -> None:
                 assert rest[:-1]
             assert weight == (3.0 if kind == "answer" else 1.0)
             found[kind] += 1
-    shares = {kind: count / found.total() for kind, count in found.items()}
+    shares = {kind: count / (60 * len(SAMPLES)) for kind, count in found.items()}
     # A whole caption is also drawn by a cut before the first of its dozen tokens.
-    assert shares == pytest.approx({"text": 0.2, "answer": 0.4, "whole": 0.2 * (1 + 1 / 14), "cut": 0.2 * (1 - 1 / 14)}, abs=0.04)
+    assert shares == pytest.approx({"text": 0.2, "answer": 0.5, "whole": 0.4 * (1 + 1 / 14), "cut": 0.4 * (1 - 1 / 14)}, abs=0.04)
 
 
 def test_each_caption_is_cut_at_a_place_of_its_own_before_its_last_token() -> None:
@@ -241,19 +253,25 @@ def test_long_questions_and_answers_fit() -> None:
     model = _model(context=10)
     sample = replace(SAMPLES[0], questions=(Question("is it red? " * 40, "yes " * 40),))
     batch = replace(model.collate, mix=Mix(texts=0.0, questions=1.0))([sample], np.random.default_rng(0))
-    ((prefix, rest, _, _),) = _rows(batch)
+    _, (prefix, rest, _, _) = _rows(batch)
     assert (len(prefix), len(rest)) == (10, 10)
     assert model(batch).total.isfinite()
     assert len(model.answer([sample.image], [sample.questions[0].question])) == 1
 
 
-def test_texts_are_documents_of_the_language_models_corpus() -> None:
-    collate = _collate(Mix(texts=1.0), context=400)
-    batch = collate(SAMPLES[:1], np.random.default_rng(5))
-    ((prefix, rest, shown, _),) = _rows(batch)
-    assert not shown
-    text = TOKENIZER.decode([*prefix, *rest[:-1]])
-    assert any(text == TOKENIZER.decode(TOKENIZER.encode(documents(SAMPLES[:1], np.random.default_rng(seed))[0])) for seed in range(400))
+def test_texts_are_documents_of_the_language_models_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def kept(samples: list[Sample], rng: np.random.Generator) -> list[str]:
+        made.extend(documents(samples, rng))
+        return made
+
+    monkeypatch.setattr("models.simvlm.collate.documents", kept)
+    batch = _collate(Mix(texts=1.0), context=400)(SAMPLES, np.random.default_rng(0))
+    assert len(made) == len(SAMPLES)
+    for text, (prefix, rest, shown, _) in zip(made, _rows(batch), strict=True):
+        assert [*prefix, *rest] == [*TOKENIZER.encode(text), TOKENIZER.end]
+        assert not shown
 
 
 # ------------------------------------------------------------------------------------------------- capabilities
@@ -354,19 +372,23 @@ def _batch(model: SimVLM, rows: list[tuple[list[int], list[int]]], shown: list[b
         prefix[number, : len(begin)] = torch.tensor(begin, dtype=torch.long)
         labels[number, : len(rest)] = torch.tensor(rest)
     seen = torch.tensor(shown or [True] * len(rows))
-    return {"pixels": _pixels(model, len(rows)), "prefix": prefix, "labels": labels, "shown": seen, "weight": torch.ones(len(rows))}
+    texts = {"prefix": prefix, "labels": labels, "shown": seen, "weight": torch.ones(len(rows))}
+    return {"pixels": _pixels(model, len(rows))} | {name: each[:, None] for name, each in texts.items()}
 
 
 def _rows(batch: dict[str, Tensor]) -> list[tuple[list[int], list[int], bool, float]]:
-    return [
+    """Prefix, rest, whether the picture is shown, and weight of all texts of all samples."""
+    flat = (batch[name].flatten(0, 1) for name in ("prefix", "labels", "shown", "weight"))
+    found = [
         (
             [token for token in prefix.tolist() if token != PADDING],
             [token for token in labels.tolist() if token != IGNORE_INDEX],
             bool(shown),
             float(weight),
         )
-        for prefix, labels, shown, weight in zip(batch["prefix"], batch["labels"], batch["shown"], batch["weight"], strict=True)
+        for prefix, labels, shown, weight in zip(*flat, strict=True)
     ]
+    return [row for row in found if row[1]]
 
 
 def _seen(model: SimVLM, image: np.ndarray) -> Tensor:
