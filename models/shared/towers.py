@@ -96,8 +96,10 @@ class NamedTower(nn.Module):
         super().__init__()
         self.inner: Any = inner
         self.is_timm = hasattr(inner, "forward_head")
+        self.eval()  # or batch norms would learn from the zeros
         with torch.no_grad():
             states, pooled = self._look(torch.zeros(1, 3, size, size))
+        self.train()
         self.pooled = pooled is not None and pooled.shape[-1] == states.shape[-1]  # else the states' mean
         self.num_features = self.embed_dim = states.shape[-1]
         side = math.isqrt(states.shape[1])  # what is left over from a square is not of the picture: class token, registers
