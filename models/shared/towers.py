@@ -84,7 +84,8 @@ def fetch_named_tower(visual: nn.Module, config: VisionConfig) -> dict[str, str]
     """Load the weights that the tower's description names into `visual`. Returns {"visual": source}, or {} for a tower of our own."""
     if not config.tower:
         return {}
-    visual.load_state_dict(build_tower(config.tower, weights=True).state_dict())
+    state = build_tower(config.tower, weights=True).state_dict()
+    visual.load_state_dict({name: state[name] for name in visual.state_dict() if name in state})  # some models drop the last blocks
     return {"visual": str(json.loads(config.tower)["source"])}
 
 
