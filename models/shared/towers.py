@@ -56,8 +56,10 @@ def known_tower(config: Any) -> Any:
     found = replace(
         vision, tower=json.dumps(about), width=tower.num_features, image_size=size, patch_size=patch, stem="patch", positions="random"
     )
-    names = [name for name in ("mean", "std") if hasattr(config, name)]
-    return replace(config, vision=found, **{name: tuple(about[name]) for name in names})
+    changed: dict[str, Any] = {name: tuple(about[name]) for name in ("mean", "std") if hasattr(config, name)}
+    if hasattr(config, "timm_name"):
+        changed["timm_name"] = ""  # the tower that a preset names is replaced, too
+    return replace(config, vision=found, **changed)
 
 
 def build_tower(description: str, *, weights: bool = False) -> Any:

@@ -175,7 +175,7 @@ def _with_a_vision() -> list[str]:
     """Of all models, those whose `tiny` has a vision transformer."""
     found = []
     for name, kind in models.all_models().items():
-        if isinstance(getattr(kind.Config.tiny() if hasattr(kind.Config, "tiny") else None, "vision", None), VisionConfig):
+        if "Config" in vars(kind) and isinstance(getattr(kind.Config.tiny(), "vision", None), VisionConfig):  # others are base classes
             found.append(name)
     return sorted(found)
 
