@@ -156,10 +156,13 @@ class Model(nn.Module):
 
     def fetch(self) -> dict[str, str]:
         """Load the published backbones named in the configuration. Returns module -> source of its weights."""
+        vision: Any = getattr(self.config, "vision", None)
+        if not getattr(vision, "tower", ""):
+            return {}
         from models.shared.towers import fetch_named_tower
 
-        vision = getattr(self.config, "vision", None)
-        return fetch_named_tower(self.visual, vision) if getattr(vision, "tower", "") else {}
+        visual: Any = self.visual
+        return fetch_named_tower(visual, vision)
 
     def remember(self, batches: Iterable[Sequence[Sample]]) -> None:
         """Read the training split once, in order, before training, for example to collect documents to retrieve from or candidate

@@ -123,7 +123,8 @@ class Chameleon(Model):
         self.rows = 1 + max(config.vocab_size - 1, *images, config.begin, config.finish, config.turn)
         for name in ("begin", "finish", "turn"):
             if getattr(config, name) < 0:
-                config, self.rows = replace(config, **{name: self.rows}), self.rows + 1
+                new: dict[str, Any] = {name: self.rows}
+                config, self.rows = replace(config, **new), self.rows + 1
         self.config = config
         self.decoder = TokenDecoder(config.decoder, self.rows)
         self.turns = Turns(config, tokenizer, self.image_tokenizer.side**2)

@@ -168,7 +168,8 @@ class Flamingo(Model):
 
     def fetch(self) -> dict[str, str]:
         """Load the weights of the backbones that the configuration names. Returns module -> where they came from."""
-        return fetch_tower(self.visual, self.config.timm_name) | fetch_language(self.language, self.config.language.source, self.tokenizer)
+        tower = super().fetch() | fetch_tower(self.visual, self.config.timm_name)
+        return tower | fetch_language(self.language, self.config.language.source, self.tokenizer)
 
     @torch.no_grad()
     def precompute(self, samples: Sequence[Sample]) -> Sequence[Sample]:

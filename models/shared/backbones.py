@@ -156,6 +156,8 @@ def image_tower(name: str, *, weights: bool = False, dropped: int = 1, image_siz
 
 def without_last(tower: Any, blocks: int) -> Any:
     """A vision transformer without its last `blocks` blocks and its final norm. Raises ValueError unless a block is left."""
+    if not hasattr(tower, "blocks"):
+        raise ValueError("states before the last block are read, and this image tower has no blocks: name a timm vision transformer")
     if len(tower.blocks) <= blocks:
         raise ValueError(f"an image tower of {len(tower.blocks)} blocks has no states before the last {blocks}; expected a deeper one")
     tower.blocks = tower.blocks[: len(tower.blocks) - blocks]

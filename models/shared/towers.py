@@ -56,8 +56,10 @@ def known_tower(config: Any) -> Any:
     found = replace(
         vision, tower=json.dumps(about), width=tower.num_features, image_size=size, patch_size=patch, stem="patch", positions="random"
     )
-    names = [name for name in ("mean", "std") if hasattr(config, name)]
-    return replace(config, vision=found, **{name: tuple(about[name]) for name in names})
+    changed: dict[str, Any] = {name: tuple(about[name]) for name in ("mean", "std") if hasattr(config, name)}
+    if hasattr(config, "timm_name"):
+        changed["timm_name"] = ""  # the tower that a preset names is replaced, too
+    return replace(config, vision=found, **changed)
 
 
 def build_tower(description: str, *, weights: bool = False) -> Any:
@@ -84,7 +86,8 @@ def fetch_named_tower(visual: nn.Module, config: VisionConfig) -> dict[str, str]
     """Load the weights that the tower's description names into `visual`. Returns {"visual": source}, or {} for a tower of our own."""
     if not config.tower:
         return {}
-    visual.load_state_dict(build_tower(config.tower, weights=True).state_dict())
+    state = build_tower(config.tower, weights=True).state_dict()
+    visual.load_state_dict({name: state[name] for name in visual.state_dict() if name in state})  # some models drop the last blocks
     return {"visual": str(json.loads(config.tower)["source"])}
 
 
@@ -96,8 +99,10 @@ class NamedTower(nn.Module):
         super().__init__()
         self.inner: Any = inner
         self.is_timm = hasattr(inner, "forward_head")
+        self.eval()  # or batch norms would learn from the zeros
         with torch.no_grad():
             states, pooled = self._look(torch.zeros(1, 3, size, size))
+        self.train()
         self.pooled = pooled is not None and pooled.shape[-1] == states.shape[-1]  # else the states' mean
         self.num_features = self.embed_dim = states.shape[-1]
         side = math.isqrt(states.shape[1])  # what is left over from a square is not of the picture: class token, registers
