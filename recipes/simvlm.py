@@ -9,7 +9,7 @@ data       ALIGN 1.8 B pairs, C4 documents            scenes-small            sc
 image      ResNet-152's first three stages, 224 px    ResNet-50's, 128 px     convolutions, 64 px
 layers     32 + 32 of 1,280 (base: 12 + 12 of 768)    8 + 8 of 384            3 + 3 of 160
 batch      4,096 pairs and 512 documents              1,024, a ninth texts    64, a ninth texts
-seen       1 M steps = 4.6 G                          6.4 M                   48 k
+seen       1 M steps = 4.6 G                          6.4 M                   40 k
 optimiser  AdamW, lr 5e-4, wd 0.01, 2 % warm-up,      AdamW, lr 1e-3,         Muon and AdamW,
            linear decay                               wd 0.1, cosine          lr 1.5e-3, wd 0.05, cosine
 prefix     picture and words up to a random place     the same, half of the captions whole; and a question of each picture
@@ -27,7 +27,7 @@ PRESETS = {
     "tiny": Recipe(
         model=SimVLMConfig.tiny(),
         optim=Optim(lr=1.5e-3, warmup=3_200, muon=True),
-        budget=48_000,
+        budget=40_000,
         batch=64,
         tokenizer="train+questions",
     ),

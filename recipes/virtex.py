@@ -10,7 +10,7 @@ image      ResNet-50, 224 px                          12 x 384, 128 px        co
 text       1 layer of 2,048 in each direction         1 x 512                 1 x 128
 words      SentencePiece BPE, 10 k                    learned BPE             learned BPE
 batch      256                                        1,024                   64
-seen       500 k steps = 128 M                        6.4 M                   96 k
+seen       500 k steps = 128 M                        6.4 M                   80 k
 optimiser  SGD .9 with Lookahead, wd 1e-4, lr .2      AdamW, lr 1e-3,         Muon and AdamW,
            (ResNet) and 1e-3, clipped at 10,          wd 0.2                  lr 1.5e-3, wd 0.05
            10 k steps warm-up, cosine
@@ -29,7 +29,7 @@ PRESETS = {
     "tiny": Recipe(
         model=VirTexConfig.tiny(),
         optim=Optim(lr=1.5e-3, warmup=6_400, muon=True),
-        budget=96_000,
+        budget=80_000,
         batch=64,
     ),
     "small": Recipe(
