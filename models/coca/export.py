@@ -99,8 +99,8 @@ def _refuse_what_open_clip_has_not(model: CoCa) -> None:
 
 def _mlps_that_add_nothing(model: CoCa) -> State:
     """open_clip's multimodal layers have an MLP more than the paper's: one of zeros."""
-    width, found = model.config.text.width, {}
-    hidden = 4 * width
+    width, hidden = model.config.text.width, 4 * model.config.text.width
+    found: State = {}
     for layer in range(model.config.multimodal_depth):
         sizes = {"norm.weight": (width,), "norm.bias": (width,), "fc1.weight": (hidden, width), "fc1.bias": (hidden,)}
         sizes |= {"fc2.weight": (width, hidden), "fc2.bias": (width,)}

@@ -213,7 +213,11 @@ class LockedFrozen(Frozen):
             pixels = torch.zeros_like(pixels)
 
         def grid(part: Tensor) -> Tensor:
-            return F.adaptive_avg_pool2d(self.visual.forward_features(part), self.side).flatten(2).mT
+            states = self.visual.forward_features(part)
+            if states.ndim == 3:  # of a named tower, [B, prefix tokens + N, D]
+                patches = states[:, self.visual.num_prefix_tokens :].mT
+                states = patches.unflatten(2, (math.isqrt(patches.shape[2]), -1))
+            return F.adaptive_avg_pool2d(states, self.side).flatten(2).mT
 
         return looked_at(grid, normalise(pixels, self.config.mean, self.config.std)).half()
 
