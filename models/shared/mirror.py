@@ -1,4 +1,4 @@
-"""Mirror a sample: its image, its boxes, and the words of its texts that name sides."""
+"""Mirror a sample: its images, its boxes, and the words of its texts that name sides."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def mirrored(sample: Sample) -> Sample:
         ),
         foils=tuple(Foil(exchanged(each.caption), exchanged(each.foil), each.kind) for each in sample.foils),
         objects=tuple(_mirrored(each, width) for each in sample.objects),
+        others=tuple(np.ascontiguousarray(other[:, ::-1]) for other in sample.others),
+        page=tuple(exchanged(each) if isinstance(each, str) else each for each in sample.page),
         extra=_sides_exchanged(sample.extra),
     )
 

@@ -90,3 +90,11 @@ def test_what_was_true_of_a_scene_is_true_of_the_mirrored_one() -> None:
             sides += question.answer in ("left", "right")
     assert sides > 30
     assert wrong > 0.05 * 5 * len(SCENES)
+
+
+def test_a_page_is_mirrored_as_a_whole() -> None:
+    one, two = (np.arange(48, dtype=np.uint8).reshape(4, 4, 3) + shift for shift in (0, 100))
+    page = Sample("0", one, others=(two,), page=(0, "the star on the left", 1, "Right of it"))
+    found = mirrored(page)
+    assert np.array_equal(found.others[0], two[:, ::-1])
+    assert found.page == (0, "the star on the right", 1, "Left of it")
