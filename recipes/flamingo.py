@@ -13,7 +13,7 @@ language   Chinchilla 1.4 B, frozen; here Pythia      Pythia 410 M              
 blocks     in front of each of 24 layers              of every fourth of 24 layers   of each of 4 layers
 losses     M3W 1, ALIGN .2, LTIP .2, VTP .03          pages 1, pairs .2              pages 1, pairs 1
 batch      not found; here 256                        128                            48
-seen       500 k steps                                1 M                            72 k
+seen       500 k steps                                1 M                            48 k
 optimiser  AdamW, lr to 1e-4 in 5 k steps, then       lr 3e-4, cosine                lr 2e-3, Muon, cosine
            constant, wd .1; here cosine to zero
 
@@ -38,7 +38,7 @@ PRESETS = {
     "tiny": Recipe(
         model=FlamingoConfig.tiny(),
         optim=Optim(lr=2e-3, warmup=2_400, muon=True),
-        budget=72_000,
+        budget=48_000,
         batch=48,
         prerequisites=(EYES, Prerequisite("language_model", "lm", data=SHARED)),
         tokenizer="language_model",

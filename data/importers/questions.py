@@ -66,8 +66,9 @@ def _extended(split: Split, asked: Sequence[Asked], tally: Tally) -> Iterator[En
             found[about.file] += 1
             if found[about.file] == 2:
                 tally.note("questions about a file name in several folders", about.file)
-            images = [image_bytes(members, number) for number in range(1, len(sample.images))]
-            yield (replace(sample, questions=(*sample.questions, *about.questions)), *image_bytes(members), *images)
+            extension, encoded = image_bytes(members)
+            further = [image_bytes(members, number) for number in range(1, len(sample.images))]
+            yield replace(sample, questions=(*sample.questions, *about.questions)), extension, encoded, *further
     for each in asked:
         if each.questions and each.file not in found:
             tally.note("questions about a missing picture", each.file)

@@ -130,7 +130,7 @@ def _samples(rows: Iterable[Row], *, images: Path, size: int | None, needs: Coll
             encoded, extension, image, shrink = _prepared(found, size, row.box)
             further = [_prepared(_read_inside(root, name), size, None) for name in row.others]
             foils = [asdict(foil) for foil in row.foils]
-            record = {"captions": row.captions, "label": row.label, "foils": foils, "extra": {"file": row.file} | row.extra}
+            record: dict[str, Any] = {"captions": row.captions, "label": row.label, "foils": foils, "extra": {"file": row.file} | row.extra}
             record |= {"page": row.page} if row.page else {}
             objects = tuple(replace(each, box=_scaled(each.box, shrink)) for each in row.objects)
             sample = from_record(row.key or f"{written:08d}", image, None, record, others=[other for _, _, other, _ in further])

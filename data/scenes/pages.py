@@ -22,6 +22,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -249,7 +250,7 @@ def _words(preset: Preset, split: str, length: int, rng: Random) -> tuple[Rule, 
     values = rng.sample(VALUES[attribute], 2)
     words = rng.sample(WORDS_HELD_OUT if split == "word_heldout" else WORDS, 2)
     shown = [*rng.sample(values, SHOWN), *(rng.choice(values) for _ in range(length - SHOWN))]
-    scenes = [_scene(preset, rng, lambda view, value=value: view.value(attribute) == value) for value in shown]
+    scenes = [_scene(preset, rng, partial(_has, attribute=attribute, value=value)) for value in shown]
     return Words(attribute, tuple(zip(values, words, strict=True))), scenes
 
 
@@ -257,7 +258,7 @@ def _whether(preset: Preset, split: str, length: int, rng: Random) -> tuple[Rule
     attribute = rng.choice(WHETHER)
     wanted = rng.choice(VALUES[attribute])
     shown = [*rng.sample((True, False), SHOWN), *(rng.random() < 0.5 for _ in range(length - SHOWN))]
-    scenes = [_scene(preset, rng, lambda view, true=true: (view.value(attribute) == wanted) == true) for true in shown]
+    scenes = [_scene(preset, rng, partial(_has, attribute=attribute, value=wanted, true=true)) for true in shown]
     return Whether(attribute, wanted), scenes
 
 
@@ -276,7 +277,7 @@ def _changed(thing: Thing, preset: Preset, rng: Random) -> Thing:
     value = rng.choice([value for value in VALUES[attribute] if value != getattr(thing, attribute)])
     if attribute == "size":
         return replace(thing, size=value, radius=rng.choice(preset.radii[value]))
-    return replace(thing, **{attribute: value})
+    return replace(thing, **{attribute: value})  # type: ignore[arg-type]
 
 
 def _scene(preset: Preset, rng: Random, wanted: Callable[[View], bool] = lambda _: True, *, several: bool = False) -> Scene:
@@ -286,6 +287,11 @@ def _scene(preset: Preset, rng: Random, wanted: Callable[[View], bool] = lambda 
         scene = sample_scene(one, "pages", rng)
         if wanted(_seen(scene)):
             return scene
+
+
+def _has(view: View, attribute: str, value: str, true: bool = True) -> bool:
+    """Whether the picture has this value or, with `true` False, has it not."""
+    return (view.value(attribute) == value) == true
 
 
 def _seen(scene: Scene) -> View:

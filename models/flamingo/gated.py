@@ -30,7 +30,9 @@ class PictureAttention(nn.Module):
         self.q = nn.Linear(width, width, bias=bias)
         self.kv = nn.Linear(media_width, 2 * width, bias=bias)
         self.proj = nn.Linear(width, width, bias=bias)
-        self.forget()
+        self.seen: Tensor | None = None
+        self._latents = 0
+        self._keys: list[Tensor] = []  # [2, B, H, P * L, D/H] of each level
 
     def look(self, media: Sequence[Tensor], seen: Tensor) -> None:
         """The pictures of the sequences that are read next, `[B, P, L, M]`, once for each level of features that there is; and the number
@@ -43,9 +45,7 @@ class PictureAttention(nn.Module):
         self._keys = [keys[:, rows] for keys in self._keys]
 
     def forget(self) -> None:
-        self._latents = 0
-        self._keys: list[Tensor] = []  # [2, B, H, P * L, D/H] of each level
-        self.seen: Tensor | None = None
+        self._keys, self.seen = [], None
 
     @property
     def looks(self) -> bool:

@@ -57,6 +57,8 @@ class PerceiverResampler(nn.Module):
         """Image features `[N, S, F]` -> `[N, latents, D]`."""
         media = self.enter(media)
         x = self.latents.expand(len(media), -1, -1)
+        attention: nn.Module
+        feed_forward: nn.Module
         for attention, feed_forward in self.blocks:  # type: ignore[misc]
             x = x + attention(x, media)
             x = x + feed_forward(x)
