@@ -65,7 +65,7 @@ def _imported() -> dict[str, type[Model]]:
     left = Model.__subclasses__()
     while left:
         each = left.pop()
-        if hasattr(each, "paradigm") and not each.without:  # others are base classes, or lack parts (see `leave_out`)
+        if "Config" in vars(each) and not each.without:  # others are base classes, or lack parts (see `leave_out`)
             found[each.name] = each
         left += each.__subclasses__()
     return found
@@ -152,7 +152,7 @@ def _names_no_other_place(config: Any, file: Path) -> None:
     """The file describes the whole architecture: nothing that a run folder names is fetched or executed to load it."""
     for field in fields(config):
         value: Any = getattr(config, field.name)
-        if field.name == "tower" and value and not value.startswith("{"):
+        if field.name == "tower" and isinstance(value, str) and value and not value.startswith("{"):
             raise FileError(
                 f"{file} names the image tower {value!r:.200} without its architecture, and names in a run folder are not followed: train "
                 "the run again"

@@ -24,6 +24,8 @@ class PictureAttention(nn.Module):
     What is looked at is set by `look` and kept, keys and values included, while a text is generated.
     """
 
+    reads_beside = True
+
     def __init__(self, width: int, media_width: int, heads: int, *, every: bool = False, bias: bool = False) -> None:
         super().__init__()
         self.heads, self.every = heads, every

@@ -11,8 +11,6 @@ TABLE = "arXiv 2204.14198, table 1"
 PAPER = FlamingoConfig.paper()
 
 SIZES = (
-    Size("Flamingo-3B, cross-attention", PAPER, 1_200_000_000, TABLE, ("blocks",), 0.05),
-    Size("Flamingo-3B, language model", PAPER, 1_400_000_000, f"{TABLE}; here Pythia", ("language",), 0.03),
     Size("Flamingo-3B, image encoder", PAPER, 435_000_000, TABLE, ("visual",), 0.01),
     Size(  # table 1's 194 M are more than the layers of its appendix A.1.1
         "Flamingo-3B, resampler",

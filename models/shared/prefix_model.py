@@ -19,6 +19,7 @@ from torch import Tensor
 
 from data.sample import Sample
 from models.contract import IGNORE_INDEX, Batch, Losses, Model
+from models.shared import device
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, language_model, looked_at
 from models.shared.distributed import mean_of_all
 from models.shared.images import ImageTransform, distinct, normalise
@@ -57,11 +58,14 @@ class PrefixModel(Model):
 
     def packed_nll(self, ids: Tensor, labels: Tensor, soft: Tensor) -> Batch:
         """As `encode`, summed over K sequences for each image: ids and labels `[B, K, T]`, soft `[B, places, width]`. What the sequences of
-        an image have in common at their beginning is computed once."""
+        an image have in common at their beginning is computed once on a CPU."""
         count = (labels != IGNORE_INDEX).sum(dim=(1, 2))
         images, texts, _ = ids.shape
         if texts == 1:
             return {"nll": nll(self.language, ids[:, 0], labels[:, 0], soft)[0], "tokens": count}
+        if not device.host_knows(ids):  # which sequences begin alike would have to be asked, and the host would wait
+            each = nll(self.language, ids.flatten(0, 1), labels.flatten(0, 1), soft.repeat_interleave(texts, dim=0))[0]
+            return {"nll": each.unflatten(0, (images, texts)).sum(dim=1), "tokens": count}
         pictures = [image for image in range(images) for _ in range(texts)]
         log_p = log_likelihood(self.language, ids.flatten(0, 1), labels.flatten(0, 1), soft, pictures)
         return {"nll": -log_p.unflatten(0, (images, texts)).sum(dim=1), "tokens": count}

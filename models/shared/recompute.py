@@ -13,10 +13,11 @@ from torch.utils.checkpoint import checkpoint
 def recompute(model: nn.Module) -> list[str]:
     """Let every repeated block of `model` keep only its inputs in training. Returns their names.
 
-    Results do not change: dropout is drawn from the same random state. A block's class is exchanged for a subclass, so names of
-    parameters, copies and state dicts stay as they are.
+    Results do not change: dropout is drawn from the same random state. Left out are blocks that read more than their arguments, which is
+    gone in the backward pass: with hooks inside, or a module that sets `reads_beside`. A block's class is exchanged for a subclass, so
+    names of parameters, copies and state dicts stay as they are.
     """
-    blocks = repeated_blocks(model)
+    blocks = {name: block for name, block in repeated_blocks(model).items() if not _reads_beside(block)}
     for block in blocks.values():
         block.__class__ = _recomputed(type(block))  # type: ignore[arg-type]  # mypy does not believe that classes can be hashed
     return list(blocks)
@@ -31,6 +32,12 @@ def repeated_blocks(model: nn.Module) -> dict[str, nn.Module]:
         if name.rpartition(".")[2].isdigit() and holds_layers and not inside:
             found[name] = module
     return found
+
+
+def _reads_beside(block: nn.Module) -> bool:
+    inner = [each for each in block.modules() if each is not block]
+    hooked = any(each._forward_hooks or each._forward_pre_hooks for each in inner)
+    return hooked or any(getattr(each, "reads_beside", False) for each in block.modules())
 
 
 @cache

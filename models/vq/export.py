@@ -45,7 +45,7 @@ def transformers(model: VQ, folder: Path) -> list[Check]:
 
     theirs = ChameleonVQVAE.from_pretrained(folder, trust_remote_code=False).eval()
     images = pictures(network.image_size)
-    pixels = ChameleonImageProcessor.from_pretrained(folder)(images=images, return_tensors="pt").pixel_values
+    pixels = ChameleonImageProcessor.from_pretrained(folder, trust_remote_code=False)(images=images, return_tensors="pt").pixel_values
     with torch.no_grad():
         out = theirs.encode(pixels)
         latents = model.encoder(normalise(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), HALF, HALF))

@@ -16,12 +16,13 @@ from recipes.train.recipe import Optim
 def optimiser(model: nn.Module, optim: Optim, *, fused: bool = True) -> torch.optim.Optimizer:
     """AdamW with weight decay for matrices only, not for gains, biases and scalars; with `optim.muon`, combined with Muon.
 
-    Raises ValueError if Muon has no parameters.
+    Raises ValueError if the model has no repeated blocks for Muon.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    inner = [matrix for matrix in repeated_matrices(model) if matrix.requires_grad] if optim.muon else []
-    if optim.muon and not inner:
-        raise ValueError("optim.muon: no trainable module has repeated blocks of linear layers; do not set it")
+    repeated = repeated_matrices(model) if optim.muon else []
+    if optim.muon and not repeated:
+        raise ValueError("optim.muon: no module has repeated blocks of linear layers; do not set it")
+    inner = [matrix for matrix in repeated if matrix.requires_grad]  # none if the blocks are frozen, as beside low-rank updates
     apart = {id(matrix) for matrix in inner}
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2 and id(p) not in apart], "weight_decay": optim.weight_decay},

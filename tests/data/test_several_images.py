@@ -221,7 +221,7 @@ def test_questions_can_be_added_to_pages(tmp_path: Path) -> None:
         )
     )
     options = {"questions": questions, "annotations": annotations, "onto": tmp_path / "out", "split": "train", "out": tmp_path / "more"}
-    import_vqa(**options)
+    import_vqa(**options, file="{id}.png")
     (found,) = [sample for batch in in_order(find(tmp_path / "more", "train"), batch_size=10) for sample in batch]
     assert found.page == pages[0].page
     assert len(found.images) == 2

@@ -112,7 +112,7 @@ def test_img2dataset_folder_is_found_without_index(tmp_path: Path) -> None:
         ("{tmp}/empty", FileNotFoundError, "no split 'train'"),
         ("{tmp}/toy/train/{{00000..00007}}.tar", FileNotFoundError, "00002.tar does not exist"),
         ("pipe:touch {tmp}/executed", DataError, "shell command"),
-        ("s3://bucket/0.tar", DataError, "expected a local path or one of"),
+        ("ftp://bucket/0.tar", DataError, "expected a local path or one of"),
     ],
 )
 def test_what_cannot_be_found_is_named(tmp_path: Path, spec: str, error: type[Exception], words: str) -> None:

@@ -47,7 +47,7 @@ def run(recipe: AnyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
             questions = plan("filtering", only=only, seeds=[0, 1, 2], **asked)
             return max([examine.answer(key, questions, tmp_path / "runs") for key in commands], default=0)
 
-        monkeypatch.setattr(examine, "_work", work)
+        monkeypatch.setattr(examine, "work", work)
         status = curve.curve(**asked, seeds=[0, 1, 2], only=only, jobs=1)
         torch.set_num_threads(threads)
         return status

@@ -62,7 +62,7 @@ def test_memory_and_flops_are_those_of_a_real_step(name: str, scenes: Path, tmp_
         backward(model, batch, micro_batch=None, autocast=torch.autocast("cpu", enabled=False))
     optimizer.step()
     optimizer.zero_grad()
-    state = sum(moment.nbytes for moments in optimizer.state.values() for moment in moments.values())
+    state = sum(moment.nbytes for moments in optimizer.state_dict()["state"].values() for moment in moments.values())
     before = planned.parameters + state + sum(value.nbytes for value in batch.values())
     assert planned.parameters == sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     assert planned.optimiser == state
@@ -137,7 +137,7 @@ def test_frozen_modules_have_neither_gradients_nor_optimiser_state(tmp_path: Pat
     assert trained == 0 < total
     rest = sum(trained for trained, _ in planned.modules.values())
     assert planned.step.gradients == 4 * rest
-    assert 8 * rest <= planned.step.optimiser <= 8.1 * rest
+    assert 4 * rest < planned.step.optimiser < 8 * rest  # Muon's matrices have one moment, all else has AdamW's two
 
 
 @pytest.mark.parametrize(
