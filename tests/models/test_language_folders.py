@@ -34,7 +34,7 @@ KINDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_of_transformers(kind: str, tmp_path: Path) -> None:
-    theirs = transformers.AutoModelForCausalLM.from_config(KINDS[kind]())
+    theirs = transformers.AutoModelForCausalLM.from_config(KINDS[kind](), trust_remote_code=False)
     randomise(theirs, 0)
     theirs.eval().save_pretrained(tmp_path / "hub")
     WORDS.save_pretrained(tmp_path / "hub")

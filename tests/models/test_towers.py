@@ -138,9 +138,10 @@ def test_the_hub_up_to_the_wire(library: str, tmp_path: Path, monkeypatch: pytes
         return str(tmp_path / file)
 
     monkeypatch.setattr(towers, "cached_file", cached)
+    method = "from_pretrained"
     for kind in (towers.AutoConfig, towers.AutoImageProcessor, transformers.ViTModel):
-        original = kind.from_pretrained
-        monkeypatch.setattr(kind, "from_pretrained", lambda name, *args, original=original, **options: original(tmp_path, *args, **options))
+        original = getattr(kind, method)
+        monkeypatch.setattr(kind, method, lambda name, *args, original=original, **options: original(tmp_path, *args, **options))
     _, known = loaded("hf:someone/tower")
     assert asked[0] == "someone/tower config.json"
     assert json.loads(known.vision.tower)["source"] == "hf:someone/tower"

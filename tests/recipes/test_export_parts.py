@@ -88,7 +88,7 @@ def test_blip2_there_and_back(tmp_path: Path) -> None:
     writes, compares = (published(f"hf:{tmp_path / place}") for place in ("out", "out/retrieval"))
     assert writes.caption(PICTURES) == ours.caption(PICTURES)  # type: ignore[attr-defined]
     assert_close(compares.score(PICTURES, TEXTS), ours.score(PICTURES, TEXTS), "matching")  # type: ignore[attr-defined]
-    theirs: Any = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
+    theirs: Any = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "out", trust_remote_code=False).eval()
     pixels = ours.transform(PICTURES)
     ids = torch.tensor([[0, 0, 0, WORDS.start]] * 2)  # padding's id marks the image
     found = theirs.generate(

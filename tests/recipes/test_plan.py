@@ -60,7 +60,7 @@ def test_memory_and_flops_are_those_of_a_real_step(name: str, scenes: Path, tmp_
     optimizer = optimiser(model, stage.optim, fused=False)
     with flop_counter() as flops:
         backward(model, batch, micro_batch=None, autocast=torch.autocast("cpu", enabled=False))
-    optimizer.step()
+        optimizer.step()
     optimizer.zero_grad()
     state = sum(moment.nbytes for moments in optimizer.state_dict()["state"].values() for moment in moments.values())
     before = planned.parameters + state + sum(value.nbytes for value in batch.values())
