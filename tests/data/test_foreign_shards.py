@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 import tarfile
 import threading
 from collections import Counter
@@ -280,7 +279,6 @@ def test_a_template_that_is_none_is_named_by_its_line(tmp_path: Path, line: str)
         prompt_templates(tmp_path)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads urls with curl")
 def test_names_and_templates_are_fetched_beside_remote_shards(tmp_path: Path) -> None:
     folder = clip_benchmark(tmp_path / "pets", [b"2", b"0"])
     (folder / TEMPLATES).write_text("a photo of a {c}.\n")

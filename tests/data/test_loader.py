@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 from collections import Counter
@@ -230,7 +229,6 @@ def test_drops_of_workers_reach_the_caller(tmp_path: Path) -> None:
     assert held.samples == 38
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads urls with curl")
 def test_shards_are_streamed_from_urls(folder: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder / "train"))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
