@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +37,7 @@ from eval.base.capabilities import Draws, WeighsAnswers
 from eval.base.console import plain_console
 from eval.base.heartbeat import heartbeat
 from eval.base.provenance import provenance, weights_of
-from eval.base.task import FallsBelowChance, Task
+from eval.base.task import FallsBelowChance, Shared, Task
 from eval.harness.ask import Json, Variant, cells_of, chance_cells, control_cells, hashed, parts_of, title, variants
 from eval.harness.controls import untrained
 from eval.harness.outlook import Outlook, unit_of
@@ -114,7 +114,8 @@ def evaluate_run(
     require(batch_size >= 1, "--batch-size", batch_size, "1 or more")
     for name in tasks or ():
         require(name in headlines(), "--tasks", name, f"some of {', '.join(headlines())}, separated by commas")
-    options: Json = {"data": data, "device": device, "limit": limit, "batch_size": batch_size, "clip": clip, "judge": judge}
+    options: Json = {"data": data, "device": device, "batch_size": batch_size, "clip": clip, "judge": judge}
+    options["opened"] = cache(partial(from_shards, limit=limit))  # its samples are read once for all stages
     with heartbeat(lambda: f"{folder.name}: loading"):
         elsewhere = _asked_after(folder)
     for stage, asked in elsewhere.items():
@@ -128,9 +129,9 @@ def _evaluate_folder(
     folder: Path,
     *,
     data: str | None,
+    opened: Callable[[str], Source],
     tasks: Sequence[str] | None,
     device: str,
-    limit: int | None,
     batch_size: int,
     clip: str | None,
     judge: str | None,
@@ -138,8 +139,8 @@ def _evaluate_folder(
     elsewhere: dict[str, str],
     lenient: bool = False,
 ) -> Json:
-    """Evaluate one saved model. `elsewhere` maps tasks that run on the model of an earlier stage to that stage. With `lenient`, tasks
-    that the data do not support are skipped instead of raising an error."""
+    """Evaluate one saved model; `opened` finds data sets. `elsewhere` maps tasks that run on the model of an earlier stage to that stage.
+    With `lenient`, tasks that the data do not support are skipped instead of raising an error."""
     for name in ("model.json", "model.safetensors"):
         if not (folder / name).exists():
             raise EvalError(f"{folder / name} is missing: expected a finished run, such as `make train-clip` writes to .runs/")
@@ -151,7 +152,7 @@ def _evaluate_folder(
         device = str(resolve_device(device))
         weights, state = weights_of(folder), (folder / "model.safetensors").stat()
         model: Any = models.load(folder, device).requires_grad_(False)  # the FLOP counter would look for gradients
-        source = from_shards(spec, limit)
+        source = opened(spec)
         home = folder.parent.parent if recipe.get("stage") else folder  # the run folder, whose siblings are other runs
         fits: str | Path | None = clip or clip_beside(home)
         shows: str | Path | None = judge
@@ -294,6 +295,9 @@ def evaluate(
 
         showing = everyone[0].subject
         with outlook.shown():
+            for task in chosen:
+                if isinstance(task, Shared) and showing and showing.able(task.needs):
+                    task.begin()
             with helpers(board, answer, _device_of(model)):
                 while (taken := board.take()) is not None:
                     for number in taken:

@@ -73,6 +73,14 @@ class Graded(Protocol):
 
 
 @runtime_checkable
+class Shared(Protocol):
+    """A task that needs something that all processes of an evaluation can share, such as a program that takes long to load."""
+
+    def begin(self) -> None:
+        """Start it. Called before the work is shared, if the model can do the task."""
+
+
+@runtime_checkable
 class Compared(Protocol):
     """A task with controls of its own, which answer without the evaluated model."""
 

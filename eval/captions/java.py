@@ -1,15 +1,21 @@
 """The two caption metrics that only Java programs compute: METEOR 1.5 (Denkowski and Lavie 2014) and SPICE (Anderson et al. 2016).
 
 pycocoevalcap contains the programs. METEOR's dictionaries take some ten seconds to load, so one process serves a whole
-evaluation. SPICE parses sentences and also needs Stanford's CoreNLP 3.6.0, 400 MB that pycocoevalcap does not contain.
+evaluation and all processes that share its work. SPICE parses sentences and also needs Stanford's CoreNLP 3.6.0, 400 MB that
+pycocoevalcap does not contain.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import math
+import os
+import signal
 import subprocess
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -44,33 +50,45 @@ def why_no_spice() -> str:
 
 
 class Meteor:
-    """METEOR's statistics of captions; `meteor_score` makes scores of them."""
+    """METEOR's statistics of captions; `meteor_score` makes scores of them. Forks of this process use it in turns."""
 
     def __init__(self) -> None:
         jar = str(files("pycocoevalcap.meteor") / "meteor-1.5.jar")
         command = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", jar, "-", "-", "-stdio", "-l", "en", "-norm"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, encoding="utf-8")
-        atexit.register(self._process.kill)
+        self._turn = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
+        atexit.register(self._kill)
 
     def statistics(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[float]]:
         """23 counts for each tokenised caption (of lengths, matches and chunks), against the reference that it fits best."""
-        watch = Timer(SECONDS, self._process.kill)  # a reader of a pipe would wait for ever
+        watch = Timer(SECONDS, self._kill)  # a reader of a pipe would wait for ever
         watch.start()
         try:
             return [self._statistics(caption, given) for caption, given in zip(captions, references, strict=True)]
         finally:
             watch.cancel()
 
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGKILL)  # Popen.kill does nothing in a fork
+
     def _statistics(self, caption: str, references: Sequence[str]) -> list[float]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        fcntl.lockf(self._turn, fcntl.LOCK_EX)  # released if this process dies
         try:
+            if os.fstat(self._turn.fileno()).st_size:
+                self._process.stdout.readline()  # the answer to a process that died
+            os.pwrite(self._turn.fileno(), b"?", 0)
             self._process.stdin.write(" ||| ".join(("SCORE", *references, caption)) + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline().split()
+            os.ftruncate(self._turn.fileno(), 0)
         except BrokenPipeError:
             answer = []
+        finally:
+            fcntl.lockf(self._turn, fcntl.LOCK_UN)
         if len(answer) != 23:
             raise EvalError(f"METEOR stopped at the caption {caption!r:.80} (answered {answer}): it needs a working `java -Xmx2G`")
         return [float(number) for number in answer]

@@ -1,9 +1,9 @@
 """Share the work of an evaluation between processes.
 
 On a CPU, small models run faster in two processes with one thread each than in one process with two threads. The work comes in parts: all
-tasks of a variant on a split, which share encodings, captions and drawings. This process takes parts from the front of the list; helpers,
-which are forks and so have the model and the data already, take them from the end. What they answer is in files of records, so nothing
-needs to be sent, and an interrupted evaluation resumes as always.
+tasks of a variant on a split, which share encodings, captions and drawings. Each process takes the next part of the list, which begins
+with the largest. Helpers are forks and so have the model and the data already. What they answer is in files of records, so nothing needs
+to be sent, and an interrupted evaluation resumes as always.
 """
 
 from __future__ import annotations
@@ -43,12 +43,11 @@ class Board:
         parts = [part for part in range(self._count) if part == here or not self._taken[part]]
         return [number for part in parts for number in range(self.starts[part], self.starts[part + 1]) if part != here or number > unit]
 
-    def take(self, *, last: bool = False) -> range | None:
-        """Take the first or last open part and return its units; None if all are taken."""
+    def take(self) -> range | None:
+        """Take the first open part and return its units; None if all are taken."""
         fcntl.lockf(self._file, fcntl.LOCK_EX)  # released if a process dies
         try:
-            order = range(self._count)
-            for part in reversed(order) if last else order:
+            for part in range(self._count):
                 if not self._taken[part]:
                     self._taken[part] = 1
                     return range(self.starts[part], self.starts[part + 1])
@@ -97,9 +96,10 @@ def _help(board: Board, answer: Callable[[int, Callable[[float], None]], None]) 
 
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the parent says the same
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the library's threads do not exist in a fork, and it would say so
         torch.set_num_threads(1)  # nor do those of OpenMP
-        while (units := board.take(last=True)) is not None:
+        while (units := board.take()) is not None:
             for unit in units:
                 answer(unit, advance)
     finally:

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data.files import replacing
+from data.files import locked, replacing
 from data.sample import Object, Sample
 from data.scenes.build import make_sample
 from data.scenes.language import VOCABULARY
@@ -204,16 +204,25 @@ def recogniser_of(source: Source, folder: Path = Path(".runs")) -> Recogniser:
     about = {"version": str(VERSION), "data": _fingerprint(beginning), "pixels": str(beginning[0].image.shape[0])}
     model, accuracy = _read(path, about)
     if model is None:
-        print(f"recogniser: trained once for {source.name}, about a minute and a half on one CPU thread ...")
-        samples = list(islice(source.streams["train"](), TRAIN_SAMPLES))
-        preset = preset_of(samples[0].image)
-        model = train([*samples, *(make_sample(preset, "heldout", index, seed=-1) for index in range(HELD_OUT_SAMPLES))])
-        accuracy = json.dumps(real_accuracy(model, source.samples(source.primary)))
-        with replacing(path) as partial:
-            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial, about | {"accuracy": accuracy})
+        with locked(folder, f"{path} is being trained by another process: waiting for it"):
+            model, accuracy = _read(path, about)
+            if model is None:
+                print(f"recogniser: trained once for {source.name}, about a minute and a half on one CPU thread ...")
+                model, accuracy = _trained(source)
+                with replacing(path) as partial:
+                    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+                    save_file(weights, partial, about | {"accuracy": accuracy})
     for what, shares in json.loads(accuracy).items():
         print(f"recogniser of {source.name}, {what}: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()))
     return model
+
+
+def _trained(source: Source) -> tuple[Recogniser, str]:
+    """The recogniser and its accuracy, as JSON."""
+    samples = list(islice(source.streams["train"](), TRAIN_SAMPLES))
+    preset = preset_of(samples[0].image)
+    model = train([*samples, *(make_sample(preset, "heldout", index, seed=-1) for index in range(HELD_OUT_SAMPLES))])
+    return model, json.dumps(real_accuracy(model, source.samples(source.primary)))
 
 
 def real_accuracy(model: Recogniser, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:

@@ -81,9 +81,12 @@ class Captioning:
     def texts(self) -> list[str]:
         return []
 
-    def ask(self, captioner: Captioner, images: Images, rows: Sequence[int]) -> list[list[Record]]:
+    def begin(self) -> None:
+        """Let METEOR load its dictionaries while captions are written."""
         if not why_no_meteor():
-            meteor()  # loads its dictionaries while captions are written
+            meteor()
+
+    def ask(self, captioner: Captioner, images: Images, rows: Sequence[int]) -> list[list[Record]]:
         captions = captioner.captions([images[row] for row in rows])
         return [[{"caption": caption}] for caption in captions]
 

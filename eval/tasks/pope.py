@@ -222,8 +222,7 @@ def _examples(source: Source, own: Sequence[tuple[Sample, Sequence[Poll]]]) -> l
 def _given(sample: Sample) -> list[Poll]:
     found: dict[tuple[str, bool], list[str]] = {}
     for question in sample.questions:
-        truth = yes_or_no(question.answer)
-        if question.kind.startswith(POLLS) and truth is not None:
+        if question.kind.startswith(POLLS) and (truth := yes_or_no(question.answer)) is not None:
             found.setdefault((question.question, truth), []).append(question.kind.removeprefix(POLLS).strip("-") or "all")
     return [Poll(text, _statement(text), truth, tuple(kinds)) for (text, truth), kinds in found.items()]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -149,15 +150,21 @@ class Builder:
     def _text(self, ids: Sequence[int], place: int, kind: Kind) -> list[Token]:
         return [Token(id_, place + index, kind) for index, id_ in enumerate(ids)]
 
-    def _cells(self, picture: int, kind: Kind) -> list[Token]:
-        first = self.frame.answer if picture else self.frame.picture
-        return [Token(-1 - picture * self.frame.cells - cell, first + cell, kind) for cell in range(self.frame.cells)]
+    def _cells(self, picture: int, kind: Kind) -> tuple[Token, ...]:
+        return _cells(self.frame, picture, kind)
 
     def _break(self, place: int) -> Token:
         return Token(self.vocabulary.break_, place, Kind.PROMPT)
 
     def _end(self) -> Token:
         return Token(self.end, self.frame.length - 1, Kind.WRITTEN)
+
+
+@cache
+def _cells(frame: Frame, picture: int, kind: Kind) -> tuple[Token, ...]:
+    """Placeholders of a picture's tokens, the same in all sequences."""
+    first = frame.answer if picture else frame.picture
+    return tuple(Token(-1 - picture * frame.cells - cell, first + cell, kind) for cell in range(frame.cells))
 
 
 def random_spans(text: int, cells: int, rng: np.random.Generator) -> list[tuple[int, int]]:

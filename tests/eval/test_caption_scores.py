@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import random
 import shutil
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +187,45 @@ def test_a_program_that_stops_is_an_error_not_a_wait(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tokens, "has_java", lambda: True)
     with pytest.raises(EvalError, match="PTBTokenizer gave 1 lines for 2 captions"):
         tokens.tokenise(["a dog", "a cat"])
+
+
+ECHO = """#!/bin/sh
+while read -r line; do
+  sleep 0.005
+  echo "$line" | sed 's/.*||| //'
+done
+"""
+
+
+def test_processes_share_one_meteor_whoever_dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "java").write_text(ECHO)  # answers with its caption, here 23 numbers
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    meteor = java.Meteor()
+
+    def ask(process: int) -> None:
+        for i in range(20):
+            assert meteor.statistics([" ".join([f"{process}{i}"] * 23)], [["a"]]) == [[float(f"{process}{i}")] * 23]
+
+    def fork(work: Callable[[], None]) -> int:
+        if child := os.fork():
+            return child
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+
+    def die() -> None:
+        monkeypatch.setattr(meteor._process.stdout, "readline", lambda: os.kill(os.getpid(), signal.SIGKILL))
+        meteor.statistics(["9 " * 23], [["a"]])
+
+    assert os.waitpid(fork(die), 0)[1] == signal.SIGKILL  # it has asked, and nobody has read the answer
+    children = [fork(partial(ask, process)) for process in (1, 2)]
+    ask(3)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert fork(meteor._kill)
+    meteor._process.wait(10)
 
 
 # ----------------------------------------------------------------------------------------------------- tokenising

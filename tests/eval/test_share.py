@@ -37,15 +37,15 @@ def share(board: Board, answer: Callable[[int, Advance], None], device: torch.de
     return ours
 
 
-def test_parts_are_taken_from_both_ends() -> None:
+def test_parts_are_taken_in_their_order() -> None:
     board = Board([2, 1, 3])
     assert board.take() == range(2)
     assert board.ahead(0) == [1, 2, 3, 4, 5]
-    assert board.take(last=True) == range(3, 6)
-    assert board.ahead(1) == [2]
     assert board.take() == range(2, 3)
-    assert board.take() is board.take(last=True) is None
-    assert board.ahead(2) == []
+    assert board.ahead(1) == [3, 4, 5]
+    assert board.take() == range(3, 6)
+    assert board.take() is board.take() is None
+    assert board.ahead(3) == [4, 5]
 
 
 def test_every_unit_is_answered_once(tmp_path: Path) -> None:
@@ -70,17 +70,21 @@ def test_a_helper_that_fails_or_is_killed_is_waited_for(tmp_path: Path) -> None:
     parent = os.getpid()
 
     def answer(unit: int, _: Advance) -> None:
-        if os.getpid() == parent:
-            time.sleep(0.3)  # the helpers take one part each
-        elif unit == 2:
+        if os.getpid() != parent:
+            try:
+                (tmp_path / "failed").mkdir()
+            except FileExistsError:  # the other helper has failed
+                os.kill(os.getpid(), signal.SIGKILL)
             raise OSError("no space left on device")
-        else:
-            os.kill(os.getpid(), signal.SIGKILL)
+        while taken.sum() < 3:
+            time.sleep(0.02)
         (tmp_path / str(unit)).touch()
 
-    ours = share(Board([1, 1, 1]), answer)
-    assert ours == [0]
-    assert [path.name for path in tmp_path.iterdir()] == ["0"]  # the harness answers what has no finished records
+    board = Board([1, 1, 1])
+    taken = board._taken  # the helpers take one part each
+    ours = share(board, answer)
+    assert len(ours) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"failed", str(ours[0])}  # the harness answers what has no finished records
 
 
 def test_an_error_here_ends_the_helpers(tmp_path: Path) -> None:
