@@ -40,9 +40,9 @@ from eval.base.provenance import provenance, weights_of
 from eval.base.task import FallsBelowChance, Shared, Task
 from eval.harness.ask import Json, Variant, cells_of, chance_cells, control_cells, hashed, parts_of, title, variants
 from eval.harness.controls import untrained
-from eval.harness.outlook import Outlook, unit_of
+from eval.harness.outlook import Outlook, Unit, unit_of
 from eval.harness.share import Board, helpers
-from eval.harness.showcase import showcase
+from eval.harness.showcase import PICTURES, showcase
 from eval.harness.source import Source, from_shards
 from eval.judges.clipscore import PUBLISHED, clip_beside, named_clip
 from eval.judges.vqascore import named_judge, seed_zero
@@ -280,20 +280,27 @@ def evaluate(
         chosen = [task for task in chosen if task.name not in elsewhere]
         parts = parts_of(chosen, everyone, source.primary)
         units = [unit for part in parts for unit in part]
-        board = Board([len(part) for part in parts])
-        outlook = Outlook(
-            about["run"], [unit_of(*unit, source.shifts) for unit in units], plain_console(stderr=True, quiet=console.quiet), board
-        )
+        showing = everyone[0].subject
+        board = Board([*(len(part) for part in parts), 1])  # the last part is the showcase
+        labels = [*(unit_of(*unit, source.shifts) for unit in units), Unit("pictures for the report", ("showcase", False), PICTURES)]
+        outlook = Outlook(about["run"], labels, plain_console(stderr=True, quiet=console.quiet), board)
 
         def cells_about(task: Task, variant: Variant, advance: Callable[[float], None], *, resample: bool) -> list[Json]:
             return cells_of(task, variant, source, out, fingerprints[task.split], batch_size, advance, resample=resample)
 
+        def show() -> None:
+            only = {task.name for task in chosen} if about.get("stage") else set(names) - set(elsewhere) if elsewhere else None
+            if showing:
+                write_json(out / "showcase.json", showcase(showing, planned, source, only))
+
         def answer(number: int, advance: Callable[[float], None]) -> None:
             start = time.perf_counter()
-            cells_about(*units[number], advance, resample=False)
+            if number < len(units):
+                cells_about(*units[number], advance, resample=False)
+            else:
+                show()
             board.seconds[number] = time.perf_counter() - start
 
-        showing = everyone[0].subject
         with outlook.shown():
             for task in chosen:
                 if isinstance(task, Shared) and showing and showing.able(task.needs):
@@ -304,14 +311,14 @@ def evaluate(
                         outlook.begin(number)
                         answer(number, outlook.advance)
                 outlook.finish("the last answers")
-            outlook.finish("numbers and pictures for the report")
+            outlook.finish("numbers for the report")
             for task in chosen:
                 for variant in everyone:  # from the records; what a helper could not answer is answered now
                     cells += cells_about(task, variant, outlook.advance, resample=True)
                 if showing and showing.able(task.needs):
                     cells += chance_cells(task) + control_cells(task, source)
-            only = {task.name for task in chosen} if about.get("stage") else set(names) - set(elsewhere) if elsewhere else None
-            shown = showcase(showing, planned, source, only) if showing else None
+            if not board.seconds[-1]:  # a helper died
+                show()
 
         of_title = {title(task): task for task in planned}
         settings = cache(lambda name: of_title[name].settings() if name in of_title else None)  # some read training images
@@ -328,12 +335,10 @@ def evaluate(
         result |= {"inference_flops_per_image": inference_flops(model, source), "hardware": hardware(_device_of(model)), **provenance()}
         spent = [
             {"task": title(task), "split": task.split, "variant": variant.name, "seconds": round(float(seconds), 1)}
-            for (task, variant), seconds in zip(units, board.seconds, strict=True)
+            for (task, variant), seconds in zip(units, board.seconds, strict=False)
         ]
         result |= {"seconds": _since(start), "seconds_of": [each for each in spent if each["seconds"]]}
         write_json(out / "prompts.json", {name: settings(name) for name in result["prompts"]})
-        if shown:
-            write_json(out / "showcase.json", shown)
         write_json(out / "eval.json", result)
         drawn = {cell["records"] for cell in cells if cell["task"] == "drawing" and cell["variant"] == "model" and "records" in cell}
         if (name := f"drawing.{source.primary}.model.jsonl") in drawn:
