@@ -81,6 +81,13 @@ class Shared(Protocol):
 
 
 @runtime_checkable
+class Fitted(Protocol):
+    """A task that fits something to training samples, once for all splits: the same process answers them all."""
+
+    fits: Any
+
+
+@runtime_checkable
 class Compared(Protocol):
     """A task with controls of its own, which answer without the evaluated model."""
 

@@ -20,7 +20,7 @@ from eval.adapters.scorers import Completions, Drawings, GeneratedAnswers, PairS
 from eval.base.capabilities import Drawer
 from eval.base.metrics import estimate, estimate_whole
 from eval.base.records import Record, RecordFile
-from eval.base.task import Compared, Graded, Measure, Task
+from eval.base.task import Compared, Fitted, Graded, Measure, Task
 from eval.harness.controls import exchanged
 from eval.harness.source import Source, spread, together
 from eval.scenes.oracle import Oracle, has_truth
@@ -37,7 +37,7 @@ SHIFTED_PAIRS = 14_000  # for shifts
 CONTROL_PAIRS = 8_000  # for controls
 OTHER_PAIRS = 8_000  # for the other adapter
 ORACLE_SAMPLES = 100  # the oracle parses captions in Python, which is slow
-RERANKED_PAIRS = 8_000  # pairs in all shortlists: 250 image queries and a caption of each, intervals of at most +-.06
+RERANKED_PAIRS = 5_000  # pairs in all shortlists: 156 image queries and a caption of each, intervals of at most +-.08
 PAIRS = 25_000  # maximum number of pairs in a gallery for models that score one pair at a time
 ORACLE_PAIRS = 125_000
 RANKED_SAMPLES = 100  # for models that need one forward pass per candidate answer
@@ -131,7 +131,8 @@ def parts_of(tasks: Sequence[Task], everyone: Sequence[Variant], primary: str) -
     parts: dict[tuple[str, int, str], list[tuple[Task, Variant]]] = {}
     for variant in everyone:
         for task in sorted(tasks, key=lambda task: task.split != primary):
-            parts.setdefault((task.split, id(variant.subject), variant.pictures), []).append((task, variant))
+            split = primary if isinstance(task, Fitted) else task.split
+            parts.setdefault((split, id(variant.subject), variant.pictures), []).append((task, variant))
     return list(parts.values())
 
 
