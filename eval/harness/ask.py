@@ -128,11 +128,11 @@ def cells_of(
 def parts_of(tasks: Sequence[Task], everyone: Sequence[Variant], primary: str) -> list[list[tuple[Task, Variant]]]:
     """All tasks on all variants, in parts that share encodings, captions and drawings: those of one subject and its pictures on one split.
     The largest comes first: the model on the main split."""
-    parts: dict[tuple[str, int, str], list[tuple[Task, Variant]]] = {}
+    parts: dict[tuple[str, str, int], list[tuple[Task, Variant]]] = {}
     for variant in everyone:
         for task in sorted(tasks, key=lambda task: task.split != primary):
-            split = primary if isinstance(task, Fitted) else task.split
-            parts.setdefault((split, id(variant.subject), variant.pictures), []).append((task, variant))
+            key = (task.split, variant.pictures) if not isinstance(task, Fitted) else (primary, "own")
+            parts.setdefault((*key, id(variant.subject)), []).append((task, variant))
     return list(parts.values())
 
 
@@ -178,9 +178,11 @@ def answer(
         images = [images[other] for other in exchanged(task.samples)]
     if variant.pictures == "blank":
         images = [np.full_like(images[0], 127)] * len(images)
-    # Drawing prompts are the first captions; only those of the selected samples are drawn.
-    texts = [task.samples[row].captions[0] for row in asked] if task.needs is Drawer else task.texts()
-    adapter.prepare(images if variant.pictures == "blank" else [sample.image for sample in source.samples(task.split)], texts)
+    if task.gallery:
+        adapter.prepare(images if variant.pictures == "blank" else [sample.image for sample in source.samples(task.split)], task.texts())
+    else:  # only what the selected samples need; drawing prompts are their first captions, other texts are read as they are asked
+        prompts = [task.samples[row].captions[0] for row in asked] if task.needs is Drawer else ()
+        adapter.prepare([images[row] for row in asked], prompts)
     for first in range(file.answered, len(asked), batch_size):
         rows = asked[first : first + batch_size]
         answers = task.ask(adapter, images, rows)
