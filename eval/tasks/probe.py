@@ -16,7 +16,6 @@ from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -167,10 +166,7 @@ def shots(k: int, train: np.ndarray, labels: list[str], val: np.ndarray, val_lab
     for draw in range(DRAWS):
         order = np.random.default_rng(draw).permutation(len(names))
         chosen = np.concatenate([order[names[order] == name][:k] for name in sorted(set(labels))])
-        # With more features than samples, the weights lie in the span of the samples, and in its coordinates are found much sooner.
-        span = [PCA(svd_solver="full")] * (train.shape[1] > len(chosen))
-        probe = make_pipeline(StandardScaler(), *span, LogisticRegression(max_iter=2000))
-        found.append(probe.fit(train[chosen], names[chosen].tolist()))
+        found.append(_regression(1.0).fit(train[chosen], names[chosen].tolist()))
     return found
 
 
