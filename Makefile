@@ -6,7 +6,18 @@
 #            FORMAT=transformers (of an export)  PLANTED=0.9 (a correlation in the embedded data set)  BY=clip,duplicates SHARE=0.3 CLIP=<run> (make filter)
 #            VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
 
+VARIABLES := PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS FORMAT IMAGE PLANTED TASKS EVAL_ARGS SEEDS BY SHARE CLIP VENV PYTHON TORCH_INDEX
+# Make expands what it is given: without this, the value a$$b would be a.
+$(foreach name,$(VARIABLES),$(if $(filter command environment,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
+# ARGS are words of the shell, which has its own use for the sign. Rules are lines, and split at some signs.
+$(foreach name,ARGS EVAL_ARGS,$(if $(findstring $$,$($(name))),$(error $(name) holds a dollar sign, which the shell would expand: run the command itself, as make shows it, with quotes of your own)))
+define NEWLINE
+
+
+endef
+$(foreach name,$(VARIABLES),$(if $(findstring $(NEWLINE),$($(name))),$(error $(name) holds a line break: expected one line)))
 VENV ?= .venv
+$(foreach sign,: ; |,$(if $(findstring $(sign),$(VENV)),$(error VENV is $(VENV): make cannot use a path with $(sign) in it)))
 PYTHON ?= python3
 PRESET ?= tiny
 SEED ?= 0
@@ -39,6 +50,7 @@ NAMED = $(call solid,$(DATA))
 PLACE = $(if $(findstring .tar,$(NAMED)),$(dir $(NAMED)),$(NAMED))
 ON = $(if $(filter $(USUAL),$(NAMED)),,-$(call spaced,$(notdir $(PLACE:%/=%))))
 RUN = $(or $(OUT),.runs/$*-$(PRESET)$(ON)-s$(SEED))
+NAME = $(call quoted,$*)
 RUN_QUOTED = $(call quoted,$(RUN))
 WHERE = --data $(call quoted,$(DATA)) --device $(call quoted,$(DEVICE))
 FINISHED = grep -qs '"finished": true' $(RUN_QUOTED)/cost.json
@@ -75,34 +87,34 @@ export MALLOC_TRIM_THRESHOLD_ ?= 536870912
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/<page>/' | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo "  <page>: $(COMPARED); prerequisites, trained automatically: $(filter-out $(COMPARED),$(PAGES))"
-	@echo "  Variables: PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS PLANTED TASKS EVAL_ARGS SEEDS BY SHARE CLIP VENV PYTHON TORCH_INDEX (see the top of the Makefile)"
+	@echo "  Variables: $(VARIABLES) (see the top of the Makefile)"
 
 train-%: $(READY) data ## train the model of a page, or resume training
-	$(PY) -m recipes.train $* $(call quoted,$(PRESET)) --out $(RUN_QUOTED) $(WHERE) --seed $(call quoted,$(SEED)) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS))) $(ARGS)
+	$(PY) -m recipes.train $(NAME) $(call quoted,$(PRESET)) --out $(RUN_QUOTED) $(WHERE) --seed $(call quoted,$(SEED)) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS))) $(ARGS)
 
 # `make eval-clip WEIGHTS=...` evaluates the weights themselves, `make train-clip eval-clip WEIGHTS=...` what training made of them.
 AS_THEY_ARE = $(if $(filter train-%,$(MAKECMDGOALS)),,$(WEIGHTS))
 
 eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on all tasks that it supports
-	@test -n $(call quoted,$(AS_THEY_ARE)) || $(FINISHED) || $(MAKE) --no-print-directory train-$*
+	@test -n $(call quoted,$(AS_THEY_ARE)) || $(FINISHED) || $(MAKE) --no-print-directory $(call quoted,train-$*)
 	$(PY) -m eval.run $(call quoted,$(or $(AS_THEY_ARE),$(RUN))) --data $(call quoted,$(TEST)) --device $(call quoted,$(DEVICE)) $(if $(TASKS),--tasks $(call quoted,$(TASKS))) $(EVAL_ARGS)
 
 export-%: $(READY) ## write a trained model for another library: FORMAT=transformers|open_clip|timm|onnx
 	$(PY) -m recipes.tools.export $(RUN_QUOTED) --format $(call quoted,$(or $(FORMAT),transformers)) $(ARGS)
 
 chat-%: $(READY) data ## chat with a trained model (llava, minigpt4) about an image, or several: IMAGE=photo.jpg,other.jpg
-	@test -n $(call quoted,$(IMAGE)) || { echo "name a picture: make chat-$* IMAGE=photo.jpg"; exit 1; }
-	@$(FINISHED) || $(MAKE) --no-print-directory train-$*
+	@test -n $(call quoted,$(IMAGE)) || { echo $(call quoted,name a picture: make chat-$* IMAGE=photo.jpg); exit 1; }
+	@$(FINISHED) || $(MAKE) --no-print-directory $(call quoted,train-$*)
 	$(PY) -m recipes.tools.chat $(RUN_QUOTED) $(call quoted,$(IMAGE)) --device $(call quoted,$(DEVICE)) $(ARGS)
 
 claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEEDS=0,1,2, ARGS="--only NAME"
-	$(PY) -m recipes.claims $* --preset $(call quoted,$(PRESET)) $(WHERE) $(if $(SEEDS),--seeds $(call quoted,$(SEEDS))) $(ARGS)
+	$(PY) -m recipes.claims $(NAME) --preset $(call quoted,$(PRESET)) $(WHERE) $(if $(SEEDS),--seeds $(call quoted,$(SEEDS))) $(ARGS)
 
 time-%: $(READY) data ## estimate the training time on this machine from a few steps of each stage
-	$(PY) -m recipes.tools.timing $* --preset $(call quoted,$(PRESET)) $(WHERE) --seed $(call quoted,$(SEED)) $(ARGS)
+	$(PY) -m recipes.tools.timing $(NAME) --preset $(call quoted,$(PRESET)) $(WHERE) --seed $(call quoted,$(SEED)) $(ARGS)
 
 plan-%: $(READY) $(if $(findstring small,$(PRESET))$(findstring paper,$(PRESET)),,data) ## say what a training will take: parameters, FLOPs, memory, disk, time or GPU-hours
-	$(PY) -m recipes.plan $* $(call quoted,$(PRESET)) $(WHERE) --seed $(call quoted,$(SEED)) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS))) $(ARGS)
+	$(PY) -m recipes.plan $(NAME) $(call quoted,$(PRESET)) $(WHERE) --seed $(call quoted,$(SEED)) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS))) $(ARGS)
 
 compare: $(READY) ## compare all evaluated runs: terminal, Markdown, CSV, HTML
 	$(PY) -m eval.compare --pages "$(COMPARED)" $(if $(filter-out $@,$(MAKECMDGOALS)),,$(ARGS))
@@ -114,7 +126,7 @@ all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, ev
 
 data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it; DATA=openmoji: drawn pictures with names; DATA=pool: polluted; DATA=pages: pages of several pictures
 ifeq ($(DATA),.data/openmoji)
-	@test -f .data/openmoji/test/index.json || $(PY) -m data.importers openmoji
+	@$(PY) -m data.importers openmoji
 endif
 ifeq ($(DATA),$(SCENES))
 	@$(PY) -m data.scenes.build --preset $(SIZE) $(if $(PLANTED),--planted $(call quoted,$(PLANTED))) --out $(call quoted,$(SCENES))
@@ -153,9 +165,9 @@ calibrate: $(READY) data ## measure how much of the embedded data can be learned
 	$(PY) -m recipes.tools.calibrate --data $(call quoted,$(DATA)) $(ARGS)
 
 tune-%: $(READY) data ## tune a model's decoding on the val split, where recipes/tools/ has a tune_<page>.py: ARGS="--alpha 0,0.1"
-	@test -f recipes/tools/tune_$*.py || { echo "recipes/tools/tune_$*.py is missing: nothing of $* can be tuned"; exit 1; }
-	@$(FINISHED) || $(MAKE) --no-print-directory train-$*
-	$(PY) -m recipes.tools.tune_$* $(RUN_QUOTED) $(WHERE) $(ARGS)
+	@test -f $(call quoted,recipes/tools/tune_$*.py) || { echo $(call quoted,recipes/tools/tune_$*.py is missing: nothing of $* can be tuned); exit 1; }
+	@$(FINISHED) || $(MAKE) --no-print-directory $(call quoted,train-$*)
+	$(PY) -m $(call quoted,recipes.tools.tune_$*) $(RUN_QUOTED) $(WHERE) $(ARGS)
 
 params: $(READY) ## compare parameter counts with the papers
 	$(PY) -m recipes.tools.params
@@ -188,11 +200,11 @@ clean: ## remove runs and generated data, keep the environment
 
 # torch and torchvision are asked for together, so that both come from one index and fit each other.
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
-	test -x $(PY) || $(PYTHON) -m venv $(call quoted,$(VENV))
-	$(PY) -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.11" "torchvision>=0.26"
+	@$(call quoted,$(PYTHON)) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	test -x $(PY) || $(call quoted,$(PYTHON)) -m venv $(call quoted,$(VENV))
+	$(PY) -m pip install $(if $(TORCH_INDEX),--index-url $(call quoted,$(TORCH_INDEX))) "torch>=2.11" "torchvision>=0.26"
 	$(PY) recipes/tools/install.py
 	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove "$(call quoted,$(VENV))" and choose their index with TORCH_INDEX="; exit 1; }
-	touch "$@"
+	touch $(call quoted,$@)
 
 .PHONY: help compare picture all data $(PAGES_SET) filter filter-curve frontier race import check-data calibrate params bench gpu results test test-slow stress lint clean

@@ -7,6 +7,7 @@ wording for each meaning (`SAME`), a comma where a clause ends, and ", but" wher
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 
 
@@ -51,10 +52,10 @@ IRREGULAR = {"people": "person", "men": "man", "women": "woman", "children": "ch
 
 REPEATED = re.compile(r"\b((?:\w+ ){0,8}\w+)(?: \1\b)+")  # models repeat themselves: "no no no"
 SAME = [  # (wordings, the one that is read instead), applied in this order
-    (r"(is|are|was|were|do|does|did|has|have|had|could|would|should)n'?t", r"\1 not"),
-    (r"can'?t|cannot|can not not", "can not"),
-    (r"won'?t", "will not"),
-    (r"ain'?t", "is not"),
+    (r"(is|are|was|were|do|does|did|has|have|had|could|would|should) ?n[' ]?t", r"\1 not"),  # also as tokenisers split it: "is n't"
+    (r"can[' ]?t|ca n't|cannot|can not not", "can not"),
+    (r"won[' ]?t|wo n't", "will not"),
+    (r"ain[' ]?t|ai n't", "is not"),
     (r"(it|he|she|this|here|that|there)'s|(that|there)s", r"\1\2 is"),
     (r"(\w+)'s(?= (?:not|here|there|in|on|visible|present))", r"\1 is"),
     (r"i'?m", "i am"),
@@ -65,7 +66,7 @@ SAME = [  # (wordings, the one that is read instead), applied in this order
     (rf"^(?:{BE} {WHO}|(?:is|are) (?:the|an?|any))\b[^,:]*[,:]", ""),  # a repeated question: "is there a dog: yes"
     # words
     (r"yes no(?= :)|(?:neither )?yes n?or no|whether or not", "whether"),
-    (r"(?:yes+|yeah|yep|yup|yea|aye|affirmative)", "yes ,"),
+    (r"(?:yes+|yea+h*|yep|yup|aye|affirmative)", "yes ,"),
     (rf"(?:nope|nah|nay|negative|noo+)|no(?= (?:{WHO}|because|since|yes|sir|no|not|thanks|please|as|just|only)\b)(?! one\b)", "no ,"),
     (r"(yes|no) (?:from|for) me", r"\1"),
     (r"^no(?= (?:an?|the)\b)", "no ,"),
@@ -129,6 +130,13 @@ SAME = [  # (wordings, the one that is read instead), applied in this order
     (r"(?<=\w )(?:that|which|who)(?= (?:is|are|may|might|could|looks?|seems?|appears?)\b)", ","),
 ]  # fmt: skip
 
+# Thumbs, check marks and crosses, gestures.
+SIGNS = dict.fromkeys("\U0001f44d\u2705\u2713\u2714\u2611\u221a\U0001f4af\U0001f44c\U0001f646", "yes")
+SIGNS |= dict.fromkeys("\U0001f44e\u274c\u274e\u2612\u2715\u2716\u2717\u2718\u26d4\U0001f6ab\U0001f645", "no")
+SIGN = re.compile(f"[{''.join(SIGNS)}]")
+APOSTROPHES = re.compile("[\u2018\u2019\u201a\u201b\u02b9\u02bb-\u02bd\u02c8\u2032\u2035\ua78b\ua78c\u055a\u05f3`\u00b4\x91\x92]")
+VARIANTS = re.compile("[\ufe0e\ufe0f\u2640\u2642\U0001f3fb-\U0001f3ff]")  # of a sign: its skin, sex, or colour
+
 FILLER = re.compile(  # before what a clause says
     r"^(?:(?:but|well|so|oh|ok|okay|u[mh]|h+m+|ah|and|or|then|why|honestly|sorry|sadly|unfortunately|fortunately|i am afraid|also|just|only"
     r"|no problem|(?:i|we) (?:would |will )?(?:think|believe|guess|suppose|say|assume|suspect)|it (?:would )?(?:seems?|appears?)"
@@ -176,6 +184,13 @@ ANSWER = _any(r"(?:answer|a|assistant|response)s? ?\d* ?:")
 
 
 _SAME = [(_any(wordings), same) for wordings, same in SAME]
+
+
+def letters(text: str) -> str:
+    """With plain letters, apostrophes and stops instead of typographic, wide and invisible ones."""
+    text = unicodedata.normalize("NFKC", APOSTROPHES.sub("'", VARIANTS.sub("", text)))
+    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    return text.replace("\N{IDEOGRAPHIC FULL STOP}", ". ").replace("\N{IDEOGRAPHIC COMMA}", ", ")
 
 
 @lru_cache(maxsize=10_000)

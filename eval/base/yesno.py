@@ -18,6 +18,8 @@ The rules, in this order:
 4. Words count before statements, these before guesses, and adverbs last: they may be politeness ("certainly, there is no dog").
    Words and statements that differ leave the answer unparsed ("yes and no"). A correction ("wait", "actually") takes back what was
    before it, a conclusion ("so the answer is") only statements. After doubt only words count, except behind "but".
+5. A sign such as a thumb, a check mark or a cross is the word for which it stands, but not beside doubt; and one for yes may be politeness
+   ("there is no dog \N{THUMBS UP SIGN}").
 
 Both polarities are read by the same rules. What is neither is None. There are no synonyms: "a man" is not "a person".
 """
@@ -25,7 +27,6 @@ Both polarities are read by the same rules. What is neither is None. There are n
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -46,11 +47,14 @@ from eval.base.wordings import (
     PRONOUN,
     SEE,
     SHOW,
+    SIGN,
+    SIGNS,
     STATES,
     TURN,
     VERDICTS,
     WHO,
     is_function,
+    letters,
     plain,
     stem,
 )
@@ -60,6 +64,17 @@ Words = Sequence[str]
 
 def yes_or_no(answer: str, question: str = "") -> bool | None:
     """The verdict of a free answer; None when it is neither yes nor no, or both. The question tells what statements are about."""
+    text = letters(answer)
+    said = {SIGNS[sign] for sign in SIGN.findall(text)}
+    bare = SIGN.sub(" ", text)
+    verdict, words = _read_words(bare, question), plain(bare)
+    if not said or (said == {"yes"} and verdict is not None) or DOUBT.search(words):
+        return verdict
+    joint = "," if STATES.search(words) or not NEGATION.isdisjoint(words.split()) else ""  # else "no" for a cross would negate a statement
+    return _read_words(SIGN.sub(lambda found: f" {joint} {SIGNS[found[0]]} {joint} ", text), question)
+
+
+def _read_words(answer: str, question: str) -> bool | None:
     asked = Asked.of(question, answer)
     turns: list[list[tuple[str, bool]]] = [[]]  # (kind, verdict) of the clauses; a correction begins a new list
     doubted = False
@@ -93,8 +108,7 @@ def yes_or_no(answer: str, question: str = "") -> bool | None:
 
 def _sentences(answer: str) -> Iterator[str]:
     """Of the model's own first turn, in plain lower-case words, commas and question marks."""
-    text = unicodedata.normalize("NFKC", re.sub("[\u2018\u2019\u201b\u02bc\u2032`\u00b4]", "'", answer)).lower()
-    text = re.split(r"</(?:think|thinking|reasoning)>", text)[-1]
+    text = re.split(r"</(?:think|thinking|reasoning)>", answer.lower())[-1]
     text = re.sub(r"<answer>|\\boxed\b", "\nanswer is ", text)
     first = next((part for part in TURN.split(text) if re.sub(r"<[^<>]*>|\W", "", part)), "")
     if TURN.match(text.lstrip(" #*")):  # the question is repeated

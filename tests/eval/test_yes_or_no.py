@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -1021,7 +1022,6 @@ HELD_OUT = [
     ("Is there a car in the image?", "It's false that a car is there.", False),
     ("Is there a car in the image?", "nein", None),
     ("Is there a car in the image?", "oui", None),
-    ("Is there a car in the image?", "👍", None),
     ("Is there a car in the image?", "42", None),
     ("Is there a car in the image?", "car park", True),
     ("Is there a car in the image?", "**Yes**, the image contains a car.", True),
@@ -1201,3 +1201,67 @@ def test_an_always_right_model_is_always_right() -> None:
     """In every wording of the table, half of the answers are yes."""
     verdicts = [(yes_or_no(affirmed), yes_or_no(denied)) for affirmed, denied in PAIRS]
     assert sum(affirmed is True for affirmed, _ in verdicts) == sum(denied is False for _, denied in verdicts) == len(PAIRS)
+
+
+SIGNED_YES = """👍|👍🏽|✅|✔️|✓|☑|💯|👌🏿|🙆‍♀️|👍👍👍|✅ Yes|✅ There is a dog.|Answer: ✅|**Answer:** 👍|<answer>✅</answer>|Dog: ✅
+The answer is ✓.
+Is there a dog? ✅|√|👍 dog|dog ✔|There is a dog ✅|✅ Correct|😀 👍"""
+SIGNED_NO = """👎|👎🏻|❌|✗|✘|✖️|✕|❎|☒|🙅|🙅🏾‍♂️|🚫|⛔|👎👎|❌ No|❌ There is no dog|Answer: ❌|**Answer:** 👎|<answer>✗</answer>|Dog: ❌
+The answer is ❌.
+Is there a dog? ❌|❌ dog|dog ✘|There is no dog 👍|✅ There is no dog|✅ No|No 👍|There is no dog ❌|I don't see a dog 👎"""
+SIGNED_NEITHER = """🤷|🤷🏽‍♀️|👍👎|✅❌|❌ Yes|There is a dog ❌|❌ I cannot answer that.|🚫 I'm sorry, I can't help with that
+😀|❓|✅ A cat, ❌ a dog|⭐
+✅ I cannot tell|🐶|☑ Yes ☐ No"""
+
+
+@pytest.mark.parametrize(("texts", "verdict"), [(SIGNED_YES, True), (SIGNED_NO, False), (SIGNED_NEITHER, None)])
+def test_a_sign_is_the_word_for_which_it_stands(texts: str, verdict: bool | None) -> None:
+    for said in texts.replace("\n", "|").split("|"):
+        assert yes_or_no(said, "Is there a dog in the image?") is verdict, said
+
+
+def wide(text: str) -> str:
+    return "".join(chr(ord(letter) + 0xFEE0) if "!" <= letter <= "~" else "\u3000" if letter == " " else letter for letter in text)
+
+
+def bold(text: str) -> str:
+    return "".join(chr(0x1D41A + ord(letter) - ord("a")) if "a" <= letter <= "z" else letter for letter in text.lower())
+
+
+def invisible(text: str) -> str:
+    return "\ufeff" + "\u200b".join(text)
+
+
+@pytest.mark.parametrize("form", [str.upper, wide, bold, invisible, lambda text: text.replace(" ", "\u00a0")])
+@pytest.mark.parametrize("said", ["Yes", "No", "Yes, there is a dog.", "No, there is no dog.", "There is a dog", "I don't see a dog"])
+def test_the_letters_form_does_not_matter(form: Callable[[str], str], said: str) -> None:
+    question = "Is there a dog in the image?"
+    assert yes_or_no(form(said), question) is yes_or_no(said, question) is ("o" not in said.split()[0].lower() and "don't" not in said)
+
+
+@pytest.mark.parametrize("apostrophe", "'\u2019\u2018\u201b\u02bc\u02b9\u2032`\u00b4\uff07\ua78c\x92")
+def test_any_apostrophe_is_one(apostrophe: str) -> None:
+    for denied in (
+        "There isn't a dog",
+        "I don't see a dog",
+        "I can't see a dog",
+        "THERE ISN'T A DOG",
+        "It isn't there",
+        "Nope, there's none",
+    ):
+        assert yes_or_no(denied.replace("'", apostrophe), "Is there a dog?") is False
+    assert yes_or_no(f"There{apostrophe}s a dog", "Is there a dog?") is True
+    assert yes_or_no(f"{apostrophe}Yes{apostrophe}") is True
+    assert yes_or_no(f"{apostrophe}No{apostrophe}") is False
+
+
+@pytest.mark.parametrize(
+    "denied", ["there is n't a dog", "I do n't see a dog", "I ca n't see a dog", "there isn t a dog", "there isnt a dog"]
+)
+def test_negations_that_a_tokenizer_split(denied: str) -> None:
+    assert yes_or_no(denied, "Is there a dog?") is False
+
+
+@pytest.mark.parametrize(("said", "verdict"), [("Yes。", True), ("No。There is a cat。", False), ("是", None), ("Yes、there is", True)])
+def test_ideographic_stops_end_a_sentence(said: str, verdict: bool | None) -> None:
+    assert yes_or_no(said, "Is there a dog?") is verdict
