@@ -7,12 +7,13 @@ counterpart: ValueError.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
+from transformers import LlavaForConditionalGeneration
+
 from models.llava.model import LLaVAConfig
-from models.shared.backbones import LanguageConfig
+from models.shared.backbones import LanguageConfig, architecture_of
 from models.shared.convert import (
     ADD_ONE,
     ADD_TWO,
@@ -23,8 +24,10 @@ from models.shared.convert import (
     to_theirs,
     transformers_blocks,
 )
+from models.shared.text import HubTokenizer
 from models.shared.vision import VisionConfig
 
+TRANSFORMERS_TYPE = "llava"
 TOWER, LAYERS, LAST_NORM = "model.vision_tower", "model.vision_tower.encoder.layers", "model.vision_tower.post_layernorm."
 TABLE = [
     Row("visual.cls_token", f"{TOWER}.embeddings.class_embedding", ADD_TWO),
@@ -39,10 +42,11 @@ TABLE = [
 ]
 
 
-def from_transformers(state: State, config: LLaVAConfig) -> State:
-    """`config`: of the model that the weights are for, which decides whether the tower's last block is one of those dropped."""
+def from_transformers(state: State, config: LLaVAConfig | None = None) -> State:
+    """`config`: of the model that the weights are for, which decides whether the tower's last block is one of those dropped; without it
+    the block stays, for a model that does not load what it lacks."""
     whole = any(name.startswith(LAST_NORM) for name in state)
-    unused = config.vision.depth - 1 if whole and config.states == "penultimate" else None
+    unused = config.vision.depth - 1 if config and whole and config.states == "penultimate" else None
     kept = {name: value for name, value in state.items() if not name.startswith(LAST_NORM) and _block(name) != unused}
     return to_ours(kept, TABLE)
 
@@ -55,6 +59,15 @@ def _block(name: str) -> int:
     """The number of the tower's block that a tensor belongs to; -1 for others."""
     match = re.match(rf"{re.escape(LAYERS)}\.(\d+)\.", name)
     return int(match[1]) if match else -1
+
+
+def their_class(config: Any) -> type[Any]:
+    return LlavaForConditionalGeneration
+
+
+def tokenizer(name: str | None) -> HubTokenizer:
+    """The language model's; its token for an image is not used, since images are vectors here."""
+    return HubTokenizer(str(name))
 
 
 def config_from_transformers(config: Any) -> LLaVAConfig:
@@ -78,6 +91,6 @@ def config_from_transformers(config: Any) -> LLaVAConfig:
             pre_norm=True,
         ),
         states="penultimate" if layer == -2 else "last",
-        language=LanguageConfig(architecture=json.dumps(config.text_config.to_dict())),
+        language=LanguageConfig(architecture=architecture_of(config.text_config)),
         vocab_size=config.text_config.vocab_size,
     )

@@ -4,6 +4,7 @@ processor. What weights lack is left out, also of a saved run."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from torch import Tensor
 
 import models
 from eval.base.capabilities import Answers, Captions, EncodesImages, EncodesText, ScoresPairs, Unmasks
+from models.llava.model import SYSTEM
 from models.published import published
+from models.shared.chat import Turn
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, normalise
+from models.shared.prefix import SOFT
 from models.shared.text import HubTokenizer
 from tests.models.kit import assert_close, randomise
-from tests.stand_ins import bert, opt
+from tests.stand_ins import bert, llama, opt
 
 PICTURES = [np.random.default_rng(seed).integers(256, size=(32, 32, 3), dtype=np.uint8) for seed in range(2)]
 TEXTS = ["a red circle", "two blue squares beside a star"]
@@ -180,6 +184,38 @@ def test_blip2_that_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert_close(model.score(PICTURES, TEXTS), matched[:, 1] - matched[:, 0], "matching")
         similarity = torch.einsum("nqd,td->ntq", model.encode_image(PICTURES), model.encode_text(TEXTS)).amax(dim=-1)
         assert_close(similarity, contrast.logits_per_image, "similarity")
+
+
+# ----------------------------------------------------------------------------------------------------------- LLaVA
+
+
+@pytest.mark.parametrize("layer", [-2, -1])
+def test_llava(tmp_path: Path, layer: int) -> None:
+    asked = "Write a caption for this picture briefly. What is it? Describe"
+    words = llama([*TEXTS, f"{SYSTEM}USER: \n{asked} ASSISTANT: a star"])
+    words.add_special_tokens({"additional_special_tokens": ["<image>"], "pad_token": "<pad>"})
+    text = {"model_type": "llama", "vocab_size": len(words) + 3, "tie_word_embeddings": False, "max_position_embeddings": 256}
+    config = transformers.LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", **TOWER, "image_size": 32, "patch_size": 16},
+        text_config={**text, **TOWER, "num_key_value_heads": 4},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=layer,
+    )
+    theirs = transformers.LlavaForConditionalGeneration(config)
+    ours: Any = published(saved(theirs, words, tmp_path / "hub"))
+    for model in (ours, _saved_and_loaded(ours, tmp_path / "run")):
+        assert isinstance(model, Captions)
+        assert isinstance(model, Answers)
+        assert model.tokenizer.end == words.eos_token_id
+        [row] = [model.template.conversation([Turn("What is it?", "a star")])]
+        ids = torch.tensor([[config.image_token_id if token == SOFT else token for token in row.ids]])
+        assert words.decode(ids[0]) == f"<s> {SYSTEM}USER: {'<image>' * 4}\nWhat is it? ASSISTANT: a star</s>"
+        with torch.no_grad():
+            logits = theirs(input_ids=ids, pixel_values=pixels()[:1]).logits[0].log_softmax(dim=-1)
+        expected = sum(float(logits[place - 1, label]) for place, label in enumerate(row.labels) if label >= 0)
+        format_prompt = replace(model.config, format_prompt=False)
+        model.config = format_prompt  # the question as it is
+        assert float(model.answer_likelihood(PICTURES[:1], ["What is it?"], ["a star"])) == pytest.approx(expected, abs=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------------------- refused
