@@ -25,8 +25,10 @@ from data.importers.write import Box, Row
 from data.sample import Object
 from data.shards import DataError
 
-PHRASES = ("expressions", "expression", "referring_expression", "refexp", "phrases", "phrase", "sents", "sent", "sentences", "sentence")
-PHRASES += ("raw", "text", "caption", "query")
+PHRASES = (
+    *("expressions", "expression", "referring_expression", "refexp", "phrases", "phrase", "sents", "sent", "sentences", "sentence"),
+    *("raw", "text", "caption", "query"),
+)
 BOXES = ("bbox", "box", "gt_bbox", "gt_box", "bounding_box", "bboxes", "boxes", "xyxy", "xywh", "bbox_xyxy", "bbox_xywh")
 SIZES = ("width", "height")
 ENOUGH = 10  # boxes from which their form follows without the sizes of images
