@@ -38,6 +38,10 @@ PAGES_SET := .data/pages-$(SIZE)
 ifeq ($(DATA),pages)
 override DATA := $(PAGES_SET)
 endif
+SEVERAL := .data/several-$(SIZE)
+ifeq ($(DATA),several)
+override DATA := $(SEVERAL)
+endif
 TEST ?= $(DATA)
 # Make's functions split at spaces: they get a text without any, and what they return has them again.
 SPACE := $(subst ,, )
@@ -124,7 +128,7 @@ picture: $(READY) ## take a screenshot of the report's first screen: ARGS="--out
 
 all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, evaluate and compare every model
 
-data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it; DATA=openmoji: drawn pictures with names; DATA=pool: polluted; DATA=pages: pages of several pictures
+data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it; DATA=openmoji: drawn pictures with names; DATA=pool: polluted; DATA=pages: pages of several pictures; DATA=several: requests about several pictures
 ifeq ($(DATA),.data/openmoji)
 	@$(PY) -m data.importers openmoji
 endif
@@ -134,6 +138,10 @@ endif
 
 ifeq ($(DATA),$(PAGES_SET))
 	@$(PY) -m data.scenes.pages --preset $(SIZE) --out $(call quoted,$(PAGES_SET))
+endif
+
+ifeq ($(DATA),$(SEVERAL))
+	@$(PY) -m data.scenes.several --preset $(SIZE) --out $(call quoted,$(SEVERAL))
 endif
 
 ifeq ($(DATA),$(POOL))

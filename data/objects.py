@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.sample import Object
+from data.sample import Object, Sample
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
@@ -18,6 +18,17 @@ def unique(things: Sequence[Object]) -> list[Object]:
     """The objects with a name that no other one has."""
     names = [named(each) for each in things]
     return [each for each, name in zip(things, names, strict=True) if name and names.count(name) == 1]
+
+
+def referring(sample: Sample) -> list[tuple[str, Object]]:
+    """Phrases that name one object of a picture, each with that object: those of `extra["referring"]`, [phrase, number of the object], if
+    the sample has them, as data with phrases written by people do; otherwise "the red star" for every object with a name of its own."""
+    written = sample.extra.get("referring")
+    if not isinstance(written, list):
+        return [(f"the {named(thing)}", thing) for thing in unique(sample.objects)]
+    pairs = [each for each in written if isinstance(each, list) and len(each) == 2]
+    known = range(len(sample.objects))
+    return [(phrase, sample.objects[number]) for phrase, number in pairs if isinstance(phrase, str) and number in known]
 
 
 def direction(one: Object, other: Object, clear: float = 1.0) -> str | None:

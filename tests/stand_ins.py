@@ -73,6 +73,12 @@ def llama(texts: Iterable[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=fast, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
+def qwen(texts: Iterable[str]) -> Any:
+    """No start; one token is end and padding. The marks of a conversation are tokens of their own."""
+    end = "<|endoftext|>"
+    return byte_level(texts, end, "<|im_start|>", "<|im_end|>", eos_token=end, pad_token=end, unk_token=end)
+
+
 def siglip(texts: Iterable[str]) -> Any:
     """No start; the end is the padding, too. A unigram model, as T5's."""
     fast = Tokenizer(models.Unigram())
@@ -84,12 +90,12 @@ def siglip(texts: Iterable[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="</s>", pad_token="</s>", unk_token="<unk>")
 
 
-KINDS = {"gpt2": gpt2, "opt": opt, "roberta": roberta, "bert": bert, "mpnet": mpnet, "llama": llama, "siglip": siglip}
+KINDS = {"gpt2": gpt2, "opt": opt, "roberta": roberta, "bert": bert, "mpnet": mpnet, "llama": llama, "siglip": siglip, "qwen": qwen}
 
 
 def kind_of(name: str) -> str:
     """The kind of a published tokenizer's name."""
-    for part in ("gpt2", "opt", "roberta", "bert", "mpnet", "siglip"):
+    for part in ("gpt2", "opt", "roberta", "bert", "mpnet", "siglip", "qwen"):
         if part in name.lower():
             return part
     if "pythia" in name.lower():

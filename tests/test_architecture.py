@@ -17,7 +17,11 @@ ALLOWED = {
     "eval": {"eval", "models", "data"},
     "recipes": {"recipes", "models", "data", "eval"},
 }
-FOR_THE_HARNESS = {"models.shared.device", "models.shared.prompts"}  # all of models/ that it may know, beside the registry
+FOR_THE_HARNESS = {
+    "models.shared.device",
+    "models.shared.instructions",
+    "models.shared.prompts",
+}  # all of models/ that it may know, beside the registry
 
 
 def imports(path: Path) -> set[str]:

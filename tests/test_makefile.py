@@ -181,6 +181,7 @@ def test_a_shared_environment_stays_the_checkouts_that_has_it(tmp_path: Path) ->
 def test_pages_of_several_pictures_are_a_data_set_of_their_own(venv: Path) -> None:
     assert made(venv, "data", "DATA=pages") == [["-m", "data.scenes.pages", "--preset", "tiny", "--out", ".data/pages-tiny"]]
     assert made(venv, "data", "DATA=pages", "PRESET=small")[0][-1] == ".data/pages-small"
+    assert made(venv, "data", "DATA=several") == [["-m", "data.scenes.several", "--preset", "tiny", "--out", ".data/several-tiny"]]
 
 
 def test_a_page_that_trains_on_pages_of_pictures_is_trained_and_evaluated_on_them(venv: Path) -> None:

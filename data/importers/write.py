@@ -33,7 +33,7 @@ class Row:
     files, and `page`, its texts and the numbers of its images in order.
 
     With `content`, the encoded image, nothing is read from the folder, and `file` only tells where it came from. The boxes of `objects`
-    are in pixels of the image before it is shrunk.
+    are in pixels of the image before it is shrunk, or with `shares` in shares of its sides.
     """
 
     file: str
@@ -44,6 +44,7 @@ class Row:
     foils: list[Foil] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     objects: list[Object] = field(default_factory=list)
+    shares: bool = False
     label: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
@@ -132,7 +133,8 @@ def _samples(rows: Iterable[Row], *, images: Path, size: int | None, needs: Coll
             foils = [asdict(foil) for foil in row.foils]
             record: dict[str, Any] = {"captions": row.captions, "label": row.label, "foils": foils, "extra": {"file": row.file} | row.extra}
             record |= {"page": row.page} if row.page else {}
-            objects = tuple(replace(each, box=_scaled(each.box, shrink)) for each in row.objects)
+            scale = (image.shape[1], image.shape[0]) if row.shares else (shrink, shrink)
+            objects = tuple(replace(each, box=_scaled(each.box, *scale)) for each in row.objects)
             sample = from_record(row.key or f"{written:08d}", image, None, record, others=[other for _, _, other, _ in further])
             sample = replace(sample, questions=tuple(row.questions), objects=objects)
             if needs and not any(getattr(sample, need) for need in needs):
@@ -177,9 +179,9 @@ def _prepared(encoded: bytes, size: int | None, box: Box | None) -> tuple[bytes,
     return buffer.getvalue(), "png", np.asarray(image), shrink
 
 
-def _scaled(box: Box, scale: float) -> Box:
+def _scaled(box: Box, across: float, down: float) -> Box:
     left, top, right, bottom = box
-    return left * scale, top * scale, right * scale, bottom * scale
+    return left * across, top * down, right * across, bottom * down
 
 
 def _cut(image: Image.Image, box: Box) -> Image.Image:

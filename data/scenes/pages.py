@@ -205,12 +205,12 @@ def page(preset: Preset, split: str, index: int, seed: int = 0) -> Sample:
         captions=tuple(captions(scenes[0], rng)),
         questions=tuple(questions(scenes[0], rng)),
         foils=tuple(foils(scenes[0], rng)),
-        extra=first.extra | {"rule": rule.name, "before": before, "unrelated": unrelated, "pictures": [_record(view) for view in views]},
+        extra=first.extra | {"rule": rule.name, "before": before, "unrelated": unrelated, "pictures": [record_of(view) for view in views]},
     )
 
 
 def views_of(sample: Sample) -> list[View]:
-    """The truth about each picture of a page."""
+    """The truth about each picture of a sample with several."""
     return [
         View(tuple(Object(each["name"], tuple(each["box"]), each["attributes"]) for each in picture["objects"]), picture["tone"])
         for picture in sample.extra["pictures"]
@@ -226,8 +226,8 @@ def pairs_of(sample: Sample) -> list[tuple[int, str]]:
     return [(int(place), str(text)) for place, text in pairs]
 
 
-def _record(view: View) -> dict[str, Any]:
-    """In the terms of json."""
+def record_of(view: View) -> dict[str, Any]:
+    """The truth about a picture in the terms of json."""
     return {"objects": [asdict(thing) | {"box": list(thing.box)} for thing in view.objects], "tone": view.tone}
 
 

@@ -16,6 +16,7 @@ import torch
 from eval.adapters.boxes import LocatedBoxes
 from eval.adapters.naming import NearestMeanNames, PromptedNames
 from eval.adapters.parts import PartScorer
+from eval.adapters.replies import GeneratedReplies
 from eval.adapters.rerank import ReRanked
 from eval.adapters.verdicts import LikelierVerdicts, SpokenVerdicts, ThresholdVerdicts
 from eval.base.capabilities import (
@@ -39,6 +40,8 @@ from eval.base.capabilities import (
     Namer,
     Prompt,
     Ranker,
+    Replier,
+    Replies,
     Scorer,
     ScoresPairs,
     Texts,
@@ -70,6 +73,7 @@ class Subject:
             Drawer: [self.drawings],
             Completer: [self.completions],
             Locator: [self.boxes],
+            Replier: [self.replies],
             Namer: self.namers,
         }
         return [adapter for adapter in choices[need] if adapter is not None]
@@ -135,6 +139,10 @@ class Subject:
     @cached_property
     def boxes(self) -> LocatedBoxes | None:
         return LocatedBoxes(self.model, self.batch_size) if isinstance(self.model, Locates) else None
+
+    @cached_property
+    def replies(self) -> GeneratedReplies | None:
+        return GeneratedReplies(self.model, self.batch_size) if isinstance(self.model, Replies) else None
 
     @cached_property
     def completions(self) -> Completions | None:

@@ -99,6 +99,17 @@ class Locates(Protocol):
         """The box of what the i-th phrase names in the i-th image, in pixels of that image; None if there is none."""
 
 
+class Said(NamedTuple):
+    text: str
+    ended: bool  # by itself; otherwise it was cut at a limit
+
+
+@runtime_checkable
+class Replies(Protocol):
+    def reply(self, images: Images, requests: Texts) -> Sequence[tuple[str, bool]]:
+        """The reply to the i-th request about the i-th image, and whether it ended by itself."""
+
+
 class Reason(Protocol):
     """A training pair that contributes to a score."""
 
@@ -249,6 +260,15 @@ class Locator(Protocol):
     def prepare(self, images: Images, texts: Texts) -> None: ...
 
     def boxes(self, images: Images, phrases: Texts) -> list[Box | None]: ...
+
+
+@runtime_checkable
+class Replier(Protocol):
+    adapter: str
+
+    def prepare(self, images: Images, texts: Texts) -> None: ...
+
+    def replies(self, images: Images, requests: Texts) -> list[Said]: ...
 
 
 Lesson = Sequence[tuple[np.ndarray, str]]  # pictures and their names

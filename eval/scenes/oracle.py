@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 
-from data.objects import Box, named, unique
+from data.objects import Box, referring
 from data.sample import Sample
 from data.scenes.compose import compose
 from data.scenes.draw import draw
@@ -17,7 +17,9 @@ from data.scenes.language import answer as true_answer
 from data.scenes.pages import infer, views_of
 from data.scenes.world import PRESETS, Preset
 from eval.adapters.naming import ASKED
-from eval.base.capabilities import Images, Prompt, Texts
+from eval.base.capabilities import Images, Prompt, Said, Texts
+from models.shared.instructions import reasoning
+from models.shared.instructions import requests as asked
 from models.shared.prompts import question_of
 
 
@@ -55,8 +57,15 @@ class Oracle:
         """The box of the object with that name; None if none or several have it."""
         found: list[Box | None] = []
         for image, phrase in zip(images, phrases, strict=True):
-            things = {f"the {named(thing)}": thing.box for thing in unique(self._known[id(image)].objects)}
-            found.append(things.get(phrase))
+            found.append({name: thing.box for name, thing in referring(self._known[id(image)])}.get(phrase))
+        return found
+
+    def reply(self, images: Images, requests: Texts) -> list[Said]:
+        """ "" to a request that the picture does not allow."""
+        found = []
+        for image, text in zip(images, requests, strict=True):
+            sample = self._known[id(image)]
+            found.append(Said({each.text: each.reply for each in [*asked(sample), *reasoning(sample)]}.get(text, ""), True))
         return found
 
     def complete(self, prompts: Sequence[Prompt]) -> list[str]:

@@ -1,6 +1,7 @@
 """Referring expressions: the box of the object that a phrase names (RefCOCO: Yu et al. 2016, 1608.00272, section 5.2).
 
-An object is asked for by its colour, if it has one, and its name ("the red star"), if no other object of the picture has both. A box counts
+An object is asked for by the phrases that people wrote for it or, in data without such, by its colour, if it has one, and its name ("the
+red star"), if no other object of the picture has both. A box counts
 as right if it overlaps the true one by more than half (intersection over union). A reply without a box is wrong and has no overlap.
 
 Chance is the best constant box: of the true boxes of 500 training pictures, in shares of the picture's sides, the one that is right for
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data.objects import Box, named, overlap, unique
+from data.objects import Box, overlap, referring
 from data.sample import Sample
 from eval.base.capabilities import Images, Locator
 from eval.base.records import Record
@@ -33,7 +34,7 @@ EVERYTHING: Box = (0.0, 0.0, 1.0, 1.0)
 def plan(source: Source) -> list[Referring]:
     tasks, constant = [], None
     for split in source.evaluated:
-        samples = [sample for sample in source.samples(split) if unique(sample.objects)]
+        samples = [sample for sample in source.samples(split) if referring(sample)]
         samples = spread(samples, SHIFTED_PICTURES if split in source.shifts else PICTURES)
         if samples:
             constant = constant or best_constant(_training(source) or samples)
@@ -45,12 +46,12 @@ def _training(source: Source) -> list[Sample]:
     if "train" not in source.streams or "train" in source.evaluated:
         return []
     found = source.beginning("train", min(TRAIN_SAMPLES, source.limit or TRAIN_SAMPLES))
-    return [sample for sample in found if unique(sample.objects)]
+    return [sample for sample in found if referring(sample)]
 
 
 def best_constant(samples: Sequence[Sample]) -> Box:
     """In shares of a picture's sides: the true box that overlaps most true boxes by more than half, the first of several."""
-    boxes = np.array([_shares(thing.box, sample) for sample in samples for thing in unique(sample.objects)])  # [N, 4]
+    boxes = np.array([_shares(thing.box, sample) for sample in samples for _, thing in referring(sample)])  # [N, 4]
     if not len(boxes):
         return EVERYTHING
     low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
@@ -78,7 +79,9 @@ class Referring:
     needed_method: ClassVar[str] = "locate"
 
     def __post_init__(self) -> None:
-        self.things = [unique(sample.objects) for sample in self.samples]
+        named = [referring(sample) for sample in self.samples]
+        self.phrases = [[phrase for phrase, _ in each] for each in named]
+        self.things = [[thing for _, thing in each] for each in named]
         note = f"{sum(map(len, self.things))} objects"
         self.measures: Sequence[Measure] = [
             Measure("accuracy", f"{note}; overlap above {ENOUGH:g}"),
@@ -94,14 +97,14 @@ class Referring:
 
     def ask(self, subject: Locator, images: Images, rows: Sequence[int]) -> list[list[Record]]:
         pictures = [images[row] for row in rows for _ in self.things[row]]
-        phrases = [f"the {named(thing)}" for row in rows for thing in self.things[row]]
-        found = iter(subject.boxes(pictures, phrases))
-        return [[_record(f"the {named(thing)}", thing.box, next(found)) for thing in self.things[row]] for row in rows]
+        found = iter(subject.boxes(pictures, [phrase for row in rows for phrase in self.phrases[row]]))
+        asked = (zip(self.phrases[row], self.things[row], strict=True) for row in rows)
+        return [[_record(phrase, thing.box, next(found)) for phrase, thing in each] for each in asked]
 
     def chance(self) -> list[list[Record]]:
         return [
-            [_record(f"the {named(thing)}", thing.box, self._constant(sample)) for thing in things]
-            for sample, things in zip(self.samples, self.things, strict=True)
+            [_record(phrase, thing.box, self._constant(sample)) for phrase, thing in zip(phrases, things, strict=True)]
+            for sample, phrases, things in zip(self.samples, self.phrases, self.things, strict=True)
         ]
 
     def _constant(self, sample: Sample) -> Box:

@@ -14,16 +14,16 @@ import numpy as np
 from torch import Tensor
 
 from data.english import with_article
-from data.objects import named, unique
+from data.objects import named, referring
 from data.sample import Object, Sample
 from models.minigpt4.instructions import converse
 from models.shared.boxes import box_text
 from models.shared.chat import Template, Turn, laid_out
 from models.shared.images import ImageTransform
 from models.shared.prompts import DESCRIBE
+from models.shared.tasks import Draw, drawn
 
 Item = TypeVar("Item")
-Draw = np.random.Generator
 LOCATE, NAME, GROUND = "give me the location of {}", "what object is in this location {}", "describe this picture in detail."
 
 
@@ -43,10 +43,10 @@ def _vqa(sample: Sample, rng: Draw) -> Turn | None:
 
 
 def _refer(sample: Sample, rng: Draw) -> Turn | None:
-    if not (things := unique(sample.objects)):
+    if not (things := referring(sample)):
         return None
-    thing = _one(things, rng)
-    return Turn(LOCATE.format(f"the {named(thing)}"), _box(thing, sample))
+    phrase, thing = _one(things, rng)
+    return Turn(LOCATE.format(phrase), _box(thing, sample))
 
 
 def _identify(sample: Sample, rng: Draw) -> Turn | None:
@@ -87,17 +87,11 @@ STAGES: Mapping[str, Mapping[str, float]] = {
 
 def turns(sample: Sample, rng: Draw, mixture: Mapping[str, float], *, identifiers: bool = True) -> list[Turn]:
     """One task of the mixture that the sample's annotations allow, or a conversation of one or two turns."""
-    left = dict(mixture)
-    while left:
-        names = sorted(left)
-        weights = np.array([left[name] for name in names], float)
-        task = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-        if task == "conversation":
-            return converse(sample, rng)
-        if found := TASKS[task](sample, rng):
-            return [Turn(identified(task, found.request, identifiers=identifiers), found.reply)]
-        del left[task]
-    return converse(sample, rng)
+    found = drawn(sample, rng, mixture, {**TASKS, "conversation": converse})
+    if found is None:
+        return converse(sample, rng)
+    task, made = found
+    return made if isinstance(made, list) else [Turn(identified(task, made.request, identifiers=identifiers), made.reply)]
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Signs:
     assistant: str
     """before a reply"""
     opening: str = ""
-    """before the image"""
+    """before the image; "{}" in it is the image's number"""
     closing: str = ""
     """after the image"""
     end: str = ""
@@ -113,9 +113,9 @@ class Template:
             return [*self._start(), *self.tokenizer.encode(f"{signs.human}{words}{signs.assistant}")]
         if images is None:
             return self._after(f"{signs.human}{words}{signs.assistant}")
-        parts = [*self.tokenizer.encode(signs.system + signs.human + (signs.opening if images else ""))]  # it keeps its own list
+        parts = [*self.tokenizer.encode(signs.system + signs.human + (signs.opening.format(1) if images else ""))]  # it keeps its own list
         for image in range(1, images + 1):
-            parts += [*self._part(None), *(self._after(signs.closing + signs.opening) if image < images else [])]
+            parts += [*self._part(None), *(self._after(signs.closing + signs.opening.format(image + 1)) if image < images else [])]
         return [*self._start(), *parts, *self._after(f"{signs.closing if images else ''}{words}{signs.assistant}")]
 
     def _part(self, part: object) -> list[int]:
@@ -177,11 +177,14 @@ class ChatModel(PrefixModel):
         *,
         before: Sequence[Sequence[Turn]] | None = None,
         how: Decoding = GREEDY,
+        template: Template | None = None,
     ) -> list[Reply]:
-        """Its reply to each request about an image, or about several or none, after the turns `before` it."""
+        """Its reply to each request about an image, or about several or none, after the turns `before` it; in its own template, or in
+        another one with the same end of a reply."""
+        layout = template or self.template
         shown = [[each] if isinstance(each, np.ndarray) else list(each) for each in images]
         rows = [
-            self.template.before_reply(turns, request, images=len(some))
+            layout.before_reply(turns, request, images=len(some))
             for some, turns, request in zip(shown, before or [()] * len(requests), requests, strict=True)
         ]
         if all(len(some) == 1 for some in shown):

@@ -74,6 +74,11 @@ def _of_the_object_beside(thing: Object, phrase: str, other: Object) -> list[Req
     return found
 
 
+def conclusion(reply: str) -> str:
+    """What a reply that reasons comes to: of "the object above the moon is a red star, so it is red." "it is red"."""
+    return reply.rpartition(", so ")[2].strip().rstrip(".")
+
+
 def has_form(reply: str, form: Form) -> bool:
     """Whether a reply has the requested format, regardless of its content."""
     words = _words(reply)

@@ -412,12 +412,19 @@ def gpu_part(published: Published) -> list[str]:
 
 
 def calibration_section(published: Published) -> list[str]:
-    rows = []
-    for row in published.calibration.get("rows", ()):
+    rows, found = [], published.calibration.get("rows", ())
+    ceilings = any("truth" in row for row in found)
+    for row in found:
         accuracy, low, high, chance = (words.share(row[name]) for name in ("accuracy", "low", "high", "chance"))
-        rows.append([row["skill"], f"{accuracy} ({low}{words.MISSING}{high})", chance, str(row["n"])])
-    heads = ("skill", "accuracy", "without the image", "n")
-    return [CALIBRATION, *table(heads, "lrrr", rows), "", *origins("Measured", [("", published.calibration)] if rows else [])]
+        truth = [words.share(row.get("truth", 1.0))] if ceilings else []
+        rows.append([row["skill"], f"{accuracy} ({low}{words.MISSING}{high})", chance, *truth, str(row["n"])])
+    heads = ("skill", "accuracy", "without the image", *(["from the truth"] if ceilings else []), "n")
+    return [
+        CALIBRATION,
+        *table(heads, "l" + "r" * (len(heads) - 1), rows),
+        "",
+        *origins("Measured", [("", published.calibration)] if rows else []),
+    ]
 
 
 def rough_section(published: Published) -> list[str]:

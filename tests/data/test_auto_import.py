@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from data.dialogues import turns_of
 from data.importers.auto import import_auto
 from data.loader import in_order
 from data.sample import Sample
@@ -179,6 +180,29 @@ def test_llavas_conversations(home: Path) -> None:
     assert (second.captions, second.questions) == (("a b",), ())
     assert last.questions[0].answer == "seven"
     assert dropped(path) == {"record without a picture": 1}
+
+
+def test_llavas_conversations_about_several_pictures(home: Path) -> None:
+    """The conversation is the page; pictures are found by name, each of them."""
+    asked = [{"from": "human", "value": "<image>\n<image>\nWhat differs?"}, {"from": "gpt", "value": "The number."}]
+    more = [{"from": "human", "value": "Which is a?"}, {"from": "gpt", "value": "The first."}]
+    path = write(
+        home / "llava_interleave_train.json",
+        [
+            {"id": "1", "image": ["coco/a.jpg", "coco/c.jpg"], "conversations": [*asked, *more]},
+            {"id": "2", "image": ["a.jpg", "missing.jpg"], "conversations": asked},
+            {"id": "3", "image": ["a.jpg", "b.jpg"], "conversations": [asked[0]]},
+            {"id": "4", "image": ["b.jpg", "7.jpg"], "conversations": [{"from": "human", "value": "Describe both."}, asked[1]]},
+            {"id": "5", "image": "a.jpg", "conversations": more},
+        ],
+    )
+    first, last, single = imported(path, split=None)["train"]
+    assert first.page == (0, 1, "What differs?", "The number.", "Which is a?", "The first.")
+    assert turns_of(first) == [("What differs?", "The number."), ("Which is a?", "The first.")]
+    assert [(image == picture(number)).all() for image, number in zip(first.images, (0, 2), strict=True)] == [True, True]
+    assert (turns_of(last), last.captions) == ([("Describe both.", "The number.")], ())
+    assert [each.question for each in single.questions] == ["Which is a?"]
+    assert dropped(path) == {"conversation without a reply": 1, "no image file": 1}
 
 
 TABLES = {

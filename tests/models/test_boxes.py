@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data.objects import overlap
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
-from models.shared.boxes import box_text, boxes_in
+from models.shared.boxes import HUNDREDTHS, THOUSANDTHS, box_text, boxes_in
 
 
 def test_shares_are_cut_not_rounded() -> None:
@@ -24,6 +24,29 @@ def test_boxes_are_read_where_they_stand() -> None:
     said = "<p>red star</p> {<10><20><30><40>} and <p>moon</p> {<0><0><100><50>}."
     assert boxes_in(said, height=50, width=200) == [(20, 10, 60, 20), (0, 0, 200, 25)]
     assert boxes_in("{ <10> <20> <30> <40> }", height=100, width=100) == [(10, 20, 30, 40)]
+
+
+def test_thousandths_end_at_999_which_is_the_whole_side() -> None:
+    """Qwen-VL's: written in thousandths, read as shares of 999, so that the whole picture stays whole."""
+    assert box_text((0, 0, 64, 32), 32, 64, THOUSANDTHS) == "(0,0),(999,999)"
+    assert box_text((10, 20, 31, 63), 64, 64, THOUSANDTHS) == "(156,312),(484,984)"  # 156.25, 312.5, 484.4, 984.4
+    assert boxes_in("<box>(0,0),(999,999)</box>", 32, 64, THOUSANDTHS) == [(0, 0, 64, 32)]
+    said = "<ref>a star</ref><box>(100, 200),(300,400)</box>, <ref>a moon</ref><box>(0,0),(999,500)</box>"
+    assert boxes_in(said, 999, 1998, THOUSANDTHS) == [(200, 200, 600, 400), (0, 0, 1998, 500)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "(1,2),(3)", "(300,200),(100,400)", "(5,5),(5,9)", "(-1,2),(3,4)", "(1000,2),(1001,4)", "{<10><20><30><40>}", "(1,2)(3,4)"]
+)
+def test_what_is_no_box_in_thousandths_is_not_read(text: str) -> None:
+    assert boxes_in(text, 64, 64, THOUSANDTHS) == []
+
+
+def test_notations_do_not_read_each_other() -> None:
+    for one, other in ((HUNDREDTHS, THOUSANDTHS), (THOUSANDTHS, HUNDREDTHS)):
+        text = box_text((10, 20, 30, 40), 64, 64, one)
+        assert len(boxes_in(text, 64, 64, one)) == 1
+        assert boxes_in(text, 64, 64, other) == []
 
 
 @pytest.mark.parametrize(
@@ -60,6 +83,25 @@ def test_there_and_back_is_less_than_a_hundredth_off(height: int, width: int, co
         for back, true, side in zip(box, (left, top, right, bottom), (width, height, width, height), strict=True):
             assert -1e-6 <= true - back <= side / 100 + 1e-6
         assert box_text(box, height, width) == text
+
+
+@given(height=sides, width=sides, corners=st.tuples(shares, shares, shares, shares))
+def test_there_and_back_is_a_thousandth_off(height: int, width: int, corners: tuple[float, float, float, float]) -> None:
+    left, right = sorted((corners[0] * width, corners[2] * width))
+    top, bottom = sorted((corners[1] * height, corners[3] * height))
+    text = box_text((left, top, right, bottom), height, width, THOUSANDTHS)
+    for box in boxes_in(text, height, width, THOUSANDTHS):
+        for back, true, side in zip(box, (left, top, right, bottom), (width, height, width, height), strict=True):
+            assert abs(true - back) <= side / 999 + 1e-6
+
+
+def test_thousandths_cost_the_embedded_data_little() -> None:
+    overlaps = []
+    for index in range(50):
+        for thing in make_sample(PRESETS["tiny"], "train", index).objects:
+            (back,) = boxes_in(box_text(thing.box, 64, 64, THOUSANDTHS), 64, 64, THOUSANDTHS)
+            overlaps.append(overlap(thing.box, back))
+    assert min(overlaps) > 0.98
 
 
 def test_boxes_of_the_embedded_data_survive() -> None:

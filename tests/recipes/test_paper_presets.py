@@ -22,6 +22,7 @@ from transformers import (
     MPNetConfig,
     MPNetModel,
     OPTConfig,
+    Qwen2Config,
     RobertaConfig,
     RobertaModel,
 )
@@ -63,6 +64,7 @@ def hub() -> dict[str, Any]:
         "meta-llama/Llama-2-7b-chat-hf": LlamaConfig(**LLAMA),
         "huggyllama/llama-7b": LlamaConfig(**LLAMA),
         "EleutherAI/pythia-1.4b": GPTNeoXConfig(**LLAMA),
+        "Qwen/Qwen1.5-7B": Qwen2Config(**LLAMA, num_key_value_heads=2),
         "sentence-transformers/all-mpnet-base-v2": MPNetConfig(
             vocab_size=330, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48
         ),

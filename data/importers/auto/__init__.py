@@ -12,23 +12,27 @@ from typing import Annotated
 
 import tyro
 
-from data.importers.auto import boxes, files, folders, parquet
-from data.importers.auto.place import Found, Library, Place
+from data.importers.auto import boxes, files, folders, parquet, referring
+from data.importers.auto.place import Found, Layout, Library, Place
 from data.importers.write import write_split
 from data.shards import DataError
 
 # From the most to the least particular.
 FORMATS = (
     folders.shards,
+    referring.pickled,
     folders.saved_by_datasets,
     parquet.tables,
     folders.with_metadata,
+    referring.refer,
+    referring.mdetr,
     boxes.coco,
     boxes.visual_genome,
     files.vqa,
     files.clevr_scenes,
     files.addresses,
     files.flickr_tokens,
+    referring.records,
     files.records,
     folders.splits_of_classes,
     folders.pictures_with_texts,
@@ -36,6 +40,7 @@ FORMATS = (
 )
 SPLITS = {"train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLITS |= {"test": "test", "testdev": "test", "testing": "test"}
+SPLITS |= {"testa": "testA", "testb": "testB"}  # of RefCOCO: people, and other objects
 
 
 def import_auto(
@@ -45,6 +50,7 @@ def import_auto(
     images: Path | None = None,
     split: str | None = None,
     size: int | None = None,
+    boxes: Layout | None = None,
 ) -> None:
     """Recognise what a file or folder is, and import it.
 
@@ -54,12 +60,14 @@ def import_auto(
         images: folder of the pictures. By default they are looked for beside the file. Sub-folders are searched by file name.
         split: name of the split to write: train, val or test. By default as the data say, else as the file's name does.
         size: shrink images so that the shorter side has this many pixels.
+        boxes: what the four numbers of boxes with phrases are, if that is not clear: xywh (left, top, width, height) or xyxy (left, top,
+            right, bottom).
     """
     if not path.exists():
         raise DataError(f"{path} is not there. Expected an annotation file, or a folder of pictures or annotations")
     if images is not None and not images.is_dir():
         raise DataError(f"--images {images} is not a folder")
-    place = Place(path, images)
+    place = Place(path, images, boxes)
     found = next(filter(None, (recognise(place) for recognise in FORMATS)), None)
     if found is None:
         raise DataError(f"{path}: no format that is known here ({place.described}). See `make import ARGS=--help` for importers by name")

@@ -89,7 +89,7 @@ def flickr_tokens(place: Place) -> Found | None:
 def records(place: Place) -> Found | None:
     """Any file of records with a picture each: an array or object of json, an object a line, CSV, TSV."""
     dropped: Counter[str] = Counter()
-    entries = _entries(place, dropped)
+    entries = entries_of(place, dropped)
     if not entries:
         return None
     names = {name for entry in entries[:100] for name in lowered(entry)}
@@ -116,7 +116,9 @@ def records(place: Place) -> Found | None:
             said = lowered(entry).get("split")
             splits.setdefault("train" if said == "restval" else said if isinstance(said, str) else "", []).append(row)
     found = {split: merged(rows) for split, rows in splits.items()}
-    needs = ("captions", "questions") if names & {*CAPTIONS, "question", "conversations"} else ("label",)
+    needs: tuple[str, ...] = ("captions", "questions") if names & {*CAPTIONS, "question", "conversations"} else ("label",)
+    if any(row.page for rows in found.values() for row in rows):
+        needs = (*needs, "page")
     classes = sorted({row.label for rows in found.values() for row in rows if row.label}) or None
     return Found(f"{name}, {len(entries):,} of them", found, needs=needs, classes=None if polls else classes, dropped=dropped)
 
@@ -131,7 +133,7 @@ def _poll(entry: Mapping[str, Any], path: Path, dropped: Counter[str]) -> Row | 
     return Row(file, questions=[Question(text, label, f"pope-{kind}")])
 
 
-def _entries(place: Place, dropped: Counter[str]) -> list[Mapping[str, Any]]:
+def entries_of(place: Place, dropped: Counter[str]) -> list[Mapping[str, Any]]:
     if place.ending in TABLES:
         return list(_table(place, dropped))
     if place.ending not in (".json", *LINES):

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from data.importers.folder import ENDINGS
 from data.importers.write import Row, read_text
+
+Layout = Literal["xywh", "xyxy"]  # of a box: left, top, width, height; or left, top, right, bottom
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Place:
 
     path: Path
     images: Path | None = None
+    boxes: Layout | None = None
 
     @property
     def ending(self) -> str:
@@ -94,18 +97,27 @@ class Library:
     def located(self, rows: Iterable[Row], dropped: Counter[str]) -> Iterator[Row]:
         """The rows with the paths of their pictures. Those whose picture is not there keep what they name, and are dropped later."""
         for row in rows:
-            if row.content is not None or _is_file(self.root, row.file):
+            if row.content is not None:
                 yield row
                 continue
-            fitting = self.names.get(PurePosixPath(row.file.replace("\\", "/")).name.lower(), [])
-            if len(fitting) > 1:
-                alike = [_folders_alike(each, row.file) for each in fitting]
-                fitting = [each for each, folders in zip(fitting, alike, strict=True) if folders == max(alike)]
-            if len(fitting) > 1:
+            file, *others = (self._path(name) for name in (row.file, *row.others))
+            if file is None or None in others:
                 dropped["picture whose name is in several folders"] += 1
-                continue
-            self.by_name += len(fitting)
-            yield replace(row, file=fitting[0]) if fitting else row
+            else:
+                yield replace(row, file=file, others=[other for other in others if other is not None])
+
+    def _path(self, name: str) -> str | None:
+        """Of the picture in the folder, or the name itself where there is none; None where there are several."""
+        if _is_file(self.root, name):
+            return name
+        fitting = self.names.get(PurePosixPath(name.replace("\\", "/")).name.lower(), [])
+        if len(fitting) > 1:
+            alike = [_folders_alike(each, name) for each in fitting]
+            fitting = [each for each, folders in zip(fitting, alike, strict=True) if folders == max(alike)]
+        if len(fitting) > 1:
+            return None
+        self.by_name += len(fitting)
+        return fitting[0] if fitting else name
 
     def report(self) -> None:
         if self.by_name:

@@ -42,6 +42,8 @@ def first(record: Record, names: Iterable[str]) -> Any:
 def row_of(record: Record, dropped: Counter[str], label_of: Callable[[Any], str] = str) -> Row | None:
     """The row of a record; None, counted, without a picture. What is wrong with its texts is counted as well."""
     fields = lowered(record)
+    if files := _several(fields):
+        return _about_several(files, fields["conversations"], dropped)
     file, content = _picture(fields)
     if content is not None and len(content) > MAX_BYTES:
         dropped["image too large"] += 1
@@ -67,7 +69,7 @@ def merged(rows: Iterable[Row]) -> list[Row]:
     found: dict[str, Row] = {}
     kept = []
     for row in rows:
-        known = found.setdefault(row.file, row) if row.file else row
+        known = found.setdefault(row.file, row) if row.file and not row.page else row
         if known is row:
             kept.append(row)
         else:
@@ -94,6 +96,23 @@ def name_of(record: Record) -> str:
         if fields <= has:
             return name
     return f"records with the fields {', '.join(list(record)[:8])}"
+
+
+def _several(fields: Record) -> list[str]:
+    """The pictures of a conversation about more than one."""
+    value = first(fields, ("image", "images"))
+    talks = isinstance(value, list) and len(value) > 1 and isinstance(fields.get("conversations"), list)
+    return value if talks and all(isinstance(each, str) for each in value) else []
+
+
+def _about_several(files: list[str], turns: list[Any], dropped: Counter[str]) -> Row | None:
+    """A conversation about several pictures is the sample's page (data/dialogues.py). None, counted, without a reply."""
+    found = _conversation(turns, None, dropped)
+    if not found:
+        dropped["conversation without a reply"] += 1
+        return None
+    page = [*range(len(files)), *(text for each in found for text in (each.question, each.answer))]
+    return Row(files[0], others=files[1:], page=page, extra={"kinds": [each.kind for each in found]})
 
 
 def _picture(fields: Record) -> tuple[str | None, bytes | None]:
@@ -162,8 +181,9 @@ def _answers(fields: Record) -> list[str]:
     return [str(each) for each in texts if isinstance(each, str | int) and str(each).strip()]
 
 
-def _conversation(turns: list[Any], captions: list[str], dropped: Counter[str]) -> list[Question]:
-    """A turn of the user and the reply to it. A request to describe the picture, alone in its conversation, makes its reply a caption."""
+def _conversation(turns: list[Any], captions: list[str] | None, dropped: Counter[str]) -> list[Question]:
+    """A turn of the user and the reply to it. A request to describe the picture, alone in its conversation, makes its reply a caption,
+    where there are to be any."""
     said = [(str(turn.get("from", turn.get("role"))).lower(), turn.get("value", turn.get("content"))) for turn in turns if _is_dict(turn)]
     said = [(who, text) for who, text in said if who != "system"]
     found = []
@@ -173,7 +193,7 @@ def _conversation(turns: list[Any], captions: list[str], dropped: Counter[str]) 
             dropped["turn of a conversation that is no question with a reply"] += 1
             continue
         request = " ".join(question.replace("<image>", " ").split())
-        if len(said) == 2 and (not request or DESCRIBE.search(request)):
+        if captions is not None and len(said) == 2 and (not request or DESCRIBE.search(request)):
             captions.append(answer)
         else:
             found.append(Question(request, answer))
