@@ -1,5 +1,6 @@
 "use strict";
-// Draw attention on a canvas over an image that is shown with `object-fit: contain`: the less a patch is attended to, the darker it is.
+// Draw attention on a canvas over an image that is shown with `object-fit: contain`: the less a patch is attended to, the darker it is, and
+// what no patch covers is darkest (page.css).
 // percent: of the largest, row by row; area: the part of the image that the patches cover, as shares of its width and height.
 function drawVeil(veil, image, percent, [left, top, right, bottom]) {
   const side = Math.sqrt(percent.length), drawing = veil.getContext("2d");

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,10 @@ from eval.adapters.scorers import Subject
 from eval.base.capabilities import Answerer, Captioner, Drawer, Scorer
 from eval.harness.showcase import PICTURES, data_uri
 from eval.harness.source import Source, spread
+from eval.tasks.vqa import Prior
 
 LONGEST = 1000  # characters of a sentence or a question
 OTHERS = 32  # captions that a sentence is compared with
-ANSWERS = 50  # from which models choose that do not write
 
 Json = dict[str, Any]
 
@@ -35,15 +34,18 @@ class Known:
     name: str = ""
     samples: Sequence[Sample] = ()
     captions: Sequence[str] = ()
-    answers: Sequence[str] = ("yes", "no")
+    prior: Prior = field(default_factory=lambda: Prior([]))  # of answers
 
     @classmethod
     def of(cls, source: Source) -> Known:
         samples = source.samples(source.primary)
         captions = list(dict.fromkeys(sample.captions[0] for sample in samples if sample.captions))
-        counted = Counter(question.answer for sample in samples for question in sample.questions)
-        answers = dict.fromkeys([answer for answer, _ in counted.most_common(ANSWERS - 2)] + ["yes", "no"])
-        return cls(source.name, spread(samples, PICTURES), spread(captions, OTHERS), list(answers))
+        prior = Prior([question for sample in samples for question in sample.questions])
+        return cls(source.name, spread(samples, PICTURES), spread(captions, OTHERS), prior)
+
+    def answers(self, question: str) -> list[str]:
+        """From which models choose that do not write: those of questions that begin alike."""
+        return self.prior.candidates(question) or ["yes", "no"]
 
 
 @dataclass
@@ -106,7 +108,7 @@ class Runs:
 
     def _answer(self, subject: Subject, image: np.ndarray, question: str) -> Json | None:
         for answerer in subject.able(Answerer)[:1]:
-            return {"text": answerer.answers([image], [question], [self.known.answers])[0], "how": answerer.adapter}
+            return {"text": answerer.answers([image], [question], [self.known.answers(question)])[0], "how": answerer.adapter}
         return None
 
 
