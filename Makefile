@@ -3,10 +3,10 @@
 # Any of these may hold spaces. Variables: PRESET=tiny|small|paper|real|any other of the page's  DATA=<data set or shards>  TEST=<other data set to evaluate on>  SEED=0  DEVICE=auto|cpu|cuda
 #            WEIGHTS=<published weights to start from, or to evaluate as they are>  OUT=<run folder>
 #            ARGS="--optim.lr 1e-3" (training)  TASKS=zeroshot,retrieval  EVAL_ARGS="--limit 500"  SEEDS=0,1,2 (claims)
-#            FORMAT=transformers (of an export)  PLANTED=0.9 (a correlation in the embedded data set)  BY=clip,duplicates SHARE=0.3 CLIP=<run> (make filter)
+#            RUNS=.runs (make demo)  FORMAT=transformers (of an export)  PLANTED=0.9 (a correlation in the embedded data set)  BY=clip,duplicates SHARE=0.3 CLIP=<run> (make filter)
 #            VENV=.venv  PYTHON=python3  TORCH_INDEX=<index of torch wheels>
 
-VARIABLES := PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS FORMAT IMAGE PLANTED TASKS EVAL_ARGS SEEDS BY SHARE CLIP VENV PYTHON TORCH_INDEX
+VARIABLES := PRESET DATA TEST SEED DEVICE WEIGHTS OUT ARGS FORMAT IMAGE PLANTED TASKS EVAL_ARGS SEEDS RUNS BY SHARE CLIP VENV PYTHON TORCH_INDEX
 # Make expands what it is given: without this, the value a$$b would be a.
 $(foreach name,$(VARIABLES),$(if $(filter command environment,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
 # ARGS are words of the shell, which has its own use for the sign. Rules are lines, and split at some signs.
@@ -22,6 +22,7 @@ PYTHON ?= python3
 PRESET ?= tiny
 SEED ?= 0
 DEVICE ?= auto
+RUNS ?= .runs
 SIZE := $(if $(findstring small,$(PRESET)),small,tiny)
 SCENES := .data/scenes-$(SIZE)$(if $(PLANTED),-planted$(PLANTED))
 # What a preset trains on unless told otherwise.
@@ -110,6 +111,10 @@ chat-%: $(READY) data ## chat with a trained model (llava, minigpt4) about an im
 	@test -n $(call quoted,$(IMAGE)) || { echo $(call quoted,name a picture: make chat-$* IMAGE=photo.jpg); exit 1; }
 	@$(FINISHED) || $(MAKE) --no-print-directory $(call quoted,train-$*)
 	$(PY) -m recipes.tools.chat $(RUN_QUOTED) $(call quoted,$(IMAGE)) --device $(call quoted,$(DEVICE)) $(ARGS)
+
+demo: $(READY) data ## try all trained runs on a picture, a sentence and a question of yours, on a page in the browser; RUNS=.runs, ARGS="--port 8000"
+	@$(PY) -c 'import starlette, uvicorn' 2>/dev/null || $(PY) recipes/tools/install.py demo
+	$(PY) -m recipes.demo --runs $(call quoted,$(RUNS)) --data $(call quoted,$(TEST)) --device $(call quoted,$(DEVICE)) $(ARGS)
 
 claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEEDS=0,1,2, ARGS="--only NAME"
 	$(PY) -m recipes.claims $(NAME) --preset $(call quoted,$(PRESET)) $(WHERE) $(if $(SEEDS),--seeds $(call quoted,$(SEEDS))) $(ARGS)
@@ -215,4 +220,4 @@ $(READY): pyproject.toml
 	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove "$(call quoted,$(VENV))" and choose their index with TORCH_INDEX="; exit 1; }
 	touch $(call quoted,$@)
 
-.PHONY: help compare picture all data $(PAGES_SET) filter filter-curve frontier race import check-data calibrate params bench gpu results test test-slow stress lint clean
+.PHONY: help demo compare picture all data $(PAGES_SET) filter filter-curve frontier race import check-data calibrate params bench gpu results test test-slow stress lint clean

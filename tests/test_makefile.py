@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.tools.install import arguments, installed_checkout
+from recipes.tools.install import arguments, extra, installed_checkout
 
 ROOT = Path(__file__).parents[1]
 HARD = ["a b", "it's", 'say "so"', "semi;colon & more", "(brackets)[x]", "tab\tand  two", "*", "back\\slash"]
@@ -157,6 +157,16 @@ def test_the_pool_is_a_data_set_by_name(preset: str, size: str, venv: Path) -> N
     before, train = made(venv, "train-clip", "DATA=pool", f"PRESET={preset}")
     assert before == written
     assert train[3:7] == [preset, "--out", f".runs/clip-{preset}-pool-{size}-s0", "--data"]
+
+
+def test_the_demo_gets_its_runs_and_its_extra_where_it_lacks(venv: Path) -> None:
+    check, demo = made(venv, "demo", "RUNS=my runs", "DATA=it's mine", "DEVICE=cpu", "ARGS=--port 8000")
+    assert check == ["-c", "import starlette, uvicorn"]
+    assert demo == ["-m", "recipes.demo", "--runs", "my runs", "--data", "it's mine", "--device", "cpu", "--port", "8000"]
+    python = venv / "bin" / "python"
+    python.write_text(python.read_text() + "sys.exit(sys.argv[1] == '-c')\n")  # nothing can be imported
+    assert made(venv, "demo", "DATA=x")[1] == ["recipes/tools/install.py", "demo"]
+    assert {need.split(">")[0] for need in extra(ROOT, "demo")} == {"starlette", "uvicorn"}
 
 
 def test_only_what_can_be_tuned_is(venv: Path) -> None:

@@ -8,7 +8,8 @@
                 "ranked": [{"text": ..., "score": ..., "correct": true | false}, ...],    best first
                 "because": [{"image": <data URI>, "text": ..., "share": ...}, ...],       pairs that explain the first rank
                 "drawing": <data URI>,
-                "unmasked": [<data URI>, ...]}]}    masked image, reconstruction with the caption, reconstruction without it
+                "unmasked": [<data URI>, ...],    masked image, reconstruction with the caption, reconstruction without it
+                "look": {"shares": [[...], ...], "area": [left, top, right, bottom]}}]}    attention over the patches of a part of the image
 
 The images depend only on the data, so they are the same for all models. Outputs that a model cannot produce are left out.
 """
@@ -25,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from data.sample import Sample
+from eval.adapters.attention import Look, look
 from eval.adapters.scorers import Subject
 from eval.base import schemas
 from eval.base.capabilities import Answerer, Captioner, Drawer, Explains, Scorer, Unmasks
@@ -76,6 +78,9 @@ def showcase(subject: Subject, tasks: Sequence[Task], source: Source, only: Coll
     if isinstance(subject.model, Unmasks) and only is None and all(sample.captions for sample in samples):
         found["adapters"]["unmasked"] = "reconstruction"
         _add(items, "unmasked", unmasked(subject.model, samples))
+    if seen := looks(subject.model, samples):
+        found["adapters"]["look"] = seen[0].kind
+        _add(items, "look", [_shares(each) for each in seen])
     return found
 
 
@@ -156,6 +161,12 @@ def because(model: Explains, samples: Sequence[Sample], texts: Sequence[str]) ->
     ]
 
 
+def looks(model: Any, samples: Sequence[Sample]) -> list[Look]:
+    """Where the model looks in each image; [] if it does not show that."""
+    first = [look(model, sample.image) for sample in samples[:1]]
+    return [*first, *(look(model, sample.image) for sample in samples[1:])] if first and first[0].shares is not None else []
+
+
 def data_uri(image: np.ndarray) -> str:
     """Encode an image as a data URI: small ones as PNG, large ones scaled down as JPEG."""
     picture, buffer = Image.fromarray(image), io.BytesIO()
@@ -174,6 +185,12 @@ def _class_texts(task: Any, samples: Sequence[Sample]) -> dict[str, str]:
     keys = {sample.key for sample in samples}
     named = [(sample.key, truth) for sample, truth in zip(task.samples, task.truths, strict=True) if sample.key in keys]
     return {key: task.templates[0].format_map({name: value.replace("_", " ") for name, value in truth.items()}) for key, truth in named}
+
+
+def _shares(seen: Look) -> Json | None:
+    if seen.shares is None:
+        return None
+    return {"shares": seen.shares.round(5).tolist(), "area": [round(edge, 4) for edge in seen.area]}
 
 
 def _answer(record: Json) -> Json:

@@ -63,6 +63,28 @@ all(".browser").forEach(browser => {
   show(0);
 });
 
+// Attention over an image, while the pointer or the focus is on a model's button, or for good after a click.
+all("article.picture").forEach(article => {
+  const image = article.querySelector(".what img"), buttons = all("[data-look]", article), veil = document.createElement("canvas");
+  const numbers = text => text.split(" ").map(Number);
+  const draw = button => {
+    veil.hidden = !button;
+    if (button) drawVeil(veil, image, numbers(button.dataset.look), numbers(button.dataset.area));
+  };
+  const pressed = () => buttons.find(button => button.getAttribute("aria-pressed") === "true");
+  veil.hidden = true;
+  image.after(veil);
+  buttons.forEach(button => {
+    ["pointerenter", "focus"].forEach(event => button.addEventListener(event, () => draw(button)));
+    ["pointerleave", "blur"].forEach(event => button.addEventListener(event, () => draw(pressed())));
+    button.addEventListener("click", () => {
+      const on = pressed() === button;
+      buttons.forEach(each => each.setAttribute("aria-pressed", String(each === button && !on)));
+      draw(on ? null : button);
+    });
+  });
+});
+
 // Open collapsed sections for printing, and when a link leads into one.
 addEventListener("beforeprint", () => all("details.task, .guide details").forEach(each => { each.open = true; }));
 addEventListener("hashchange", () => document.querySelector(location.hash)?.closest("details")?.setAttribute("open", ""));

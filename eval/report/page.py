@@ -43,7 +43,7 @@ def html(report: Report) -> str:
         report=report,
         status=status(report),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        script=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("veil.js", "page.js"))),
         curves=curves(report),
         claim_figures=[Markup(arms_figure(claim)) for claim in report.claims],
         lineage=Markup(graph.svg(report.built_on)),

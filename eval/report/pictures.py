@@ -37,6 +37,15 @@ class Because:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Look:
+    """Attention over the patches of an image, in percent of the largest, row by row; and the part of the image that they cover."""
+
+    side: int
+    percent: list[int]
+    area: list[float]  # left, top, right, bottom, as shares of width and height
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shown:
     """The outputs of one model for one image. Fields are empty for what the model cannot do."""
 
@@ -48,6 +57,7 @@ class Shown:
     because: list[Because]  # training pairs that contribute most to the score of the first text
     drawing: str  # a data: URI
     unmasked: list[str]  # three data: URIs: masked image, reconstruction with the caption, reconstruction without it
+    look: Look | None
     how: dict[str, str]  # "answers", "ranked", ... -> the adapter that was used
 
     @property
@@ -149,7 +159,7 @@ def abilities(shown: Sequence[Picture]) -> list[str]:
     everything = [each for picture in shown for each in picture.shown]
     return [
         name
-        for name in ("caption", "answers", "ranked", "because", "drawing", "unmasked")
+        for name in ("caption", "answers", "ranked", "because", "drawing", "unmasked", "look")
         if any(getattr(each, name) for each in everything)
     ]
 
@@ -176,5 +186,23 @@ def _shown(model: str, item: dict[str, Any], result: Result) -> Shown:
         ],
         drawing=drawing if RASTER.fullmatch(drawing) else "",
         unmasked=unmasked if len(unmasked) == 3 and all(map(RASTER.fullmatch, unmasked)) else [],
+        look=_look(item.get("look")),
         how={str(name): str(adapter) for name, adapter in (result.showcase.get("adapters") or {}).items()},
     )
+
+
+LARGEST_SIDE = 64  # patches
+
+
+def _look(raw: Any) -> Look | None:
+    """None if it is no square of shares, or covers nothing. Raises ValueError for what is no number, TypeError for another structure."""
+    if raw is None:
+        return None
+    rows = [[number(share) for share in row] for row in raw["shares"]]
+    area = [edge for edge in map(number, raw["area"]) if edge is not None]
+    shares = [share for row in rows for share in row if share is not None and share >= 0]
+    side, most = len(rows), max(shares, default=0)
+    inside = len(area) == 4 and 0 <= area[0] < area[2] <= 1 and 0 <= area[1] < area[3] <= 1
+    if not (inside and 0 < side <= LARGEST_SIDE and len(shares) == side**2 and all(len(row) == side for row in rows) and most > 0):
+        return None
+    return Look(side=side, percent=[round(100 * (share / most)) for share in shares], area=area)

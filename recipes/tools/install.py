@@ -1,4 +1,5 @@
-"""Install what the project needs into the environment of the Python that runs this: `python recipes/tools/install.py`.
+"""Install what the project needs into the environment of the Python that runs this: `python recipes/tools/install.py`; with the name of
+an extra of pyproject.toml, what that needs.
 
 The project itself is installed as editable too, unless the environment already holds another checkout of it: several checkouts may share
 an environment (VENV=), and each runs its own code from its own folder. Only the standard library is there yet.
@@ -12,6 +13,7 @@ import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,9 +23,17 @@ def arguments(root: Path, installed: Path | None) -> list[str]:
     """What pip must install: the checkout in `root`, or only its dependencies if another checkout is `installed`."""
     if installed is None or installed == root or not installed.exists():
         return ["-e", f"{root}[dev,real]"]
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    return [*project["dependencies"], *extras["dev"], *extras["real"]]
+    project = _project(root)
+    return [*project["dependencies"], *extra(root, "dev"), *extra(root, "real")]
+
+
+def extra(root: Path, name: str) -> list[str]:
+    found: list[str] = _project(root)["optional-dependencies"][name]
+    return found
+
+
+def _project(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def installed_checkout(name: str = "paragone") -> Path | None:
@@ -38,8 +48,8 @@ def installed_checkout(name: str = "paragone") -> Path | None:
 
 def main() -> None:
     other = installed_checkout()
-    wanted = arguments(ROOT, other)
-    if "-e" not in wanted:
+    wanted = extra(ROOT, sys.argv[1]) if sys.argv[1:] else arguments(ROOT, other)
+    if not sys.argv[1:] and "-e" not in wanted:
         print(f"{sys.prefix} belongs to the checkout {other} and stays its: only dependencies are installed", file=sys.stderr)
     sys.exit(subprocess.run([sys.executable, "-m", "pip", "install", *wanted], check=False).returncode)
 

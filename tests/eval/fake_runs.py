@@ -209,6 +209,8 @@ def showcase(model: str, rng: np.random.Generator, level: float) -> dict[str, An
             said = a if right else b
             item["caption"] = [["a large ", None], [said, right], [f" circle above a small {b} square", None]]
             item["answers"] = [{"question": "what colour is the circle?", "truth": a, "said": said, "right": right}]
+        if model == "coca":
+            item["look"] = {"shares": [[0.1, 0.2], [0.3, 0.4]], "area": [0.125, 0, 0.875, 1]}
         if model == "cm3leon":
             item["drawing"] = picture(COLOURS[a if right else b], COLOURS[b])
         items.append(item)

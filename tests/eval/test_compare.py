@@ -335,6 +335,67 @@ def test_pictures_show_what_was_hidden_and_filled_in(tmp_path: Path) -> None:
     assert page.count("reconstructed without the caption") >= 1
 
 
+SHARES, AREA = [[0.1, 0.2], [0.3, 0.4]], [0.125, 0, 0.875, 1]
+
+
+def looking(folder: Path, **changes: Any) -> Any:
+    """What the report takes from the attention of the first picture, whose fields are changed."""
+    run = write_run(folder, "coca", samples=6, log=False)
+    path = run / "eval/scenes-tiny/showcase.json"
+    shown = json.loads(path.read_text())
+    shown["items"][0]["look"] = {"shares": SHARES, "area": AREA} | changes
+    write(path, shown)
+    return report_on(folder).datasets[0].pictures[0].shown[0].look
+
+
+def test_pictures_show_where_a_model_looked(tmp_path: Path) -> None:
+    found = looking(tmp_path)
+    assert (found.side, found.percent, found.area) == (2, [25, 50, 75, 100], AREA)
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count('data-look="25 50 75 100" data-area="0.125 0.0 0.875 1.0"') == 6
+    assert "function drawVeil" in page
+
+
+def test_showcases_without_attention_are_read(tmp_path: Path) -> None:
+    write_run(tmp_path, "clip", samples=6, log=False)
+    assert report_on(tmp_path).datasets[0].pictures[0].shown[0].look is None
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 0
+    assert "data-look=" not in (tmp_path / "out/report.html").read_text().partition("<script>")[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shares": []},
+        {"shares": [[0.5, 0.5]]},
+        {"shares": [[1], [0.5, 0.5]]},
+        {"shares": [[0, 0], [0, 0]]},
+        {"shares": [[1, -1], [0, 1]]},
+        {"shares": [[1, float("nan")], [0, 1]]},
+        {"shares": [[1.0] * 65] * 65},
+        {"area": [0, 0, 1]},
+        {"area": [0.5, 0, 0.5, 1]},
+        {"area": [0, 0, 2, 1]},
+        {"area": [-1, 0, 1, 1]},
+        {"area": [0, 0, 1, float("inf")]},
+    ],
+    ids=str,
+)
+def test_attention_that_is_none_is_left_out(changes: dict[str, Any], tmp_path: Path) -> None:
+    assert looking(tmp_path, **changes) is None
+    assert report_on(tmp_path).faults == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("shares", [["red"]]), ("shares", "red"), ("shares", 1), ("area", None), ("area", ["url(evil)"] * 4)]
+)
+def test_attention_of_another_kind_is_named(name: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(IndexError):  # no picture of this run is shown
+        looking(tmp_path, **{name: value})
+    assert "showcase.json: " in " ".join(report_on(tmp_path).faults)
+
+
 def test_pictures_show_what_a_ranking_rests_on(tmp_path: Path) -> None:
     run = write_run(tmp_path, "clip")
     path = run / "eval/scenes-tiny/showcase.json"

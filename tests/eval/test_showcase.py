@@ -147,6 +147,38 @@ def test_every_ability_is_shown_beside_the_same_pictures() -> None:
     assert even["unmasked"] == grey  # parts hidden, with the caption's help, without it
 
 
+class Looks(torch.nn.Module):
+    """Its one query attends to the brightest of four patches."""
+
+    def encode_image(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        keys = pixels.float().mean(dim=1).flatten(1)[:, None, :, None]  # [B, 1, 4, 1]
+        return torch.nn.functional.scaled_dot_product_attention(torch.ones(len(images), 1, 1, 1), keys, keys).flatten(1)
+
+
+class Seeing(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.eye = Looks()
+
+    def encode_image(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        return self.eye(images)
+
+
+Looks.forward = Looks.encode_image  # type: ignore[method-assign]
+
+
+def test_where_a_model_looks_is_shown() -> None:
+    found = shown(Seeing(), asked(60))
+    assert found["adapters"]["look"] == "attention pooler"
+    for item in found["items"]:
+        bright = fakes.picture(int(item["key"])).mean(axis=2)
+        expected = np.exp(bright) / np.exp(bright).sum()
+        np.testing.assert_allclose(item["look"]["shares"], expected, atol=1e-5)
+        assert item["look"]["area"] == [0, 0, 1, 1]
+    json.dumps(found)
+
+
 class Reasoned(Everything):
     """Says that half of every score is due to a pair with a picture of its own, and half to one whose picture was not kept."""
 
@@ -166,7 +198,7 @@ def test_what_a_ranking_rests_on_is_shown() -> None:
 
 def test_what_a_model_cannot_do_is_left_out() -> None:
     item = shown(fakes.noisy(), asked(5))["items"][0]
-    assert {"caption", "drawing", "unmasked"}.isdisjoint(item)
+    assert {"caption", "drawing", "unmasked", "look"}.isdisjoint(item)
     assert {"answers", "ranked"} < set(item)
     assert set(shown(object(), asked(5))["items"][0]) == {"key", "image", "truth"}
 
