@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from shlex import quote
 
 import tyro
 
@@ -41,7 +42,7 @@ def compare(*, runs: Path = RUNS, out: Path = Path(".runs/compare"), dataset: st
         if not runs.is_dir() and runs != RUNS:
             raise EvalError(f"{runs}: no such folder; expected the folder that contains the run folders, by default {RUNS}")
         if not found and is_run(runs):
-            raise EvalError(f"{runs} is a run itself; expected the folder that contains it: --runs {runs.resolve().parent}")
+            raise EvalError(f"{runs} is a run itself; expected the folder that contains it: --runs {quote(str(runs.resolve().parent))}")
         report = build(found, pages.split(), dataset, runs / "claims")
     except EvalError as error:
         errors.print(str(error), soft_wrap=True)

@@ -11,8 +11,9 @@ from typing import Any
 from eval import EvalError
 from eval.base import schemas
 from eval.report import words
+from eval.report.numbers import number
 from eval.report.plots import HUES, INK, panel, svg
-from eval.report.results import number, read_json
+from eval.report.results import read_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.report.results import Result, number
+from eval.report.numbers import number
+from eval.report.results import Result
 from eval.report.rows import Row
 
 RASTER = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/=]+")

@@ -9,8 +9,6 @@ This module imports neither torch nor a model, so a report can be built on a mac
 from __future__ import annotations
 
 import json
-import math
-import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +19,7 @@ from eval import EvalError
 from eval.base import schemas
 from eval.base.provenance import weights_of
 from eval.report import words
+from eval.report.numbers import BETTER, UNITS, amount, finite, number, possible, refuse_unknown
 
 AGAIN = "Delete it and run its train or eval command again"
 DEEPEST = 50  # levels of an object in a file
@@ -221,13 +220,17 @@ def read_result(run: Run, folder: Path) -> Result:
 
 
 def result_of(raw: dict[str, Any], run: Run, path: Path) -> Result:
-    """Parse the content of an `eval.json` at `path`; the records are in the same folder. Raises EvalError for invalid content or another
-    schema version."""
+    """Parse the content of an `eval.json` at `path`; the records are in the same folder. Cells with an impossible number lose it, which
+    `run.faults` then says. Raises EvalError for other invalid content or another schema version."""
     if raw.get("schema") != schemas.EVALUATION:
         again = f"Evaluate again: make eval-{_page_of(raw)}"
         raise EvalError(f"{path}: schema {raw.get('schema')!r}, expected {schemas.EVALUATION}. {again}")
+    faults: list[str] = []
     try:
-        cells = tuple(read_cell(cell, path.parent) for cell in raw["cells"])
+        cells = tuple(read_cell(cell, path.parent, faults) for cell in raw["cells"])
+        if faults:
+            many = f"{len(faults)} of {len(cells)} cells are left out, such as " if len(faults) > 1 else "a cell is left out: "
+            run.faults.append(f"{path}: {many}{faults[0]}. Evaluate again: make eval-{_page_of(raw)}")
         return Result(
             run=run,
             folder=path.parent,
@@ -245,7 +248,7 @@ def result_of(raw: dict[str, Any], run: Run, path: Path) -> Result:
             data_hashes=_hashes(raw["data_hashes"]),
             prompts={name: known for name, known in _hashes(raw.get("prompts") or {}).items() if known},
             cells=cells,
-            inference_flops=number(raw.get("inference_flops_per_image")),
+            inference_flops=amount(raw, "inference_flops_per_image"),
             hardware=str(raw.get("hardware") or ""),
             weights=str(raw.get("weights") or ""),
             unfinished=str(raw.get("unfinished") or ""),
@@ -267,20 +270,31 @@ def _page_of(raw: dict[str, Any]) -> str:
     return str(raw.get("page") or raw.get("model") or "<page>")
 
 
-def read_cell(raw: dict[str, Any], folder: Path) -> Cell:
-    value = number(raw.get("value"))
+def read_cell(raw: dict[str, Any], folder: Path, faults: list[str]) -> Cell:
+    """A cell with an impossible number becomes one without a number; `faults` gets the reason."""
+    key = Key(str(raw["task"]), str(raw["split"]), str(raw["metric"]))
+    variant = str(raw.get("variant") or "model")
+    unit, better = str(raw.get("unit") or "share"), str(raw.get("better") or "higher")
     status = str(raw.get("status") or "")
     note = str(raw.get("note") or "")
-    if value is None and not status:
+    numbers: dict[str, float | None] = dict.fromkeys(("value", "low", "high", "n"))
+    try:
+        refuse_unknown(unit=unit, better=better, status=status)
+        numbers = possible({name: finite(raw, name) for name in numbers}, unit)
+    except ValueError as error:
+        faults.append(f"{' '.join(key)} ({variant}): {error}")
+        unit, better = unit if unit in UNITS else UNITS[0], better if better in BETTER else BETTER[0]
+        status, note = "not run", f"left out: {error}"
+    if numbers["value"] is None and not status:
         status, note = "not run", note or "the result file gives no value and no reason"
     return Cell(
-        key=Key(str(raw["task"]), str(raw["split"]), str(raw["metric"])),
-        variant=str(raw.get("variant") or "model"),
-        value=value,
-        low=number(raw.get("low")),
-        high=number(raw.get("high")),
-        n=None if (n := number(raw.get("n"))) is None else int(n),
-        unit=str(raw.get("unit") or "share"),
+        key=key,
+        variant=variant,
+        value=numbers["value"],
+        low=numbers["low"],
+        high=numbers["high"],
+        n=None if numbers["n"] is None else int(numbers["n"]),
+        unit=unit,
         status=status,
         note=note,
         adapter=str(raw.get("adapter") or ""),
@@ -289,7 +303,7 @@ def read_cell(raw: dict[str, Any], folder: Path) -> Cell:
         else None,  # .name: records are in the folder of eval.json, nowhere else
         field=str(raw.get("field", raw["metric"])),
         weight=str(raw.get("weight") or ""),
-        better=str(raw.get("better") or "higher"),
+        better=better,
     )
 
 
@@ -335,12 +349,12 @@ def _prerequisites(cost: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _checked_cost(cost: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         for name in COSTS:
-            number(cost.get(name))
+            amount(cost, name)
         if not isinstance(hardware := cost.get("hardware"), str | None):
             raise ValueError(f"hardware: expected a text, found {hardware!r:.80}")
         for each in _prerequisites(cost).values():
             for name in PAID:
-                number(each.get(name))
+                amount(each, name)
     except (AttributeError, TypeError, ValueError) as error:
         raise EvalError(f"{path}: {error}. {AGAIN}.") from error
     return cost
@@ -406,15 +420,3 @@ def _shown(value: Any, levels: int) -> Any:
     if isinstance(value, dict):
         return {words.plain(name): _shown(each, levels - 1) for name, each in value.items()}
     return value
-
-
-def number(value: Any) -> float | None:
-    """A finite float, or None for None, NaN and infinities. Raises ValueError."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"expected a number, found {value!r}")
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # json's whole numbers have any length
-        raise ValueError(f"expected a number below {sys.float_info.max:.1e}, found a whole number with more digits") from None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from eval.report import words
-from eval.report.results import number
+from eval.report.numbers import number
 from recipes.gpu.stages import STAGES
 from recipes.tools.collect import Json
 from recipes.tools.markdown import code, origins, ratio, table

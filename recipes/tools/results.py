@@ -21,8 +21,9 @@ from eval.report.authors import HEADS
 from eval.report.claims import claim_of
 from eval.report.columns import COSTS
 from eval.report.headline import headline
+from eval.report.numbers import number
 from eval.report.plain import cell
-from eval.report.results import Key, Result, Run, number, read_json, refuse_unlike, result_of
+from eval.report.results import Key, Result, Run, read_json, refuse_unlike, result_of
 from eval.report.rows import Row, below, control, control_variants, keys, place, to_rows
 from eval.tasks import headlines
 from recipes.tools.collect import SCHEMA, Json, collect

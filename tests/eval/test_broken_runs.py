@@ -18,7 +18,7 @@ from eval.report import words
 from eval.report.page import html
 from eval.report.plain import markdown, status, table_csv
 from eval.report.report import Report, build
-from eval.report.results import read_runs
+from eval.report.results import read_results, read_runs
 from tests.eval.fake_runs import claim, write, write_run
 
 EVALUATION = "eval/scenes-tiny/eval.json"
@@ -124,6 +124,65 @@ def test_a_cost_beyond_any_float_costs_its_run_alone(name: str, two: Path) -> No
     report = report_on(two)
     assert pages(report) == ["clip"]
     assert str(path) in report.faults[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("n", "-3", "n is -3, expected a whole number from 0 up"),
+        ("n", "2.5", "n is 2.5, expected a whole number from 0 up"),
+        ("n", "0", "expected none where n is 0"),
+        ("n", "true", "n: expected a number, found True"),
+        ("value", "NaN", "value: expected a finite number, found nan"),
+        ("value", "-Infinity", "value: expected a finite number, found -inf"),
+        ("value", "1e400", "value: expected a finite number, found inf"),
+        ("value", "1" + "0" * 400, "value: expected a number below 1.8e+308, found a whole number with more digits"),
+        ("value", "7", "value is 7, expected a share, from 0 to 1"),
+        ("value", "-0.2", "value is -0.2, expected a share, from 0 to 1"),
+        ("value", '"0.5"', "value: expected a number, found '0.5'"),
+        ("value", "[0.5]", "value: expected a number, found [0.5]"),
+        ("high", "0.000001", "expected at most high, 1e-06"),
+        ("high", "1.5", "high is 1.5, expected a share, from 0 to 1"),
+        ("unit", '"furlong"', "unit is 'furlong', expected share or score"),
+        ("better", '"faster"', "better is 'faster', expected higher or lower or neither"),
+        ("status", '"done"', "status is 'done', expected n/a or not run"),
+    ],
+)
+def test_a_cell_that_cannot_be_is_left_out_alone_and_named(name: str, value: str, why: str, two: Path) -> None:
+    path = two / "coca-tiny-s0" / EVALUATION
+    whole = json.loads(path.read_text())
+    row = pages(report_on(two))
+    place = next(i for i, cell in enumerate(whole["cells"]) if cell.get("unit", "share") == "share" and (cell.get("low") or 0) > 0.1)
+    whole["cells"][place][name] = "HERE"
+    path.write_text(json.dumps(whole).replace('"HERE"', value))
+    (run,) = (run for run in read_runs(two) if run.name == "coca-tiny-s0")
+    (result,) = read_results([run])
+    assert [(cell.value, cell.status) for cell in result.cells if cell.note.startswith("left out")] == [(None, "not run")]
+    assert result.cells[place].note.endswith(why)
+    (fault,) = run.faults
+    assert fault.startswith(f"{path}: a cell is left out: ")
+    assert f"{why}. Evaluate again: make eval-coca" in fault
+    report = report_on(two)
+    assert pages(report) == row == ["clip", "coca"]
+    assert any(fault in sentence for sentence in status(report))
+    assert "left out" in markdown(report)
+
+
+def test_cells_that_cannot_be_are_counted(two: Path) -> None:
+    path = two / "coca-tiny-s0" / EVALUATION
+    whole = json.loads(path.read_text())
+    write(path, whole | {"cells": [cell | {"n": -1} for cell in whole["cells"]]})
+    (fault,) = report_on(two).faults
+    assert f"{path}: {len(whole['cells'])} of {len(whole['cells'])} cells are left out, such as " in fault
+
+
+@pytest.mark.parametrize(("name", "value"), [("samples_seen", -5), ("train_seconds", float("nan")), ("peak_memory_mb", float("inf"))])
+def test_a_cost_that_cannot_be_costs_its_run_alone(name: str, value: float, two: Path) -> None:
+    path = two / "coca-tiny-s0" / "cost.json"
+    write(path, json.loads(path.read_text()) | {name: value})
+    report = report_on(two)
+    assert pages(report) == ["clip"]
+    assert f"{path}: {name}: expected a " in report.faults[0]
 
 
 def test_all_runs_broken_is_a_failure_that_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
