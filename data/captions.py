@@ -20,6 +20,12 @@ MARKS = {  # UTF-32 first, whose little-endian mark begins with that of UTF-16
     codecs.BOM_UTF8: "utf-8-sig",
 }
 _ANY_MARK = tuple(MARKS)
+_SHIFTED = re.compile(rb"\x1b(?:\$|\([BIJ])")  # what turns ASCII into other letters in ISO-2022-JP and its relatives
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+_QUOTES = frozenset(b"\x91\x92\x93\x94\x96\x97\x85\xab\xbb\xbf\xa1".decode("cp1252"))  # signs that stand beside other ones
+_INSIDE = frozenset(b"\x91\x92\xb4\x96\x97\x85\xb7\x95".decode("cp1252"))  # signs that join words
+_SIGNS = _QUOTES | _INSIDE | frozenset(b"\x80\xa3\xa7\xa9\xae\xb0\xb1\xb2\xb3\xbc\xbd\xbe\x99\xaa\xba\xa0\xd7".decode("cp1252"))
+_RARE = frozenset(b"\x83\x88\xaa\xba".decode("cp1252"))  # letters of Windows-1252 that no language has in its words
 _STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _ITEM = rf"(?:{_STRING}|None|nan|NaN|<NA>)"
 _ITEMS = re.compile(_ITEM, re.DOTALL)
@@ -28,25 +34,47 @@ _NESTED = re.compile(rf"[\[(]\s*[\[(]\s*{_ITEM}.*[\])][\s,]*[\])]", re.DOTALL)
 NO_VALUE = frozenset(("nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "N/A", "#N/A"))  # placeholders for a missing caption
 
 
-def decode_text(content: bytes) -> tuple[str, bool]:
-    """The text, and whether it is Unicode. UTF-8, or UTF-16 and UTF-32 by their marks or zero bytes.
+def decode_text(content: bytes) -> tuple[str, str]:
+    """The text and its encoding: UTF-8, or UTF-16 and UTF-32 by their marks or zero bytes.
 
-    Anything else is a guess: Windows-1252, of which Latin-1 is a part, or UTF-8 with replacement characters if more of its letters fit.
+    Anything else is a guess: "damaged UTF-8" with replacement characters if more of its letters fit; "Windows-1252", of which Latin-1 is a
+    part, if it then reads like a text of Western Europe; else ("", ""), as other encodings (Shift-JIS, GB18030) cannot be told apart.
     """
     if content.startswith(_ANY_MARK):
         encoding = next(encoding for mark, encoding in MARKS.items() if content.startswith(mark))
-        return content.decode(encoding, "replace"), True
+        return content.decode(encoding, "replace"), encoding.removesuffix("-sig").upper()
     if b"\0" in content and len(content) % 2 == 0:
         zeros = [content[first::2].count(0) for first in (0, 1)]
         if max(zeros) > len(content) // 4 and not min(zeros):
-            return content.decode("utf-16-le" if zeros[1] else "utf-16-be", "replace"), True
+            return content.decode("utf-16-le" if zeros[1] else "utf-16-be", "replace"), "UTF-16"
     try:
-        return content.decode(), True
+        return ("", "") if _SHIFTED.search(content) else (content.decode(), "UTF-8")
     except UnicodeDecodeError:
         damaged = content.decode("utf-8", "replace")
         bad = damaged.count("\ufffd")
-        good = sum(not letter.isascii() for letter in damaged) - bad
-        return (damaged if good > bad else content.decode("cp1252", "replace")), False
+        if sum(not letter.isascii() for letter in damaged) - bad > 2 * bad:
+            return damaged, "damaged UTF-8"
+    try:
+        western = content.decode("cp1252")
+    except UnicodeDecodeError:
+        return "", ""
+    return (western, "Windows-1252") if _reads_western(western) else ("", "")
+
+
+def _reads_western(text: str) -> bool:
+    """Whether the letters and signs beyond ASCII are where languages of Western Europe have them, apart from a tenth."""
+    places = [match.start() + 1 for match in _BEYOND_ASCII.finditer(text)]
+    padded = f" {text} "
+    return 10 * sum(_is_odd(*padded[place - 1 : place + 2]) for place in places) <= len(places)
+
+
+def _is_odd(before: str, sign: str, behind: str) -> bool:
+    """Inside a run of letters or signs beyond ASCII, a capital behind a small letter, a sign between letters, or a rare one."""
+    if not before.isascii() and not behind.isascii() and not {before, behind} & _QUOTES:
+        return True
+    if sign.isalpha() and sign not in _RARE:
+        return sign.isupper() and before.islower()
+    return sign not in _SIGNS or (sign not in _INSIDE and before.isalpha() and behind.isalpha())
 
 
 def usable(values: Iterable[Any]) -> tuple[list[str], Counter[str]]:

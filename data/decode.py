@@ -257,8 +257,10 @@ def describe(members: Members, image: np.ndarray, tally: Tally, *, images: bool 
     where = f"{members['__url__']}:{members['__key__']}"
 
     def text_of(extension: str) -> str:
-        text, unicode = decode_text(members[extension])
-        if not unicode:
+        text, encoding = decode_text(members[extension])
+        if not encoding:
+            tally.note("text in an unknown encoding", f"{where}.{extension} ({members[extension][:40]!r})")
+        elif encoding in ("Windows-1252", "damaged UTF-8"):
             tally.note("text that is not Unicode", f"{where}.{extension} ({text[:40]!r})")
         return text
 

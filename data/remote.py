@@ -114,7 +114,7 @@ def _http(url: str, position: int) -> tuple[Any, int | None, Any, int]:
     version = response.headers.get("ETag") or response.headers.get("Last-Modified")
     length = response.headers.get("Content-Length")
     if response.status != 206:
-        return response, int(length) if length else None, version, 0
+        return response, int(length) if length and length.isdecimal() else None, version, 0
     place, _, size = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     if not (start := place.partition("-")[0]).isdecimal():
         response.close()

@@ -14,12 +14,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any
 
 import braceexpand
@@ -31,13 +34,19 @@ from data.sample import Sample, to_record
 
 Encoded = tuple[Sample, str, bytes, *tuple[tuple[str, bytes], ...]]
 SCHEMA = 1
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?\}")  # in a pattern of tars: {00000..00012}
 CLASS_NAMES = "classnames.txt"  # in the folder of the tars or its parent, as in CLIP_benchmark's layout
 TEMPLATES = "zeroshot_classification_templates.txt"
 MOST_CLASS_BYTES = 1 << 24  # of such a text
+MOST_TARS = 1_000_000  # that a pattern names
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 WRITE_IT = "Write it with `make data PRESET=tiny|small` (the embedded sets) or `make import`"
 NO_FOLDER = f"no data at {{}}. {WRITE_IT}, or give another DATA"
 OTHER_NAMES = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}  # of splits, in any case
+UNKNOWN_ENCODING = (
+    "in an encoding that is not known: neither UTF-8 nor UTF-16, nor like a text in Windows-1252. "
+    "Save it as UTF-8, for example with `iconv -f SHIFT_JIS -t UTF-8`, or -f GB18030, or whichever it is in"
+)
 USUAL_ORDER = ("train", "val", "test", "heldout", "style", "pairs")
 
 
@@ -230,7 +239,7 @@ def folders_of(split: Split) -> list[str]:
 
 
 def _text_beside(folder: str, name: str) -> tuple[str, str]:
-    """The place and the content of a text in a folder or its parent folder, which may be remote; ("", "") without."""
+    """The place and the content of a text in a folder or its parent folder, which may be remote; ("", "") without. Raises DataError."""
     for place in (folder, folder.rpartition("/")[0]):
         if not place.startswith(REMOTE):
             path = Path(place, name)
@@ -238,7 +247,10 @@ def _text_beside(folder: str, name: str) -> tuple[str, str]:
         else:
             content = _fetched(f"{place}/{name}")
         if content:
-            return f"{place}/{name}", decode_text(content)[0]
+            text, encoding = decode_text(content)
+            if not encoding:
+                raise DataError(f"{place}/{name} is {UNKNOWN_ENCODING}")
+            return f"{place}/{name}", text
     return "", ""
 
 
@@ -254,12 +266,24 @@ def _fetched(url: str) -> bytes:
 def _expand(spec: str | Path) -> list[str]:
     parts = [part.strip() for part in str(spec).split("::") if part.strip()]
     try:
-        places = [place for part in parts for place in ([part] if os.path.exists(part) else braceexpand.braceexpand(part))]
+        patterns = [part for part in parts if not os.path.exists(part)]
+        expanded = (place for part in parts for place in (braceexpand.braceexpand(part) if part in patterns else [part]))
+        # The library holds all numbers of a range at once.
+        too_many = any(math.prod(map(_count, _RANGE.findall(part))) > MOST_TARS for part in patterns)
+        places = [] if too_many else list(islice(expanded, MOST_TARS + 1))
     except ValueError as error:  # unbalanced braces
         raise DataError(f"{str(spec)!r}: {error}. Expected a path, or a pattern such as '/x/{{00000..00012}}.tar'") from error
+    if too_many or len(places) > MOST_TARS:
+        raise DataError(f"{str(spec)!r:.200} names more than {MOST_TARS:,} places: are its braces as meant?")
     if not places:
         raise DataError(f"no data: {str(spec)!r} names no shards. Expected a data set folder or tars, such as DATA=.data/scenes")
     return places
+
+
+def _count(numbers: tuple[str, str, str]) -> int:
+    """Of a range's numbers: first, last, step or ""."""
+    first, last, step = (int(number or 1) for number in numbers)
+    return abs(last - first) // max(1, abs(step)) + 1
 
 
 def _is_tar(place: str, allow_commands: bool) -> bool:
@@ -370,16 +394,36 @@ def _read_index(folder: Path) -> dict[str, Any]:
         index = json.loads(path.read_text())
         if index["schema"] != SCHEMA:
             raise ValueError(f"schema {index['schema']!r}, expected {SCHEMA}")
-        for key in ("name", "split", "samples", "decoded_bytes", "hash", "classes"):
-            index[key]
+        for key, fits in _INDEX.items():
+            if not fits(index[key]):
+                raise ValueError(f"{key} is {index[key]!r:.80}")
         for shard in index["shards"]:
             if Path(shard["file"]).name != shard["file"]:
                 raise ValueError(f"{shard['file']!r} is not a plain file name")
         return index
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} is not a valid index: {type(error).__name__} {error}. Delete it; `make check-data DATA={folder}` writes a new one"
+            f"{path} is not a valid index: {type(error).__name__} {error}. Delete it; `make check-data DATA={quote(str(folder))}` writes "
+            "a new one"
         ) from error
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 60
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_INDEX: dict[str, Callable[[Any], bool]] = {  # field -> whether it can have this value
+    "name": _is_text,
+    "split": _is_text,
+    "samples": _is_count,
+    "decoded_bytes": _is_count,
+    "hash": _is_text,
+    "classes": lambda value: value is None or (isinstance(value, list) and all(map(_is_text, value))),
+}
 
 
 def _split_folders(folder: Path) -> dict[str, str]:
@@ -413,11 +457,11 @@ def _shown(folder: Path) -> Iterator[Path]:
 
 
 def _how_to_make(folder: Path) -> str:
-    return f"{WRITE_IT}, or list the contents with `make check-data DATA={folder}`"
+    return f"{WRITE_IT}, or list the contents with `make check-data DATA={quote(str(folder))}`"
 
 
 def _how_to_index(folder: Path) -> str:
-    return f"Rewrite the index with `make check-data DATA={folder} ARGS=--write-index`"
+    return f"Rewrite the index with `make check-data DATA={quote(str(folder))} ARGS=--write-index`"
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -19,7 +19,7 @@ from data.captions import decode_text
 from data.decode import FORMATS, MAX_BYTES, Tally, Unusable, open_image
 from data.files import new_folder
 from data.sample import Foil, Object, Question, from_record
-from data.shards import DataError, Encoded, write_index, write_shard
+from data.shards import UNKNOWN_ENCODING, DataError, Encoded, write_index, write_shard
 
 SAMPLES_PER_SHARD = 1000
 SOURCES = (*FORMATS, "BMP", "GIF", "TIFF")  # formats read; the last three are written as PNG
@@ -98,13 +98,33 @@ def write_samples(samples: Iterator[Encoded], *, out: Path, split: str, tally: T
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 or UTF-16; Windows-1252 and Latin-1 as well, which is said. Raises DataError."""
+    """UTF-8 or UTF-16; Windows-1252 and Latin-1 as well, which is said. Raises DataError for a file that cannot be read, or is in another
+    encoding."""
     try:
-        text, unicode = decode_text(path.read_bytes())
+        text, encoding = decode_text(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Expected a file: is its path right?") from error
-    if not unicode:
+    if not encoding:
+        raise DataError(f"{path} is {UNKNOWN_ENCODING}")
+    if encoding == "Windows-1252":
         print(f"{path} is not UTF-8: it is read as Windows-1252 (Latin-1). If letters come out wrong, save it as UTF-8")
+    elif encoding == "damaged UTF-8":
+        lost = text.count("\ufffd")
+        print(f"{path} is damaged UTF-8: {lost} bytes of it are no letters and are read as \N{REPLACEMENT CHARACTER}")
+    return text
+
+
+def read_one_of_many(path: Path, dropped: Counter[str]) -> str:
+    """As `read_text`, but what is wrong with the file is counted; without a text if it cannot be read."""
+    try:
+        text, encoding = decode_text(path.read_bytes())
+    except OSError:
+        dropped["text file that cannot be read"] += 1
+        return ""
+    if not encoding:
+        dropped["text in an unknown encoding"] += 1
+    elif encoding in ("Windows-1252", "damaged UTF-8"):
+        dropped[f"text read as {encoding}"] += 1
     return text
 
 

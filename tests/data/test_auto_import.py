@@ -436,3 +436,15 @@ def test_pictures_elsewhere(home: Path, tmp_path: Path) -> None:
     (sample,) = imported(path, split=None, images=home)["train"]
     assert sample.captions == ("an a",)
     assert dropped(path) == {"path outside the images folder": 1}
+
+
+def test_texts_beside_pictures_in_other_encodings_are_counted(tmp_path: Path) -> None:
+    """One file in an encoding that is not known costs its picture alone."""
+    home = tmp_path / "home"
+    texts = {"a": b"a dog", "b": "ein Hündchen".encode("cp1252"), "c": "犬が草の上を".encode("shift_jis"), "d": "\ufeff犬".encode()}
+    for number, (name, content) in enumerate(texts.items()):
+        write(home / f"{name}.txt", "").write_bytes(content)
+        (home / f"{name}.jpg").write_bytes(encode(picture(number)))
+    found = imported(home)["train"]
+    assert captions(found) == {"a.jpg": ("a dog",), "b.jpg": ("ein Hündchen",), "d.jpg": ("犬",)}
+    assert dropped(home) == {"text read as Windows-1252": 1, "text in an unknown encoding": 1, "no captions": 1}

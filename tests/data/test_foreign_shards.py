@@ -360,6 +360,23 @@ def test_utf8_cut_in_a_letter_stays_utf8(tmp_path: Path) -> None:
     assert drops == {"text that is not Unicode": 1}
 
 
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("shift_jis", "犬が草の上を走る"), ("gb18030", "一只狗在草地上"), ("cp1251", "Собака бежит")]
+)
+def test_a_text_in_an_unknown_encoding_is_not_read(tmp_path: Path, encoding: str, text: str) -> None:
+    sample, drops, _ = read_one(tmp_path, {"txt": text.encode(encoding), "json": b'{"captions": ["a dog"]}'})
+    assert sample is not None
+    assert sample.captions == ("a dog",)
+    assert drops == {"text in an unknown encoding": 1}
+
+
+def test_class_names_in_an_unknown_encoding_are_refused(tmp_path: Path) -> None:
+    folder = make_split(tmp_path / "set", [2], index=False)
+    (folder / "train" / "classnames.txt").write_bytes("犬\n猫の子\n".encode("shift_jis"))
+    with pytest.raises(DataError, match=r"classnames\.txt is in an encoding that is not known"):
+        find(folder, "train")
+
+
 def test_members_that_belong_to_no_sample_are_counted(tmp_path: Path) -> None:
     path = write_tar(
         tmp_path / "0.tar", [*good_members(2), ("README", b"x"), ("._000001.png", b"x"), ("a/.hidden", b"x"), ("b/000002", IMAGE)]

@@ -229,6 +229,56 @@ def test_tables_of_any_encoding(tmp_path: Path, pictures: Path, encoding: str, c
     assert ("read as Windows-1252" in capsys.readouterr().out) == (encoding in ("latin-1", "cp1252"))
 
 
+WESTERN = ["un chien brun à côté d'une fenêtre", "« très jolie »", "Straße, Übergröße", "¿qué más?", "“20 °C”…", "ÉCOLE À PARIS", "å"]
+FOREIGN = [
+    ("shift_jis", "犬が草の上を走っている"),
+    ("shift_jis", "テレビ"),
+    ("shift_jis", "a dog 犬 runs"),
+    ("cp932", "①髙橋さんの犬"),
+    ("euc_jp", "犬が草の上を走っている"),
+    ("iso2022_jp", "犬が草の上を走っている"),
+    ("gb18030", "一只狗在草地上奔跑"),
+    ("gb18030", "a dog 狗 runs"),
+    ("gb18030", "𠮷野家的狗"),
+    ("big5", "一隻狗在草地上"),
+    ("euc_kr", "개가 풀밭에서 달린다"),
+    ("cp1251", "Собака бежит по траве"),
+    ("koi8_r", "Собака бежит по траве"),
+    ("iso8859_7", "ένας σκύλος τρέχει"),
+    ("cp1256", "كلب يركض على العشب"),
+    ("cp1250", "żółty pies biegnie po trawie, gęś"),
+    ("mac_roman", "un café à côté"),
+    ("cp437", "un café à côté"),
+    ("utf-16-le", "一只狗在草地上奔跑"),
+]
+
+
+@pytest.mark.parametrize("text", WESTERN)
+def test_windows_1252_is_read_and_said(text: str, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = f"path\tcaption\na.png\t{text}\n".encode("cp1252")
+    assert captions_of(tmp_path, pictures, content, "t.tsv") == {"a.png": (text,)}
+    assert f"{tmp_path / 't.tsv'} is not UTF-8: it is read as Windows-1252" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("encoding", "text"), FOREIGN)
+def test_an_encoding_that_is_not_known_is_refused(encoding: str, text: str, tmp_path: Path, pictures: Path) -> None:
+    for name, content in (
+        ("t.tsv", f"path\tcaption\na.png\t{text}\n"),
+        ("t.jsonl", json.dumps({"path": "a.png", "caption": text}, ensure_ascii=False)),
+    ):
+        with pytest.raises(DataError) as caught:
+            captions_of(tmp_path, pictures, content.encode(encoding), name)
+        assert str(caught.value).startswith(f"{tmp_path / name} is in an encoding that is not known: neither UTF-8 nor UTF-16")
+        assert "Save it as UTF-8, for example with `iconv -f SHIFT_JIS -t UTF-8`" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_utf8_is_read_and_said(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = "path\tcaption\na.png\t犬が草の上を走っている\n".encode().replace("草".encode(), "草".encode()[:2])
+    assert captions_of(tmp_path, pictures, content, "t.tsv") == {"a.png": ("犬が\ufffdの上を走っている",)}
+    assert "t.tsv is damaged UTF-8: 1 bytes of it are no letters" in capsys.readouterr().out
+
+
 def test_a_label_that_changes_is_counted(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "t.csv").write_text("path,caption,kind\na.png,one,x\na.png,two,y\nb.png,three,z\n")
     import_table(table=tmp_path / "t.csv", images=pictures, out=tmp_path / "out", split="train", label_column="kind")

@@ -231,6 +231,21 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         find("s3://bucket/x.tar", "train")
 
 
+@pytest.mark.parametrize("length", ["many", "-5", "1e3", ""])
+def test_a_length_that_is_no_number_is_not_believed(length: str, tar: bytes) -> None:
+    def answer(handler: Handler, number: int) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", length)
+        handler.end_headers()
+        handler.wfile.write(handler.content)
+        handler.close_connection = True
+
+    with serving(tar, answer) as (url, _):
+        tally = Tally()
+        assert len(list(read_shard(url, tally))) == COUNT
+    assert not tally.drops
+
+
 def test_other_schemes_are_refused() -> None:
     with pytest.raises(DataError, match=r"expected a local path or one of http://.*s3://"):
         find("ftp://host/x.tar", "train")

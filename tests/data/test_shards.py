@@ -5,6 +5,7 @@ import os
 import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,6 +192,46 @@ def test_unbalanced_braces_are_an_error_that_names_them(spec: str) -> None:
     for look in (splits, lambda spec: find(spec, "train")):
         with pytest.raises((DataError, FileNotFoundError), match=re.escape(spec.partition("::")[0])):
             look(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["/x/{0..99999999999}.tar", "/x/{1..2000}/{1..2000}.tar", "https://host/{00000000..99999999}.tar", "/x" + "{a,b}" * 40 + ".tar"]
+)
+def test_a_pattern_of_too_many_tars_is_refused_at_once(spec: str) -> None:
+    with pytest.raises(DataError, match="names more than 1,000,000 places"):
+        find(spec, "train")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"samples": -3},
+        {"samples": "5"},
+        {"samples": 2.5},
+        {"samples": True},
+        {"samples": float("nan")},
+        {"samples": 10**400},
+        {"decoded_bytes": None},
+        {"decoded_bytes": -1},
+        {"hash": 5},
+        {"name": None},
+        {"split": ["train"]},
+        {"classes": 5},
+        {"classes": ["cat", 3]},
+        {"classes": "cat"},
+        {"shards": 5},
+        {"shards": [5]},
+        {"shards": [{"file": 5}]},
+    ],
+)
+def test_an_index_with_values_that_cannot_be_is_named(fields: dict[str, Any], tmp_path: Path) -> None:
+    folder = make_split(tmp_path / "my set", [2])
+    path = folder / "train" / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(DataError) as caught:
+        find(folder, "train")
+    assert str(caught.value).startswith(f"{path} is not a valid index: ")
+    assert f"`make check-data DATA='{folder / 'train'}'`" in str(caught.value)
 
 
 def test_a_pattern_or_url_longer_than_a_file_name_is_no_path() -> None:

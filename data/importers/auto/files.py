@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from data.importers import table
@@ -59,11 +60,13 @@ def addresses(place: Place) -> Found | None:
     cells = line.split("\t")
     out = f".data/{place.path.stem}/train"
     if re.match(r"https?://\S+$", line.strip()):
-        raise DataError(f"{place.path} " + DOWNLOAD.format(path=place.path, format="txt", columns="", out=out))
+        raise DataError(f"{place.path} " + DOWNLOAD.format(path=quote(str(place.path)), format="txt", columns="", out=quote(out)))
     if len(cells) == 2 and re.match(r"https?://\S+$", cells[1].strip()):
         hint = "Conceptual Captions' table. Give it a first line, `caption<tab>url`. It "
         columns = "--url_col url --caption_col caption "
-        raise DataError(f"{place.path}: {hint}" + DOWNLOAD.format(path=place.path, format="tsv", columns=columns, out=out))
+        raise DataError(
+            f"{place.path}: {hint}" + DOWNLOAD.format(path=quote(str(place.path)), format="tsv", columns=columns, out=quote(out))
+        )
     return None
 
 
@@ -98,7 +101,7 @@ def records(place: Place) -> Found | None:
             caption = next((name for name in CAPTIONS if name in names), "caption")
             columns, kind = f"--url_col {address} --caption_col {caption} ", place.ending[1:].replace("txt", "csv")
             out = f".data/{place.path.stem}/train"
-            raise DataError(f"{place.path} " + DOWNLOAD.format(path=place.path, format=kind, columns=columns, out=out))
+            raise DataError(f"{place.path} " + DOWNLOAD.format(path=quote(str(place.path)), format=kind, columns=columns, out=quote(out)))
         return None
     if not names & {*CAPTIONS, "question", "conversations", "label", "class"}:
         return None

@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from data.captions import lines_of, usable
 from data.importers.auto import files
 from data.importers.auto.place import Found, Place
 from data.importers.folder import ENDINGS
-from data.importers.write import Row, read_text
+from data.importers.write import Row, read_one_of_many
 from data.shards import DataError, tars_in
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
@@ -24,7 +25,8 @@ def shards(place: Place) -> Found | None:
     inner = [each for each in place.inside if each.is_dir() and tars_in(each)]
     if tars or inner:
         raise DataError(
-            f"{place.path}: WebDataset shards, which are read as they are: `make check-data DATA={place.path}`, then train on it"
+            f"{place.path}: WebDataset shards, which are read as they are: `make check-data DATA={quote(str(place.path))}`, then train "
+            "on it"
         )
     return None
 
@@ -121,15 +123,15 @@ def _labelled(root: Path, folder: Path) -> list[Row]:
 def _pairs(root: Path, dropped: Counter[str]) -> Iterator[Row]:
     for path in _pictures(root):
         beside = next((each for ending in (".txt", ".caption") if (each := path.with_suffix(ending)).exists()), None)
-        captions, others = usable(lines_of(read_text(beside))) if beside else ([], Counter())
+        captions, others = usable(lines_of(read_one_of_many(beside, dropped))) if beside else ([], Counter())
         dropped.update(f"bad {kind}" for kind in others.elements())
-        yield Row(path.relative_to(root).as_posix(), captions=captions, extra=_columns(path.with_suffix(".json")))
+        yield Row(path.relative_to(root).as_posix(), captions=captions, extra=_columns(path.with_suffix(".json"), dropped))
 
 
-def _columns(path: Path) -> dict[str, object]:
+def _columns(path: Path, dropped: Counter[str]) -> dict[str, object]:
     """What img2dataset tells of a picture, without the caption."""
     try:
-        found = json.loads(read_text(path)) if path.exists() else {}
+        found = json.loads(read_one_of_many(path, dropped)) if path.exists() else {}
     except (ValueError, RecursionError):
         return {}
     return {name: value for name, value in found.items() if name not in ("caption", "captions")} if isinstance(found, dict) else {}

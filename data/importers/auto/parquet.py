@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from data.importers.auto.files import DOWNLOAD
@@ -40,7 +41,7 @@ def tables(place: Place) -> Found | None:
             raise DataError(f"{found[0]} has no column with pictures ({', '.join(PICTURES)}), only {', '.join(schema.names)}")
         caption = next((name for name in CAPTIONS if name in names), "caption")
         columns, out = f"--url_col {address} --caption_col {caption} ", f".data/{place.path.stem}/train"
-        raise DataError(f"{place.path} " + DOWNLOAD.format(path=place.path, format="parquet", columns=columns, out=out))
+        raise DataError(f"{place.path} " + DOWNLOAD.format(path=quote(str(place.path)), format="parquet", columns=columns, out=quote(out)))
     classes = _classes(schema.metadata or {})
     dropped: Counter[str] = Counter()
     splits: dict[str, list[Path]] = {}
