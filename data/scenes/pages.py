@@ -18,17 +18,15 @@ has the rules and words of training, `rule_heldout` other rules, `word_heldout` 
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
 from data.sample import Object, Sample
-from data.scenes.build import make_sample, sample_of, write_splits
+from data.scenes.build import arguments, make_sample, run, sample_of, write_splits
 from data.scenes.language import NUMBERS, captions, foils, questions
 from data.scenes.world import COLOURS, FILLS, HELD_OUT, PRESETS, SHAPES, SIZES, TONES, Preset, Scene, Thing, fits, position, sample_scene
 
@@ -315,13 +313,11 @@ KIND: dict[str, Callable[[Preset, str, int, Random], tuple[Rule, list[Scene]]]] 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the pages, with the samples of scenes.")
-    parser.add_argument("--preset", choices=PRESETS, default="tiny")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=None)
-    args = parser.parse_args()
-    write_splits(args.out, f"pages-{args.preset}", args.preset, page_sample, args.seed, args.workers, counts(args.preset))
+    args = arguments("Write the pages, with the samples of scenes.").parse_args()
+    run(
+        args,
+        lambda: write_splits(args.out, f"pages-{args.preset}", args.preset, page_sample, args.seed, args.workers, counts(args.preset)),
+    )
 
 
 def counts(preset: str) -> dict[str, int]:

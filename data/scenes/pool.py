@@ -16,17 +16,15 @@ splits are those of scenes.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 
 import numpy as np
 
 from data.sample import Object, Sample
-from data.scenes.build import make_sample, scene_of, write_splits
+from data.scenes.build import arguments, make_sample, run, scene_of, write_splits
 from data.scenes.language import agreement, captions
-from data.scenes.world import COLOURS, HELD_OUT, PRESETS, SHAPES, Preset, Scene
+from data.scenes.world import COLOURS, HELD_OUT, SHAPES, Preset, Scene
 
 POLLUTED_SPLIT = "train"
 SHARES = {"clean": 40, "swapped": 20, "attribute": 10, "boilerplate": 10, "blurred": 10, "duplicate": 10}  # in %
@@ -121,13 +119,8 @@ def _blurred(image: np.ndarray, passes: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the polluted pool.")
-    parser.add_argument("--preset", choices=PRESETS, default="tiny")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=None)
-    args = parser.parse_args()
-    write_splits(args.out, f"pool-{args.preset}", args.preset, polluted_sample, args.seed, args.workers)
+    args = arguments("Write the polluted pool.").parse_args()
+    run(args, lambda: write_splits(args.out, f"pool-{args.preset}", args.preset, polluted_sample, args.seed, args.workers))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +82,41 @@ def test_again_gives_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
         openmoji.import_openmoji(out=tmp_path / name, size=32)
     for file in sorted((tmp_path / "one").rglob("*.tar")):
         assert file.read_bytes() == (tmp_path / "other" / file.relative_to(tmp_path / "one")).read_bytes()
+
+
+def test_what_is_missing_of_the_set_is_restored(wheel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "data"
+    openmoji.import_openmoji(out=out, size=32)
+    whole = samples(out)
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.tar")}
+    openmoji.import_openmoji(out=out, size=32)
+    assert "all splits are there" in capsys.readouterr().out
+    shutil.rmtree(out / "train")
+    (out / "test" / "00000.tar").unlink()
+    openmoji.import_openmoji(out=out, size=32)
+    assert {split: set(some) for split, some in samples(out).items()} == {split: set(some) for split, some in whole.items()}
+    assert [path.parent.name for path, time in times.items() if path.stat().st_mtime_ns == time] == ["val"]
+
+
+def test_a_set_of_another_size_is_not_taken_for_this_one(wheel: Path, tmp_path: Path) -> None:
+    openmoji.import_openmoji(out=tmp_path / "data", size=32)
+    with pytest.raises(DataError, match="train is there with pictures of another size than --size 40"):
+        openmoji.import_openmoji(out=tmp_path / "data", size=40)
+
+
+def test_two_at_once_give_one_set(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever split the other one has finished meanwhile."""
+    out, real = tmp_path / "data", openmoji.write_samples
+
+    def beaten(*args: Any, **options: Any) -> None:
+        monkeypatch.setattr(openmoji, "write_samples", real)
+        openmoji.import_openmoji(out=out, size=32)
+        monkeypatch.setattr(openmoji, "write_samples", beaten)
+        real(*args, **options)
+
+    monkeypatch.setattr(openmoji, "write_samples", beaten)
+    openmoji.import_openmoji(out=out, size=32)
+    assert set(samples(out)) == {"train", "val", "test"}
 
 
 def test_captions_are_the_name_and_other_words_once() -> None:
