@@ -25,14 +25,14 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.pretrained import download_pretrained
-from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 import models
 from models.contract import Model
 from models.shared.convert import State
 from models.shared.images import HALF
-from models.shared.sources import fetched
+from models.shared.sources import fetched, foreign
+from models.shared.tensors import read_tensors
 
 
 def published(spec: str, device: str = "cpu") -> Model:
@@ -42,10 +42,11 @@ def published(spec: str, device: str = "cpu") -> Model:
     not cached and cannot be downloaded.
     """
     source, _, name = spec.partition(":")
-    if source == "open_clip" and "/" in name:
-        return _from_open_clip(*name.split("/", 1)).to(device).eval()
-    if source == "hf" and name:
-        return _from_transformers(name).to(device).eval()
+    with foreign(spec):
+        if source == "open_clip" and "/" in name:
+            return _from_open_clip(*name.split("/", 1)).to(device).eval()
+        if source == "hf" and name:
+            return _from_transformers(name).to(device).eval()
     raise ValueError(f"weights {spec!r}: expected open_clip:MODEL/TAG or hf:NAME, such as open_clip:ViT-B-32/laion2b_s34b_b79k")
 
 
@@ -130,4 +131,4 @@ def _safetensors(path: str) -> State:
             f"{path} is a pickle, which can execute code when it is loaded; only .safetensors files are read. If you trust it: "
             "torch.load(path, weights_only=True), then safetensors.torch.save_file(state, NEW), and open_clip:MODEL/NEW"
         )
-    return load_file(path)
+    return read_tensors(Path(path), "Expected the weights of an open_clip model")

@@ -27,6 +27,7 @@ from models.magic import MAGIC, MAGICConfig
 from models.published import published
 from models.shared.backbones import LanguageConfig, image_tower, language_model, named_tower
 from models.shared.text import BPETokenizer, HubTokenizer, from_text, named_tokenizer
+from models.shared.towers import known_tower
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
 from tests.processes import command
@@ -113,8 +114,10 @@ def assert_untouched(marker: Path) -> None:
         lambda folder: models.model_of(ASIFConfig())(
             replace(ASIFConfig(), vision=TOWER, language=LanguageConfig(source=folder), sentences=True), WORDS
         ).fetch(),
+        lambda folder: known_tower(replace(CLIP_, vision=replace(TOWER, tower=folder))),
+        lambda folder: known_tower(replace(CLIP_, vision=replace(TOWER, tower=f"hf:{folder}"))),
     ],
-    ids=["tokenizer", "named tokenizer", "architecture", "weights", "published", "sentences"],
+    ids=["tokenizer", "named tokenizer", "architecture", "weights", "published", "sentences", "tower", "tower by hf:"],
 )
 def test_a_named_folder_with_code_of_its_own(action: Callable[[str], object], kind: str, tmp_path: Path, marker: Path) -> None:
     folder = hostile(tmp_path / "theirs", marker, model_type=kind)

@@ -6,6 +6,7 @@ a `Decoder` that has read the prompts, and the logits of the first new token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -44,7 +45,7 @@ class Decoding:
     """of the samples; a row's draws depend on its place in the batch, not on the other rows"""
 
     def __post_init__(self) -> None:
-        if self.beams < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if self.beams < 1 or not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"expected beams >= 1, temperature >= 0, top_k >= 0 and 0 < top_p <= 1; got {self}")
         if self.beams > 1 and self.temperature > 0:
             raise ValueError(f"beam search does not sample: set beams or temperature, not both; got {self}")

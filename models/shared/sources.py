@@ -32,11 +32,18 @@ def fetched(what: str, function: Callable[..., Found], *args: object, instead: s
     """Call `function(...)`, which loads `what` from the hub or its cache. Pass `trust_remote_code=False` to functions of transformers.
 
     Raises ConnectionError if neither has it, with advice for offline use (`instead`: an alternative that needs no network), and
-    ValueError if `what` needs code that comes with it.
+    ValueError if `what` needs code that comes with it, or its files cannot be used.
     """
     try:
-        with _bars_on_terminals_only():
-            return function(*args, **options)
+        with _bars_on_terminals_only(), foreign(what):
+            found = function(*args, **options)
+        model = found[0] if isinstance(found, tuple) else found
+        if getattr(model, "_hf_peft_config_loaded", False):  # transformers loads adapters with peft, where that is installed
+            raise ValueError(
+                f"{what} comes with low-rank updates (adapter_config.json), which are not read here: add them to its weights with peft's "
+                "merge_and_unload(), save the model, and name that folder"
+            )
+        return found
     except ValueError as error:
         if "custom code" not in str(error):
             raise
@@ -48,6 +55,18 @@ def fetched(what: str, function: Callable[..., Found], *args: object, instead: s
             f"{what} is not in the cache and cannot be downloaded ({str(error).splitlines()[0]}). "
             f"Check the name and the network; on a machine without one, copy the folder here and name its path{instead}"
         ) from error
+
+
+@contextmanager
+def foreign(what: str) -> Iterator[None]:
+    """What libraries raise about files that others wrote, anything at all, as a ValueError that names them."""
+    try:
+        yield
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{what} cannot be used, its files are damaged or of something else ({why[:300]})") from error
 
 
 @contextmanager

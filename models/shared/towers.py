@@ -26,13 +26,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.utils.hub import cached_file
 
+from data.fields import require
 from data.files import read_json
 from models.shared.backbones import architecture_of, described_as, named_tower
 from models.shared.images import OPENAI_MEAN, OPENAI_STD
-from models.shared.sources import WHEEL, fetched
+from models.shared.sources import WHEEL, fetched, foreign
 from models.shared.vision import VisionConfig
 
 HUB, FILE = "hf:", ".safetensors"
+LARGEST = 4096  # pixels a side
 PLAIN = (bool, int, float, str)
 ELSEWHERE = ("pretrained", "checkpoint", "path", "file", "url", "cache")  # in names of timm's arguments that lead to another place
 
@@ -46,10 +48,13 @@ def known_tower(config: Any) -> Any:
     vision = getattr(config, "vision", None)
     if not isinstance(vision, VisionConfig) or not vision.tower or vision.tower.startswith("{"):
         return config
-    about = _looked_up(vision.tower)
-    tower, size = build_tower(json.dumps(about)), about["size"]
-    with torch.no_grad():
-        states = tower.eval().forward_features(torch.zeros(1, 3, size, size))
+    with foreign(f"image tower {vision.tower!r}"):
+        about = _looked_up(vision.tower)
+        size = about["size"]
+        require(type(size) is int and 0 < size <= LARGEST, f"the image size of {vision.tower!r}", size, f"1 to {LARGEST:,} pixels")
+        tower = build_tower(json.dumps(about))
+        with torch.no_grad():
+            states = tower.eval().forward_features(torch.zeros(1, 3, size, size))
     patches = states.shape[1] - tower.num_prefix_tokens
     side = math.isqrt(patches)
     patch = size // side if side * side == patches and size % side == 0 else vision.patch_size
@@ -86,7 +91,8 @@ def fetch_named_tower(visual: nn.Module, config: VisionConfig) -> dict[str, str]
     """Load the weights that the tower's description names into `visual`. Returns {"visual": source}, or {} for a tower of our own."""
     if not config.tower:
         return {}
-    state = build_tower(config.tower, weights=True).state_dict()
+    with foreign(f"image tower {json.loads(config.tower)['source']!r}"):
+        state = build_tower(config.tower, weights=True).state_dict()
     visual.load_state_dict({name: state[name] for name in visual.state_dict() if name in state})  # some models drop the last blocks
     return {"visual": str(json.loads(config.tower)["source"])}
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision.models import VGG16_Weights, vgg16  # type: ignore[import-untyped]
+
+from models.shared.sources import foreign
+from models.shared.tensors import read_tensors
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -53,7 +55,8 @@ class Perceptual:
         with torch.device("meta"):  # skips the random initialisation of 120 M weights
             features = vgg16().features
         state = {name.removeprefix("features."): tensor for name, tensor in _vgg16(self.weights).items() if name.startswith("features.")}
-        features.load_state_dict(state, assign=True)
+        with foreign(f"perceptual weights {self.weights}"):
+            features.load_state_dict(state, assign=True)
         return features.eval().requires_grad_(False)
 
     def __call__(self, reconstruction: Tensor, pixels: Tensor) -> Tensor:
@@ -73,7 +76,7 @@ def _vgg16(weights: str) -> dict[str, Tensor]:
     if weights.endswith(".safetensors"):
         if not Path(weights).is_file():
             raise FileNotFoundError(f"perceptual weights {weights}: there is no such file")
-        return load_file(weights)
+        return read_tensors(Path(weights), "Expected weights of VGG-16, under torchvision's names")
     try:
         found: dict[str, Tensor] = VGG16_Weights[weights].get_state_dict(check_hash=True, weights_only=True)
     except (OSError, KeyError) as error:
