@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.fields import require
-from data.files import FileError, read_text
+from data.files import FileError
+from data.importers.write import read_text
 from data.shards import DataError, Split, find
 from eval import EvalError
 from models.shared.device import resolve_device

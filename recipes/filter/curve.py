@@ -61,6 +61,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         seeds = whole_numbers(args.seeds, "--seeds") if args.seeds is not None else None
+        require(args.jobs is None or args.jobs >= 1, "--jobs", args.jobs, "1 or more parallel runs")
         require(Path(args.data).is_dir(), "DATA", args.data, "the folder of a data set, where the lists can go")
         asked = {"preset": args.preset, "seeds": seeds, "data": args.data, "device": args.device, "runs": args.runs}
         sys.exit(curve(**asked, only=args.only, jobs=args.jobs or usual_jobs(args.device)))

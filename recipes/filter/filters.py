@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -40,6 +41,7 @@ class Cut:
     def __post_init__(self) -> None:
         require((self.share is None) != (self.least is None), "share, least", (self.share, self.least), "one of both: SHARE=0.3, say")
         require(self.share is None or 0 < self.share <= 1, "share", self.share, "above 0, at most 1")
+        require(self.least is None or math.isfinite(self.least), "least", self.least, "a finite number")
 
     def verdict(self, scores: np.ndarray) -> Verdict:
         """As DataComp's `get_threshold`: the least score is the one at rank int(N * share), from 0, and ties with it are kept."""

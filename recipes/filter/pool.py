@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def report(about: Json, out: Path) -> Iterator[str]:
     if truth := about.get("truth"):
         yield f"  precision {truth['precision']:.3f} (of the pool {truth['clean']:.3f} is clean), recall {truth['recall']:.3f}"
         yield f"  kept of each kind: {', '.join(f'{kind} {share:.1%}' for kind, share in truth['kept_of'].items())}"
-    yield f'{out}: train on it with ARGS="--keep {out}"'
+    yield f'{out}: train on it with ARGS="--keep {quote(str(out))}"'
 
 
 def _samples(split: Split, tally: Tally) -> Iterator[tuple[str, Sample]]:

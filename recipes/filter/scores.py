@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 import models
+from data.fields import require
 from data.sample import Sample
 from eval import EvalError
 from eval.adapters.scorers import EmbeddingScorer, Subject
@@ -46,6 +47,7 @@ class Random:
     """The control of every filter: a random subset of its size."""
 
     def __init__(self, cut: Cut, seed: int) -> None:
+        require(0 <= seed < 1 << 32, "seed", seed, f"0 to {(1 << 32) - 1:,}")
         self.cut, self.seed, self.count = cut, seed, 0
 
     def see(self, samples: Sequence[Sample]) -> None:

@@ -140,6 +140,8 @@ def measured(run: Planned) -> dict[str, Json] | None:
         if raw.get("limit") is not None:
             continue
         result = read_result(Run(folder.name, folder), folder / "eval" / name)
+        if result.stale:  # the run was trained anew since
+            continue
         asked |= {key.task for key, _ in result.by_key}
         for heading, (task, metric) in MEASURES.items():
             cell = result.by_key.get((Key(task, "test", metric), "model"))
@@ -168,8 +170,8 @@ def conclude(page: str, runs: Sequence[Planned], args: argparse.Namespace, conso
 
 
 def total(cost: Json, name: str) -> float:
-    """A cost with those of all prerequisites."""
-    return float(cost[name]) + sum(total(each, name) for each in (cost.get("prerequisites") or {}).values())
+    """A cost with those of all prerequisites, which leave out what is 0."""
+    return float(cost.get(name) or 0.0) + sum(total(each, name) for each in (cost.get("prerequisites") or {}).values())
 
 
 if __name__ == "__main__":

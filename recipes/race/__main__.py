@@ -13,7 +13,6 @@ will take; run again, it goes on where it was stopped. To enter, change a page (
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +20,11 @@ from typing import Any
 
 from rich.table import Table
 
-from data.files import read_text, write_json
+from data.files import write_json
 from data.shards import DataError, find
 from eval import EvalError
 from eval.base.console import plain_console
+from eval.report.results import read_jsonl
 from recipes.claims.estimate import estimate
 from recipes.claims.examine import origin
 from recipes.claims.experiment import Planned
@@ -80,13 +80,21 @@ def entry(page: str, args: argparse.Namespace) -> Planned:
 
 def conclude(run: Planned) -> Json:
     """The result of a finished run, from its log."""
-    events = [json.loads(line) for line in read_text(run.folder / "train.jsonl").splitlines()]
-    measured = [event for event in events if event.get("event") == "quality"]
+    measured = [event for event in read_jsonl(run.folder / "train.jsonl") if event.get("event") == "quality"]
+    if broken := [event for event in measured if not _is_measurement(event)]:
+        raise EvalError(f"{run.folder / 'train.jsonl'}: {broken[0]!r:.100} is no measurement. Remove the run folder, and race again")
     cost = read_cost(run.folder)
     before = {name: total(cost, name) - cost[name] for name in ("train_seconds", "train_flops")}  # what the prerequisites took
     about = {"schema": SCHEMA, "page": run.page, "preset": run.preset, "seed": run.recipe.seed, "hardware": cost["hardware"]}
     about |= {"dataset": find(run.recipe.data, "train").name, "threads": cost["threads"], "samples": SAMPLES}
     return about | {"marks": {name: reached(measured, name, mark, before) for name, mark in MARKS.items()}} | origin([cost])
+
+
+def _is_measurement(event: Json) -> bool:
+    values = event.get("values")
+    numbers = [event.get(name) for name in ("samples", "seconds", "flops")]
+    numbers += values.values() if isinstance(values, dict) else [None]
+    return all(isinstance(each, int | float) and not isinstance(each, bool) and abs(each) < 1e300 for each in numbers)
 
 
 def reached(measured: list[Json], name: str, mark: float, before: Json) -> Json:

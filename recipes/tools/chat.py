@@ -6,6 +6,7 @@ Every line is a request; earlier turns are remembered. An empty line, or the end
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 import models
 from data.decode import MAX_BYTES, MAX_PIXELS, Unusable, decode_image
+from data.fields import require
 from models.shared.chat import SAMPLED, ChatModel, Reply, Turn
 from models.shared.device import resolve_device
 from models.shared.generate import GREEDY, Decoding
@@ -81,6 +83,8 @@ def main() -> None:
     args = parser.parse_args()
     interactive = sys.stdin.isatty()
     try:
+        require(0 <= args.temperature < math.inf, "--temperature", args.temperature, "0 or a number above")
+        require(0 <= args.seed < 1 << 32, "--seed", args.seed, f"0 to {(1 << 32) - 1:,}")
         images = [read_image(path) for path in paths(args.image)]
         model = models.load(args.run, str(resolve_device(args.device)))
         if not isinstance(model, ChatModel):

@@ -79,6 +79,8 @@ def _unfit(run: Run) -> str:
         return "training is not finished"
     if not _evaluations(run) and not any((run.folder / name).exists() for name in MEASURES):
         return f"not evaluated on whole splits yet; make eval-{run.recipe.get('page', run.recipe.get('name', '<page>'))}"
+    if stale := next((found for path in _evaluations(run) if (found := read_result(run, path.parent).stale)), ""):
+        return f"{stale}; make eval-{run.recipe.get('page', run.recipe.get('name', '<page>'))}"
     return ""
 
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from safetensors import SafetensorError
 
 import models
-from data.files import new_folder, read_json, write_text
+from data.files import FileError, new_folder, read_json, write_text
+from eval import EvalError
+from eval.report.results import Cell, Result, Run, read_result
 from models.shared import export as common
 from models.shared.export import Check, Unsupported
 from models.shared.lora import merge
@@ -59,6 +62,8 @@ def export(run: Path, format: str, out: Path) -> list[Check]:
             write_text(partial / "README.md", card(run, model, format))
     except Unsupported as error:
         raise ValueError(f"{run} cannot be written for {format}: {error}") from error
+    except SafetensorError as error:  # as of a full disk
+        raise FileError(f"{out} cannot be written: {error}. Make room, or name another folder with --out") from error
     print(f"{out}: written for {format}")
     return found
 
@@ -89,12 +94,12 @@ def card(run: Path, model: Any, format: str) -> str:
         *(f"| {what} | {cost[name]:,.0f} |" for what, name in COSTS.items() if isinstance(cost.get(name), int | float)),
         *(f"| {name} | {cost[name]} |" for name in ("hardware", "commit", "date") if isinstance(cost.get(name), str)),
     ]
-    for path in sorted((run / "eval").glob("*/eval.json")):
-        lines += ["", f"## On {path.parent.name}", "", "| task | split | measure | value | 95 % |", "|---|---|---|---:|---:|"]
+    for result in _results(run):
+        lines += ["", f"## On {result.dataset}", "", "| task | split | measure | value | 95 % |", "|---|---|---|---:|---:|"]
         lines += [
-            f"| {cell['task']} | {cell['split']} | {cell['metric']} | {cell['value']:.3f} | {_interval(cell)} |"
-            for cell in read_json(path).get("cells", [])
-            if cell.get("variant") == "model" and isinstance(cell.get("value"), float) and cell.get("split") in ("test", "val", "pairs")
+            f"| {cell.key.task} | {cell.key.split} | {cell.key.metric} | {cell.value:.3f} | {_interval(cell)} |"
+            for cell in result.cells
+            if cell.variant == "model" and cell.value is not None and cell.key.split in ("test", "val", "pairs")
         ]
     return "\n".join(lines) + "\n"
 
@@ -102,8 +107,24 @@ def card(run: Path, model: Any, format: str) -> str:
 COSTS = {"samples seen": "samples_seen", "training, s": "train_seconds", "training FLOPs": "train_flops"}
 
 
-def _interval(cell: dict[str, Any]) -> str:
-    return f"{cell['low']:.3f} to {cell['high']:.3f}" if isinstance(cell.get("low"), float) and isinstance(cell.get("high"), float) else ""
+def _results(run: Path) -> Iterator[Result]:
+    """The evaluations of the model as it is, on whole splits. The others are named."""
+    for path in sorted((run / "eval").glob("*/eval.json")):
+        try:
+            result = read_result(Run(run.name, run), path.parent)
+            limited = "made with --limit" if read_json(path).get("limit") is not None else ""
+            unfinished = f"made after {result.unfinished}" if result.unfinished else ""
+            why = result.stale or unfinished or limited
+        except EvalError as error:
+            why = str(error)
+        if why:
+            print(f"{path}: not in the model card: {why}", file=sys.stderr)
+        else:
+            yield result
+
+
+def _interval(cell: Cell) -> str:
+    return "" if cell.low is None or cell.high is None else f"{cell.low:.3f} to {cell.high:.3f}"
 
 
 if __name__ == "__main__":

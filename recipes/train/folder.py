@@ -15,6 +15,7 @@ import torch
 import models
 from data.files import FileError, locked, read_json, read_text, write_json
 from eval.base.provenance import provenance
+from eval.report.numbers import amount
 from models.contract import Model
 from models.shared.device import hardware
 from recipes.train.distributed import Process, peak_memory_mb
@@ -22,6 +23,7 @@ from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Optim, Recipe, Stage
 
 ELSEWHERE = "Remove the run folder, or choose another OUT="
+PAID = ("samples_seen", "train_seconds", "train_flops")
 CHECKPOINT = "checkpoint.safetensors"
 # Fields that may change when a run is resumed: they affect location, speed and rounding errors, not the training itself.
 FREE = ("page", "preset", "device", "compile", "recompute", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
@@ -106,6 +108,14 @@ def read_cost(folder: Path) -> dict[str, Any]:
     cost = read_json(path, cure)
     if not isinstance(cost.get("finished"), bool):
         raise FileError(f"{path}: finished is {cost.get('finished')!r}, expected true or false. {cure}")
+    if cost["finished"]:
+        try:
+            absent = [name for name in PAID if amount(cost, name) is None]
+            absent += [name for name, kind in (("hardware", str), ("threads", int)) if not isinstance(cost.get(name), kind)]
+        except ValueError as error:
+            raise FileError(f"{path}: {error}. {cure}") from error
+        if absent:
+            raise FileError(f"{path}: {absent[0]} is {cost.get(absent[0])!r:.80}, which is no such figure. {cure}")
     return cost
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from models.contract import Model
 from models.shared.lora import freeze_blocks
-from recipes.train.folder import CHECKPOINT, finished, read_cost
+from recipes.train.folder import CHECKPOINT, PAID, finished, read_cost
 from recipes.train.pages import preset
 from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Stage
@@ -70,7 +70,7 @@ def adopt(model: Model, needed: Sequence[Needed], adopted: Mapping[str, Model], 
     progress.sources |= _sources(model, {f"{each.role} of {each.folder}": adopted[each.role] for each in needed})
     for each in needed:
         cost = read_cost(each.folder)
-        names = ("samples_seen", "train_seconds", "train_flops", "prerequisites")
+        names = (*PAID, "prerequisites")
         progress.prerequisites[each.role] = {"run": each.folder.name} | {name: cost[name] for name in names if cost.get(name)}
 
 

@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import models
@@ -21,7 +22,7 @@ from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
 from models.siglip import SigLIP, SigLIPConfig
 from models.vq import VQ, VQConfig
-from recipes.tools.export import export, formats, main
+from recipes.tools.export import card, export, formats, main
 from tests.models.kit import randomise
 
 WORDS = BPETokenizer.train(["a small red star", "two people walk along the beach, and a dog"], 300)
@@ -41,7 +42,9 @@ def saved(model: models.Model, folder: Path) -> Path:
     (folder / "cost.json").write_text(json.dumps({"samples_seen": 12_345, "train_flops": 10**12, "hardware": "1 x CPU", "finished": True}))
     cell = {"task": "zeroshot", "split": "test", "metric": "shape", "variant": "model", "value": 0.25, "low": 0.2, "high": 0.3}
     (folder / "eval" / "my-set").mkdir(parents=True)
-    (folder / "eval" / "my-set" / "eval.json").write_text(json.dumps({"cells": [cell, cell | {"variant": "blank images"}]}))
+    about = {"schema": 1, "model": "mine", "paradigm": "x", "preset": "tiny", "seed": 3, "dataset": "my-set", "trained_on": "my-set"}
+    about |= {"data_hashes": {}, "cells": [cell, cell | {"variant": "blank images"}]}
+    (folder / "eval" / "my-set" / "eval.json").write_text(json.dumps(about))
     return folder
 
 
@@ -62,6 +65,39 @@ def test_clip_in_transformers(tmp_path: Path) -> None:
     for part in ("# mine, tiny, seed 3", "`my-set`", "12,345", "1 x CPU", "| zeroshot | test | shape | 0.250 | 0.200 to 0.300 |"):
         assert part in card
     assert card.count("zeroshot") == 1  # not the controls
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"weights": "of another model"}, "evaluated with other weights than the run has now"),
+        ({"unfinished": "3,200 samples"}, "made after 3,200 samples"),
+        ({"limit": 20}, "made with --limit"),
+        ({"schema": 9}, "schema 9, expected 1"),
+        ({"cells": 5}, "not iterable"),
+    ],
+)
+def test_a_model_card_has_the_numbers_of_this_model_alone(
+    fields: dict[str, Any], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = saved(clip(), tmp_path / "run")
+    path = run / "eval" / "my-set" / "eval.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    assert "zeroshot" not in card(run, models.load(run), "transformers")
+    said = capsys.readouterr().err
+    assert f"{path}: not in the model card: " in said
+    assert why in said
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    run = saved(clip(), tmp_path / "run")
+    monkeypatch.setattr("recipes.tools.export.formats", lambda _: {"transformers": full})
+    with pytest.raises(OSError, match=r"out cannot be written: .*No space left on device .*Make room"):
+        export(run, "transformers", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_clip_in_open_clip(tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def test_a_cut_is_one_share_or_one_score(share: Any, least: Any) -> None:
         Cut(share, least)
 
 
+@pytest.mark.parametrize("least", [float("nan"), float("inf"), -float("inf")])
+def test_a_least_score_is_a_number(least: float) -> None:
+    with pytest.raises(FieldError, match=r"least is .*, expected a finite number"):
+        Cut(least=least)
+
+
 # ------------------------------------------------------------------------------------------------------ captions
 
 
@@ -358,6 +364,10 @@ def test_what_cannot_be_used_is_counted_and_in_no_list(tmp_path: Path, monkeypat
         (["--by", "clip", "--share", "0.3"], "CLIP is '', expected the run of a CLIP"),
         (["--by", "clip", "--clip", "x"], "one of both: SHARE=0.3"),
         (["--by", "random"], "one of both"),
+        (["--by", "random", "--share", "0.5", "--seed", "-1"], "seed is -1, expected 0 to 4,294,967,295"),
+        (["--by", "duplicates", "--distance", "nan"], "distance is nan, expected 0"),
+        (["--by", "blur", "--sharpness", "-1"], "sharpness is -1.0, expected 0 to 4"),
+        (["--by", "boilerplate", "--repeats", "2"], "repeats is 2.0, expected a share from 0 to 1"),
         (["--by", "text"], "a file is expected with a name a line"),
         (["--by", "text", "--entities", "/no/such/file"], "/no/such/file cannot be read"),
         (["--by", "length", "--words", "900"], r"no sample of pool-test/train is left of 300: length keeps 0 \(900 to 1000 words"),
@@ -368,6 +378,15 @@ def test_what_cannot_be_used_is_counted_and_in_no_list(tmp_path: Path, monkeypat
 def test_what_cannot_be_done_is_said(arguments: list[str], why: str, pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=why):
         ran(monkeypatch, pool, *arguments)
+
+
+def test_names_are_read_in_any_encoding(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "names").write_bytes("circle\nsquare".encode(encoding))
+        ran(monkeypatch, pool, "--by", "text", "--entities", tmp_path / "names", "--out", tmp_path / "list")
+        kept.append(written(tmp_path / "list")[0]["kept"])
+    assert kept[0] == kept[1] == kept[2] > 0
 
 
 def test_a_pattern_of_tars_needs_a_place_for_the_list(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,14 +16,17 @@ import torch
 from rich.console import Console
 
 import models
+from data.files import FileError
 from data.loader import in_order
 from data.shards import find
+from eval import EvalError
 from eval.harness.source import in_memory
 from eval.run import evaluate
 from recipes.race import __main__ as race
 from recipes.race.__main__ import MARKS, reached, said
 from recipes.tools.results import race_cell
 from recipes.train import quality
+from recipes.train.folder import read_cost
 from recipes.train.loop import train
 from recipes.train.pages import page
 from recipes.train.quality import MEASURES, Quality
@@ -31,6 +34,7 @@ from recipes.train.recipe import Log
 from tests.recipes.fakes import install
 from tests.recipes.test_contract import short
 
+COST = {"finished": True, "samples_seen": 1, "train_seconds": 1.0, "train_flops": 1.0, "hardware": "1 x CPU", "threads": 1}
 FREE = {"train_seconds": 0.0, "train_flops": 0.0}
 
 
@@ -105,6 +109,36 @@ def test_the_first_measurement_that_reaches_the_mark_counts() -> None:
     assert race_cell(missed) == "not reached: .900"
     never = reached(measured, "captions", 0.5, FREE)
     assert (said(never), race_cell(never)) == ("cannot", "n/a")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": "quality"}',
+        '{"event": "quality", "samples": 1, "seconds": 1.0, "flops": "many", "values": {}}',
+        '{"event": "quality", "samples": 1, "seconds": 1.0, "flops": 1.0, "values": {"zero-shot shape": "high"}}',
+        '{"event": "quality", "samples": 1, "seconds": 1e400, "flops": 1.0, "values": {}}',
+    ],
+)
+def test_a_log_that_holds_no_measurement_is_named(line: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, str(scenes))
+    run = race.entry("tower", Namespace(preset="tiny", data="", seed=0, device="cpu", runs=tmp_path))
+    run.folder.mkdir(parents=True)
+    (run.folder / "cost.json").write_text(json.dumps(COST))
+    (run.folder / "train.jsonl").write_text('[1, 2]\n{"event": "qual')  # torn, and of something else
+    assert race.conclude(run)["marks"]["zero-shot shape"]["best"] is None
+    (run.folder / "train.jsonl").write_text(f"{line}\n")
+    with pytest.raises(EvalError, match=r"train\.jsonl: .* is no measurement"):
+        race.conclude(run)
+
+
+@pytest.mark.parametrize(
+    "change", [{"train_flops": None}, {"train_seconds": "long"}, {"samples_seen": -1}, {"hardware": 5}, {"threads": "two"}]
+)
+def test_a_cost_without_its_figures_is_named(change: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "cost.json").write_text(json.dumps(COST | change))
+    with pytest.raises(FileError, match=rf"cost\.json: {next(iter(change))}.* train again"):
+        read_cost(tmp_path)
 
 
 def test_a_race_of_one(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
