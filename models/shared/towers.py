@@ -173,11 +173,17 @@ def _in_the_hubs_layout(name: str) -> dict[str, Any]:
 
 
 def _pixels_of(place: str) -> dict[str, Any]:
-    """Mean and deviation of the image processor; CLIP's if there is none."""
+    """Mean and deviation of the image processor; CLIP's if there is none. Raises ValueError if a folder's says neither."""
+    path = Path(place) / "preprocessor_config.json"
     try:
         processor: Any = AutoImageProcessor.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError):
-        return {"mean": list(OPENAI_MEAN), "std": list(OPENAI_STD)}
+    except (OSError, ValueError) as error:
+        if not path.exists():
+            return {"mean": list(OPENAI_MEAN), "std": list(OPENAI_STD)}
+        about = read_json(path, "Expected the image processor of a model of transformers")  # its class may need code of its own
+        if not (isinstance(about.get("image_mean"), list) and isinstance(about.get("image_std"), list)):
+            raise ValueError(f"{path} has no image_mean and image_std, and transformers knows no image processor like it") from error
+        processor = SimpleNamespace(**about)
     scale = 255 * getattr(processor, "rescale_factor", 1 / 255)
     return {name: [value / scale for value in getattr(processor, f"image_{name}")] for name in ("mean", "std")}
 

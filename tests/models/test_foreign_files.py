@@ -151,11 +151,22 @@ def test_timms_configuration_that_cannot_be(fields: dict[str, Any], tmp_path: Pa
 def test_a_towers_torn_description(name: str, content: bytes, tmp_path: Path) -> None:
     folder = tower(tmp_path / "a tower")
     (folder / name).write_bytes(content)
-    if name == "preprocessor_config.json":  # CLIP's mean and deviation are used without one
-        use(str(folder))
-        return
     with pytest.raises((ValueError, OSError), match="a tower"):
         use(str(folder))
+
+
+def test_an_image_processor_with_code_of_its_own_still_says_how_pixels_are_normalised(tmp_path: Path) -> None:
+    folder = tower(tmp_path / "a tower")
+    about = {
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [0.4, 0.5, 0.6],
+        "image_processor_type": "Theirs",
+        "auto_map": {"AutoImageProcessor": "theirs.Theirs"},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(about))
+    tiny = CLIPConfig.tiny()
+    known = known_tower(replace(tiny, vision=replace(tiny.vision, tower=str(folder))))
+    assert (known.mean, known.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
