@@ -27,6 +27,7 @@ from models.shared.text import BPETokenizer, OpenCLIPTokenizer, Tokenizer
 from recipes.gpu.short import ARCHITECTURES, anonymous
 from recipes.train.pages import page
 from recipes.train.recipe import AnyRecipe
+from recipes.train.stages import constructed
 
 SOME = 128  # samples: enough for the longest text and the mixture of a batch
 FEW = 20_000  # samples whose texts give the vocabulary
@@ -68,7 +69,7 @@ def stand_in(recipe: AnyRecipe, preset: str, split: Split | None, *, cached: boo
     config = kind.configured(anonymous(recipe.model), tokenizer=tokenizer, split=split or Split("scenes", "train", None, ()))
     real = cached and kind.precompute is not Model.precompute
     with torch.device("cpu" if real else "meta"):
-        model = kind(config, tokenizer)
+        model = constructed(kind, config, tokenizer)
         if recipe.lora_rank:
             adapt(model, rank=recipe.lora_rank)
     if recipe.recompute:

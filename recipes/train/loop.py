@@ -43,7 +43,7 @@ from recipes.train.optimiser import optimiser, step_if_finite
 from recipes.train.progress import Progress
 from recipes.train.quality import Quality
 from recipes.train.recipe import AnyRecipe, Stage
-from recipes.train.stages import Needed, adopt, describe, enter, prerequisites, set_training
+from recipes.train.stages import Needed, adopt, constructed, describe, enter, prerequisites, set_training
 from recipes.train.step import average_gradients, backward
 from recipes.train.watch import Signals, Watch
 
@@ -197,13 +197,7 @@ def build(
     else:
         tokenizer = _tokenizer(recipe, split, adopted) if kind.reads_text() else None
         config = kind.configured(recipe.model, tokenizer=tokenizer, split=split)
-        try:
-            model = kind(config, tokenizer)
-        except (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, TypeError) as error:
-            why = " ".join(str(error).split())[:300] or type(error).__name__
-            raise ValueError(f"no {kind.name} can be built with these values of --model.*: {why}") from error
-        if empty := [name for name, parameter in model.named_parameters() if not parameter.numel()]:
-            raise ValueError(f"with these values of --model.* {empty[0]} has no weights; expected sizes of 1 or more")
+        model = constructed(kind, config, tokenizer)
     adopt(model, needed, adopted, progress)
     progress.sources |= model.fetch()
     if recipe.lora_rank:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,6 +61,18 @@ def run_name(name: str, preset: str, recipe: AnyRecipe, standard_data: str) -> s
     """The name of a run folder, as in the Makefile. It contains the data set's name unless that is the preset's default."""
     place = Path(recipe.data).parent if ".tar" in recipe.data else Path(recipe.data)
     return f"{name}-{preset}{'' if recipe.data == standard_data else f'-{place.name}'}-s{recipe.seed}"
+
+
+def constructed(kind: type[Model], config: Any, tokenizer: Any) -> Model:
+    """`kind(config, tokenizer)`. Raises ValueError for a configuration whose values do not go together."""
+    try:
+        model = kind(config, tokenizer)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError) as error:
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"no {kind.name} can be built with these values of --model.*: {why}") from error
+    if empty := [name for name, parameter in model.named_parameters() if not parameter.numel()]:
+        raise ValueError(f"with these values of --model.* {empty[0]} has no weights; expected sizes of 1 or more")
+    return model
 
 
 def adopt(model: Model, needed: Sequence[Needed], adopted: Mapping[str, Model], progress: Progress) -> None:
