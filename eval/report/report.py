@@ -138,7 +138,7 @@ def build(runs: list[Run], pages: Sequence[str] = (), only: str | None = None, c
         claims=tested,
         runs=shown,
         stale=[f"{result.run.name} on {result.dataset}: {result.stale} ({result.command})" for result in results if result.stale],
-        faults=list(dict.fromkeys([*faults, *(fault for run in shown for fault in run.faults), *broken])),
+        faults=[words.plain(fault) for fault in dict.fromkeys([*faults, *(fault for run in shown for fault in run.faults), *broken])],
         built_on=built_on(runs, {result.page for result in results}),
         untrained=[page for page in pages if page not in evaluated | trained],
         unevaluated=[page for page in pages if page in trained - evaluated],
