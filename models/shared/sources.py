@@ -59,11 +59,15 @@ def fetched(what: str, function: Callable[..., Found], *args: object, instead: s
 
 @contextmanager
 def foreign(what: str) -> Iterator[None]:
-    """What libraries raise about files that others wrote, anything at all, as a ValueError that names them."""
+    """What libraries raise about files that others wrote, anything at all, as a ValueError that names them: `what`, as "tower 'NAME'"."""
     try:
         yield
-    except (OSError, ValueError, MemoryError):
+    except (OSError, MemoryError):
         raise
+    except ValueError as error:
+        if what.rpartition(" '")[2].rstrip("'") in str(error) or "custom code" in str(error):
+            raise
+        raise ValueError(f"{what}: {error}") from error
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{what} cannot be used, its files are damaged or of something else ({why[:300]})") from error

@@ -134,8 +134,8 @@ def test_a_towers_configuration_that_cannot_be(fields: dict[str, Any], tmp_path:
         {"model_args": {"embed_dim": -64}},
         {"model_args": {"nosuch": 1}},
         {"model_args": ["img_size"]},
-        {"pretrained_cfg": {"input_size": [3]}},
-        {"pretrained_cfg": {"input_size": "large"}},
+        {"model_args": {}, "pretrained_cfg": {"input_size": [3]}},
+        {"model_args": {}, "pretrained_cfg": {"input_size": "large"}},
         {"pretrained_cfg": [1]},
     ],
 )
@@ -151,6 +151,9 @@ def test_timms_configuration_that_cannot_be(fields: dict[str, Any], tmp_path: Pa
 def test_a_towers_torn_description(name: str, content: bytes, tmp_path: Path) -> None:
     folder = tower(tmp_path / "a tower")
     (folder / name).write_bytes(content)
+    if (name, content) == ("preprocessor_config.json", b"{}"):  # that of the model's kind
+        use(str(folder))
+        return
     with pytest.raises((ValueError, OSError), match="a tower"):
         use(str(folder))
 
@@ -180,7 +183,7 @@ def test_published_weights_that_are_damaged(damage: str, tmp_path: Path) -> None
 def test_published_weights_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "my weights.safetensors"
     save_file({"a": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=r"my weights\.safetensors|the weights lack"):
+    with pytest.raises(ValueError, match=r"my weights\.safetensors"):
         published(f"open_clip:ViT-B-32/{path}")
 
 
@@ -215,7 +218,9 @@ def test_low_rank_updates_beside_a_language_model_are_refused(beside: bool, tmp_
         base.save_pretrained(folder)
     peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder)
     edited(folder / "adapter_config.json", base_model_name_or_path=str(tmp_path / "base"))
-    with pytest.raises((ValueError, OSError), match=r"a model' (comes with low-rank updates|is not in the cache)"):
+    with pytest.raises(
+        (ValueError, OSError), match=r"a model' comes with low-rank updates" if beside else r"Unrecognized model in .*a model"
+    ):
         language_model(LanguageConfig(source=str(folder)), weights=True)
 
 
