@@ -190,7 +190,7 @@ def _class_texts(task: Any, samples: Sequence[Sample]) -> dict[str, str]:
 def _shares(seen: Look) -> Json | None:
     if seen.shares is None:
         return None
-    return {"shares": seen.shares.round(5).tolist(), "area": [round(edge, 4) for edge in seen.area]}
+    return {"shares": seen.shares.astype(float).round(5).tolist(), "area": [round(edge, 4) for edge in seen.area]}
 
 
 def _answer(record: Json) -> Json:

@@ -357,6 +357,32 @@ def test_pictures_show_where_a_model_looked(tmp_path: Path) -> None:
     assert "function drawVeil" in page
 
 
+def test_a_reader_switches_attention_on_and_off(tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    browser = next(filter(None, map(shutil.which, screenshot.BROWSERS)), None)
+    if browser is None:
+        pytest.skip("needs Chromium")
+    write_run(tmp_path, "coca", samples=6, log=False)
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 0
+    with playwright.sync_playwright() as driver:
+        page = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page()
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto((tmp_path / "out/report.html").as_uri())
+        veil, button = page.locator(".picture.current canvas"), page.locator(".picture.current [data-look]")
+        for act, seen in ((button.hover, True), (button.click, True), (lambda: page.mouse.move(0, 0), True), (button.click, False)):
+            act()
+            assert veil.is_visible() is seen
+        button.click()
+        alphas = veil.evaluate("canvas => [...canvas.getContext('2d').getImageData(0, 0, 2, 2).data].filter((_, i) => i % 4 === 3)")
+        assert alphas == [165, 110, 55, 0]  # 2.2 for each percent less than the largest
+        image, box = page.locator(".picture.current .what img").bounding_box(), veil.bounding_box()
+        assert box["width"] == pytest.approx(image["width"] * 0.75, abs=1)  # its area
+        assert box["x"] - image["x"] == pytest.approx(image["width"] * 0.125, abs=1)
+        page.context.browser.close()
+    assert wrong == []
+
+
 def test_showcases_without_attention_are_read(tmp_path: Path) -> None:
     write_run(tmp_path, "clip", samples=6, log=False)
     assert report_on(tmp_path).datasets[0].pictures[0].shown[0].look is None
