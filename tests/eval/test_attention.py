@@ -208,7 +208,7 @@ def test_every_model_shows_where_it_looks_or_says_why_not(name: str, picture: np
     if found.shares is None:
         assert found.kind in (NOWHERE, SIGHTLESS)
     else:
-        assert found.shares.shape == (4, 4)
+        assert found.shares.shape == (len(found.shares),) * 2 >= (4, 4)
         assert found.shares.sum() == pytest.approx(1, abs=1e-5)
         assert (found.shares > 0).all()
     blind = {"cm3leon": NOWHERE, "lm": SIGHTLESS, "vq": SIGHTLESS}
