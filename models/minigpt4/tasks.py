@@ -88,7 +88,7 @@ STAGES: Mapping[str, Mapping[str, float]] = {
 def turns(sample: Sample, rng: Draw, mixture: Mapping[str, float], *, identifiers: bool = True) -> list[Turn]:
     """One task of the mixture that the sample's annotations allow, or a conversation of one or two turns."""
     tasks: dict[str, Callable[[Sample, Draw], Turn | list[Turn] | None]] = {**TASKS, "conversation": converse}
-    found = drawn(sample, rng, mixture, tasks)
+    found: tuple[str, Turn | list[Turn]] | None = drawn(sample, rng, mixture, tasks)
     if found is None:
         return converse(sample, rng)
     task, made = found
