@@ -282,7 +282,7 @@ class QwenVL(ChatModel):
     def locate(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Box | None]:
         """The box of what each phrase names in its image, in pixels; None if the reply has no box."""
         replies = self._write(images, [REFER.format(phrase) for phrase in phrases])
-        found = [boxes_in(reply, *image.shape[:2], THOUSANDTHS) for image, reply in zip(images, replies, strict=True)]
+        found = [boxes_in(reply, image.shape[0], image.shape[1], THOUSANDTHS) for image, reply in zip(images, replies, strict=True)]
         return [boxes[0] if boxes else None for boxes in found]
 
     def _write(self, images: Sequence[np.ndarray], requests: Sequence[str], *, how: Decoding = GREEDY) -> list[str]:

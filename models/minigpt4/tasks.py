@@ -87,11 +87,12 @@ STAGES: Mapping[str, Mapping[str, float]] = {
 
 def turns(sample: Sample, rng: Draw, mixture: Mapping[str, float], *, identifiers: bool = True) -> list[Turn]:
     """One task of the mixture that the sample's annotations allow, or a conversation of one or two turns."""
-    found = drawn(sample, rng, mixture, {**TASKS, "conversation": converse})
+    tasks: dict[str, Callable[[Sample, Draw], Turn | list[Turn] | None]] = {**TASKS, "conversation": converse}
+    found: tuple[str, Turn | list[Turn]] | None = drawn(sample, rng, mixture, tasks)
     if found is None:
         return converse(sample, rng)
     task, made = found
-    return made if isinstance(made, list) else [Turn(identified(task, made.request, identifiers=identifiers), made.reply)]
+    return [Turn(identified(task, made.request, identifiers=identifiers), made.reply)] if isinstance(made, Turn) else made
 
 
 @dataclass(frozen=True)
