@@ -33,8 +33,7 @@ WRITTEN = 300, 150  # writes every answer: intervals of at most +-.06 and +-.08,
 PROMPTED = 100, 30  # reads several images per prompt: intervals of at most +-.10 and +-.18
 CONTROL_PROMPTS = 30  # of the same: intervals of at most +-.18
 CONTROL_DRAWINGS = 30  # images that an untrained model draws: its scores are near chance, where intervals are narrow
-SHIFTED_PAIRS = 14_000  # for shifts
-CONTROL_PAIRS = 8_000  # for controls
+CONTROL_PAIRS = 14_000  # for controls and shifts: with the 432 classes of scenes, 32 images
 OTHER_PAIRS = 8_000  # for the other adapter
 ORACLE_SAMPLES = 100  # the oracle parses captions in Python, which is slow
 RERANKED_PAIRS = 5_000  # pairs in all shortlists: 156 image queries and a caption of each, intervals of at most +-.08
@@ -231,7 +230,7 @@ def _rows(task: Task, variant: Variant, adapter: Any, *, shifted: bool) -> list[
             most = min(most or len(task.samples), shift if shifted else main)
     if task.gallery and isinstance(adapter, PairScorer):
         texts = getattr(task, "prompts", None) or task.texts()  # one prompt per class is scored
-        most = min(most or len(task.samples), (SHIFTED_PAIRS if shifted else variant.most_pairs) // max(1, len(texts)))
+        most = min(most or len(task.samples), (CONTROL_PAIRS if shifted else variant.most_pairs) // max(1, len(texts)))
     if isinstance(adapter, ReRanked):
         most = min(most or len(task.samples), RERANKED_PAIRS // (2 * SHORTLIST))
     if isinstance(adapter, Completions | PromptedNames) and variant.primary_only:
