@@ -14,20 +14,18 @@ splits are those of scenes.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import permutations
-from pathlib import Path
 from random import Random
 
 from data.dialogues import conversation
 from data.english import with_article
 from data.objects import direction, named
 from data.sample import Object, Sample
-from data.scenes.build import make_sample, sample_of, write_splits
+from data.scenes.build import arguments, make_sample, run, sample_of, write_splits
 from data.scenes.language import ATTRIBUTES, RELATION_PHRASE, captions, foils, questions
 from data.scenes.pages import EVERY, VALUES, View, record_of
 from data.scenes.pairs import KINDS, sample_pair
@@ -209,13 +207,11 @@ def _one_odd(preset: Preset, rng: Random) -> tuple[list[Scene], list[tuple[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write samples of several pictures, with the samples of scenes.")
-    parser.add_argument("--preset", choices=PRESETS, default="tiny")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=None)
-    args = parser.parse_args()
-    write_splits(args.out, f"several-{args.preset}", args.preset, several_sample, args.seed, args.workers, counts(args.preset))
+    args = arguments("Write samples of several pictures, with the samples of scenes.").parse_args()
+    run(
+        args,
+        lambda: write_splits(args.out, f"several-{args.preset}", args.preset, several_sample, args.seed, args.workers, counts(args.preset)),
+    )
 
 
 def counts(preset: str) -> dict[str, int]:

@@ -85,7 +85,7 @@ class QwenVLConfig:
     @classmethod
     def tiny(cls) -> QwenVLConfig:
         vision = replace(TINY_TOWER, patch_size=8)
-        return cls(vision=vision, queries=16, heads=6, system="", sequences=4, requests=4, context=128)
+        return cls(vision=vision, queries=16, heads=6, system="", sequences=4, requests=4, context=144)
 
     @classmethod
     def small(cls) -> QwenVLConfig:
