@@ -113,10 +113,10 @@ def run(root: Path, *command: str) -> str:
 def test_help_lists_the_page_and_make_knows_its_targets(copy: Path) -> None:
     assert " toy" in run(copy, "make", "help")
     commands = run(copy, "make", "-n", "train-toy", "eval-toy", "claims-toy", "PRESET=brief", f"VENV={copy}/venv")
-    assert "recipes.train toy 'brief' --out '.runs/toy-brief-s0'" in commands
+    assert "recipes.train 'toy' 'brief' --out '.runs/toy-brief-s0'" in commands
     assert "eval.run '.runs/toy-brief-s0'" in commands
-    assert "recipes.claims toy --preset 'brief'" in commands
-    assert "recipes.train toy 'tiny'" in run(copy, "make", "-n", "all", f"VENV={copy}/venv")
+    assert "recipes.claims 'toy' --preset 'brief'" in commands
+    assert "recipes.train 'toy' 'tiny'" in run(copy, "make", "-n", "all", f"VENV={copy}/venv")
 
 
 @pytest.mark.timeout(900)

@@ -30,7 +30,7 @@ class PartScorer:
 
     def prepare(self, images: Images, texts: Texts) -> None:
         self._pictures(images)
-        if not texts or list(texts) != self._prepared:
+        if list(texts) != self._prepared:
             self._texts, self._prepared = {}, list(texts)
             self._read(texts)
 

@@ -197,7 +197,7 @@ class EmbeddingScorer(ImageFeatures):
 
     def prepare(self, images: Images, texts: Texts = ()) -> None:
         self.features(images)
-        if not texts or list(texts) != self._prepared:
+        if list(texts) != self._prepared:
             self._texts, self._prepared = {}, list(texts)
             if texts:
                 self.text_features(texts)

@@ -177,11 +177,10 @@ def answer(
         images = [images[other] for other in exchanged(task.samples)]
     if variant.pictures == "blank":
         images = [np.full_like(images[0], 127)] * len(images)
-    if task.gallery:
-        adapter.prepare(images if variant.pictures == "blank" else [sample.image for sample in source.samples(task.split)], task.texts())
-    else:  # only what the selected samples need; drawing prompts are their first captions, other texts are read as they are asked
-        prompts = [task.samples[row].captions[0] for row in asked] if task.needs is Drawer else ()
-        adapter.prepare([images[row] for row in asked], prompts)
+    # All images and texts, whichever are asked: in other batches, and so after an interruption, numbers would be rounded differently.
+    # Drawing prompts are the first captions; only those of the selected samples are drawn.
+    texts = [task.samples[row].captions[0] for row in asked] if task.needs is Drawer else task.texts()
+    adapter.prepare(images if variant.pictures == "blank" else [sample.image for sample in source.samples(task.split)], texts)
     for first in range(file.answered, len(asked), batch_size):
         rows = asked[first : first + batch_size]
         answers = task.ask(adapter, images, rows)
