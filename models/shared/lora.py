@@ -47,8 +47,8 @@ ADAPTERS = "adapters"  # where a model tuned by `adapt` keeps its updates
 
 
 def adapt(model: nn.Module, *, rank: int, scale: float = SCALE, layers: Sequence[str] | None = None) -> None:
-    """Give a model a low-rank update beside each of the linear `layers` (default: those of repeated blocks that are trained now), and freeze
-    its repeated blocks. What is outside of blocks (embeddings, heads, projections) stays as it is. The updates are kept as
+    """Give a model a low-rank update beside each of the linear `layers` (default: those of repeated blocks that are trained now), and
+    freeze its repeated blocks. What is outside of blocks (embeddings, heads, projections) stays as it is. The updates are kept as
     `model.adapters`, apart from the weights.
 
     Raises ValueError without a layer, and for the name of what is no linear layer of a repeated block.

@@ -123,7 +123,7 @@ def enter(model: Model, recipe: AnyRecipe, number: int, progress: Progress) -> S
 
 
 def adapt_stages(model: Model, recipe: AnyRecipe) -> None:
-    """Give the model low-rank updates (`lora_rank`) beside the layers that any of its stages would train, without those that `freeze` names.
+    """Give the model low-rank updates (`lora_rank`) beside the layers that any of its stages trains, without those that `freeze` names.
 
     Raises ValueError if there are none.
     """
