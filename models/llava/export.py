@@ -176,7 +176,8 @@ def _merged(model: LLaVA) -> State:
     state: State = {name: value for name, value in model.state_dict().items() if not name.startswith("lora.")}
     if model.config.rank:
         with torch.no_grad():
-            for name, update in model.lora.items():
+            updates: Any = model.lora
+            for name, update in updates.items():
                 key = f"language.{name.replace('/', '.')}.weight"
                 state[key] = state[key] + update.update()
     return state
