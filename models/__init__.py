@@ -132,12 +132,17 @@ def described(folder: Path) -> tuple[type[Model], Any]:
 
 
 def _adapted(path: Path) -> dict[str, Any]:
-    """The rank and scale of a model with low-rank updates (`models.shared.lora.adapt`); {} for others. Raises FileError."""
+    """Rank, scale and layers of a model with low-rank updates (`models.shared.lora.adapt`); {} for others. Raises FileError."""
     found = read_json(path, TRAIN_AGAIN).get("adapted", {})
-    rank = found.get("rank") if isinstance(found, dict) and found.keys() == {"rank", "scale"} else None
-    if found and not (type(rank) is int and 0 < rank <= 4096 and type(found["scale"]) in (int, float)):
-        raise FileError(f'{path}: adapted is {found!r:.80}, expected {{"rank": 1 to 4096, "scale": a number}}. {TRAIN_AGAIN}')
+    rank = found.get("rank") if isinstance(found, dict) and found.keys() == {"rank", "scale", "layers"} else None
+    if found and not (type(rank) is int and 0 < rank <= 4096 and type(found["scale"]) in (int, float) and _are_names(found["layers"])):
+        expected = '{"rank": 1 to 4096, "scale": a number, "layers": names of linear layers}'
+        raise FileError(f"{path}: adapted is {found!r:.80}, expected {expected}. {TRAIN_AGAIN}")
     return dict(found)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _without(path: Path, kind: type[Model]) -> list[str]:

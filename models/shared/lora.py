@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -46,25 +46,55 @@ class LoRA(nn.Module):
 ADAPTERS = "adapters"  # where a model tuned by `adapt` keeps its updates
 
 
-def adapt(model: nn.Module, *, rank: int, scale: float = SCALE) -> None:
-    """Give a model a low-rank update beside every linear layer of its repeated blocks that would be trained, and freeze these blocks. What
-    is outside of blocks (embeddings, heads, projections) stays as it is. The updates are kept as `model.adapters`, apart from the weights.
+def adapt(model: nn.Module, *, rank: int, scale: float = SCALE, layers: Sequence[str] | None = None) -> None:
+    """Give a model a low-rank update beside each of the linear `layers` (default: those of repeated blocks that are trained now), and
+    freeze its repeated blocks. What is outside of blocks (embeddings, heads, projections) stays as it is. The updates are kept as
+    `model.adapters`, apart from the weights.
 
-    Raises ValueError if the model has no such layer.
+    Raises ValueError without a layer, and for the name of what is no linear layer of a repeated block.
     """
-    linear = [(name, layer) for name, layer in model.named_modules() if type(layer) is nn.Linear and in_a_block(name)]
-    layers = {name: layer for name, layer in linear if layer.weight.requires_grad}
-    if not layers:
-        raise ValueError(f"lora_rank: a {type(model).__name__} has no repeated blocks of linear layers to update")
-    device = next(iter(layers.values())).weight.device
+    linear: dict[str, nn.Linear] = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear and in_a_block(name)}
+    names = trained_layers(model) if layers is None else layers
+    if not names:
+        raise ValueError(f"lora_rank: a {type(model).__name__} has no repeated blocks of linear layers that are trained")
+    if unknown := [name for name in names if name not in linear]:
+        raise ValueError(f"lora_rank: a {type(model).__name__} has no linear layer {unknown[0]!r} in a repeated block")
+    device = linear[names[0]].weight.device
     adapters = nn.ModuleDict()
-    for name, layer in layers.items():
+    for name in names:
+        layer = linear[name]
         update = LoRA(layer.in_features, layer.out_features, rank=rank, scale=scale).to(device)
         update.beside(layer)
         adapters[name.replace(".", "/")] = update
     model.adapters = adapters
-    vars(model)["adapted"] = {"rank": rank, "scale": scale}
+    vars(model)["adapted"] = {"rank": rank, "scale": scale, "layers": list(names)}
     freeze_blocks(model)
+
+
+def trained_layers(model: nn.Module) -> list[str]:
+    """Names of the linear layers of repeated blocks that are trained now."""
+    linear = [(name, layer) for name, layer in model.named_modules() if type(layer) is nn.Linear and in_a_block(name)]
+    return [name for name, layer in linear if layer.weight.requires_grad]
+
+
+def thaw_layers(model: nn.Module) -> None:
+    """Undo `freeze_blocks` for the layers with updates, so that the next stage can say which of them it trains."""
+    for layer in _layers(model).values():
+        layer.weight.requires_grad_(True)
+
+
+def freeze_layers(model: nn.Module) -> None:
+    """Freeze the blocks again, and train the updates of exactly those layers that the stage would train."""
+    adapters: Any = model.adapters
+    for name, layer in _layers(model).items():
+        adapters[name].requires_grad_(layer.weight.requires_grad)
+    freeze_blocks(model)
+
+
+def _layers(model: nn.Module) -> dict[str, Any]:
+    """The layers with updates, by the names of these."""
+    adapters: Any = model.adapters
+    return {name: model.get_submodule(name.replace("/", ".")) for name in adapters}
 
 
 def freeze_blocks(model: nn.Module) -> None:
@@ -79,10 +109,9 @@ def merge(model: nn.Module) -> None:
     """Add the updates of an adapted model to its weights, and take them away: the same function, with the state dict of a model that was
     never adapted."""
     adapters: Any = model.adapters
-    for name, update in adapters.items():
-        layer: Any = model.get_submodule(name.replace("/", "."))
-        layer.weight += update.update()
-        update.apart()
+    for name, layer in _layers(model).items():
+        layer.weight += adapters[name].update()
+        adapters[name].apart()
     del model.adapters, model.adapted
 
 

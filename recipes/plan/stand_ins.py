@@ -21,13 +21,12 @@ from data.scenes.world import PRESETS as SCENES
 from data.shards import Split
 from data.texts import texts
 from models.contract import Batch, Model
-from models.shared.lora import adapt
 from models.shared.recompute import recompute
 from models.shared.text import BPETokenizer, OpenCLIPTokenizer, Tokenizer
 from recipes.gpu.short import ARCHITECTURES, anonymous
 from recipes.train.pages import page
 from recipes.train.recipe import AnyRecipe
-from recipes.train.stages import constructed
+from recipes.train.stages import adapt_stages, constructed
 
 SOME = 128  # samples: enough for the longest text and the mixture of a batch
 FEW = 20_000  # samples whose texts give the vocabulary
@@ -71,7 +70,7 @@ def stand_in(recipe: AnyRecipe, preset: str, split: Split | None, *, cached: boo
     with torch.device("cpu" if real else "meta"):
         model = constructed(kind, config, tokenizer)
         if recipe.lora_rank:
-            adapt(model, rank=recipe.lora_rank)
+            adapt_stages(model, recipe)
     if recipe.recompute:
         recompute(model)
     fakes = FakeTensorMode(allow_non_fake_inputs=True)

@@ -32,7 +32,6 @@ from data.texts import texts
 from eval.base.heartbeat import heartbeat
 from models.contract import Batch, Model
 from models.shared.device import hardware
-from models.shared.lora import adapt
 from models.shared.recompute import recompute
 from models.shared.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes.train import checkpoint
@@ -43,7 +42,7 @@ from recipes.train.optimiser import optimiser, step_if_finite
 from recipes.train.progress import Progress
 from recipes.train.quality import Quality
 from recipes.train.recipe import AnyRecipe, Stage
-from recipes.train.stages import Needed, adopt, constructed, describe, enter, prerequisites, set_training
+from recipes.train.stages import Needed, adapt_stages, adopt, constructed, describe, enter, prerequisites, set_training
 from recipes.train.step import average_gradients, backward
 from recipes.train.watch import Signals, Watch
 
@@ -201,7 +200,7 @@ def build(
     adopt(model, needed, adopted, progress)
     progress.sources |= model.fetch()
     if recipe.lora_rank:
-        adapt(model, rank=recipe.lora_rank)
+        adapt_stages(model, recipe)
     if process.rank == 0:
         models.describe(model, folder)
     process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from models.contract import Model
-from models.shared.lora import freeze_blocks
+from models.shared.lora import adapt, freeze_layers, thaw_layers, trained_layers
 from recipes.train.folder import CHECKPOINT, PAID, finished, read_cost
 from recipes.train.pages import preset
 from recipes.train.progress import Progress
@@ -109,9 +110,11 @@ def enter(model: Model, recipe: AnyRecipe, number: int, progress: Progress) -> S
         if name in progress.frozen:  # by `adopt`, in the process that was interrupted
             parameter.requires_grad_(False)
     torch.manual_seed(recipe.seed + number)
+    if recipe.lora_rank:
+        thaw_layers(model)
     model.enter_stage(stage.name)
     if recipe.lora_rank:
-        freeze_blocks(model)  # which stages may have thawed
+        freeze_layers(model)
     freeze_named(model, recipe.freeze)
     progress.frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -119,10 +122,25 @@ def enter(model: Model, recipe: AnyRecipe, number: int, progress: Progress) -> S
     return stage
 
 
+def adapt_stages(model: Model, recipe: AnyRecipe) -> None:
+    """Give the model low-rank updates (`lora_rank`) beside the layers that any of its stages trains, without those that `freeze` names.
+
+    Raises ValueError if there are none.
+    """
+    layers: set[str] = set()
+    for stage in reversed(recipe.schedule):  # the first one last, since training begins with it
+        with suppress(ValueError):  # what a stage lacks it says when it begins
+            model.enter_stage(stage.name)
+        layers |= set(trained_layers(model))
+    frozen = _named(recipe.freeze)
+    kept = [name for name, _ in model.named_modules() if name in layers and not any(f"{name}.".startswith(f"{part}.") for part in frozen)]
+    adapt(model, rank=recipe.lora_rank, layers=kept)
+
+
 def freeze_named(model: nn.Module, names: str) -> None:
     """Freeze the modules of these names, separated by commas. Raises ValueError for one that the model does not have, and if nothing would
     be left to train."""
-    for name in filter(None, (part.strip() for part in names.split(","))):
+    for name in _named(names):
         found = [parameter for full, parameter in model.named_parameters() if full == name or full.startswith(f"{name}.")]
         if not found:
             there = ", ".join(dict.fromkeys(full.split(".")[0] for full, _ in model.named_parameters()))
@@ -133,6 +151,10 @@ def freeze_named(model: nn.Module, names: str) -> None:
             parameter.requires_grad_(False)
     if names and not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"freeze: with {names} frozen nothing of this {type(model).__name__} is trained in this stage")
+
+
+def _named(names: str) -> list[str]:
+    return [part.strip() for part in names.split(",") if part.strip()]
 
 
 def set_training(model: nn.Module) -> None:

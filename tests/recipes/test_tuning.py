@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,12 @@ import torch
 import models
 from data.files import FileError
 from models.shared.lora import in_a_block, merge
+from models.shared.text import BPETokenizer
 from recipes.train.loop import train
 from recipes.train.pages import page
+from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe
+from recipes.train.stages import adapt_stages, enter
 from tests.recipes.test_contract import runs, short, some_samples, trained  # noqa: F401  # `runs` is a fixture
 
 
@@ -83,11 +87,64 @@ def test_a_stage_does_not_thaw_what_has_updates(runs: Path, few: Path, tmp_path:
     assert not [name for name in state if name.startswith(("adapters.visual", "adapters.language"))]  # which the model keeps frozen
     assert all(state[f"adapters.{name.removesuffix('.weight').replace('.', '/')}.B.weight"].any() for name in names)
     assert plain.keys() == {name for name in state if not name.startswith("adapters.")}
-    assert model.adapted == {"rank": 2, "scale": 2.0}
+    assert (model.adapted["rank"], model.adapted["scale"]) == (2, 2.0)
+
+
+def built(name: str, **changes: Any) -> tuple[Any, AnyRecipe]:
+    """A page's tiny model with updates as its training gives it them, without what it builds on."""
+    recipe = replace(page(name).PRESETS["tiny"], lora_rank=2, **changes)
+    words = BPETokenizer.train(["a small red star", "two blue circles"], 300)
+    config = replace(recipe.model, vocab_size=words.vocab_size)
+    model = models.model_of(config)(config, words)
+    adapt_stages(model, recipe)
+    return model, recipe
+
+
+def trains(model: models.Model) -> set[str]:
+    """The modules with updates that are trained now."""
+    updates = {name: each for name, each in model.named_parameters() if name.startswith("adapters.")}
+    return {name.split(".")[1].split("/")[0] for name, each in updates.items() if each.requires_grad}
 
 
 @pytest.mark.parametrize(
-    "adapted", [{"rank": 0, "scale": 2.0}, {"rank": 10**9, "scale": 2.0}, {"rank": "2"}, [1], "x", {"rank": 2, "scale": 2, "more": 1}]
+    ("name", "stages"),
+    [
+        ("llava", [set(), {"language"}]),
+        ("qwenvl", [{"visual"}, {"visual", "language"}, {"language"}]),
+        ("blip2", [{"qformer"}, {"qformer"}]),
+    ],
+)
+def test_updates_are_of_what_any_stage_trains_and_learn_in_that_stage(name: str, stages: list[set[str]], tmp_path: Path) -> None:
+    model, recipe = built(name)
+    progress = Progress()
+    for number, parts in enumerate(stages):
+        enter(model, recipe, number, progress)
+        assert trains(model) == parts
+        assert not [name for name, each in model.named_parameters() if each.requires_grad and in_a_block(name) and "adapters." not in name]
+        models.save(model, tmp_path / str(number))
+        again = models.load(tmp_path / str(number))  # a run that was interrupted here goes on with it
+        assert again.state_dict().keys() == model.state_dict().keys()
+        resumed = Progress(stage=number, frozen=list(progress.frozen))
+        enter(again, recipe, number, resumed)
+        assert trains(again) == parts
+
+
+def test_frozen_modules_get_no_updates() -> None:
+    model, recipe = built("clip", freeze="visual")
+    enter(model, recipe, 0, Progress())
+    assert trains(model) == {"text"}
+    assert not [name for name in model.adapters if name.startswith("visual/")]
+    with pytest.raises(ValueError, match="no repeated blocks of linear layers that are trained"):
+        built("clip", freeze="visual,text")
+
+
+@pytest.mark.parametrize(
+    "adapted",
+    [
+        *({"rank": rank, "scale": 2.0, "layers": ["a"]} for rank in (0, 10**9, "2", True)),
+        *({"rank": 2, "scale": 2.0, "layers": layers} for layers in ("a", [1], None)),
+        *([1], "x", {"rank": 2, "scale": 2.0}, {"rank": 2, "scale": 2.0, "layers": [], "more": 1}),
+    ],
 )
 def test_what_a_run_folder_says_of_updates_is_checked(few: Path, tmp_path: Path, adapted: object) -> None:
     recipe = short(page("clip").PRESETS["tiny"], str(few), steps=1)
