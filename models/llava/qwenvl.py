@@ -238,7 +238,9 @@ class QwenVL(ChatModel):
         if texts > 1 and device.host_knows(ids):
             return self.packed_nll(ids, labels, soft)
         rows, vectors = ids.flatten(0, 1), soft.repeat_interleave(texts, dim=0)
-        total, count = nll(self.language, rows, labels.flatten(0, 1), _with_places(rows, vectors))
+        if device.host_knows(ids):
+            vectors = _with_places(rows, vectors)
+        total, count = nll(self.language, rows, labels.flatten(0, 1), vectors)
         return {"nll": total.unflatten(0, (images, texts)).sum(dim=1), "tokens": count.unflatten(0, (images, texts)).sum(dim=1)}
 
     def _soft(self, batch: Batch) -> Tensor:
@@ -247,6 +249,8 @@ class QwenVL(ChatModel):
         if pixels.shape[1] == 1:
             return self._see(pixels[:, 0])
         there = torch.arange(pixels.shape[1], device=pixels.device) < batch["pictures"][:, None]
+        if not device.host_knows(pixels):  # which would have to wait for the number of images
+            return (self._see(pixels.flatten(0, 1)).unflatten(0, there.shape) * there[..., None, None]).flatten(1, 2)
         seen = self._see(pixels[there])
         soft = seen.new_zeros(*there.shape, *seen.shape[1:])
         return soft.index_put(there.nonzero(as_tuple=True), seen).flatten(1, 2)

@@ -49,9 +49,10 @@ def embed(language: Any, ids: Tensor, soft: Tensor) -> Tensor:
     """
     vectors, places = soft.flatten(0, -2), ids == SOFT
     embedded = as_autocast(language.get_input_embeddings()(ids.clamp(min=0)))  # also casts the residual stream, which is faster on a CPU
-    if soft.ndim == 3 and len(soft) == len(ids) and not device.host_knows(ids):  # every sequence has as many places as vectors
-        order = (~places).to(torch.uint8).argsort(dim=1, stable=True)[:, : soft.shape[1], None]
-        return embedded.scatter(1, order.expand_as(soft), soft.to(embedded.dtype))
+    if soft.ndim == 3 and len(soft) == len(ids) and not device.host_knows(ids):  # a sequence may have fewer places than vectors
+        order = (places.cumsum(dim=1) - 1).clamp(0, soft.shape[1] - 1)[..., None]  # which of its vectors each place gets
+        vectors = soft.to(embedded.dtype).gather(1, order.expand(-1, -1, soft.shape[2]))
+        return torch.where(places[..., None], vectors, embedded)
     if len(vectors) != int(places.sum()):
         raise ValueError(f"{len(vectors)} vectors for {int(places.sum())} places in the sequences")
     return embedded.index_put(places.nonzero(as_tuple=True), vectors.to(embedded.dtype))

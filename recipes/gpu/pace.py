@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import models
 from data.files import locked
@@ -33,10 +34,9 @@ def pace(save: Save, name: str, preset: str, device: str, data: str, seconds: fl
     a time measures."""
     recipe: AnyRecipe = page(name).PRESETS[preset]
     kind: Any = models.model_of(recipe.model)
-    kind.fetch = lambda self: {}
     recipe = replace(offline(recipe), data=data, device=device, log=Log(every=2, validate=0), save_minutes=1 << 20)
     stages: Json = {}
-    with locked(Path(lock), f"{name}: waiting for the device"):
+    with locked(Path(lock), f"{name}: waiting for the device"), mock.patch.object(kind, "fetch", return_value={}):
         for stage in recipe.schedule:
             stages[stage.name] = _stage(recipe, stage, seconds / len(recipe.schedule), batch)
             save({"stages": stages})

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
 from rich.table import Table
@@ -126,12 +127,8 @@ def probe(recipe: AnyRecipe, preset: str, runs: Path, *, on_gpu: bool) -> tuple[
     absent = [*missing, *from_hub(recipe.model), *([recipe.weights] if recipe.weights else [])]
     if not absent:
         return measured_rates(recipe, preset, runs, STEPS), _where(recipe)
-    kind, fetch = models.model_of(recipe.model), models.model_of(recipe.model).fetch
-    kind.fetch = lambda self: {}  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(models.model_of(recipe.model), "fetch", return_value={}):
         rates = measured_rates(offline(recipe), preset, runs, STEPS)
-    finally:
-        kind.fetch = fetch  # type: ignore[method-assign]
     return rates, f"{_where(recipe)}, with random weights in place of {', '.join(absent)}"
 
 

@@ -68,7 +68,7 @@ def test_each_task_is_asked_of_the_model_of_its_stage(
     assert "after stage first" in finished.notes["retrieval"]
     assert [row.name for row in to_rows([finished, first])] == ["two", "two after first"]
     assert [first.run.name, first.run.home] == ["two-tiny-s0-first", run]
-    assert [set(shown.showcase["adapters"]) for shown in (first, finished)] == [{"ranked"}, set()]
+    assert [set(shown.showcase["adapters"]) for shown in (first, finished)] == [{"ranked", "look"}, {"look"}]
     pictured = [[item["key"] for item in shown.showcase["items"]] for shown in (first, finished)]
     assert pictured[0] == pictured[1]  # or they would not stand side by side
     assert "Not run: retrieval (evaluated after stage first" in capsys.readouterr().out

@@ -141,6 +141,7 @@ ROLES = {  # start, end, padding, mask
     "mpnet": ("<s>", "</s>", "<pad>", "<mask>"),
     "llama": ("<s>", "</s>", "</s>", None),
     "siglip": (None, "</s>", "</s>", None),
+    "qwen": (None, "<|endoftext|>", "<|endoftext|>", None),
 }
 
 
