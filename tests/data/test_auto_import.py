@@ -223,6 +223,17 @@ def test_tables(home: Path, name: str) -> None:
     assert found == {"a.jpg": ("an a, seen", "another a"), "b.jpg": ("a b",)}
 
 
+def test_a_folder_with_an_annotation_file_and_pictures(home: Path) -> None:
+    """As Kaggle has Flickr8k: captions.txt beside a folder of pictures."""
+    write(home / "captions.txt", TABLES["captions.txt"])
+    write(home / "readme.txt", "Pictures of letters.\n")
+    found = captions(imported(home)["train"])
+    assert found == {"a.jpg": ("an a, seen", "another a"), "b.jpg": ("a b",)}
+    write(home / "results.csv", TABLES["results.csv"])
+    with pytest.raises(DataError, match=r"holds several annotation files: captions.txt, results.csv. Name one, for example .*captions.txt"):
+        imported(home)
+
+
 def test_a_split_that_nothing_tells_is_asked_for(home: Path) -> None:
     path = write(home / "mine.csv", TABLES["mine.csv"])
     with pytest.raises(DataError, match="name it, for example with --split train"):

@@ -7,6 +7,8 @@ DataError, which says what to do.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,12 +36,12 @@ FORMATS = (
     files.flickr_tokens,
     referring.records,
     files.records,
-    folders.splits_of_classes,
     folders.pictures_with_texts,
-    folders.classes,
 )
+CLASSES = (folders.splits_of_classes, folders.classes)  # of folders without annotations
 SPLITS = {"train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLITS |= {"test": "test", "testdev": "test", "testing": "test"}
+ANNOTATIONS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")
 SPLITS |= {"testa": "testA", "testb": "testB"}  # of RefCOCO: people, and other objects
 
 
@@ -55,7 +57,7 @@ def import_auto(
     """Recognise what a file or folder is, and import it.
 
     Args:
-        path: an annotation file (json, jsonl, csv, tsv, txt, parquet), or a folder of pictures or of such files.
+        path: an annotation file (json, jsonl, csv, tsv, txt, parquet), or a folder of pictures, of such files, or with one of them.
         out: data set folder to write, such as .data/mine.
         images: folder of the pictures. By default they are looked for beside the file. Sub-folders are searched by file name.
         split: name of the split to write: train, val or test. By default as the data say, else as the file's name does.
@@ -68,9 +70,9 @@ def import_auto(
     if images is not None and not images.is_dir():
         raise DataError(f"--images {images} is not a folder")
     place = Place(path, images, boxes)
-    found = next(filter(None, (recognise(place) for recognise in FORMATS)), None)
+    found = _recognised(place, FORMATS)
     if found is None:
-        raise DataError(f"{path}: no format that is known here ({place.described}). See `make import ARGS=--help` for importers by name")
+        path, found = _inside(place)
     print(f"{path}: {found.format}")
     named = {_named(name, path, split): rows for name, rows in found.splits.items() if split is None or name in (split, "") or _one(found)}
     if not named:
@@ -89,6 +91,26 @@ def import_auto(
         )
         library.report()
         found.dropped.clear()  # what was counted while the file was read is told with the first split
+
+
+def _recognised(place: Place, formats: Sequence[Callable[[Place], Found | None]]) -> Found | None:
+    return next(filter(None, (recognise(place) for recognise in formats)), None)
+
+
+def _inside(place: Place) -> tuple[Path, Found]:
+    """The only annotation file in a folder, which also holds its pictures; without one, the folder as classes. Raises DataError if there
+    are several, and if nothing is recognised."""
+    files = [path for path in place.inside if path.is_file() and path.suffix.lower() in ANNOTATIONS]
+    found = {path: found for path in files if (found := _recognised(replace(place, path=path, images=place.pictures), FORMATS))}
+    if len(found) > 1:
+        several = ", ".join(path.name for path in found)
+        raise DataError(f"{place.path} holds several annotation files: {several}. Name one, for example {next(iter(found))}")
+    if not found and (classes := _recognised(place, CLASSES)):
+        return place.path, classes
+    if not found:
+        unknown = f"{place.path}: no format that is known here ({place.described})"
+        raise DataError(f"{unknown}. See `make import ARGS=--help` for importers by name")
+    return next(iter(found.items()))
 
 
 def _one(found: Found) -> bool:
