@@ -27,7 +27,7 @@ from eval.harness.source import Source, spread
 from eval.scenes.oracle import has_truth
 from models.shared.instructions import Form, Request, conclusion, has_form, reasoning, repeats, requests
 
-ORDER = 115
+ORDER = 125
 HEADLINE = (r"well formed",)
 
 PICTURES = 250

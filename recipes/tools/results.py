@@ -100,7 +100,7 @@ ROUGH = """
 a fault if work is lost, a command hangs or ends in a traceback, or one bad input prevents the processing of others.
 """
 MARK = "\N{DAGGER}"  # marks results of older code
-README_COLUMNS = 8
+README_COLUMNS = 9
 CLAIM = ("page", "sentence", "paper", "ours", "seeds", "verdict")  # columns of the claims table
 SPEEDS = {  # kind of comparison -> heading; like-for-like comparisons come first
     "fp32": "Like for like, fp32",
@@ -450,7 +450,8 @@ def readme_table(published: Published) -> str:
         return "No run has been collected yet: see [recipes/RESULTS.md](recipes/RESULTS.md).\n"
     dataset, results = next(iter(published.results.items()), (published.older[0]["dataset"] if published.older else "", []))
     rows, older = to_rows(results), [row for row in published.older if row["dataset"] == dataset]
-    columns = readme_columns(list(dict.fromkeys([*keys(results), *older_keys(older)])))
+    answered = [key for key in keys(results) if any(row.value(key).value is not None for row in rows)]
+    columns = readme_columns(list(dict.fromkeys([*answered, *older_keys(older)])))
     flops = next(cost for cost in COSTS if cost.field == "train_flops")
     lines = []  # (sort key, cells)
     for row in rows:
