@@ -66,7 +66,8 @@ def their_class(config: Any) -> type[Any]:
 
 
 def tokenizer(name: str | None) -> HubTokenizer:
-    """The language model's; its token for an image is not used, since images are vectors here."""
+    """The language model's; its token for an image is not used, since images are vectors here. A deviation: transformers' tokenizer puts a
+    blank of its own between an image and the line break after it, our template does not."""
     return HubTokenizer(str(name))
 
 
