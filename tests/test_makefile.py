@@ -32,14 +32,17 @@ def venv(tmp_path: Path) -> Path:
     return folder
 
 
+def make(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Make, as if it were not `make test` that runs it: nothing of that make is handed on."""
+    own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")}
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, env=own | (environment or {}))
+
+
 def made(venv: Path, *arguments: str, environment: dict[str, str] | None = None) -> list[list[str]]:
     """The commands that a target runs, as their arguments."""
     log = venv.parent / "asked.jsonl"
     log.unlink(missing_ok=True)
-    command = ["make", "--no-print-directory", f"VENV={venv}", *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"MAKEFLAGS": ""} | (environment or {})
-    )
+    done = make(f"VENV={venv}", *arguments, environment=environment)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in log.read_text().splitlines()]
 
@@ -98,8 +101,7 @@ def test_a_pages_name_reaches_its_command_whole(page: str, venv: Path) -> None:
     ],
 )
 def test_what_make_cannot_hand_on_is_refused_before_anything_runs(given: str, why: str, venv: Path) -> None:
-    command = ["make", f"VENV={venv}", "train-clip", "DATA=x", given]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = make(f"VENV={venv}", "train-clip", "DATA=x", given)
     assert done.returncode
     assert why in done.stderr
     assert not done.stdout
@@ -127,7 +129,7 @@ def test_a_run_is_named_after_its_data_as_it_is_written(data: str, named: str, v
 
 @pytest.mark.parametrize("arguments", [("train-clip", "PRESET=paper"), ("train-nothing", "PRESET=paper")])
 def test_the_papers_preset_asks_for_data(arguments: tuple[str, ...], venv: Path) -> None:
-    done = subprocess.run(["make", f"VENV={venv}", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = make(f"VENV={venv}", *arguments)
     assert done.returncode
     assert "PRESET=paper needs data of the paper's kind: name your shards with DATA=" in done.stderr
     assert "--data" in made(venv, *arguments, "DATA=mine")[-1]
@@ -170,7 +172,7 @@ def test_the_demo_gets_its_runs_and_its_extra_where_it_lacks(venv: Path) -> None
 
 
 def test_only_what_can_be_tuned_is(venv: Path) -> None:
-    done = subprocess.run(["make", f"VENV={venv}", "tune-clip", "DATA=x"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = make(f"VENV={venv}", "tune-clip", "DATA=x")
     assert done.returncode
     assert "tune_clip.py is missing" in done.stdout
     assert made(venv, "tune-magic", "DATA=x", "OUT=a b")[-1][1:3] == ["recipes.tools.tune_magic", "a b"]
