@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -97,9 +98,13 @@ def some_samples(split: Split | None, preset: str, needs: Sequence[str], *, full
     """The first samples of the data, or of the embedded data set, drawn here."""
     if split is not None:
         return next(iter(in_order(split, batch_size=SOME, needs=needs)))
-    size = SCENES["small" if "small" in preset else "tiny"]
-    drawn = [make_sample(size, "train", index) for index in range(SOME)]
+    drawn = _drawn("small" if "small" in preset else "tiny")
     return [replace(drawn[0], captions=(" ".join(drawn[0].captions * 10),)), *drawn[1:]] if full else drawn
+
+
+@cache
+def _drawn(size: str) -> list[Sample]:
+    return [make_sample(SCENES[size], "train", index) for index in range(SOME)]
 
 
 def _tokenizer(recipe: AnyRecipe, preset: str, split: Split | None, samples: Sequence[Sample]) -> Tokenizer:

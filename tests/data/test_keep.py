@@ -101,7 +101,7 @@ def test_each_kept_sample_comes_once_per_epoch_and_no_other(folder: Path, listed
 @pytest.mark.parametrize(("workers", "resumed"), [(0, 0), (2, 0)])
 def test_resuming_is_exact(folder: Path, listed: Path, budget: int, workers: int, resumed: int) -> None:
     whole = taken(make(folder, listed, budget, workers=workers), 16)
-    for stop in (0, 1, 5, 9):
+    for stop in (1, 9):
         loader = make(folder, listed, budget, workers=workers)
         assert taken(loader, stop) == whole[:stop]
         state = json.loads(json.dumps(loader.state()))

@@ -107,7 +107,7 @@ def test_streaming_shuffles_shards_and_samples(folder: Path) -> None:
 @pytest.mark.parametrize(("workers", "resumed"), [(0, 0), (1, 1), (2, 2), (2, 0), (0, 2), (2, 1), (3, 2)])
 def test_resume_continues_exactly(folder: Path, budget: int, workers: int, resumed: int) -> None:
     whole = taken(make(folder, budget, workers=workers), 24)  # more than three epochs
-    for stop in (0, 1, 4, 7, 15):
+    for stop in (0, 4, 15):
         loader = make(folder, budget, workers=workers)
         assert taken(loader, stop) == whole[:stop]
         state = json.loads(json.dumps(loader.state()))

@@ -16,10 +16,10 @@ from eval.harness.showcase import PICTURES
 from tests.eval import fakes
 
 SPLITS = {
-    "train": fakes.single_objects(),
-    "val": fakes.single_objects()[:200],
-    "test": [replace(sample, foils=fakes.captioned(1)[0].foils, key=f"t{sample.key}") for sample in fakes.single_objects()[::7]],
-    "heldout": fakes.captioned(30),
+    "train": fakes.single_objects()[::2],
+    "val": fakes.single_objects()[:60],
+    "test": [replace(sample, foils=fakes.captioned(1)[0].foils, key=f"t{sample.key}") for sample in fakes.single_objects()[::13]],
+    "heldout": fakes.captioned(12),
 }
 
 
@@ -58,7 +58,7 @@ def test_the_batch_size_changes_nothing(whole: Evaluated, by_seven: Evaluated) -
 
 
 def test_one_at_a_time_changes_nothing(tmp_path: Path) -> None:
-    few = SPLITS | {"test": SPLITS["test"][::4], "heldout": SPLITS["heldout"][:8]}
+    few = SPLITS | {"train": SPLITS["train"][::4], "test": SPLITS["test"][::4], "heldout": SPLITS["heldout"][:6]}
     reference = fakes.run(fakes.noisy(), few, tmp_path / "64", batch_size=64)
     other = fakes.run(fakes.noisy(), few, tmp_path / "1", batch_size=1)
     assert other["cells"] == reference["cells"]

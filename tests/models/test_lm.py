@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -201,7 +202,7 @@ def test_a_frozen_model_lets_gradients_through_and_keeps_none() -> None:
 
 
 def test_a_name_out_of_reach_says_what_to_do_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # the variable was read at import
     with pytest.raises(ConnectionError, match="make train-lm"):
         language_model(LanguageConfig(source="nobody/has-this-model"), weights=True)
 

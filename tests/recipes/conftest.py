@@ -13,7 +13,7 @@ from models.shared.vision import VisionConfig
 from recipes import clip, siglip
 from recipes.train.recipe import AnyRecipe, Log
 
-VISION = VisionConfig(width=32, depth=1, heads=2, activation="relu", image_size=64, patch_size=16, stem="conv", pool="avg")
+VISION = VisionConfig(width=32, depth=1, heads=2, activation="relu", image_size=32, patch_size=16, stem="conv", pool="avg")
 TEXT = TransformerConfig(width=32, depth=1, heads=2, activation="relu")
 
 
@@ -32,7 +32,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recipe(scenes: Path) -> AnyRecipe:
     """CLIP, 12 steps of 16, in fp32."""
     model = replace(clip.PRESETS["tiny"].model, vision=VISION, text=TEXT, embed_dim=16)
@@ -49,7 +49,7 @@ def recipe(scenes: Path) -> AnyRecipe:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def siglip_recipe(recipe: AnyRecipe) -> AnyRecipe:
     model = replace(siglip.PRESETS["tiny"].model, vision=replace(VISION, pool="map"), text=TEXT)
     return replace(recipe, model=model)

@@ -42,20 +42,22 @@ def prepared(name: str, preset: str, data: str, folder: Path, *, batch: int) -> 
     return model, recipe, batches
 
 
-def trace(model: Any, recipe: AnyRecipe, number: int, batch: Batch) -> None:
-    """The forward pass and the optimiser step of a stage, as in the loop; torch's backward pass needs a real device for CUDA tensors. The
-    model is of no use afterwards."""
+def trace(model: Any, recipe: AnyRecipe, number: int, batch: Batch, *, steps: bool) -> None:
+    """The forward pass of a stage and, if it `steps`, the optimiser's step, as in the loop; torch's backward pass needs a real device for
+    CUDA tensors. The model is of no use afterwards."""
     stage = enter(model, recipe, number, Progress())
     set_training(model)
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     to_fake(model, fakes, "cuda")
     with fakes:
-        optimizer = optimiser(model, stage.optim, fused=True)
         rows = {name: torch.empty(each.shape, dtype=each.dtype, device="cuda") for name, each in batch.items()}
         losses = model.objective(model.encode(rows))
         assert losses.total.device.type == "cuda"
+        torch.stack([term.detach() for term in losses.terms.values()])
+        if not steps:
+            return
+        optimizer = optimiser(model, stage.optim, fused=True)
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
         norm = nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm)
         step_if_finite(optimizer, norm)
-        torch.stack([term.detach() for term in losses.terms.values()])

@@ -87,7 +87,8 @@ def run(folder: Path, *stages: Stage | Item, seconds: float = 60, **options: Any
     return json.loads((folder / "gpu.json").read_text())["items"] if (folder / "gpu.json").exists() else {}
 
 
-def test_every_end_is_written_down_and_costs_only_itself(tmp_path: Path) -> None:
+def test_every_end_is_written_down_and_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.gpu.schedule.GRACE", 0.3)
     items = [
         Item("good", well, (3,)),
         Item("raises", raises),
@@ -140,7 +141,8 @@ def test_an_item_starts_only_if_its_time_is_left(tmp_path: Path) -> None:
     assert "about 100 s needed" in found["long"]["why"]
 
 
-def test_a_limit_does_not_outlast_the_run(tmp_path: Path) -> None:
+def test_a_limit_does_not_outlast_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.gpu.schedule.GRACE", 0.3)
     began = time.monotonic()
     found = run(tmp_path, Item("hangs", hangs, seconds=0.1, limit=50), seconds=1)
     assert found["hangs"]["status"] == "timed out"
