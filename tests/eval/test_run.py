@@ -69,7 +69,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("moment", [pytest.param(40, marks=pytest.mark.slow), 150, pytest.param(500, marks=pytest.mark.slow), 700])
+@pytest.mark.parametrize("moment", [pytest.param(20, marks=pytest.mark.slow), 80, pytest.param(160, marks=pytest.mark.slow), 250])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, by_seven: Evaluated, moment: int) -> None:
     """Killed while encoding the n-th picture, with a torn last line in every file; resumed with the same batch size."""
     frail = fakes.noisy()
@@ -203,7 +203,7 @@ def test_what_a_model_cannot_do_is_not_zero(tmp_path: Path) -> None:
             return torch.ones(len(images), 2)
 
     result = fakes.run(OnlyImages(), SPLITS, tmp_path, fresh=OnlyImages())
-    cell = fakes.cell(result, "retrieval", "i2t R@1 (62)")
+    cell = fakes.cell(result, "retrieval", "i2t R@1 (34)")
     assert (cell["value"], cell["status"]) == (None, "n/a")
     assert "encode_text" in cell["note"]
     assert fakes.value(result, "probe", "size") > 0.3
