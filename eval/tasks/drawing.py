@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import product
 from math import comb
 from random import Random
@@ -21,7 +21,7 @@ from data.sample import Object, Sample
 from data.scenes.build import sample_of
 from data.scenes.compose import compose
 from data.scenes.language import RELATION_PHRASE, VOCABULARY, parse
-from data.scenes.world import COLOURS, FILLS, HELD_OUT, RELATIONS, SHAPES, SIZES, direction
+from data.scenes.world import COLOURS, FILLS, HELD_OUT, PRESETS, RELATIONS, SHAPES, SIZES, direction
 from eval.base.capabilities import Drawer, Images
 from eval.base.records import Record
 from eval.base.task import Measure
@@ -51,9 +51,16 @@ def plan(source: Source) -> list[Drawing]:
         if split not in (source.primary, "heldout"):
             continue  # the style shift changes pictures, not prompts
         prompts = spread(held_out_prompts() if split == "heldout" else seen_prompts(), source.limit)
-        real = [sample_of(compose(prompt, preset, Random(prompt)), number) for number, prompt in enumerate(prompts)]
-        tasks.append(Drawing(split, [replace(each, captions=(prompt,)) for each, prompt in zip(real, prompts, strict=True)], read))
+        tasks.append(Drawing(split, list(_drawn(tuple(prompts), preset.pixels)), read))
     return tasks
+
+
+@lru_cache(maxsize=8)  # the same for all models
+def _drawn(prompts: tuple[str, ...], pixels: int) -> list[Sample]:
+    """Each prompt as the renderer draws it at this size."""
+    preset = next(each for each in PRESETS.values() if each.pixels == pixels)
+    scenes = [sample_of(compose(prompt, preset, Random(prompt)), number) for number, prompt in enumerate(prompts)]
+    return [replace(scene, captions=(prompt,)) for scene, prompt in zip(scenes, prompts, strict=True)]
 
 
 def seen_prompts() -> list[str]:

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(sample.image).save(buffer, "PNG")
             yield sample, "png", buffer.getvalue()
 
-    for split, count in {"train": 120, "val": 40, "test": 60, "heldout": 20, "style": 20}.items():
+    for split, count in {"train": 60, "val": 20, "test": 40, "heldout": 12, "style": 12}.items():
         shard = write_shard(root / "scenes" / split / "00000.tar", encoded(split, count))
         write_index(root / "scenes" / split, name="scenes-test", split=split, shards=[shard])
     torch.manual_seed(1)
