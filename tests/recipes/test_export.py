@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,8 @@ def test_siglip_and_a_language_model_in_transformers(tmp_path: Path) -> None:
 
 def test_encoders_in_onnx_also_with_convolutions(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
-    config = CLIPConfig(**{**vars(CLIPConfig.tiny()), "vocab_size": WORDS.vocab_size})
+    tiny = CLIPConfig.tiny()
+    config = replace(tiny, vision=replace(tiny.vision, depth=1), text=replace(tiny.text, depth=1), vocab_size=WORDS.vocab_size)
     run = saved(CLIP(config, WORDS), tmp_path / "run")
     checks = export(run, "onnx", tmp_path / "out")
     assert [check.what for check in checks] == [f"{side} features of {count}" for side, count in
