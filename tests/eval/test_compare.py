@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from eval import EvalError
@@ -48,6 +49,12 @@ def edit_cells(run: Path, key: Key, **fields: Any) -> None:
         if (cell["task"], cell["split"], cell["metric"], cell["variant"]) == (*key, "model"):
             cell |= fields
     write(path, raw)
+
+
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a report's time goes into its plots."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: file.write("<svg></svg>"))
 
 
 def test_two_models_give_all_four_outputs_which_are_a_function_of_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +197,7 @@ def test_interval_over_seeds_is_students() -> None:
     assert (low, high) == pytest.approx((0.6 - 0.24841, 0.6 + 0.24841), abs=1e-4)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_what_could_not_be_measured_is_never_a_zero(tmp_path: Path) -> None:
     write_run(tmp_path, "clip")
     run = write_run(tmp_path, "cm3leon")
@@ -321,6 +329,7 @@ def test_the_page_needs_no_network_and_runs_no_strangers_script(tmp_path: Path) 
     assert commands.count("```") == 1
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_pictures_show_what_was_hidden_and_filled_in(tmp_path: Path) -> None:
     run = write_run(tmp_path, "clip")
     path = run / "eval/scenes-tiny/showcase.json"
@@ -348,6 +357,7 @@ def looking(folder: Path, **changes: Any) -> Any:
     return report_on(folder).datasets[0].pictures[0].shown[0].look
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_pictures_show_where_a_model_looked(tmp_path: Path) -> None:
     found = looking(tmp_path)
     assert (found.side, found.percent, found.area) == (2, [25, 50, 75, 100], AREA)
@@ -357,6 +367,7 @@ def test_pictures_show_where_a_model_looked(tmp_path: Path) -> None:
     assert "function drawVeil" in page
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_reader_switches_attention_on_and_off(tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     browser = next(filter(None, map(shutil.which, screenshot.BROWSERS)), None)
@@ -383,6 +394,7 @@ def test_a_reader_switches_attention_on_and_off(tmp_path: Path) -> None:
     assert wrong == []
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_showcases_without_attention_are_read(tmp_path: Path) -> None:
     write_run(tmp_path, "clip", samples=6, log=False)
     assert report_on(tmp_path).datasets[0].pictures[0].shown[0].look is None
@@ -422,6 +434,7 @@ def test_attention_of_another_kind_is_named(name: str, value: Any, tmp_path: Pat
     assert "showcase.json: " in " ".join(report_on(tmp_path).faults)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_pictures_show_what_a_ranking_rests_on(tmp_path: Path) -> None:
     run = write_run(tmp_path, "clip")
     path = run / "eval/scenes-tiny/showcase.json"
@@ -448,6 +461,7 @@ def test_pictures_show_each_models_first_choice(tmp_path: Path) -> None:
         assert not picture.agree
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_captions_with_a_score_stand_from_the_best_to_the_worst(tmp_path: Path) -> None:
     path = write_run(tmp_path, "coca") / "eval/scenes-tiny/showcase.json"
     shown = json.loads(path.read_text())
@@ -463,6 +477,7 @@ def test_captions_with_a_score_stand_from_the_best_to_the_worst(tmp_path: Path) 
     assert page.count("what another wrote") == 3
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_the_report_opens_with_pictures_that_say_what_each_page_made_of_them(tmp_path: Path) -> None:
     for model in ("clip", "coca", "cm3leon"):
         write_run(tmp_path, model, samples=10, log=False)
@@ -506,6 +521,7 @@ def test_an_older_run_shares_its_row_with_a_newer_seed(tmp_path: Path) -> None:
     assert [len(row.results) for row in report_on(tmp_path).datasets[0].rows] == [2]
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_cell_below_chance_says_why_in_place(tmp_path: Path) -> None:
     key = Key("retrieval", "test", "i2t R@5 (500)")  # chance is .010
     edit_cells(write_run(tmp_path, "blip2", notes={"retrieval": "Because <so>."}), key, value=0.002, low=0.0, high=0.004)

@@ -72,7 +72,9 @@ def test_heads_and_convolutions_are_no_blocks() -> None:
 
 def test_the_plan_shows_what_it_saves() -> None:
     recipe = page("clip").PRESETS["small"]
-    recipe = replace(recipe, model=replace(recipe.model, vision=replace(recipe.model.vision, depth=4), text=replace(recipe.model.text, depth=4)))
+    recipe = replace(
+        recipe, model=replace(recipe.model, vision=replace(recipe.model.vision, depth=4), text=replace(recipe.model.text, depth=4))
+    )
     (kept,) = plan(recipe, "small", [1], on_gpu=True).stages
     (again,) = plan(replace(recipe, recompute=True), "small", [1], on_gpu=True).stages
     assert again.step.activations < kept.step.activations / 2
