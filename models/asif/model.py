@@ -22,14 +22,16 @@ from models.asif.anchors import NOTHING, Anchors
 from models.asif.relative import Relative, products, relative, rows
 from models.asif.texts import surprising_words, text_encoder
 from models.contract import Losses, Model
+from models.shared import device
 from models.shared.backbones import LanguageConfig, fetch_language, freeze, known, looked_at, named_tower
 from models.shared.collate import PairCollate
 from models.shared.distributed import gather
 from models.shared.images import HALF, OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.shared.sentences import fetch_sentences, mean_states
-from models.shared.text import Tokenizer, until_end
+from models.shared.text import Tokenizer, of_like_length, until_end
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
+PASSES = 4  # on a CPU texts of like length are read together: less padding
 ROWS = 1024  # anchors' texts compared with pictures at a time, in captioning
 
 
@@ -133,7 +135,11 @@ class ASIF(Model):
     def _text_vectors(self, ids: Tensor) -> Tensor:
         """`[B, T]` -> unit length `[B, E]`; 0 for a text of no tokens."""
         encode = mean_states if self.config.sentences else surprising_words
-        return F.normalize(encode(self.language, ids, self.tokenizer), dim=-1)
+        if not device.host_knows(ids):
+            return F.normalize(encode(self.language, ids, self.tokenizer), dim=-1)
+        groups, back = of_like_length(until_end(ids, self.tokenizer).sum(dim=1), PASSES)
+        found = [encode(self.language, ids[rows, :longest], self.tokenizer) for rows, longest in groups]
+        return F.normalize(torch.cat(found)[back], dim=-1)
 
     # ------------------------------------------------------------------------------------------------- the anchors
 

@@ -23,7 +23,7 @@ from models.shared.backbones import Continuation, LanguageConfig, fetch_language
 from models.shared.distributed import mean_of_all
 from models.shared.generate import GREEDY, Decoding, generate, not_text
 from models.shared.prefix import token_nll
-from models.shared.text import Tokenizer, layout, until_end
+from models.shared.text import Tokenizer, layout, of_like_length, until_end
 from models.shared.transformer import as_autocast
 
 PASSES = 4  # on a CPU documents of like length are read together: a third less padding
@@ -89,9 +89,8 @@ class LM(Model):
         if not device.host_knows(batch["ids"]):
             return self._read(batch["ids"])
         lengths = until_end(batch["ids"], self.tokenizer).sum(dim=1)
-        order = lengths.argsort()
-        parts = [self._read(batch["ids"][rows, : int(lengths[rows].max())]) for rows in order.chunk(PASSES)]
-        back = order.argsort()
+        groups, back = of_like_length(lengths, PASSES)
+        parts = [self._read(batch["ids"][rows, :longest]) for rows, longest in groups]
         return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
 
     def _read(self, ids: Tensor) -> dict[str, Tensor]:

@@ -62,6 +62,13 @@ def until_end(ids: Tensor, tokenizer: Tokenizer) -> Tensor:
     return torch.arange(ids.shape[1], device=ids.device) <= place_of_end(ids, tokenizer)[:, None]
 
 
+def of_like_length(lengths: Tensor, groups: int) -> tuple[list[tuple[Tensor, int]], Tensor]:
+    """Rows of like length in about as many `groups`, each with its longest length, so that little is padding; and the order of rows that
+    brings what was found for one group after another back into the order of `lengths` `[B]`. On a CPU only: the host waits for lengths."""
+    order = lengths.argsort()
+    return [(rows, int(lengths[rows].max())) for rows in order.chunk(groups)], order.argsort()
+
+
 class BPETokenizer:
     """Lower-cased byte-level BPE like CLIP's, trained on captions. Ids 0, 1 and 2 are padding, start and end."""
 
