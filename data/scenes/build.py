@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
@@ -133,11 +133,17 @@ def write_splits(
                 (folder / f"{number:05d}.tar", preset_name, split, seed, make, range(start, min(start + SAMPLES_PER_SHARD, total)))
                 for number, start in enumerate(range(0, total, SAMPLES_PER_SHARD))
             ]
-            with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-                shards = list(track(pool.map(_write, jobs), f"{name}: {split}", len(jobs), disable=not sys.stderr.isatty()))
+            processes = min(workers or os.cpu_count() or 1, len(jobs))
+            with _pool(processes) if processes > 1 else nullcontext() as pool:  # a process takes longer to start than most splits to write
+                written = pool.map(_write, jobs) if pool else map(_write, jobs)
+                shards = list(track(written, f"{name}: {split}", len(jobs), disable=not sys.stderr.isatty()))
             write_index(folder, name=name, split=split, shards=shards)
             if not _complete(out, split, total):
                 remove_folder(out / split)
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
 
 
 def _complete(out: Path, split: str, total: int) -> bool:
