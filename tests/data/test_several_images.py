@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from data.sample import Sample, from_record, to_record
 from data.shards import find, write_index, write_shard
 from data.texts import texts
 from tests.data.kit import encode, picture, write_tar
+from tests.processes import command
 
 
 def page_of(number: int, images: int) -> Sample:
@@ -156,7 +155,7 @@ def test_from_record_without_images_of_its_own() -> None:
 
 def test_check_data_counts_pages(tmp_path: Path) -> None:
     folder = written(tmp_path / "pages", [page_of(number, 3) for number in range(4)])
-    done = subprocess.run([sys.executable, "-m", "data.check", str(folder)], capture_output=True, text=True, check=False)
+    done = command("data.check", str(folder))
     assert done.returncode == 0, done.stderr
     assert "4 usable samples of 4" in done.stdout
     assert "3.0 per sample" in done.stdout
