@@ -221,7 +221,7 @@ def test_blocks_stand_in_front_of_the_layers_of_any_decoder(words: BPETokenizer,
     own = {"gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 2}, "opt": {"word_embed_proj_dim": 32, "ffn_dim": 48}}.get(kind.model_type, {})
     usual = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48} if kind is not GPT2Config else {}
     described = json.loads(kind(**usual, **own, vocab_size=words.vocab_size).to_json_string()) | {"model_type": kind.model_type}
-    model = build(words, language=LanguageConfig(architecture=json.dumps(described)), every=2)
+    model = build(words, language=LanguageConfig(architecture=json.dumps(described)), every=2, context=24)
     assert len(model.blocks) == 2
     assert len(decoder_layers(model.language)) == 4
     images = [page(TINY, "pages", 0).image, page(TINY, "pages", 1).image]
@@ -273,7 +273,7 @@ def test_earlier_pictures_reach_later_texts_through_the_language_model(words: BP
 
 
 def test_texts_before_any_picture_see_none_and_nothing_is_nan(words: BPETokenizer) -> None:
-    model = build(words)
+    model = build(words, context=24)
     row, shown = model._row(["answer in one word.", page(TINY, "pages", 0).image, "a star", page(TINY, "pages", 0).images[1]])
     assert set(row.seen[: row.ids.index(SOFT)]) == {NOTHING}
     assert len(shown) == 2
@@ -383,7 +383,7 @@ def test_the_loss_is_the_mean_by_hand(words: BPETokenizer, samples: list[Sample]
 
 
 def test_generation_is_greedy_and_independent_of_the_batch(words: BPETokenizer) -> None:
-    model = build(words)
+    model = build(words, context=24)
     images = page(TINY, "pages", 3).images
     prompts: list[list[Any]] = [[images[0], "\na red star\n", images[1], "\n"], [images[2]], [images[3], "a", images[4], "b", images[0]]]
     together = model.complete(prompts)
@@ -406,7 +406,7 @@ def test_generation_is_greedy_and_independent_of_the_batch(words: BPETokenizer) 
 
 
 def test_beams_follow_their_pictures(words: BPETokenizer) -> None:
-    model = build(words)
+    model = build(words, context=24)
     images = page(TINY, "pages", 3).images
     how = Decoding(beams=3)
     assert model.caption(images, how=how) == [model.caption([image], how=how)[0] for image in images]
@@ -443,7 +443,7 @@ def _of_prompt(model: Flamingo, image: np.ndarray, text: str) -> Tensor:
 
 
 def test_answers_continue_the_question(words: BPETokenizer) -> None:
-    model = build(words)
+    model = build(words, context=40)
     image, question = page(TINY, "pages", 3).image, "how many objects are there?"
     assert model.answer([image], [question]) == model.complete([[image, f"\nquestion: {question} answer:"]])
     assert model.answer([], []) == model.caption([]) == model.complete([]) == []
