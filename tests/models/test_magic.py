@@ -110,7 +110,8 @@ def derived(model: MAGIC, image: np.ndarray, prompt: Sequence[int], end: int, li
     for _ in range(limit):
         said, probability = last_states(model, [*prompt, *written])
         order = [token for token in np.argsort(-probability, kind="stable").tolist() if token not in forbidden][: how.k]
-        penalty = [max(cosine(last_states(model, [*prompt, *written, token])[0][-1], past) for past in said) for token in order]
+        last = [last_states(model, [*prompt, *written, token])[0][-1] for token in order]
+        penalty = [max(cosine(state, past) for past in said) for state in last]
         with torch.no_grad():
             texts = [model.tokenizer.decode([*written, token][-model.config.seen :]) for token in order]
             fit = np.array([cosine(feature, seen) for feature in model.clip.encode_text(texts).numpy()])
