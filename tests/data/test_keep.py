@@ -6,6 +6,7 @@ import copy
 import json
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_split(tmp_path_factory.mktemp("data") / "toy", SIZES)
 
 
-@pytest.fixture(params=["ours", "keys", "names"])
+FORMS = ("ours", "keys", "names")
+
+
+@pytest.fixture(params=FORMS)
 def listed(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Path:
     """The same samples in a list of ours, as keys alone, and as file names."""
     path = tmp_path / "list"
@@ -43,6 +47,15 @@ def listed(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Path
     else:
         path.write_text("".join(f"{n:06d}{'.png' if request.param == 'names' else ''}\r\n" for n in KEPT))
     return path
+
+
+def in_every_form(*settings: tuple[int, int]) -> list[Any]:
+    """Settings of loaders with lists of every form. All are the same once they are read: of the others, the first setting is enough."""
+    return [
+        pytest.param(form, *each, marks=[pytest.mark.slow] if form != "ours" and each != settings[0] else [])
+        for form in FORMS
+        for each in settings
+    ]
 
 
 def located(split: Split) -> list[tuple[str, str]]:
@@ -74,8 +87,7 @@ def test_a_kept_split_knows_its_size(folder: Path, listed: Path) -> None:
     assert [Path(url).name for url in split.to_read] == ["00000.tar", "00001.tar", "00003.tar", "00005.tar"]
 
 
-@pytest.mark.parametrize("world", [1, 2])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("listed", "workers", "world"), in_every_form((0, 1), (0, 2), (2, 1), (2, 2)), indirect=["listed"])
 @pytest.mark.parametrize("budget", [HOLD, STREAM])
 def test_each_kept_sample_comes_once_per_epoch_and_no_other(folder: Path, listed: Path, budget: int, workers: int, world: int) -> None:
     epochs = 3
@@ -98,7 +110,7 @@ def test_each_kept_sample_comes_once_per_epoch_and_no_other(folder: Path, listed
 
 
 @pytest.mark.parametrize("budget", [HOLD, STREAM])
-@pytest.mark.parametrize(("workers", "resumed"), [(0, 0), (2, 0)])
+@pytest.mark.parametrize(("listed", "workers", "resumed"), in_every_form((0, 0), (2, 0)), indirect=["listed"])
 def test_resuming_is_exact(folder: Path, listed: Path, budget: int, workers: int, resumed: int) -> None:
     whole = taken(make(folder, listed, budget, workers=workers), 16)
     for stop in (1, 9):
