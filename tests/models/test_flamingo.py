@@ -24,14 +24,12 @@ from models.flamingo import Flamingo, FlamingoConfig
 from models.flamingo.collate import NOTHING, STATES
 from models.flamingo.gated import GatedCrossAttention
 from models.flamingo.resampler import PerceiverResampler
-from models.flamingo.sizes import SIZES
 from models.lm.corpus import documents
 from models.shared.backbones import LanguageConfig, decoder_layers, language_model
 from models.shared.generate import Decoding
 from models.shared.prefix import PADDING, SOFT
 from models.shared.text import BPETokenizer
 from models.shared.transformer import TransformerConfig
-from recipes.tools.params import agrees, count
 from tests.models.kit import assert_close, randomise
 
 LANGUAGE = LanguageConfig(width=32, depth=2, heads=2, hidden=48)
@@ -475,11 +473,6 @@ def test_the_papers_comparisons(words: BPETokenizer, samples: list[Sample], chan
     assert all(parameter.grad is not None for parameter in trained.values())
     assert any(name.startswith("language.") for name in trained) == ("tune_language" in changes)
     assert (float(losses.total) != float(build(words)(batch).total)) == differs
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: size.name)
-def test_paper_size(size: Any) -> None:
-    assert agrees(size, count(size)), count(size)
 
 
 def test_bad_values_are_refused(words: BPETokenizer) -> None:
