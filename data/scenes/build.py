@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
@@ -134,16 +134,15 @@ def write_splits(
                 for number, start in enumerate(range(0, total, SAMPLES_PER_SHARD))
             ]
             processes = min(workers or os.cpu_count() or 1, len(jobs))
-            with _pool(processes) if processes > 1 else nullcontext() as pool:  # a process takes longer to start than most splits to write
-                written = pool.map(_write, jobs) if pool else map(_write, jobs)
+            with ExitStack() as stack:
+                written: Iterator[dict[str, object]] = map(_write, jobs)  # a process takes longer to start than most splits to write
+                if processes > 1:
+                    pool = stack.enter_context(ProcessPoolExecutor(processes, mp_context=get_context("spawn")))
+                    written = pool.map(_write, jobs)
                 shards = list(track(written, f"{name}: {split}", len(jobs), disable=not sys.stderr.isatty()))
             write_index(folder, name=name, split=split, shards=shards)
             if not _complete(out, split, total):
                 remove_folder(out / split)
-
-
-def _pool(processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
 
 
 def _complete(out: Path, split: str, total: int) -> bool:
