@@ -182,8 +182,8 @@ tune-%: $(READY) data ## tune a model's decoding on the val split, where recipes
 	@$(FINISHED) || $(MAKE) --no-print-directory $(call quoted,train-$*)
 	$(PY) -m $(call quoted,recipes.tools.tune_$*) $(RUN_QUOTED) $(WHERE) $(ARGS)
 
-params: $(READY) ## compare parameter counts with the papers
-	$(PY) -m recipes.tools.params
+params: $(READY) ## compare parameter counts with the papers: ARGS="clip siglip"
+	$(PY) -m recipes.tools.params $(ARGS)
 
 bench: $(READY) data ## measure speed relative to the reference libraries
 	$(PY) -m recipes.bench $(WHERE) $(ARGS)

@@ -127,7 +127,7 @@ def test_it_trains_evaluates_is_compared_and_counted_and_keeps_the_contract(copy
         ("recipes.train", "toy", "tiny", "--out", ".runs/toy-tiny-s0", "--device", "cpu"),
         ("eval.run", ".runs/toy-tiny-s0", "--tasks", "zeroshot,retrieval", "--device", "cpu"),
         ("eval.compare",),
-        ("recipes.tools.params",),
+        ("recipes.tools.params", "toy"),
         ("pytest", *quiet, "tests/recipes/test_contract.py", "tests/test_architecture.py", "-k", CHOSEN),
     )
     said = done.stdout

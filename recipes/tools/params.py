@@ -1,6 +1,7 @@
 """Compare parameter counts with those of the papers and released models: `python -m recipes.tools.params` (= `make params`).
 
-Covers every model at `tiny` and the `SIZES` listed by its package. Models are built on the meta device, so no memory is allocated.
+Covers every model, or those that are named (`make params ARGS="clip siglip"`), at `tiny` and the `SIZES` listed by its package. Models are
+built on the meta device, so no memory is allocated.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ from models.shared.text import OpenCLIPTokenizer
 
 LEARNED = 436  # tokens, of the embedded data set's captions
 INITIALISERS = {"normal_", "uniform_", "erfinv_", "clamp_", "mul_", "add_", "fill_", "zero_"}  # change only values
+INITIALISERS |= {"kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_", "trunc_normal_", "constant_"}
 
 
 def sizes() -> Iterator[Size]:
@@ -60,8 +62,9 @@ class _Uninitialised(TorchFunctionMode):
     """Initial values are not computed for tensors without storage, where that would take most of the time."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if args and func.__name__ in INITIALISERS and args[0].is_meta:
-            return args[0]
+        first = args[0] if args else (kwargs or {}).get("tensor")  # of torch.nn.init
+        if func.__name__ in INITIALISERS and isinstance(first, torch.Tensor) and first.is_meta:
+            return first
         return func(*args, **(kwargs or {}))
 
 
@@ -71,17 +74,23 @@ def agrees(size: Size, ours: int) -> bool:
     return figure is None or abs(ours - figure) <= size.rounded * figure
 
 
-def main() -> int:
-    """Print the table. Returns 1 if a count differs from the published or derived one."""
+def main(names: Collection[str] = ()) -> int:
+    """Print the table, of the models with these names or of all. Returns 1 if a count differs from the published or derived one."""
+    if unknown := set(names) - models.all_models().keys():
+        print(f"error: there is no model {', '.join(sorted(unknown))}; there are {', '.join(models.all_models())}", file=sys.stderr)
+        return 1
     table = Table("model", "variant", "ours", "published", "derived", "source")
     for column in (2, 3, 4):
         table.columns[column].justify = "right"
     equal = True
     for size in sizes():
+        name = models.model_of(size.config).name
+        if names and name not in names:
+            continue
         ours = count(size)
         equal &= agrees(size, ours)
         figures = [f"{figure:,}" if figure else "" for figure in (ours, size.published, size.derived)]
-        table.add_row(models.model_of(size.config).name, size.name, *figures, size.source)
+        table.add_row(name, size.name, *figures, size.source)
     console = plain_console()
     console.width = console.width if console.is_terminal else 160  # the sources are sentences
     console.print(table)
@@ -89,4 +98,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

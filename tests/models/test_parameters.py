@@ -54,6 +54,16 @@ def test_table_has_every_model_and_names_its_sources(capsys: pytest.CaptureFixtu
     assert all(name in printed for name in models.all_models())
 
 
+def test_some_models_are_counted_alone_and_what_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clip", "lm"]) == 0
+    rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    first = {row[0] for row in rows if row}
+    assert {"clip", "lm"} < first
+    assert not {"siglip", "cloob"} & first
+    assert main(["clip", "klip"]) == 1
+    assert "there is no model klip; there are" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-L-14-quickgelu", "ViT-H-14"])
 def test_open_clips_configurations_have_open_clips_counts(name: str) -> None:
     cfg = open_clip.get_model_config(name)
