@@ -209,7 +209,7 @@ lint: $(READY) ## run ruff and mypy
 	$(PY) -m mypy
 
 clean: ## remove runs and generated data, keep the environment
-	rm -rf .runs .data/scenes-* .data/pool-* .data/pages-*
+	rm -rf .runs .data/scenes-* .data/pool-* .data/pages-* .data/several-*
 
 # torch and torchvision are asked for together, so that both come from one index and fit each other.
 $(READY): pyproject.toml

@@ -27,7 +27,7 @@ from typing import IO, Any
 import braceexpand
 
 from data.captions import decode_text
-from data.files import replacing, write_text
+from data.files import FileError, parse_json, read_text, replacing, write_text
 from data.remote import REMOTE, Remote, missing_package
 from data.sample import Sample, to_record
 
@@ -389,8 +389,9 @@ def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / "index.json"
     if not path.exists():
         return {}
+    cure = f"Delete it; `make check-data DATA={quote(str(folder))}` writes a new one"
     try:
-        index = json.loads(path.read_text())
+        index = parse_json(read_text(path, cure), path, cure)
         if index["schema"] != SCHEMA:
             raise ValueError(f"schema {index['schema']!r}, expected {SCHEMA}")
         for key, fits in _INDEX.items():
@@ -399,12 +400,11 @@ def _read_index(folder: Path) -> dict[str, Any]:
         for shard in index["shards"]:
             if Path(shard["file"]).name != shard["file"]:
                 raise ValueError(f"{shard['file']!r} is not a plain file name")
-        return index
+        return dict(index)
+    except FileError as error:
+        raise DataError(str(error)) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is not a valid index: {type(error).__name__} {error}. Delete it; `make check-data DATA={quote(str(folder))}` writes "
-            "a new one"
-        ) from error
+        raise DataError(f"{path} is not a valid index: {type(error).__name__} {error}. {cure}") from error
 
 
 def _is_count(value: Any) -> bool:

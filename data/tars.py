@@ -237,7 +237,7 @@ def _expected(path: Path) -> int | None:
     def found(file: Path, look: Callable[[Any], Any]) -> int | None:
         try:
             number = look(json.loads(file.read_bytes()))
-        except (OSError, ValueError, LookupError, TypeError, StopIteration):
+        except (OSError, ValueError, LookupError, TypeError, StopIteration, RecursionError):
             return None
         return number if isinstance(number, int) else None
 

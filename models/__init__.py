@@ -74,6 +74,8 @@ def _imported() -> dict[str, type[Model]]:
 # ------------------------------------------------------------------------------------------------- to and from disk
 
 TRAIN_AGAIN = "Remove the run folder, and train it again"
+# A model takes at most MORE times the bytes of its weights' file, which may hold half precision and tied weights once, and SMALL bytes.
+MORE, SMALL = 8, 1 << 26
 
 
 def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Model:
@@ -84,6 +86,7 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Mo
     model, ValueError when a file of it is broken (FileError) or the weights do not fit the configuration.
     """
     from models.shared.lora import adapt
+    from models.shared.room import free_memory, room_for_parameters
     from models.shared.tensors import read_tensors
     from models.shared.text import load_tokenizer
 
@@ -95,23 +98,26 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Mo
     kind, config = described(folder)
     tokenizer = load_tokenizer(folder) if kind.reads_text() else None
     adapted = _adapted(folder / "model.json")
+    file = folder / "model.safetensors"
+    room = MORE * file.stat().st_size + SMALL if weights and file.exists() else free_memory()
     try:
-        model = kind(config, tokenizer)
-        if adapted:
-            adapt(model, **adapted)
+        with room_for_parameters(room):
+            model = kind(config, tokenizer)
+            if adapted:
+                adapt(model, **adapted)
         model.leave_out(_without(folder / "model.json", kind))
     except Exception as error:  # constructors can raise anything if sizes are invalid
         raise FileError(f"{folder / 'model.json'} does not describe a valid {kind.name} ({_said(error)}). {TRAIN_AGAIN}") from error
     if weights:
-        if not (folder / "model.safetensors").exists():
+        if not file.exists():
             raise FileNotFoundError(
                 f"{folder} has no model.safetensors: its training was interrupted; run `make train-...` again to resume"
             )
-        state = read_tensors(folder / "model.safetensors", TRAIN_AGAIN)
+        state = read_tensors(file, TRAIN_AGAIN)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"{folder / 'model.safetensors'} does not fit {folder / 'model.json'}: {error}") from error
+            raise ValueError(f"{file} does not fit {folder / 'model.json'}: {error}") from error
     return model.to(device).eval()
 
 

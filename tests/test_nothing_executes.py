@@ -196,6 +196,26 @@ def test_a_configuration_that_names_another_place(field: str, tmp_path: Path, ma
     assert_untouched(marker)
 
 
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"model_type": "timm_backbone", "backbone": "hf_hub:someone/vit"},
+        {"model_type": "timm_wrapper", "architecture": "local-dir:/somewhere"},
+        {"model_type": "detr", "backbone": "hf_hub:someone/vit"},
+        {"model_type": "detr"},
+    ],
+)
+def test_a_tower_with_a_backbone_elsewhere(architecture: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = clip_run(tmp_path / "run")
+    described = json.loads((run / "model.json").read_text())
+    tower = {"library": "transformers", "source": "", "architecture": json.dumps(architecture), "size": 32}
+    described["config"]["vision"]["tower"] = json.dumps(tower)
+    (run / "model.json").write_text(json.dumps(described))
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was asked"))
+    with pytest.raises(ValueError, match=r"model\.json .*has a backbone .*, which would be fetched"):
+        models.load(run)
+
+
 def test_a_tokenizer_inside_of_a_configuration(tmp_path: Path, marker: Path) -> None:
     theirs, run = hostile(tmp_path / "theirs", marker), tmp_path / "run"
     config = MAGICConfig(clip=CLIP_, language=SMALL, vocab_size=WORDS.vocab_size)

@@ -21,11 +21,13 @@ from itertools import permutations
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from data.decode import Tally, decode, read_shard
 from data.fields import require
 from data.files import new_folder, remove_folder
 from data.sample import Object, Sample
@@ -120,13 +122,16 @@ def write_splits(
     samples: dict[str, int] | None = None,
 ) -> None:
     """Write every split as shards with an index, from `make(preset, split, index, seed=seed)`. Complete splits are kept; others are written
-    to a temporary folder and then replaced.
+    to a temporary folder and then replaced. Raises DataError for a complete split with other samples than `make` and `seed` give.
 
     Two builds at once give one data set: the split of the faster one stays.
     """
     preset = PRESETS[preset_name]
     for split, total in (samples or preset.samples).items():
         if _complete(out, split, total):
+            first = make(preset, split, 0, seed=seed)
+            if _first_sample(out, split) != (first.captions, first.extra):
+                raise DataError(f"{out / split} has other samples than {name} with seed {seed}. Remove it, or choose another --out")
             continue
         with suppress(FileExistsError), new_folder(out / split) as folder:
             jobs = [
@@ -151,6 +156,13 @@ def _complete(out: Path, split: str, total: int) -> bool:
         return (out / split).is_dir() and find(out, split).samples == total
     except (DataError, OSError):
         return False
+
+
+def _first_sample(out: Path, split: str) -> tuple[tuple[str, ...], dict[str, Any]] | None:
+    """Its captions and extra fields, which tell seeds and kinds of data sets apart."""
+    first = next(read_shard(find(out, split).urls[0], Tally()), None)
+    sample = decode(first, (), Tally()) if first else None
+    return (sample.captions, sample.extra) if sample else None
 
 
 def _write(job: tuple[Path, str, str, int, Make, range]) -> dict[str, object]:

@@ -23,8 +23,8 @@ PICTURE = r"(?:image|picture|photo|photograph|scene)s?"
 WHO = r"(?:there|it|i|they|we|he|she|this|that|you|one)"
 BE = r"(?:is|are|was|were|be|been|seems?|appears?|exists?|do|does|did|has|have|can|could|would|will)"
 SEE = (
-    r"(?:see|seeing|find|spot|notice|observe|detect|locate|perceive|discern|identify|recogni[sz]e|distinguish|make out|saw|seen|found"
-    r"|spotted|noticed|observed|detected|located|perceived|discerned|identified|recogni[sz]ed|made out)"
+    r"(?:see|seeing|find|spot|notice|observe|detect|locate|perceive|discern|identify|recogni[sz]e|distinguish|saw|seen|found"
+    r"|spotted|noticed|observed|detected|located|perceived|discerned|identified|recogni[sz]ed)"
 )
 SHOW = r"(?:(?:contain|show|include|depict|feature|display|present|portray|have)(?:s|ed|ing)?|has)"
 VISIBLE = r"(?:visible|present|shown|depicted|pictured|displayed|featured|included)"
@@ -63,18 +63,23 @@ SAME = [  # (wordings, the one that is read instead), applied in this order
     (r"(\w+)'d", r"\1 would"),
     (r"(\w+)'(?:ve|ll)", r"\1"),
     (r"(?:if i am not|unless i am) (?:mistaken|wrong|incorrect)", ""),
+    (r"^not only (is|are|was|were|do|does|can|has|have) (there|it|they|he|she|i|we|this|that)", r"\2 \1"),
     (rf"^(?:{BE} {WHO}|(?:is|are) (?:the|an?|any))\b[^,:]*[,:]", ""),  # a repeated question: "is there a dog: yes"
     # words
     (r"yes no(?= :)|(?:neither )?yes n?or no|whether or not", "whether"),
-    (r"(?:yes+|yea+h*|yep|yup|aye|affirmative)", "yes ,"),
+    (r"(?:yes+|yea+h*|yep|yup|aye|affirmative|uh huh|mm+ hmm+)", "yes ,"),
+    (r"nuh uh", "no ,"),
     (rf"(?:nope|nah|nay|negative|noo+)|no(?= (?:{WHO}|because|since|yes|sir|no|not|thanks|please|as|just|only)\b)(?! one\b)", "no ,"),
     (r"(yes|no) (?:from|for) me", r"\1"),
     (r"^no(?= (?:an?|the)\b)", "no ,"),
     (r"(?:^|(?:answer|it) (?:is )?)(yes|no) :", r"\1 ,"),
+    (r"(answer (?:is|:) (?:yes|no))(?= (?:the |my |final )*answer)", r"\1 ,"),
     (r", (?:in fact|indeed|actually|clearly|unfortunately|sadly|however) ,", ""),
     (r"false|untrue", "not true"),
     (r"incorrect|inaccurate|wrong|mistaken", "not correct"),
     ("accurate", "correct"),
+    (r"^((?:not )?(?:true|correct)) :", r"\1 ,"),
+    (r"(?:description|caption|statement|sentence|text)( (?:does )?not)? (?:match(?:es)?|fits?|agrees?)$", r"that is\1 true"),
     (r"i (?:strongly |totally )?(?:disagree|(?:do |can |would )?not agree)", "not true"),
     (r"i (?:fully |totally |would )?agree(?: that)?", "definitely"),
     (rf"({WHO})(?: most| very)? (?:\w+ly|indeed|sure|still)(?= {BE})", r"\1"),  # "there certainly is"
@@ -86,9 +91,13 @@ SAME = [  # (wordings, the one that is read instead), applied in this order
     (r"out of the question|not (?:a|any) chance(?=$| ,)", "not"),
     (r"hardly|scarcely|far from it|not by any means|(?:(?:in|by|under) )?no (?:way|means|circumstances|chance)(?! to\b| of\b)", "not"),
     (r"not (?:in the (?:least|slightest)|really|exactly|quite|actually)", "not"),
+    (r"make out|spy", "see"),
+    (r"made out|spied", "seen"),
+    (r"(has|have)( not)? got", r"\1\2"),
     # negations
     (r"at least(?= (?:an?|one|two|\d+)(?!\w))", ""),
-    (r"not (?:only|just|merely|one but|the only)|none other than|no (?:less|fewer|more) than|can not deny|no denying", ""),
+    (r"not (?:only|just|merely|one but|the only)|none other than|no (?:less|fewer|more) than", ""),
+    (r"can not deny|no denying|no(?:body| one) (?:would|could|can) deny", ""),
     (r"(?:nothing|nobody|no (?:one|\w+ (?=other)))(?: else)? (?:but|except(?: for)?|other than|apart from|besides)", ""),
     (r"can not (?:miss|overlook)|(?:hard|difficult|impossible) (?:for \w+ )?to (?:miss|overlook)", "see"),
     (r"unlikely|improbable|implausible", "not likely"),
@@ -145,7 +154,7 @@ FILLER = re.compile(  # before what a clause says
 DOUBT = _any(
     rf"(?:can|could) not (?!(?:be )?{SEE}\b).*",
     rf"can not {SEE} (?:clearly|well|properly|what|how|whether|if)|can not(?: {SEE})?$",
-    rf"not {SEE} (?:(?:the|this|that|your|any|an?) )*{PICTURE}(?:$| (?:you|attached|provided|itself))",
+    rf"not (?:{SEE}|have|receive|received) (?:(?:the|this|that|your|any|an?) )*{PICTURE}(?:$| (?:you|attached|provided|itself))",
     rf"(?:{SEE}|have|got) no {PICTURE}$",
     rf"^(?:there (?:is|was) )?no {PICTURE} (?:was|were|is|are|provided|attached|here)",
     r"(?:do|did) not (?:know|understand)",
@@ -153,6 +162,7 @@ DOUBT = _any(
     r"not (?:(?:\w+ly|too|so|very|100) )*(?:sure|certain|clear|confident|convinced|known|confirmed|possible|enough|sufficient|applicable)",
     r"unsure|uncertain|unclear|unknown|ambiguous|inconclusive|undetermined|doubtful|insufficient|possible|depends|neither|not necessarily",
     r"maybe|perhaps|possibly|might|may (?:be|have|contain|show|include|not)|idk|dunno|n a|a chance|initially|at first",
+    r"(?:probability|likelihood|odds|chances) of",
     rf"could (?:be|have|contain)(?! {SEE})",
     r"(?:hard|difficult|impossible|tricky|too \w+) (?:for me )?to",
     r"decline|refuse|rather not|will not (?:answer|say|guess|comment)",
@@ -195,7 +205,8 @@ def letters(text: str) -> str:
 
 @lru_cache(maxsize=10_000)
 def plain(text: str) -> str:
-    text = re.sub(r"\s-+\s(?=(?:yes|no)\W*$)", ": ", text.lower())  # "dog - no"
+    text = re.sub(r"(?:\s-+\s|\s*(?:[-=]+>|[=|\N{RIGHTWARDS ARROW}]))\s*(?=(?:yes|no)\W*$)", ": ", text.lower())  # "dog - no"
+    text = re.sub(r"\b(yes|no)(?= ?\([^()]*\)\W*$)", r"\1,", text)  # "no (none)"
     text = re.sub(r"\s-+\s|-+>|[\N{EN DASH}\N{EM DASH}]", " , ", text)
     text = re.sub(r"([,:])", r" \1 ", re.sub(r"[^\w',:]|_|(?<!\w)'|'(?!\w)", " ", text))
     text = REPEATED.sub(r"\1", " ".join(text.split()))

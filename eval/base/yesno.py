@@ -151,7 +151,9 @@ def _denied(words: Words, negations: Sequence[int], first: int, end: int, exists
     denied = False
     for place in negations:
         between = words[place + 1 : first]
-        behind = [word for word in words[place + 1 :] if word not in AFFIRMING | NEGATION | {"be", "been", "to", "even", "a"}]
+        behind = [
+            word for word in words[place + 1 :] if word not in AFFIRMING | NEGATION | {"be", "been", "to", "even", "a", "what", "i", "we"}
+        ]
         if place >= end:
             denied ^= not exists or not behind or re.fullmatch(f"{HERE}|{SEE}", behind[0]) is not None
         elif place >= first or not _blocked(between):

@@ -104,7 +104,7 @@ class ASIF(Model):
         config = replace(config, language=known(replace(config.language, vocab_size=config.vocab_size)))
         self.config, self.tokenizer = config, tokenizer
         self.collate = PairCollate(ImageTransform(config.vision.image_size), tokenizer, config.context)
-        self.visual: Any = freeze(named_tower(config.timm_name) if config.timm_name else vision_transformer(config.vision))
+        self.visual: Any = freeze(named_tower(config.timm_name) if config.timm_name else vision_transformer(config.vision, pooled=True))
         self.language: Any = freeze(text_encoder(config.language, sentences=config.sentences))
         width = self.language.get_input_embeddings().embedding_dim
         self.anchors = Anchors(self.visual.num_features, width, context=config.context, side=config.side)

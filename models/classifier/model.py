@@ -79,7 +79,7 @@ class Classifier(Model):
         self.config = config
         self.tokenizer = None  # nothing here reads text
         self.collate = LabelCollate(ImageTransform(config.vision.image_size), config.classes)
-        self.visual = vision_transformer(config.vision)
+        self.visual = vision_transformer(config.vision, pooled=True)
         self.head = nn.Linear(config.vision.width, len(config.classes))
 
     @classmethod

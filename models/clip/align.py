@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AlignTextConfig, AlignTextModel, AlignVisionConfig, AlignVisionModel
 
+from data.fields import require
 from data.sample import Sample
 from models.contract import Losses, Model
 from models.shared.collate import PairCollate
@@ -117,7 +118,8 @@ class ALIGN(Model):
         self.config, self.tokenizer = config, tokenizer
         transform = ImageTransform(config.vision.image_size, config.random_crop)
         self.collate = NoisyCollate(transform, tokenizer, config.context, noise=config.noise)
-        self.visual: Any = _efficientnet(config) if config.efficientnet.width_coefficient else vision_transformer(config.vision)
+        wide = config.efficientnet.width_coefficient
+        self.visual: Any = _efficientnet(config) if wide else vision_transformer(config.vision, pooled=True)
         self.text: Any = _bert(config)
         self.text_projection = nn.Linear(config.text.width, _width(self.visual))
         self.temperature = nn.Parameter(torch.tensor(float(config.temperature)))
@@ -205,11 +207,22 @@ def align_loss(image: Tensor, text: Tensor, temperature: Tensor, smoothing: floa
 
 def _efficientnet(config: ALIGNConfig) -> AlignVisionModel:
     """EfficientNet without its last convolution, with global pooling."""
+    for name in ("width_coefficient", "depth_coefficient"):
+        value = getattr(config.efficientnet, name)
+        require(
+            0.1 <= value <= 100,
+            f"--model.efficientnet.{name.replace('_', '-')}",
+            value,
+            "0.1 to 100, or 0 for both without an EfficientNet",
+        )
     return AlignVisionModel(AlignVisionConfig(image_size=config.vision.image_size, **vars(config.efficientnet)))
 
 
 def _bert(config: ALIGNConfig) -> AlignTextModel:
     text = config.text
+    require(
+        text.activation in BERT_ACTIVATIONS, "--model.text.activation", text.activation, f"one of BERT's: {', '.join(BERT_ACTIVATIONS)}"
+    )
     theirs = AlignTextConfig(
         vocab_size=config.vocab_size,
         hidden_size=text.width,

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.fields import require
 from data.sample import Sample
 from models.clip.objective import clip_loss
 from models.contract import Losses, Model
@@ -46,8 +47,8 @@ class CLIPConfig:
     image_weights: str = ""  # a timm model whose weights the image tower begins with
 
     def __post_init__(self) -> None:
-        if not self.image_head and self.embed_dim != self.vision.width:
-            raise ValueError(f"without an image head embed_dim is the tower's width: got {self.embed_dim} and {self.vision.width}")
+        fits = self.image_head or self.embed_dim == self.vision.width
+        require(fits, "--model.embed-dim", self.embed_dim, f"the image tower's width, {self.vision.width}, where there is no image head")
 
     @classmethod
     def tiny(cls) -> Self:
@@ -133,7 +134,7 @@ class CLIP(Model):
         self.config = config
         self.tokenizer = tokenizer
         self.collate = TowerCollate(ImageTransform(config.vision.image_size, config.random_crop), tokenizer, config.context)
-        self.visual = vision_transformer(config.vision).requires_grad_(not config.frozen)
+        self.visual = vision_transformer(config.vision, pooled=True).requires_grad_(not config.frozen)
         self.text = TextTower(config.text, vocab_size=config.vocab_size, context=config.context, tokenizer=tokenizer)
         self.visual_projection = nn.Linear(config.vision.width, config.embed_dim, bias=False) if config.image_head else nn.Identity()
         self.text_projection = nn.Linear(config.text.width, config.embed_dim, bias=False)

@@ -57,6 +57,7 @@ STOP_WORDS = {  # no negation, number or preposition of place: without these a c
     *("these", "those", "of", "to", "and", "as", "so", "very", "some", "with"),
 }
 MOST = (0.5, 1.0)  # share of a picture that a crop keeps where captions name every object, and the view meets a caption
+LARGEST = 4096  # pixels a side
 PIXELS = 224  # side of the pictures for which the papers' blur was chosen
 
 
@@ -74,7 +75,7 @@ class View:
     careful: bool = True  # nothing that makes a caption of the picture false
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, "view.size", self.size, "1 pixel or more")
+        require(1 <= self.size <= LARGEST, "view.size", self.size, f"1 to {LARGEST:,} pixels")
         require(0 < self.area[0] <= self.area[1] <= 1, "view.area", self.area, "two shares above 0 and at most 1, the smaller one first")
         for name in ("jitter", "grey", "blur", "flip"):
             require(0 <= getattr(self, name) <= 1, f"view.{name}", getattr(self, name), "a probability from 0 to 1")

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.fields import require
 from models.coca.captioning import Captioning
 from models.coca.decoder import TextDecoder
 from models.coca.objective import caption_nll, coca_loss
@@ -23,6 +24,7 @@ from models.coca.pooling import ImagePooling, Pooling
 from models.contract import Losses, Model
 from models.shared.collate import PairCollate
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
+from models.shared.ranges import check_heads
 from models.shared.text import Tokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
@@ -92,10 +94,10 @@ class CoCa(Captioning, Model):
 
     def __init__(self, config: CoCaConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
-        if config.vision.pool not in ("none", "token"):
-            raise ValueError(
-                f'the poolers read all tokens of the image tower: its pool must be "none" or "token", not {config.vision.pool!r}'
-            )
+        whole = config.vision.pool in ("none", "token")
+        require(whole, "--model.vision.pool", config.vision.pool, "none or token: the poolers read all tokens of the image tower")
+        require(config.text.depth >= 1, "--model.text.depth", config.text.depth, "1 layer or more")
+        check_heads(config.pooler_heads, config.text.width, "text.width", "pooler-heads")
         if tokenizer.start is None:
             raise ValueError(f"captions begin with a start token, and the tokenizer {tokenizer.name!r} has none")
         self.config = config

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.flamingo.resampler import FeedForward
+from models.shared.ranges import check_heads
 from models.shared.transformer import Activation, attend
 
 Hooked = tuple[tuple[Any, ...], dict[str, Any]]  # the arguments of a layer
@@ -28,6 +29,7 @@ class PictureAttention(nn.Module):
 
     def __init__(self, width: int, media_width: int, heads: int, *, every: bool = False, bias: bool = False) -> None:
         super().__init__()
+        check_heads(heads, width, "the language model's width")
         self.heads, self.every = heads, every
         self.q = nn.Linear(width, width, bias=bias)
         self.kv = nn.Linear(media_width, 2 * width, bias=bias)

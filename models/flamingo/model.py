@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.fields import require
 from data.sample import Sample
 from models.contract import IGNORE_INDEX, Losses, Model
 from models.flamingo.collate import NOTHING, STATES, PageCollate, Row
@@ -128,8 +129,7 @@ class Flamingo(Model):
     def __init__(self, config: FlamingoConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
         config = replace(config, language=known(config.language))
-        if config.every < 1:
-            raise ValueError(f"every {config.every}: expected 1, a block in front of each layer of the language model, or more")
+        require(config.every >= 1, "--model.every", config.every, "1, a block in front of each layer of the language model, or more")
         self.config, self.tokenizer = config, tokenizer
         transform = ImageTransform(config.vision.image_size)
         self.collate = PageCollate(transform, tokenizer, config.context, config.pictures, config.questions, config.pages)
@@ -149,7 +149,9 @@ class Flamingo(Model):
         resampler = kind(config.resampler, config.latents, features)
         options: dict[str, Any] = {"rate": config.gate_rate, "gated": config.gated, "every": config.all_pictures}
         blocks: list[nn.Module] = []
-        for layer in decoder_layers(language)[config.every - 1 :: config.every]:  # of each group of layers, the last
+        layers = decoder_layers(language)
+        require(config.every <= len(layers), "--model.every", config.every, f"at most the language model's {len(layers)} layers")
+        for layer in layers[config.every - 1 :: config.every]:  # of each group of layers, the last
             block = GatedCrossAttention(self.width, width, config.heads, activation=config.resampler.activation, **options)
             block.hook(layer)
             blocks.append(block)

@@ -26,6 +26,7 @@ from models.flamingo.visualgpt import GPT2
 from models.shared.backbones import LanguageConfig, cache_name
 from models.shared.images import distinct
 from models.shared.prefix import PADDING, label_nll, right_padded
+from models.shared.ranges import check_heads
 from models.shared.text import Tokenizer
 from models.shared.transformer import Attention, TransformerConfig
 from models.shared.vision import TINY_TOWER, VisionConfig
@@ -116,6 +117,7 @@ class FusionBlock(nn.Module):
 
     def __init__(self, width: int, media_width: int, heads: int) -> None:
         super().__init__()
+        check_heads(heads, width, "the language model's width")
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
         self.self_attention = Attention(TransformerConfig(width, 1, heads))
         self.attention = PictureAttention(width, media_width, heads, bias=True)

@@ -7,7 +7,8 @@ cut to zero (SRAU, the self-resurrecting activation unit). The language model be
 pictures.
 
 Deviations: patch states of a frozen image tower instead of a detector's region features; no self-critical training after the likelihood;
-a learned vector stands in the place of the picture, as in this package's Flamingo, whose data and capabilities it has.
+no dropout in the new layers; a learned vector stands in the place of the picture, as in this package's Flamingo, whose data and
+capabilities it has.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from data.fields import require
 from models.flamingo.gated import PictureAttention
 from models.flamingo.model import Flamingo, FlamingoConfig
 from models.shared.backbones import LanguageConfig, decoder_layers
+from models.shared.ranges import check_heads
 from models.shared.text import Tokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import TINY_TOWER
@@ -70,8 +73,8 @@ class VisualGPT(Flamingo):
     paradigm = "cross-attention"
 
     def __init__(self, config: VisualGPTConfig, tokenizer: Tokenizer) -> None:
-        if not 0 <= config.tau < 0.5:
-            raise ValueError(f"tau {config.tau}: expected 0 to below 0.5; above it some tokens would get neither language nor vision")
+        expected = "0 to below 0.5; above it some tokens would get neither language nor vision"
+        require(0 <= config.tau < 0.5, "--model.tau", config.tau, expected)
         super().__init__(config, tokenizer)
         self.config: VisualGPTConfig
         self.collate = replace(self.collate, questions=config.questions, pages=config.pages)
@@ -96,6 +99,7 @@ class LevelEncoder(nn.Module):
 
     def __init__(self, features: int, width: int, *, heads: int, hidden: int, levels: int) -> None:
         super().__init__()
+        check_heads(heads, width, "the language model's width")
         self.enter = nn.Sequential(nn.Linear(features, width), nn.GELU(), nn.LayerNorm(width))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(width, heads, hidden, dropout=0.0, activation="relu", batch_first=True) for _ in range(levels)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data.fields import require
 from data.sample import Sample
 from models.contract import IGNORE_INDEX
 from models.shared.images import ImageTransform, inside_boxes
@@ -31,10 +32,19 @@ class Mixture:
     hard: float = 0.0  # of the pairs: those that get a foil if they mismatch, and the foil's caption if they match
     swaps: float = 0.5  # of the foils: those that exchange words, where a picture has both kinds
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            require(0 <= value <= 1, f"mixture.{field.name}", value, "a share from 0 to 1")
+        alone = self.pictures + self.texts + self.questions
+        require(alone <= 1 + 1e-9, "mixture.pictures + texts + questions", alone, "at most 1; the others are pairs")
+
     def kinds(self, size: int) -> Tensor:
         """PAIR, IMAGE, TEXT or QUESTION for each of `size` samples: the same on every rank and in every step."""
-        pictures, texts, questions = (round(share * size) for share in (self.pictures, self.texts, self.questions))
-        return torch.tensor([PAIR] * (size - pictures - texts - questions) + [IMAGE] * pictures + [TEXT] * texts + [QUESTION] * questions)
+        wanted: list[int] = []
+        for kind, share in ((IMAGE, self.pictures), (TEXT, self.texts), (QUESTION, self.questions)):
+            wanted += [kind] * min(round(share * size), size - len(wanted))  # halves of an odd number are both rounded up
+        return torch.tensor([PAIR] * (size - len(wanted)) + wanted)
 
 
 @dataclass(frozen=True)

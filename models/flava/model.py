@@ -133,7 +133,7 @@ class FLAVA(Model):
         self.mask_id = config.vocab_size if mask is None else mask  # a tokenizer without one gets one more row
         self.side = config.vision.image_size // config.vision.patch_size
         self.codebook = freeze(VQ(config.codebook))
-        if self.codebook.side % self.side:
+        if not self.side or self.codebook.side % self.side:
             raise ValueError(
                 f"every patch needs a square of whole codes: there are {self.side} x {self.side} patches and {self.codebook.side} x "
                 f"{self.codebook.side} codes; choose vision.patch_size and codebook.network so that they agree"

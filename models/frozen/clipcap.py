@@ -27,6 +27,7 @@ from models.shared.backbones import LanguageConfig, freeze
 from models.shared.images import ImageTransform
 from models.shared.prefix import PrefixCollate
 from models.shared.prefix_model import LockedTowerModel, images_or_states
+from models.shared.ranges import check_heads
 from models.shared.transformer import Block, TransformerConfig
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
 
@@ -92,6 +93,7 @@ class TransformerMapper(nn.Module):
 
     def __init__(self, seen: int, *, width: int, prefix: int, length: int, depth: int, heads: int) -> None:
         super().__init__()
+        check_heads(heads, width, "the language model's width")
         self.length = length
         self.linear = nn.Linear(seen, length * width)
         config = TransformerConfig(width=width, depth=depth, heads=heads, activation="relu", mlp_ratio=2.0)

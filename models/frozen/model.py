@@ -95,7 +95,7 @@ class Frozen(PrefixModel):
         if config.timm_name:
             self.visual: Any = named_tower(config.timm_name)
             return int(self.visual.num_features)
-        self.visual = vision_transformer(config.vision)
+        self.visual = vision_transformer(config.vision, pooled=True)
         return config.vision.width
 
     def _bridge(self, features: int) -> nn.Module:

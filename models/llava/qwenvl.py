@@ -5,9 +5,10 @@ the language model, on conversations.
 
 Deviations: tasks and conversations come from templates over annotations, without text reading. All stages have one resolution (the paper's
 first has half of it), and all of the tower one learning rate (the paper's decays from block to block). Only replies and their ends are
-learned in conversations; the released code also learns the marks of the other turns. Several texts about a sample are learned in one step
-without seeing each other, where the paper packs samples to 2,048 tokens. Qwen-7B needs code of its own; `paper` names the version of the
-same size that does not. The tower of `tiny` is CLIP's, with patches of half the size.
+learned; the paper's first two stages learn all text behind an image, and the released code also learns the marks of the other turns. The
+marks of images, boxes and turns are plain text, not tokens of their own, and a blank precedes each reply. Several texts about a sample are
+learned in one step without seeing each other, where the paper packs samples to 2,048 tokens. Qwen-7B needs code of its own; `paper` names
+the version of the same size that does not. The tower of `tiny` is CLIP's, with patches of half the size.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from models.shared.chat import ChatModel, Signs, Template, Turn
 from models.shared.generate import GREEDY, Decoding
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, normalise
 from models.shared.prefix import SOFT, nll
+from models.shared.ranges import check_heads
 from models.shared.text import Tokenizer
 from models.shared.transformer import attend
 from models.shared.vision import TINY_TOWER, VisionConfig, image_states, vision_transformer
@@ -118,8 +120,8 @@ class Adapter(nn.Module):
     def __init__(self, features: int, width: int, *, queries: int, heads: int, patches: int, places: bool = True) -> None:
         super().__init__()
         side = math.isqrt(queries)
-        if width % 4 or width % heads:
-            raise ValueError(f"--model.heads is {heads}, expected a divisor of the language model's width, {width}, which 4 divides")
+        check_heads(heads, width, "the language model's width")
+        require(width % 4 == 0, "the language model's width", width, "a number that 4 divides")
         if math.isqrt(patches) ** 2 != patches:
             raise ValueError(f"the image tower has {patches} patches, expected a square number: name another --model.vision.tower")
         self.heads = heads

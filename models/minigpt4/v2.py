@@ -3,8 +3,8 @@
 Task identifiers tell them apart. There is no Q-Former: every four neighbouring patch states of a row become one vector. The language model
 has low-rank updates.
 
-Deviations: tasks come from templates over annotations; low-rank updates have no dropout. `tiny` sees with the suite's own BLIP-2 at its own
-resolution.
+Deviations: tasks come from templates over annotations, all of them about an image; low-rank updates have no dropout. `tiny` sees with the
+suite's own BLIP-2 at its own resolution.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.utils.hub import cached_file
 
 import models
+from data.fields import require
 from models.shared.sources import WHEEL, fetched, run_folder
 from models.shared.text import Tokenizer, named_tokenizer
 from models.shared.wheels import located, wheel_folder
@@ -80,8 +81,26 @@ def described(config: LanguageConfig) -> Any:
 
 
 def described_as(architecture: str) -> Any:
-    """transformers' configuration of the JSON that `architecture_of` wrote."""
-    return AutoConfig.for_model(**_sizes(json.loads(architecture)))
+    """transformers' configuration of the JSON that `architecture_of` wrote. Raises ValueError for one that would fetch a part of its model
+    when it is built."""
+    try:
+        values = json.loads(architecture)
+        found: Any = AutoConfig.for_model(**_sizes(values))
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        expected = 'transformers\' configuration in JSON, such as {"model_type": "llama", ...}'
+        raise ValueError(f"architecture is {architecture!r:.80}, expected {expected} ({' '.join(str(error).split())[:200]})") from error
+    if place := _fetched_part(found.to_dict()):
+        raise ValueError(f"the architecture {found.model_type!r} has a backbone {place!r}, which would be fetched: name another one")
+    return found
+
+
+def _fetched_part(values: dict[str, Any]) -> str:
+    """The backbone that transformers takes from timm or the hub when it builds a model of this configuration; "" for none."""
+    if str(values.get("model_type", "")).startswith("timm"):
+        return str(values.get("architecture") or values.get("backbone") or values["model_type"])
+    if isinstance(values.get("backbone"), str) and values["backbone"]:
+        return str(values["backbone"])
+    return next(filter(None, (_fetched_part(each) for each in values.values() if isinstance(each, dict))), "")
 
 
 def _sizes(values: dict[str, Any]) -> dict[str, Any]:
@@ -93,6 +112,10 @@ def language_model(config: LanguageConfig, *, weights: bool = False) -> nn.Modul
     """The transformers module: with `weights`, the pretrained model; otherwise its architecture with random weights. Raises
     ConnectionError like `known`."""
     if not config.source and not config.architecture:
+        side = config.width // max(1, config.heads)
+        require(
+            side % 2 == 0, "--model.language.heads", config.heads, f"an even width of each: rotary positions turn pairs, and {side} is odd"
+        )
         llama = LlamaConfig(
             vocab_size=config.vocab_size,
             hidden_size=config.width,

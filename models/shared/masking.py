@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.fields import require
 from models.contract import IGNORE_INDEX
 from models.shared.text import LONGEST, Tokenizer
 
@@ -59,9 +60,10 @@ class TokenMasking:
     random_share: float = 0.1
 
     def __post_init__(self) -> None:
-        shares = (self.rate, self.mask_share, self.random_share, self.mask_share + self.random_share)
-        if not all(0 <= share <= 1 for share in shares):
-            raise ValueError(f"rate and shares must lie between 0 and 1: {self}")
+        for name in ("rate", "mask_share", "random_share"):
+            require(0 <= getattr(self, name) <= 1, f"masking.{name}", getattr(self, name), "a share from 0 to 1")
+        shares = self.mask_share, self.random_share
+        require(sum(shares) <= 1, "masking.mask_share, random_share", shares, "two shares with a sum of at most 1")
 
     def __call__(
         self, tokenizer: Tokenizer, texts: Sequence[str], context: int, *, mask: int, rng: np.random.Generator

@@ -68,8 +68,9 @@ def known_tower(config: Any) -> Any:
 
 
 def build_tower(description: str, *, weights: bool = False) -> Any:
-    """The tower of a description, random or with the weights of its source: timm's vision transformer itself, or a `NamedTower`."""
-    about = json.loads(description)
+    """The tower of a description, random or with the weights of its source: timm's vision transformer itself, or a `NamedTower`. Raises
+    ValueError for a text that is no description."""
+    about = _about(description)
     source = str(about["source"]) if weights else ""
     if about["library"] == "timm":
         tower = _timm(about, source)
@@ -87,14 +88,24 @@ def build_tower(description: str, *, weights: bool = False) -> Any:
     return NamedTower(model, about["size"])
 
 
+def _about(description: str) -> dict[str, Any]:
+    try:
+        about = json.loads(description)
+    except (ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict) or not about.keys() >= {"library", "source", "architecture", "size"}:
+        raise ValueError(f"vision.tower is {description!r:.80}, expected the name of a tower, or a description written by a training")
+    return about
+
+
 def fetch_named_tower(visual: nn.Module, config: VisionConfig) -> dict[str, str]:
     """Load the weights that the tower's description names into `visual`. Returns {"visual": source}, or {} for a tower of our own."""
     if not config.tower:
         return {}
-    with foreign(f"image tower {json.loads(config.tower)['source']!r}"):
+    with foreign(f"image tower {_about(config.tower)['source']!r}"):
         state = build_tower(config.tower, weights=True).state_dict()
     visual.load_state_dict({name: state[name] for name in visual.state_dict() if name in state})  # some models drop the last blocks
-    return {"visual": str(json.loads(config.tower)["source"])}
+    return {"visual": str(_about(config.tower)["source"])}
 
 
 class NamedTower(nn.Module):

@@ -17,6 +17,7 @@ from timm.layers import build_sincos2d_pos_embed as sincos_positions
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from data.fields import require
 from models.shared.transformer import ACTIVATIONS, TransformerConfig, attend
 
 
@@ -44,15 +45,24 @@ TINY_TOWER = VisionConfig(
 )
 
 
-def vision_transformer(config: VisionConfig) -> Any:
+def vision_transformer(config: VisionConfig, *, pooled: bool | None = None) -> Any:
     """Build a tower that maps normalised pixels `[B, 3, image_size, image_size]` to a pooled feature `[B, width]`.
 
-    `forward_features` returns the tokens before pooling `[B, N, width]`, as does the tower itself with pool "none".
+    `forward_features` returns the tokens before pooling `[B, N, width]`, as does the tower itself with pool "none". `pooled` is what the
+    model needs of the tower itself, if it calls it: a pooled feature, or (False) all tokens. Raises FieldError if the two do not agree.
     """
     if config.tower:
         from models.shared.towers import build_tower  # builds on this file
 
         return build_tower(config.tower)
+    if pooled is not None:
+        expected = "token, avg or map: this model reads one feature of an image" if pooled else "none: this model reads all tokens"
+        require(pooled == (config.pool != "none"), "--model.vision.pool", config.pool, expected)
+    if config.positions == "sincos":
+        require(config.width % 4 == 0, "--model.vision.width", config.width, "a multiple of 4, for positions of sines and cosines")
+    require(
+        config.image_size >= config.patch_size, "--model.vision.image-size", config.image_size, f"a patch of {config.patch_size} or more"
+    )
 
     def norm(width: int, **_: object) -> nn.LayerNorm:
         return nn.LayerNorm(width, eps=config.norm_eps)
@@ -111,8 +121,8 @@ class ConvStem(nn.Module):
 
     def __init__(self, *, img_size: int, patch_size: int, embed_dim: int, **_: object) -> None:
         super().__init__()
-        if patch_size not in (8, 16) or img_size % patch_size:
-            raise ValueError(f"a convolutional stem has patch_size 8 or 16 dividing image_size; got {patch_size} and {img_size}")
+        require(patch_size in (8, 16), "patch-size", patch_size, "8 or 16, for a convolutional stem")
+        require(img_size % patch_size == 0, "image-size", img_size, f"a multiple of the patch size, {patch_size}")
         self.num_patches = (img_size // patch_size) ** 2
         merge = patch_size // 8
         self.layers = nn.Sequential(

@@ -26,6 +26,7 @@ from models.contract import Losses, Model
 from models.shared.collate import PairCollate
 from models.shared.distributed import gather, rank
 from models.shared.images import OPENAI_MEAN, OPENAI_STD, ImageTransform, distinct, normalise
+from models.shared.ranges import check_heads
 from models.shared.text import Tokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import TINY_TOWER, VisionConfig, vision_transformer
@@ -101,9 +102,10 @@ class Llip(Model):
         self.config, self.tokenizer = config, tokenizer
         self.collate = PairCollate(ImageTransform(config.vision.image_size, config.random_crop), tokenizer, config.context)
         width, dim, tokens = config.vision.width, config.embed_dim, config.tokens
+        check_heads(config.heads, dim, "embed-dim")
         if config.vision.tower:
             raise ValueError("Llip has class tokens of its own, which no published tower has: leave out --model.vision.tower")
-        self.visual = vision_transformer(config.vision)
+        self.visual = vision_transformer(config.vision, pooled=False)
         self.visual.cls_token = nn.Parameter(torch.empty(1, tokens, width))  # K of them instead of one
         self.visual.num_prefix_tokens = tokens
         self.visual.pos_embed = nn.Parameter(torch.empty(1, tokens + self.visual.patch_embed.num_patches, width))

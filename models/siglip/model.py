@@ -99,7 +99,7 @@ class SigLIP(Model):
         self.collate = PairCollate(
             ImageTransform(config.vision.image_size, config.random_crop), tokenizer, config.context, fixed_length=True
         )
-        self.visual = vision_transformer(config.vision)
+        self.visual = vision_transformer(config.vision, pooled=True)
         self.text = TextTower(config.text, vocab_size=config.vocab_size, context=config.context)
         self.text_projection = nn.Linear(config.text.width, config.vision.width)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(config.scale)))

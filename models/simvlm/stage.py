@@ -9,6 +9,7 @@ from timm.layers import PatchEmbed
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
+from data.fields import require
 from models.shared.vision import ConvStem
 
 RESNET_STRIDE, RESNET_WIDTH = 16, 1024  # of the third stage
@@ -34,14 +35,14 @@ def image_stage(config: StageConfig, width: int) -> nn.Module:
 
     Raises ValueError if patches do not tile the image, or if a ResNet's would not be 16 pixels wide.
     """
-    if config.image_size % config.patch_size:
-        raise ValueError(f"patches of {config.patch_size} pixels do not tile an image of {config.image_size}")
+    size, patch = config.image_size, config.patch_size
+    require(size % patch == 0, "--model.stage.image-size", size, f"a multiple of the patch size, {patch}")
     if config.kind == "resnet":
-        if config.patch_size != RESNET_STRIDE:
-            raise ValueError(f"the third stage of a ResNet has one token per {RESNET_STRIDE} pixels; got patch_size {config.patch_size}")
+        expected = f"{RESNET_STRIDE}: the third stage of a ResNet has one token per {RESNET_STRIDE} pixels"
+        require(patch == RESNET_STRIDE, "--model.stage.patch-size", patch, expected)
         return ResNetStage(config.layers, width)
     stem: Any = ConvStem if config.kind == "conv" else PatchEmbed
-    return stem(img_size=config.image_size, patch_size=config.patch_size, embed_dim=width)
+    return stem(img_size=size, patch_size=patch, embed_dim=width)
 
 
 class ResNetStage(nn.Module):

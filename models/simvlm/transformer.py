@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from timm.layers import RelPosBias, build_sincos2d_pos_embed
 from torch import Tensor, nn
 
+from data.fields import require
 from models.shared import device
 from models.shared.prefix import PADDING
 from models.shared.transformer import ACTIVATIONS, Activation, KeyValueCache, as_autocast, attend
@@ -51,8 +52,7 @@ class EncoderDecoder(nn.Module):
 
     def __init__(self, config: EncoderDecoderConfig, *, side: int, vocab_size: int, context: int) -> None:
         super().__init__()
-        if config.width % 4:
-            raise ValueError(f"the positions of images need a width that is a multiple of 4; got {config.width}")
+        require(config.width % 4 == 0, "--model.transformer.width", config.width, "a multiple of 4, for the positions of images")
         self.scale = math.sqrt(config.width)  # T5's embeddings are of unit scale; these are, after this factor
         self.tokens = nn.Embedding(vocab_size, config.width)
         self.positions = nn.Parameter(torch.empty(2 * context, config.width))  # a full prefix and a full text after it

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.fields import require
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -27,8 +29,10 @@ class NetworkConfig:
     attention: bool = True  # self-attention over the cells in the middle
 
     def __post_init__(self) -> None:
-        if self.image_size % self.reduction:
-            raise ValueError(f"image_size {self.image_size} must be a multiple of {self.reduction}, the side of a token's cell")
+        require(1 <= self.patch <= 64, "network.patch", self.patch, "1 to 64 pixels")
+        require(1 <= len(self.multiplier) <= 10, "network.multiplier", self.multiplier, "1 to 10 levels")
+        expected = f"a multiple of {self.reduction}, the side of a token's cell"
+        require(self.image_size % self.reduction == 0, "network.image_size", self.image_size, expected)
 
     @property
     def reduction(self) -> int:

@@ -35,7 +35,7 @@ def read_progress(path: Path) -> Progress:
         values = json.loads(about["progress"])
         check_types(Progress, values)
         return Progress(**values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _foreign(path, error) from error
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from models.contract import Model
 from models.shared.lora import adapt, freeze_layers, thaw_layers, trained_layers
+from models.shared.room import free_memory, room_for_parameters
 from recipes.train.folder import CHECKPOINT, PAID, finished, read_cost
 from recipes.train.pages import preset
 from recipes.train.progress import Progress
@@ -67,7 +68,8 @@ def run_name(name: str, preset: str, recipe: AnyRecipe, standard_data: str) -> s
 def constructed(kind: type[Model], config: Any, tokenizer: Any) -> Model:
     """`kind(config, tokenizer)`. Raises ValueError for a configuration whose values do not go together."""
     try:
-        model = kind(config, tokenizer)
+        with room_for_parameters(free_memory()):
+            model = kind(config, tokenizer)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError) as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"no {kind.name} can be built with these values of --model.*: {why}") from error
@@ -77,10 +79,18 @@ def constructed(kind: type[Model], config: Any, tokenizer: Any) -> Model:
 
 
 def adopt(model: Model, needed: Sequence[Needed], adopted: Mapping[str, Model], progress: Progress) -> None:
-    """Pass the trained prerequisites to the model. Record their costs and which modules of the model contain them."""
+    """Pass the trained prerequisites to the model. Record their costs and which modules of the model contain them. Raises ValueError if the
+    model has other sizes than they have."""
     if not adopted:
         return
-    model.adopt(dict(adopted))
+    try:
+        model.adopt(dict(adopted))
+    except (KeyError, RuntimeError) as error:  # of the state dicts: a tensor that is missing, unexpected, or of another shape
+        names = " and ".join(f"{each.folder} ({each.role})" for each in needed)
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"with these values of --model.* the {model.name} has other parts than {names}, which it builds on: {why}"
+        ) from error
     progress.sources |= _sources(model, {f"{each.role} of {each.folder}": adopted[each.role] for each in needed})
     for each in needed:
         cost = read_cost(each.folder)

@@ -20,7 +20,7 @@ from data.sample import Sample, to_record
 from data.scenes.build import build, make_sample
 from data.scenes.language import agreement, answer, parse
 from data.scenes.world import COLOURS, HELD_OUT, PRESETS, SHAPES
-from data.shards import find
+from data.shards import DataError, find
 
 # sha256 over the pixels and records of the first 50 samples, committed so that a change of the pictures is never silent:
 # python -c "from tests.data.test_scenes import fingerprint; print(fingerprint('tiny', 'train'))"
@@ -113,6 +113,13 @@ def test_what_is_missing_of_a_set_is_restored(tmp_path: Path, damage: str, monke
     build(tmp_path, "tiny", workers=1, samples={"train": 12})
     assert {path.name: path.read_bytes() for path in train.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["train"]
+
+
+def test_a_set_of_another_seed_or_kind_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    build(tmp_path, "tiny", workers=1, samples={"train": 4})
+    for options in ({"seed": 1}, {"planted": 0.0}):
+        with pytest.raises(DataError, match=rf"{tmp_path}/train has other samples than scenes-tiny.* Remove it, or choose another --out"):
+            build(tmp_path, "tiny", workers=1, samples={"train": 4}, **options)  # type: ignore[arg-type]
 
 
 def test_two_builds_at_once_give_one_set(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.decode import Tally, decode, read_shard
@@ -159,6 +159,7 @@ ITEM = st.fixed_dictionaries(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.dictionaries(FIELDS, JSON | st.lists(ITEM, max_size=2), max_size=5), st.none() | st.text(max_size=20))
 def test_any_record_is_read_or_refused(record: dict, text: str | None) -> None:
     try:
@@ -232,6 +233,19 @@ def test_an_index_with_values_that_cannot_be_is_named(fields: dict[str, Any], tm
         find(folder, "train")
     assert str(caught.value).startswith(f"{path} is not a valid index: ")
     assert f"`make check-data DATA='{folder / 'train'}'`" in str(caught.value)
+
+
+def test_an_index_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = make_split(tmp_path / "set", [2])
+    path = folder / "train" / "index.json"
+    for content in (b"", b"{", b"[" * 100_000, b"\xff\xfe{"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"^{path} .*Delete it; `make check-data"):
+            find(folder, "train")
+    path.unlink()
+    os.mkfifo(path)  # reading it would wait for ever
+    with pytest.raises(DataError, match=r"index\.json is not a file"):
+        find(folder, "train")
 
 
 def test_a_pattern_or_url_longer_than_a_file_name_is_no_path() -> None:

@@ -1265,3 +1265,33 @@ def test_negations_that_a_tokenizer_split(denied: str) -> None:
 @pytest.mark.parametrize(("said", "verdict"), [("Yes。", True), ("No。There is a cat。", False), ("是", None), ("Yes、there is", True)])
 def test_ideographic_stops_end_a_sentence(said: str, verdict: bool | None) -> None:
     assert yes_or_no(said, "Is there a dog?") is verdict
+
+
+AGAIN = """answer: yes answer: yes | answer: no answer: no
+The answer is yes. The answer is yes. | The answer is no the final answer is no
+dog -> yes | dog -> no
+dog => yes | dog => no
+dog → yes | dog → no
+dog = yes | dog = no
+Yes (100% sure) | No (100% sure)
+Yes (there is one). | No (there is none).
+Correct: there it is | Incorrect: only a cat
+The description matches. | The description does not match.
+I spy a dog. | I don't spy a dog.
+I can make out a dog. | I can't make out a dog.
+It's got a dog. | It hasn't got a dog.
+A dog is what I see. | A dog is not what I see.
+Not only is there a dog, there are two. | Not even one dog is there.
+Nobody would deny there's a dog. | Nobody would deny there's no dog.
+Mm-hmm | Nuh-uh"""
+AGAIN_NEITHER = ["I don't have the image.", "I haven't received any image.", "The probability of yes is 0.3"]
+
+
+@pytest.mark.parametrize("pair", AGAIN.split("\n"))
+def test_answers_of_a_third_reading(pair: str) -> None:
+    found = [yes_or_no(said.strip(), "Is there a dog in the image?") for said in pair.split("|")]
+    assert found == [True, False]
+
+
+def test_nothing_said_of_the_third_reading() -> None:
+    assert [yes_or_no(said, "Is there a dog in the image?") for said in AGAIN_NEITHER] == [None] * 3

@@ -55,6 +55,8 @@ def test_a_torn_or_foreign_file(name: str, change: Callable[[bytes], bytes], fol
         configured(embed_dim="8"),
         configured(embed_dim=-8),
         configured(embed_dim=10**13),
+        configured(embed_dim=1 << 20),  # 67 MB of weights, in a file of a few kB
+        configured(context=0),
         configured(unknown=1),
         configured(vision=None),
         configured(vision={"width": 16}),

@@ -476,7 +476,7 @@ def test_the_papers_comparisons(words: BPETokenizer, samples: list[Sample], chan
 
 
 def test_bad_values_are_refused(words: BPETokenizer) -> None:
-    with pytest.raises(ValueError, match="every 0: expected 1"):
+    with pytest.raises(ValueError, match=r"--model\.every is 0, expected 1"):
         build(words, every=0)
     language = language_model(replace(LANGUAGE, vocab_size=20))
     language.config.num_hidden_layers = 7

@@ -292,3 +292,13 @@ def test_it_overfits_16_pairs(tokenizer: BPETokenizer, samples: list[Sample]) ->
         model.after_step()
     for name, value in losses.terms.items():
         assert value < 0.1 * losses.chance[name], f"{name}: {value:.3f}, by chance {losses.chance[name]:.3f}"
+
+
+def test_a_batch_of_any_size_has_a_kind_for_each_sample() -> None:
+    for size in range(1, 12):
+        assert len(Mixture(pictures=0.5, texts=0.5).kinds(size)) == size  # both halves of an odd number are rounded up
+        assert len(Mixture(pictures=0.0, texts=0.0, questions=1.0).kinds(size)) == size
+    with pytest.raises(ValueError, match=r"mixture\.pictures is 2, expected a share from 0 to 1"):
+        Mixture(pictures=2)
+    with pytest.raises(ValueError, match=r"mixture\.pictures \+ texts \+ questions is 1\.2, expected at most 1"):
+        Mixture(pictures=0.6, texts=0.6)

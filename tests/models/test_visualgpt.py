@@ -237,7 +237,7 @@ def test_without_pictures_texts_are_completed_all_the_same(words: BPETokenizer) 
 
 
 def test_what_cannot_be_is_refused(words: BPETokenizer) -> None:
-    with pytest.raises(ValueError, match=r"tau 0\.5: expected 0 to below 0\.5"):
+    with pytest.raises(ValueError, match=r"--model\.tau is 0\.5, expected 0 to below 0\.5"):
         build(VisualGPT, words, tau=0.5)
     opt = json.loads(
         OPTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, ffn_dim=48, word_embed_proj_dim=32).to_json_string()

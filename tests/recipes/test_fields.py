@@ -11,14 +11,21 @@ from typing import Any
 
 import pytest
 
+import models
 from data.fields import FieldError
 from data.shards import DataError
+from models.frozen import Frozen, FrozenConfig
+from models.shared.backbones import LanguageConfig
 from models.shared.device import resolve_device
-from models.shared.ranges import ABOVE_ZERO, ANY, DEPTHS, SHARES, SIZES, WIDTHS
+from models.shared.ranges import ABOVE_ZERO, ANY, CAN_BE_0, DEPTHS, LAYERS, SHARES, SIZES
+from models.shared.text import BPETokenizer
 from recipes.train.__main__ import main
 from recipes.train.loop import train
 from recipes.train.pages import names, page
+from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Log, Optim, Recipe, Stage
+from recipes.train.stages import Needed, adopt, constructed
+from tests.recipes.conftest import VISION
 from tests.recipes.kit import shortened
 
 NUMBERS = ("lr", "weight_decay", "clip_norm", "eps")
@@ -100,9 +107,9 @@ def test_every_number_of_a_model_has_a_range(name: str) -> None:
     for place, value in _numbers(recipe.model):
         number = value[0] if isinstance(value, tuple) else value
         bad = [nan, inf, 1e300, 10**40, *([] if place[-1] in ANY else [-1 if type(number) is int else -0.5])]
-        bad += [0] if place[-1] in (*SIZES, *ABOVE_ZERO, "random_crop") else []
-        bad += [1_000_000_000] if place[-1] in (*SIZES, *WIDTHS, *DEPTHS) else []
-        bad += [1.5] if place[-1] in (*SHARES, "random_crop") else []
+        bad += [0] if place[-1] in (*ABOVE_ZERO, "mlp_ratio", "random_crop", *((*SIZES, *LAYERS) if type(number) is int else ())) else []
+        bad += [1_000_000_000] if type(number) is int and place[-1] in (*SIZES, *CAN_BE_0, *DEPTHS, *LAYERS, "rank") else []
+        bad += [1.5] if place[-1] in (*SHARES, "patch_dropout", "random_crop") else []
         for other in bad:
             changed = (other, *value[1:]) if isinstance(value, tuple) else other
             try:
@@ -148,3 +155,48 @@ def test_wandb_without_a_key(recipe: AnyRecipe, tmp_path: Path, monkeypatch: pyt
 def test_data_without_any_place(recipe: AnyRecipe, tmp_path: Path) -> None:
     with pytest.raises((DataError, FileNotFoundError, ValueError)):
         train(replace(recipe, data=""), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "said"),
+    [
+        ("flamingo", ("heads",), 7, r"--model\.heads is 7, expected a divisor of the language model's width, 192"),
+        ("visualgpt", ("heads",), 7, r"--model\.heads is 7, expected a divisor of the language model's width, 192"),
+        ("vcgpt", ("heads",), 7, r"--model\.heads is 7, expected a divisor of the language model's width, 192"),
+        ("clipcap", ("heads",), 7, r"--model\.heads is 7, expected a divisor of the language model's width, 192"),
+        ("llip", ("heads",), 7, r"--model\.heads is 7, expected a divisor of embed-dim, 128"),
+        ("coca", ("pooler_heads",), 7, r"--model\.pooler-heads is 7, expected a divisor of text\.width"),
+        ("flamingo", ("every",), 5, r"--model\.every is 5, expected at most the language model's 4 layers"),
+        ("frozen", ("language", "heads"), 64, r"--model\.language\.heads is 64, expected an even width of each"),
+        ("frozen", ("language", "architecture"), "gpt2", r"architecture is 'gpt2', expected transformers' configuration in JSON"),
+        ("frozen", ("vision", "tower"), "{}", r"vision\.tower is '\{\}', expected the name of a tower"),
+        ("clip", ("vision", "pool"), "none", r"--model\.vision\.pool is 'none', expected token, avg or map"),
+        ("llip", ("vision", "pool"), "avg", r"--model\.vision\.pool is 'avg', expected none"),
+        ("clip", ("vision", "width"), 10, r"--model\.vision\.width is 10, expected a multiple of 4"),
+        ("clip", ("vision", "image_size"), 8, r"--model\.vision\.image-size is 8, expected a patch of 16 or more"),
+        ("align", ("text", "activation"), "squared_relu", r"--model\.text\.activation is 'squared_relu', expected one of BERT's"),
+        ("align", ("efficientnet", "width_coefficient"), 1.0, r"--model\.efficientnet\.depth-coefficient is 0\.0, expected 0\.1 to 100"),
+    ],
+)
+def test_values_that_do_not_go_together(name: str, place: tuple[str, ...], value: Any, said: str) -> None:
+    model = page(name).PRESETS["tiny"].model
+    if place == ("vision", "width"):
+        model = _with(model, ("vision", "heads"), 2)
+    config = _with(model, place, value)
+    with pytest.raises(ValueError, match=said):
+        constructed(models.model_of(config), config, BPETokenizer.train(["a red star"], 300))
+
+
+def test_a_model_of_other_sizes_than_what_it_builds_on(tmp_path: Path) -> None:
+    tokenizer = BPETokenizer.train(["a red star"], 300)
+    small = {"width": 32, "depth": 1, "heads": 2, "hidden": 48}
+    one, other = (
+        FrozenConfig(vision=VISION, language=LanguageConfig(**(small | {"depth": depth})), vocab_size=tokenizer.vocab_size)
+        for depth in (1, 2)
+    )
+    theirs, model = Frozen(one, tokenizer), Frozen(other, tokenizer)
+    needed = [Needed("language_model", "lm", page("lm").PRESETS["tiny"], "tiny", tmp_path / "lm-tiny-s0")]
+    with pytest.raises(
+        ValueError, match=r"the frozen has other parts than .*lm-tiny-s0 \(language_model\)"
+    ):
+        adopt(model, needed, {"language_model": theirs}, Progress())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import resource
 import select
 import signal
 import time
@@ -87,3 +88,13 @@ def start(attack: Callable[[], object], seconds: float = 120.0) -> Child:
 
 def run(attack: Callable[[], object], seconds: float = 120.0, kill_after: float | None = None) -> Outcome:
     return start(attack, seconds).outcome(kill_after)
+
+
+def short_of_memory(attack: Callable[[], object], seconds: float = 30) -> Outcome:
+    """In a process that may not take more than a few GB."""
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+        attack()
+
+    return run(limited, seconds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ from eval.report.results import read_runs
 from recipes.train import checkpoint
 from recipes.train.folder import CHECKPOINT
 from tests.eval.fake_runs import write_run
-from tests.stress.child import Outcome, run
+from tests.stress.child import short_of_memory
 from tests.stress.ground import Found, Ground, train_page
 
 PARTS = ("recipe.json", "cost.json", "train.jsonl", "eval/scenes-tiny/eval.json", "eval/scenes-tiny/showcase.json")
@@ -40,7 +39,7 @@ def mutated_tars(ground: Ground) -> Found:
     folder.mkdir(parents=True)
     for number in count():
         (folder / "00000.tar").write_bytes(mutated(shard.read_bytes(), ground.chance))
-        yield f"tar {number}", _short_of_memory(partial(_read_all, folder)).fault
+        yield f"tar {number}", short_of_memory(partial(_read_all, folder)).fault
 
 
 def _read_all(folder: Path) -> int:
@@ -58,7 +57,7 @@ def mutated_results(ground: Ground) -> Found:
         path = runs / "coca-tiny-s0" / ground.chance.choice(PARTS)
         content = path.read_bytes()
         path.write_bytes(altered(content, ground.chance) if ground.chance.random() < 0.7 else mutated(content, ground.chance))
-        yield f"{path.name} {number}", _short_of_memory(partial(_report, runs, whole=number % 8 == 0), 60).fault
+        yield f"{path.name} {number}", short_of_memory(partial(_report, runs, whole=number % 8 == 0), 60).fault
 
 
 def _report(runs: Path, *, whole: bool) -> None:
@@ -87,7 +86,7 @@ def mutated_models(ground: Ground) -> Found:
         attack = partial(checkpoint.read_progress, path) if path.name == CHECKPOINT else partial(models.load, folder)
         if path.name in ("recipe.json", "cost.json"):
             attack = partial(train_page, ground, "clip", folder)
-        yield f"{path.name} {number}", _short_of_memory(attack).fault
+        yield f"{path.name} {number}", short_of_memory(attack).fault
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
@@ -131,13 +130,3 @@ def altered(content: bytes, chance: random.Random) -> bytes:
         break
     lines[number] = json.dumps(value).encode()
     return b"\n".join(lines) + b"\n"
-
-
-def _short_of_memory(attack: Callable[[], object], seconds: float = 30) -> Outcome:
-    """In a process that may not take more than a few GB."""
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
-        attack()
-
-    return run(limited, seconds)

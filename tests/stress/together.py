@@ -11,13 +11,17 @@ from pathlib import Path
 from PIL import Image
 
 from data.importers.table import import_table
-from data.scenes.build import build
+from data.scenes.build import make_sample, write_splits
+from data.scenes.pages import page_sample
+from data.scenes.pool import polluted_sample
+from data.scenes.several import several_sample
 from data.shards import find
 from tests.recipes.test_train import same_weights
 from tests.stress.child import start
 from tests.stress.ground import Found, Ground, evaluate, report, reported, train_page, unlike
 
-FEW = {"train": 8, "val": 4}  # samples of a split
+FEW = {"train": 9, "val": 4}  # samples of a split
+SETS = {"scenes": make_sample, "pages": page_sample, "pool": polluted_sample, "several": several_sample}
 
 
 def two_at_once(ground: Ground) -> Found:
@@ -28,7 +32,7 @@ def two_at_once(ground: Ground) -> Found:
         _table(ground.place("table")),
     )
     alone = reported(runs, ground.place("report-alone"))
-    build(ground.place("scenes-alone"), "tiny", workers=1, samples=FEW)
+    whole_sets: dict[str, dict[str, bytes]] = {}
     for number in count():
         out = ground.place("imported-twice")
         attack = partial(import_table, table=table, out=out, split="train")
@@ -47,10 +51,18 @@ def two_at_once(ground: Ground) -> Found:
         attack = partial(report, runs, out)
         yield f"reports {number}", _both(attack, attack) or ("" if _files(out) == alone else "another report than of one command")
 
-        out = ground.place("scenes-twice")
-        attack = partial(build, out, "tiny", workers=1, samples=FEW)
-        same = _both(attack, attack) or ("" if _files(out) == _files(ground.room / "scenes-alone") else "another data set than of one")
-        yield f"data sets {number}", same
+        name = list(SETS)[number % len(SETS)]
+        write = partial(write_splits, name=name, preset_name="tiny", make=SETS[name], workers=1, samples=FEW)
+        if name not in whole_sets:
+            write(out=ground.place("set-alone"))
+            whole_sets[name] = _files(ground.room / "set-alone")
+        out, damaged = ground.place("set-twice"), ground.chance.choice([None, *whole_sets[name]])
+        for path, content in whole_sets[name].items() if damaged else ():  # a file is short, the others are there
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            (out / path).write_bytes(content[: len(content) // 2] if path == damaged else content)
+        attack = partial(write, out=out)
+        same = _both(attack, attack) or ("" if _files(out) == whole_sets[name] else "another data set than of one")
+        yield f"data sets {number}, {name}", same
 
 
 def _both(one: Callable[[], object], other: Callable[[], object], refusal: str = "(?!)") -> str:
