@@ -22,7 +22,7 @@ def read_entries(path: Path, dropped: Counter[str]) -> list[Entry]:
     """
     text = read_text(path)
     try:
-        content = _lines(text) if path.suffix in LINES else json.loads(text)
+        content = _lines(text) if path.suffix.lower() in LINES else json.loads(text)
     except (ValueError, RecursionError) as error:
         content = _lines(text)  # as in POPE's .json files
         if not content or not isinstance(content[0], dict):

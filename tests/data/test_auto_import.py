@@ -398,7 +398,7 @@ def test_parquet_of_img2dataset_and_of_addresses(tmp_path: Path) -> None:
     (sample,) = imported(tmp_path / "00000.parquet")["train"]
     assert sample.captions == ("a dog",)
     parquet.write_table(pyarrow.table({"URL": ["http://x"], "TEXT": ["a dog"]}), tmp_path / "laion.parquet")
-    with pytest.raises(DataError, match=r"img2dataset --url_list .*laion\.parquet --input_format parquet --url_col url --caption_col text"):
+    with pytest.raises(DataError, match=r"img2dataset --url_list .*laion\.parquet --input_format parquet --url_col URL --caption_col TEXT"):
         imported(tmp_path / "laion.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(DataError, match=r"broken.parquet is not a parquet file"):

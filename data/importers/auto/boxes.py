@@ -23,6 +23,9 @@ def coco(place: Place) -> Found | None:
         return None
     name = place.path.name.lower()
     boxed = "categories" in content
+    kinds = content["categories"] if boxed and isinstance(content["categories"], list) else []
+    if any(isinstance(each, dict) and "keypoints" in each for each in kinds):
+        raise DataError(f"{place.path}: COCO's keypoints, which are not read. Import the objects, instances_....json, or the captions")
     dropped: Counter[str] = Counter()
     if not boxed:
         rows = rows_of(place.path, None, dropped)
@@ -30,7 +33,8 @@ def coco(place: Place) -> Found | None:
         if beside is None:
             return Found("COCO's captions", {"": list(rows.values())}, needs=("captions",), dropped=dropped)
         add_objects(rows, beside, dropped)
-        return Found(f"COCO's captions, with the objects of {beside.name}", {"": list(rows.values())}, needs=("captions",), dropped=dropped)
+        name = f"COCO's captions, with the objects of {beside.name}"
+        return Found(name, {"": list(rows.values())}, needs=("captions",), dropped=dropped, read=(beside,))
     beside = _beside(place.path, name.replace("instances", "captions"))
     if beside is not None:
         rows = rows_of(beside, None, dropped)
@@ -97,5 +101,5 @@ def _object(entry: Any, dropped: Counter[str]) -> Object | None:
 
 def _beside(path: Path, name: str) -> Path | None:
     """The file of that name, in any case, in the same folder; not the file itself."""
-    there: Mapping[str, Path] = {each.name.lower(): each for each in path.absolute().parent.iterdir()}
+    there: Mapping[str, Path] = {each.name.lower(): each for each in path.parent.iterdir()}
     return there.get(name) if name != path.name.lower() else None

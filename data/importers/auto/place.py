@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,17 +16,58 @@ from data.importers.folder import ENDINGS
 from data.importers.write import Row, read_text
 
 Layout = Literal["xywh", "xyxy"]  # of a box: left, top, width, height; or left, top, right, bottom
+SPLITS = {"train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
+SPLITS |= {"test": "test", "testdev": "test", "testing": "test"}
+SPLITS |= {"testa": "testA", "testb": "testB"}  # of RefCOCO: people, and other objects
+PADDED, PLAIN = re.compile(r"(?:\w+_)?(\d{12})"), re.compile(r"([1-9]\d*)")  # COCO's numbers in names of pictures, and alone
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+OF_ANNOTATIONS = re.compile(r"anno|anns|question|caption|text|label|json|meta|scene|split|karpathy", re.I)  # in names of folders
+
+
+def pictures_in(folder: Path) -> Iterator[Path]:
+    """The pictures in a folder and its sub-folders, without hidden ones."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in ENDINGS and path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def any_pictures(folder: Path) -> bool:
+    return any(path.suffix.lower() in ENDINGS and not path.name.startswith(".") for path in folder.rglob("*"))
+
+
+def split_in(*names: str) -> str | None:
+    """The split that these names tell, the first of them first: `captions_val2014.json`, `Flickr_8k.devImages.txt`."""
+    for name in names:
+        words = [*re.split(r"[^a-z]+", name.lower()), *map(str.lower, re.findall(r"[A-Z]?[a-z]+", name))]
+        if said := next((SPLITS[word] for word in words if word in SPLITS), None):
+            return said
+    return None
+
+
+def archive(path: Path) -> bool:
+    return path.suffix.lower() in ARCHIVES and path.is_file()
+
+
+def unpack(path: Path) -> str:
+    """What to do with an archive."""
+    folder = path.parent / path.name.split(".")[0]
+    return f"unpack it, and import the folder: python -m zipfile -e {path} {folder}" if path.suffix.lower() == ".zip" else "unpack it first"
 
 
 @dataclass
 class Found:
-    """What a format was recognised in: rows for each split ("" if the data do not say which), and which fields a sample needs one of."""
+    """What a format was recognised in: rows for each split ("" if the data do not say which), and which fields a sample needs one of.
+
+    Files that were `read` as well are not imported again with their folder, and files with parts of the same set (`part_of`) as one.
+    """
 
     format: str
     splits: Mapping[str, Iterable[Row]]
     needs: tuple[str, ...] = ("captions", "questions")
     classes: Sequence[str] | None = None
     dropped: Counter[str] = field(default_factory=Counter)
+    read: tuple[Path, ...] = ()
+    part_of: str = ""
 
 
 @dataclass
@@ -60,12 +102,13 @@ class Place:
         except (ValueError, RecursionError):
             return None
 
-    @property
+    @cached_property
     def pictures(self) -> Path:
-        """The folder of the pictures."""
-        if self.images is not None:
-            return self.images
-        return self.path if self.path.is_dir() else self.path.absolute().parent
+        """The folder of the pictures: as named, or beside the file. A folder of annotations alone, such as COCO's, lies beside them."""
+        if self.images is not None or self.path.is_dir():
+            return self.images or self.path
+        folder = self.path.absolute().parent
+        return folder.parent if OF_ANNOTATIONS.search(folder.name) and not any_pictures(folder) else folder
 
     @property
     def described(self) -> str:
@@ -86,12 +129,11 @@ class Library:
 
     @cached_property
     def names(self) -> dict[str, list[str]]:
-        """File name in lower case, with and without ending -> paths in the folder."""
+        """File name in lower case, with and without ending, and COCO's number -> paths in the folder."""
         found: dict[str, list[str]] = {}
-        for path in sorted(self.root.rglob("*")):
-            if path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith("."):
-                for name in {path.name.lower(), path.stem.lower()}:
-                    found.setdefault(name, []).append(path.relative_to(self.root).as_posix())
+        for path in pictures_in(self.root):
+            for name in {path.name.lower(), path.stem.lower(), *_number(path.stem, PADDED)}:
+                found.setdefault(name, []).append(path.relative_to(self.root).as_posix())
         return found
 
     def located(self, rows: Iterable[Row], dropped: Counter[str]) -> Iterator[Row]:
@@ -110,7 +152,8 @@ class Library:
         """Of the picture in the folder, or the name itself where there is none; None where there are several."""
         if _is_file(self.root, name):
             return name
-        fitting = self.names.get(PurePosixPath(name.replace("\\", "/")).name.lower(), [])
+        file = PurePosixPath(name.replace("\\", "/"))
+        fitting = next((self.names[key] for key in (file.name.lower(), *_number(file.stem, PADDED, PLAIN)) if key in self.names), [])
         if len(fitting) > 1:
             alike = [_folders_alike(each, name) for each in fitting]
             fitting = [each for each, folders in zip(fitting, alike, strict=True) if folders == max(alike)]
@@ -123,6 +166,11 @@ class Library:
         if self.by_name:
             print(f"{self.by_name:,} pictures were found in {self.root} by their file names alone")
             self.by_name = 0
+
+
+def _number(name: str, *forms: re.Pattern[str]) -> list[str]:
+    """COCO calls a picture COCO_val2014_000000000008 or, since 2017, 000000000008, and annotations may have the number 8 alone."""
+    return [f"number {int(match[1])}" for form in forms if (match := form.fullmatch(name))]
 
 
 def _is_file(root: Path, name: str) -> bool:

@@ -21,8 +21,12 @@ PATHS = (
     *("image_path", "image_file", "image_filename", "image_name", "file_name", "filename", "filepath", "file", "path"),
     *("img_path", "img", "image"),
 )
+PICTURES = ("image", "images", "img", "picture", "jpg", "jpeg", "png", "webp")  # encoded, or their paths
 IDS = ("imageid", "image_id", "cocoid", "img_id")
-CAPTIONS = ("captions", "caption", "sentences", "texts", "text", "sentence", "descriptions", "description", "alt_text", "comment", "title")
+CAPTIONS = (
+    *("captions", "caption", "sentences", "texts", "text", "sentence", "descriptions", "description", "alt_text", "comment", "title"),
+    *("raw", "reference_strs", "caption_str"),  # Flickr30k's on the hub, TextCaps'
+)
 LABELS = ("label", "class", "class_name", "fine_label")
 KINDS = ("answer_type", "question_type", "category")
 ADDRESSES = ("url", "image_url", "img_url", "image_link")
@@ -42,6 +46,7 @@ def first(record: Record, names: Iterable[str]) -> Any:
 def row_of(record: Record, dropped: Counter[str], label_of: Callable[[Any], str] = str) -> Row | None:
     """The row of a record; None, counted, without a picture. What is wrong with its texts is counted as well."""
     fields = lowered(record)
+    fields |= _alone(fields) | _talk(fields)
     if files := _several(fields):
         return _about_several(files, fields["conversations"], dropped)
     file, content = _picture(fields)
@@ -49,7 +54,8 @@ def row_of(record: Record, dropped: Counter[str], label_of: Callable[[Any], str]
         dropped["image too large"] += 1
         return None
     if file is None and content is None:
-        dropped["record without a picture"] += 1
+        several = any(isinstance(fields.get(name), list) for name in ("image", "images"))
+        dropped["record with several pictures" if several else "record without a picture"] += 1
         return None
     captions, others = usable(_captions(fields))
     dropped.update(f"bad {kind}" for kind in others.elements())
@@ -83,6 +89,7 @@ def name_of(record: Record) -> str:
     has = lowered(record).keys()
     kinds = {
         "LLaVA's conversations": {"conversations"},
+        "a chat's messages": {"messages"},
         "Karpathy's splits": {"sentences", "split"},
         "GQA's questions": {"imageid", "question"},
         "CLEVR's questions": {"image_filename", "question"},
@@ -96,6 +103,23 @@ def name_of(record: Record) -> str:
         if fields <= has:
             return name
     return f"records with the fields {', '.join(list(record)[:8])}"
+
+
+def _alone(fields: Record) -> dict[str, Any]:
+    """The only picture of a list, as the picture."""
+    lists = {name: fields[name] for name in ("image", "images") if isinstance(fields.get(name), list)}
+    alone = [value[0] for value in lists.values() if len(value) == 1]
+    return {"image": alone[0]} if alone else {}
+
+
+def _talk(fields: Record) -> dict[str, Any]:
+    """What is said in `messages`, as of chat templates, and in pairs of `user` and `assistant`, as of The Cauldron."""
+    if isinstance(fields.get("messages"), list) and "conversations" not in fields:
+        return {"conversations": fields["messages"]}
+    texts = fields.get("texts")
+    if isinstance(texts, list) and texts and all(isinstance(each, Mapping) and {"user", "assistant"} <= each.keys() for each in texts):
+        return {"texts": None, "conversations": [{"role": who, "content": each[who]} for each in texts for who in ("user", "assistant")]}
+    return {}
 
 
 def _several(fields: Record) -> list[str]:
@@ -117,7 +141,7 @@ def _about_several(files: list[str], turns: list[Any], dropped: Counter[str]) ->
 
 def _picture(fields: Record) -> tuple[str | None, bytes | None]:
     """File name and encoded image, either of which may be None."""
-    for name in ("image", "img", "picture", "jpg", "jpeg", "png", "webp", *PATHS):
+    for name in (*PICTURES, *PATHS):
         value = fields.get(name)
         if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):  # the hub's image column
             return value.get("path"), value["bytes"]
@@ -130,7 +154,7 @@ def _picture(fields: Record) -> tuple[str | None, bytes | None]:
     folder, file = fields.get("filepath"), fields.get("filename")
     if isinstance(folder, str) and isinstance(file, str):  # Karpathy's: a folder and a name
         return (file if folder.lower().endswith(ENDINGS) else f"{folder}/{file}"), None
-    path = next((fields[name] for name in PATHS if isinstance(fields.get(name), str)), None)
+    path = next((fields[name] for name in (*PATHS, *PICTURES) if isinstance(fields.get(name), str)), None)
     if path is not None:
         return path, None
     number = next((fields[name] for name in IDS if isinstance(fields.get(name), str | int)), None)
@@ -185,7 +209,7 @@ def _conversation(turns: list[Any], captions: list[str] | None, dropped: Counter
     """A turn of the user and the reply to it. A request to describe the picture, alone in its conversation, makes its reply a caption,
     where there are to be any."""
     said = [(str(turn.get("from", turn.get("role"))).lower(), turn.get("value", turn.get("content"))) for turn in turns if _is_dict(turn)]
-    said = [(who, text) for who, text in said if who != "system"]
+    said = [(who, _text(text)) for who, text in said if who != "system"]
     found = []
     for (asks, question), (replies, answer) in zip(said[::2], said[1::2], strict=False):
         known = asks in ("human", "user") and replies in ("gpt", "assistant")
@@ -198,6 +222,13 @@ def _conversation(turns: list[Any], captions: list[str] | None, dropped: Counter
         else:
             found.append(Question(request, answer))
     return found
+
+
+def _text(content: Any) -> Any:
+    """Of a chat's message, whose parts are {"type": "text", "text": ...} and pictures."""
+    if not isinstance(content, list) or not all(map(_is_dict, content)):
+        return content
+    return " ".join(part["text"] for part in content if isinstance(part.get("text"), str))
 
 
 def _is_dict(turn: Any) -> bool:
