@@ -86,10 +86,10 @@ def adopt(model: Model, needed: Sequence[Needed], adopted: Mapping[str, Model], 
     try:
         model.adopt(dict(adopted))
     except (KeyError, RuntimeError) as error:  # of the state dicts: a tensor that is missing, unexpected, or of another shape
-        names = " and ".join(f"{each.folder} ({each.role})" for each in needed)
+        builds_on = " and ".join(f"{each.folder} ({each.role})" for each in needed)
         why = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"with these values of --model.* the {model.name} has other parts than {names}, which it builds on: {why}"
+            f"with these values of --model.* the {model.name} has other parts than {builds_on}, which it builds on: {why}"
         ) from error
     progress.sources |= _sources(model, {f"{each.role} of {each.folder}": adopted[each.role] for each in needed})
     for each in needed:

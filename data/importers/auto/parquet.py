@@ -84,7 +84,7 @@ class _Rows:
     def __iter__(self) -> Iterator[Row]:
         for path, split in self.parts:
             for record in _read(path):
-                if split is None or record[self.column] == split:
+                if self.column is None or split is None or record[self.column] == split:
                     row = row_of(record, self.dropped, self._label)
                     if row:
                         yield row
