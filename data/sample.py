@@ -24,6 +24,7 @@ FORMS = {  # of fields of a sample's json, for messages
     "questions": '[{"question": "...", "answer": "..."}, ...]',
     "foils": '[{"caption": "...", "foil": "...", "kind": "..."}, ...]',
     "objects": '[{"name": "...", "box": [left, top, right, bottom]}, ...] with finite numbers',
+    "extra": "an object",
     "page": '[0, "a text", 1, ...], texts and the numbers of the sample\'s images',
 }
 
