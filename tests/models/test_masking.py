@@ -93,5 +93,5 @@ def test_rates_at_the_ends(tokenizer: BPETokenizer, rate: float) -> None:
 
 
 def test_impossible_shares_are_refused() -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="expected two shares with a sum of at most 1"):
         TokenMasking(mask_share=0.8, random_share=0.3)

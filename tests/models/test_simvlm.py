@@ -140,7 +140,7 @@ def test_a_stage_gives_a_token_for_every_sixteen_pixels(kind: Any) -> None:
 
 
 def test_what_it_cannot_be_built_from_is_refused() -> None:
-    with pytest.raises(ValueError, match="one token per 16 pixels; got patch_size 8"):
+    with pytest.raises(ValueError, match=r"--model\.stage\.patch-size is 8, expected 16: .* one token per 16 pixels"):
         image_stage(StageConfig(patch_size=8), 32)
     with pytest.raises(ValueError, match=r"--model.stage.image-size is 72, expected a multiple of the patch size, 16"):
         image_stage(StageConfig("patch", image_size=72), 32)
