@@ -81,7 +81,7 @@ def build_tower(description: str, *, weights: bool = False) -> Any:
         return tower if isinstance(tower, VisionTransformer) else NamedTower(tower, about["size"])
     model = _transformers(described_as(about["architecture"]))
     if weights:
-        names = {} if type(model.config) in AutoModel._model_mapping else {"key_mapping": PART}  # type: ignore[attr-defined]
+        names: dict[str, Any] = {} if _is_known(model.config) else {"key_mapping": PART}
         model, found = fetched(
             f"image tower {source!r}", type(model).from_pretrained, source.removeprefix(HUB), config=model.config, use_safetensors=True,
             trust_remote_code=False, output_loading_info=True, dtype=torch.float32, attn_implementation="eager", **names,
@@ -105,12 +105,17 @@ def _about(description: str) -> dict[str, Any]:
 
 def _transformers(config: Any) -> Any:
     """The image tower of a configuration. AutoModel leaves out some that are parts of models only, such as BLIP's."""
-    if type(config) in AutoModel._model_mapping:  # type: ignore[attr-defined]
+    if _is_known(config):
         return AutoModel.from_config(config, trust_remote_code=False, attn_implementation="eager")
     kind = getattr(transformers, type(config).__name__.removesuffix("Config") + "Model", None)
     if kind is None:
         raise ValueError(f"transformers has no image tower for a configuration of the kind {config.model_type!r}")
     return kind._from_config(config, attn_implementation="eager")
+
+
+def _is_known(config: Any) -> bool:
+    known: Any = AutoModel
+    return type(config) in known._model_mapping
 
 
 def fetch_named_tower(visual: nn.Module, config: VisionConfig) -> dict[str, str]:

@@ -141,7 +141,7 @@ def test_siglip_and_a_language_model_in_transformers(tmp_path: Path) -> None:
     config = SigLIPConfig(vision=vision, text=text, context=10, vocab_size=WORDS.vocab_size)
     assert len(export(saved(SigLIP(config, WORDS), tmp_path / "siglip"), "transformers", tmp_path / "out")) == 2
     again, ours = (models.load(source) for source in (f"hf:{tmp_path / 'out'}", tmp_path / "siglip"))
-    torch.testing.assert_close(again.encode_text(["a red star"]), ours.encode_text(["a red star"]), atol=1e-5, rtol=1e-5)  # type: ignore[operator]
+    torch.testing.assert_close(again.encode_text(["a red star"]), ours.encode_text(["a red star"]), atol=1e-5, rtol=1e-5)
     run = saved(LM(LMConfig.tiny().__class__(**{**vars(LMConfig.tiny()), "vocab_size": WORDS.vocab_size}), WORDS), tmp_path / "lm")
     export(run, "transformers", tmp_path / "language")
     theirs, tokenizer = (
@@ -254,7 +254,7 @@ def test_a_tower_of_timm_goes_back_to_timm(tmp_path: Path, name: str) -> None:
     theirs, ours = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval(), models.load(run)
     pixels = torch.rand(1, 3, 160, 160)
     with torch.no_grad():
-        torch.testing.assert_close(theirs(pixels), ours.visual(pixels), atol=1e-5, rtol=1e-5)  # type: ignore[operator]
+        torch.testing.assert_close(theirs(pixels), ours.visual(pixels), atol=1e-5, rtol=1e-5)
 
 
 def test_a_difference_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
