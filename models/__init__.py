@@ -94,6 +94,9 @@ def load(folder: str | Path, device: str = "cpu", *, weights: bool = True) -> Mo
         return importlib.import_module("models.published").published(str(folder), device)
     folder = Path(folder)
     if not (folder / "model.json").exists():
+        layouts = {"hf": "config.json", "open_clip": "open_clip_config.json"}
+        if found := [f"{source}:{folder}" for source, name in layouts.items() if (folder / name).is_file()]:
+            raise FileNotFoundError(f"{folder} has no model.json: published weights are named {' or '.join(found)}")
         raise FileNotFoundError(f"{folder} has no model.json: train a model first, for example `make train-clip`")
     kind, config = described(folder)
     tokenizer = load_tokenizer(folder) if kind.reads_text() else None
@@ -155,7 +158,7 @@ def _without(path: Path, kind: type[Model]) -> list[str]:
     """The capabilities that a model lacks (`Model.leave_out`). Raises FileError."""
     found = read_json(path, TRAIN_AGAIN).get("without", [])
     if not (isinstance(found, list) and all(isinstance(name, str) and callable(getattr(kind, name, None)) for name in found)):
-        raise FileError(f"{path}: without is {found!r:.80}, expected names of methods of a {kind.name}. {TRAIN_AGAIN}")
+        raise FileError(f"{path}: without is {found!r:.80}, expected names of methods of {kind.name}. {TRAIN_AGAIN}")
     return found
 
 

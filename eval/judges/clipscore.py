@@ -57,7 +57,7 @@ def named_clip(spec: str, device: str = "cpu", batch_size: int = 256) -> NamedCL
     model = models.load(spec, device).requires_grad_(False)
     scorer = Subject(model, batch_size).embeddings
     if scorer is None:
-        raise EvalError(f"--clip {spec}: a {type(model).__name__} does not embed images and texts; expected a CLIP or another dual encoder")
+        raise EvalError(f"--clip {spec}: {type(model).__name__} does not embed images and texts; expected a CLIP or another dual encoder")
     published = spec.startswith(PUBLISHED)
     return NamedCLIP(spec if published else Path(spec).resolve().name, weights_hash(model), PREFIX if published else "", scorer)
 

@@ -42,7 +42,7 @@ def named_judge(spec: str, device: str = "cpu", batch_size: int = 256) -> Judge:
     weights = weights_hash(model)
     if not isinstance(model, WeighsAnswers):
         raise EvalError(
-            f"--judge {spec}: a {type(model).__name__} cannot compute the likelihood of an answer; expected a model with answer_likelihood"
+            f"--judge {spec}: {type(model).__name__} cannot compute the likelihood of an answer; expected a model with answer_likelihood"
         )
     return Judge(Path(spec).resolve().name, weights, AnswerLikelihoods(model, batch_size))
 

@@ -59,13 +59,20 @@ def comparisons(result: Mapping[str, Any]) -> list[Comparison]:
 
 
 def figures(weights: str) -> tuple[Figure, ...]:
-    """The figures known for `WEIGHTS=`; a copy of a hub's folder is known by the last two parts of its path."""
+    """The figures known for `WEIGHTS=`; a copy of a hub's folder is known by its name, or by that of the hub's cache."""
     return next((found for names, found in _known() if any(_same(weights, name) for name in names)), ())
 
 
 def _same(weights: str, name: str) -> bool:
     source, _, path = weights.partition(":")
-    return weights == name or (source == "hf" and name.startswith("hf:") and path.endswith("/" + name.removeprefix("hf:")))
+    hub, _, known = name.partition(":")
+    if hub != "hf" or source not in ("hf", "open_clip"):
+        return weights == name
+    path = path.removeprefix("hf-hub:").rstrip("/")
+    parts = path.split("/")
+    local = path.startswith(("/", ".", "~"))
+    cached = f"models--{known.replace('/', '--')}" in parts
+    return path == known or path.endswith(f"/{known}") or cached or (local and parts[-1] == known.split("/")[-1])
 
 
 @cache

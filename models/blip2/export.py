@@ -18,20 +18,28 @@ from transformers import (
 
 from models.blip2.convert import to_conditional_generation, to_retrieval
 from models.blip2.model import BLIP2
-from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_convolutions, their_tower
+from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_other_towers, their_tower
 from models.shared.prefix import SOFT, embed
 from models.shared.text import BPETokenizer
+
+
+def refuse_transformers(model: Any) -> None:
+    vision = model.config.vision
+    refuse_other_towers(vision, "transformers")
+    if model.config.timm_name:
+        raise Unsupported(f"transformers' BLIP-2 has a plain vision transformer, and this one has timm's {model.config.timm_name}")
+    if vision.pool != "token" or vision.pre_norm:
+        raise Unsupported("transformers' BLIP-2 has a class token and no norm before its blocks; this tower is another one")
+    if "caption" not in model.without:
+        _with_a_token_for_images(model)
+    if "score" not in model.without and model.tokenizer.start is None:
+        raise Unsupported(f"transformers' BLIP-2 begins texts with a start token, and the tokenizer {model.tokenizer.name!r} has none")
 
 
 def transformers(model: BLIP2, folder: Path) -> list[Check]:
     """For `Blip2ForConditionalGeneration.from_pretrained(folder)` and `Blip2ForImageTextRetrieval.from_pretrained(folder / "retrieval")`,
     each with the tokenizer and the image processor."""
-    vision = model.config.vision
-    refuse_convolutions(vision, "transformers")
-    if model.config.timm_name:
-        raise Unsupported(f"transformers' BLIP-2 has a plain vision transformer, and this one has timm's {model.config.timm_name}")
-    if vision.pool != "token" or vision.pre_norm:
-        raise Unsupported("transformers' BLIP-2 has a class token and no norm before its blocks; this tower is another one")
+    refuse_transformers(model)
     writers = {"caption": (_captions, folder), "score": (_compares, folder / "retrieval")}
     return [check for name, (writer, place) in writers.items() if name not in model.without for check in writer(model, place)]
 
@@ -63,8 +71,6 @@ def _captions(model: BLIP2, folder: Path) -> list[Check]:
 
 
 def _compares(model: BLIP2, folder: Path) -> list[Check]:
-    if model.tokenizer.start is None:
-        raise Unsupported(f"transformers' BLIP-2 begins texts with a start token, and the tokenizer {model.tokenizer.name!r} has none")
     theirs: Any = Blip2ForImageTextRetrieval(_config(model, None))
     theirs.load_state_dict(to_retrieval(model.state_dict()))
     theirs.save_pretrained(folder)

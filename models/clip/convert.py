@@ -126,7 +126,10 @@ def config_from_open_clip(cfg: dict[str, Any]) -> CLIPConfig:
         "patch_dropout",
         "context_length",
         "vocab_size",
+        "hf_tokenizer_name",
+        "eos_id",  # where texts are read at the end token by its id, and not at the largest one, which CLIP's own end is
     }
+    plain |= {"pool_type"} if text.get("pool_type") in ("argmax", "eos") else set()
     if foreign := {*vision, *text} - plain:
         raise ValueError(f"not CLIP's own towers: open_clip's configuration has {', '.join(sorted(foreign))}")
     if not isinstance(vision["layers"], int):

@@ -17,16 +17,21 @@ from transformers import CLIPConfig as TheirConfig
 from data.files import write_text
 from models.clip.convert import to_open_clip, to_transformers
 from models.clip.model import CLIP
-from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_convolutions, their_tower
+from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_other_towers, their_tower
 from models.shared.text import OpenCLIPTokenizer
 
 # transformers' CLIP takes an end token of this id for a mistake in old configurations, and reads a text at its largest id instead.
 OLD_END = 2
 
 
+def refuse_transformers(model: Any) -> None:
+    _refuse_what_is_not_clips(model, "transformers")
+    fast_tokenizer(model.tokenizer, model.config.context)
+
+
 def transformers(model: CLIP, folder: Path) -> list[Check]:
     """For `CLIPModel.from_pretrained(folder)`, with the tokenizer and the image processor."""
-    _refuse_what_is_not_clips(model, "transformers")
+    refuse_transformers(model)
     tokenizer, state = fast_tokenizer(model.tokenizer, model.config.context), dict(model.state_dict())
     end = model.tokenizer.end
     if end == OLD_END:
@@ -83,24 +88,31 @@ def _checked_in_transformers(model: CLIP, folder: Path) -> list[Check]:
     ]
 
 
-def _refuse_what_is_not_clips(model: CLIP, library: str) -> None:
-    refuse_convolutions(model.config.vision, library)
+def _refuse_what_is_not_clips(model: Any, library: str) -> None:
+    if not isinstance(model, CLIP):
+        raise Unsupported(f"{library} has no {type(model).__name__} with these layers")
+    refuse_other_towers(model.config.vision, library)
     if type(model) is not CLIP and model.state_dict().keys() != CLIP(model.config, model.tokenizer).state_dict().keys():
         raise Unsupported(f"{library} has no {type(model).__name__}: only CLIP itself")
     if not model.config.image_head or model.config.vision.pool != "token" or not model.config.vision.pre_norm:
         raise Unsupported(f"{library}'s CLIP has a class token, a norm before its blocks and an image head; this tower is another one")
 
 
-def open_clip(model: CLIP, folder: Path) -> list[Check]:
-    """open_clip_config.json and open_clip_model.safetensors, for `open_clip.create_model("local-dir:FOLDER")`."""
+def refuse_open_clip(model: Any) -> None:
     _refuse_what_is_not_clips(model, "open_clip")
     vision, text = model.config.vision, model.config.text
     if vision.activation not in ("gelu", "quick_gelu") or text.activation != vision.activation:
         raise Unsupported(f"open_clip's CLIP has GELU or quick GELU in both towers; these have {vision.activation} and {text.activation}")
     if vision.norm_eps != 1e-5 or text.norm_eps != 1e-5:
         raise Unsupported("open_clip's norms have an eps of 1e-5")
+
+
+def open_clip(model: CLIP, folder: Path) -> list[Check]:
+    """open_clip_config.json and open_clip_model.safetensors, for `open_clip.create_model("local-dir:FOLDER")`."""
+    refuse_open_clip(model)
+    vision, text = model.config.vision, model.config.text
     if not isinstance(model.tokenizer, OpenCLIPTokenizer):
-        print("open_clip loads tokenizers of the hub only: encode texts with this folder's tokenizer.json (`tokenizers` library)")
+        print("open_clip loads tokenizers of the hub only: encode texts with transformers' AutoTokenizer.from_pretrained of this folder")
     own = not isinstance(model.tokenizer, OpenCLIPTokenizer)
     cfg = {
         "embed_dim": model.config.embed_dim,
@@ -129,7 +141,7 @@ def open_clip(model: CLIP, folder: Path) -> list[Check]:
     state = {name: tensor.detach().clone().contiguous() for name, tensor in to_open_clip(model.state_dict()).items()}
     save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
     if own:
-        write_text(folder / "tokenizer.json", fast_tokenizer(model.tokenizer, model.config.context).backend_tokenizer.to_str())
+        fast_tokenizer(model.tokenizer, model.config.context).save_pretrained(folder)
     theirs, _, transform = create_model_and_transforms(f"local-dir:{folder}")
     theirs.eval()
     images = pictures(vision.image_size)

@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.functional as edit  # type: ignore[import-untyped]
 from PIL import Image, ImageFilter
 from timm.layers import resample_abs_pos_embed
@@ -158,9 +159,12 @@ def without_stop_words(text: str) -> str:
 
 def seen(tower: VisionTransformer, pixels: Tensor, patch_size: int) -> Tensor:
     """A tower's features `[B, width]` of normalised pixels `[B, 3, V, V]`, which may be smaller than those that it was built for: then the
-    position embedding is resampled."""
+    position embedding is resampled, or for a tower without one the pixels."""
     side = pixels.shape[-1] // patch_size
-    if side**2 == tower.patch_embed.num_patches:
+    if side**2 == tower.patch_embed.num_patches or getattr(tower, "dynamic_img_size", False):  # timm then resamples it itself
         return tower(pixels)
-    positions = resample_abs_pos_embed(tower.pos_embed, [side, side], num_prefix_tokens=tower.num_prefix_tokens)
+    if getattr(tower, "pos_embed", None) is None:
+        return tower(F.interpolate(pixels, size=tower.patch_embed.img_size, mode="bicubic", align_corners=False))
+    prefix = 0 if tower.no_embed_class else tower.num_prefix_tokens
+    positions = resample_abs_pos_embed(tower.pos_embed, [side, side], num_prefix_tokens=prefix)
     return functional_call(tower, {"pos_embed": positions}, (pixels,))

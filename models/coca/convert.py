@@ -125,7 +125,7 @@ def config_from_open_clip(cfg: dict[str, Any]) -> CoCaConfig:
         "attn_pooler_heads",
         "output_tokens",
     }
-    known_text = {"context_length", "vocab_size", "layers", "width", "heads", "embed_cls", "output_tokens"}
+    known_text = {"context_length", "vocab_size", "layers", "width", "heads", "embed_cls", "output_tokens", "pad_id", "hf_tokenizer_name"}
     ignored = {"mlp_ratio", "dim_head", "n_queries", "attn_pooler_heads"}  # by open_clip, too
     if foreign := (set(vision) - known_vision) | (set(text) - known_text) | (set(multimodal) - known_text - ignored):
         raise ValueError(f"not CoCa's own towers: open_clip's configuration has {', '.join(sorted(foreign))}")

@@ -15,13 +15,33 @@ from data.files import write_text
 from models.coca.convert import to_open_clip
 from models.coca.model import CoCa
 from models.shared.convert import State
-from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_convolutions
+from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_other_towers
 from models.shared.text import OpenCLIPTokenizer
+
+
+def refuse_open_clip(model: Any) -> None:
+    if not isinstance(model, CoCa):
+        raise Unsupported(f"open_clip has no {type(model).__name__} with these layers")
+    config, vision, text = model.config, model.config.vision, model.config.text
+    refuse_other_towers(vision, "open_clip")
+    if vision.pool != "token" or not vision.pre_norm:
+        raise Unsupported(
+            "open_clip's CoCa has a class token and a norm before its image blocks, and this tower has not: train with "
+            "--model.vision.pool token --model.vision.pre-norm"
+        )
+    if vision.activation not in ("gelu", "quick_gelu") or text.activation != vision.activation:
+        raise Unsupported(f"open_clip's CoCa has GELU or quick GELU in both towers; these have {vision.activation} and {text.activation}")
+    if vision.norm_eps != 1e-5 or text.norm_eps != 1e-5:
+        raise Unsupported("open_clip's norms have an eps of 1e-5")
+    if text.mlp_ratio != 4 or config.embed_dim != text.width:
+        raise Unsupported("open_clip's CoCa has an embedding as wide as its text layers, and MLPs four times as wide; this one has not")
+    if model.tokenizer.pad == model.tokenizer.end:
+        raise Unsupported(f"open_clip tells padding by its id, and the tokenizer {model.tokenizer.name!r} has the end's")
 
 
 def open_clip(model: CoCa, folder: Path) -> list[Check]:
     """open_clip_config.json and open_clip_model.safetensors, for `open_clip.create_model("local-dir:FOLDER")`."""
-    _refuse_what_open_clip_has_not(model)
+    refuse_open_clip(model)
     config, vision, text, tokenizer = model.config, model.config.vision, model.config.text, model.tokenizer
     both = {"context_length": config.context, "vocab_size": config.vocab_size, "width": text.width, "heads": text.heads}
     cfg = {
@@ -51,8 +71,8 @@ def open_clip(model: CoCa, folder: Path) -> list[Check]:
     content = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
     save_file(content, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
     if not isinstance(tokenizer, OpenCLIPTokenizer):
-        write_text(folder / "tokenizer.json", fast_tokenizer(tokenizer, config.context).backend_tokenizer.to_str())
-        print("open_clip loads tokenizers of the hub only: encode texts with this folder's tokenizer.json (`tokenizers` library)")
+        fast_tokenizer(tokenizer, config.context).save_pretrained(folder)
+        print("open_clip loads tokenizers of the hub only: encode texts with transformers' AutoTokenizer.from_pretrained of this folder")
 
     theirs: Any
     theirs, _, transform = create_model_and_transforms(f"local-dir:{folder}")
@@ -77,24 +97,6 @@ def open_clip(model: CoCa, folder: Path) -> list[Check]:
         Check.of("text features", model.encode_text(TEXTS), read),
         Check.of("logits of captions", mine[real], logits[real]),
     ]
-
-
-def _refuse_what_open_clip_has_not(model: CoCa) -> None:
-    config, vision, text = model.config, model.config.vision, model.config.text
-    refuse_convolutions(vision, "open_clip")
-    if vision.pool != "token" or not vision.pre_norm:
-        raise Unsupported(
-            "open_clip's CoCa has a class token and a norm before its image blocks, and this tower has not: train with "
-            "--model.vision.pool token --model.vision.pre-norm"
-        )
-    if vision.activation not in ("gelu", "quick_gelu") or text.activation != vision.activation:
-        raise Unsupported(f"open_clip's CoCa has GELU or quick GELU in both towers; these have {vision.activation} and {text.activation}")
-    if vision.norm_eps != 1e-5 or text.norm_eps != 1e-5:
-        raise Unsupported("open_clip's norms have an eps of 1e-5")
-    if text.mlp_ratio != 4 or config.embed_dim != text.width:
-        raise Unsupported("open_clip's CoCa has an embedding as wide as its text layers, and MLPs four times as wide; this one has not")
-    if model.tokenizer.pad == model.tokenizer.end:
-        raise Unsupported(f"open_clip tells padding by its id, and the tokenizer {model.tokenizer.name!r} has the end's")
 
 
 def _mlps_that_add_nothing(model: CoCa) -> State:

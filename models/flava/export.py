@@ -13,17 +13,23 @@ from transformers import AutoImageProcessor, AutoTokenizer, FlavaConfig, FlavaFo
 from models.flava.convert import UNUSED, to_transformers
 from models.flava.model import FLAVA
 from models.shared.convert import State
-from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_convolutions, their_tower
+from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_other_towers, their_tower
 
 UNLIKELY = -100.0  # score of a word that only stands for masked ones
 
 
-def transformers(model: FLAVA, folder: Path) -> list[Check]:
-    """For `FlavaForPreTraining.from_pretrained(folder)`, with the tokenizer and the image processor."""
-    vision, text, context = model.config.vision, model.config.text, model.config.context
-    refuse_convolutions(vision, "transformers")
+def refuse_transformers(model: Any) -> None:
+    vision = model.config.vision
+    refuse_other_towers(vision, "transformers")
     if vision.pool != "token" or vision.pre_norm:
         raise Unsupported("transformers' FLAVA has a class token and no norm before its blocks; this tower is another one")
+    _with_a_mask(model)
+
+
+def transformers(model: FLAVA, folder: Path) -> list[Check]:
+    """For `FlavaForPreTraining.from_pretrained(folder)`, with the tokenizer and the image processor."""
+    refuse_transformers(model)
+    vision, text, context = model.config.vision, model.config.text, model.config.context
     rows = len(model.text.tokens.weight)
     config = FlavaConfig(
         image_config=their_tower(vision)

@@ -147,7 +147,7 @@ class OnFrozenCLIP(LockedTowerModel, Frozen):
     def _see_with(self, clip: Any) -> None:
         """Take over the image side of a CLIP, whatever its size."""
         if not isinstance(clip, CLIP):
-            raise ValueError(f"{type(self).__name__} sees with a CLIP, not with a {type(clip).__name__}: name the page of one")
+            raise ValueError(f"{type(self).__name__} sees with a CLIP, not with {type(clip).__name__}: name the page of one")
         theirs = clip.config
         sizes = {"vision": theirs.vision, "embed_dim": theirs.embed_dim, "mean": theirs.mean, "std": theirs.std}
         if sizes != {name: getattr(self.config, name) for name in sizes}:

@@ -25,7 +25,7 @@ from models.llava.convert import to_transformers
 from models.llava.model import LLaVA
 from models.shared.chat import Turn
 from models.shared.convert import State
-from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_convolutions
+from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_other_towers
 from models.shared.generate import not_text
 from models.shared.prefix import SOFT, embed
 from models.shared.text import BPETokenizer
@@ -34,14 +34,20 @@ IMAGE = "<image>"  # the token of the released weights
 ODD = "\u2603 \ufffd"  # a text of characters that a vocabulary lacks
 
 
-def transformers(model: LLaVA, folder: Path) -> list[Check]:
-    """For `LlavaForConditionalGeneration.from_pretrained(folder)`, with the processor."""
+def refuse_transformers(model: Any) -> None:
     if not isinstance(model, LLaVA):
         raise Unsupported(f"transformers has no {type(model).__name__} of this kind")
     if model.config.bridge != 2:
         raise Unsupported(f"transformers' LLaVA has two linear layers between tower and language model, and this one {model.config.bridge}")
     if model.language.base_model_prefix != "model":
         raise Unsupported(f"transformers' LLaVA has a language model of a Llama's layout, and this one a {type(model.language).__name__}")
+    _tower(model)
+    _mark(model)
+
+
+def transformers(model: LLaVA, folder: Path) -> list[Check]:
+    """For `LlavaForConditionalGeneration.from_pretrained(folder)`, with the processor."""
+    refuse_transformers(model)
     vision, image = _tower(model), _mark(model)
     template, tokenizer = model.template, _tokenizer(model, image)
     config = LlavaConfig(
@@ -91,7 +97,8 @@ def transformers(model: LLaVA, folder: Path) -> list[Check]:
 
 def _tower(model: LLaVA) -> CLIPVisionConfig:
     """transformers' CLIP tower of the same layers, also where timm built ours."""
-    refuse_convolutions(model.config.vision, "transformers")
+    if model.config.vision.stem == "conv":
+        refuse_other_towers(model.config.vision, "transformers")
     tower: Any = model.visual
     other = Unsupported("transformers' LLaVA has CLIP's tower, with a class token and a norm before its blocks; this tower is another one")
     if not isinstance(tower, VisionTransformer) or not tower.has_class_token or tower.num_prefix_tokens != 1:

@@ -12,6 +12,10 @@ from models.lm.model import LM
 from models.shared.export import TEXTS, Check, fast_tokenizer
 
 
+def refuse_transformers(model: Any) -> None:
+    fast_tokenizer(model.tokenizer, model.config.context)
+
+
 def transformers(model: LM, folder: Path) -> list[Check]:
     """For `AutoModelForCausalLM.from_pretrained(folder)`, with the tokenizer."""
     ids_of = {"bos_token_id": model.tokenizer.start, "eos_token_id": model.tokenizer.end, "pad_token_id": model.tokenizer.pad}

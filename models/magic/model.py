@@ -123,7 +123,7 @@ class MAGIC(Model):
 
     def _see_with(self, clip: Any) -> None:
         if not isinstance(clip, type(self.clip)):
-            raise ValueError(f"MAGIC's image-text model must be a {type(self.clip).__name__}, not a {type(clip).__name__}")
+            raise ValueError(f"MAGIC's image-text model must be {type(self.clip).__name__}, not {type(clip).__name__}")
         self.config = replace(self.config, clip=clip.config, clip_tokenizer=as_text(clip.tokenizer))
         self.clip = freeze(type(self.clip)(clip.config, clip.tokenizer))
         self.clip.load_state_dict(clip.state_dict())

@@ -179,6 +179,8 @@ def image_tower(name: str, *, weights: bool = False, dropped: int = 1, image_siz
 
 def without_last(tower: Any, blocks: int) -> Any:
     """A vision transformer without its last `blocks` blocks and its final norm. Raises ValueError unless a block is left."""
+    if hasattr(tower, "without_last"):  # a tower of models/shared/towers.py
+        return tower.without_last(blocks)
     if not hasattr(tower, "blocks"):
         raise ValueError("states before the last block are read, and this image tower has no blocks: name a timm vision transformer")
     if len(tower.blocks) <= blocks:
@@ -223,7 +225,7 @@ def looked_at(tower: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
 def _trained(run: Path, *, weights: bool) -> Any:
     model = models.load(run, weights=weights)
     if not hasattr(model, "language"):
-        raise ValueError(f"{run} contains a {type(model).__name__}, which has no language model; `make train-lm` trains one")
+        raise ValueError(f"{run} contains {type(model).__name__}, which has no language model; `make train-lm` trains one")
     return model.language
 
 

@@ -9,6 +9,23 @@ import torch
 from torch import Tensor, nn
 
 SCALE = 2.0  # alpha / rank
+FUSED = ("c_attn", "query_key_value", "Wqkv", "qkv_proj")  # queries, keys and values as one layer: GPT-2, GPT-NeoX and BLOOM, MPT, Phi-3
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Also transformers' Conv1D, GPT-2's linear layer; but no subclass, whose weight others may read past it."""
+    return type(layer) is nn.Linear or is_transposed(layer)
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether a linear layer keeps its weight as `[inputs, outputs]`. Known by name: most models do without transformers."""
+    return type(layer).__name__ == "Conv1D"
+
+
+def sizes_of(layer: Any) -> tuple[int, int]:
+    """Inputs and outputs of a linear layer."""
+    inputs, outputs = layer.weight.shape if is_transposed(layer) else layer.weight.T.shape
+    return int(inputs), int(outputs)
 
 
 class LoRA(nn.Module):
@@ -53,17 +70,17 @@ def adapt(model: nn.Module, *, rank: int, scale: float = SCALE, layers: Sequence
 
     Raises ValueError without a layer, and for the name of what is no linear layer of a repeated block.
     """
-    linear: dict[str, nn.Linear] = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear and in_a_block(name)}
+    linear: dict[str, Any] = {name: layer for name, layer in model.named_modules() if is_linear(layer) and in_a_block(name)}
     names = trained_layers(model) if layers is None else layers
     if not names:
-        raise ValueError(f"lora_rank: a {type(model).__name__} has no repeated blocks of linear layers that are trained")
+        raise ValueError(f"lora_rank: {type(model).__name__} has no repeated blocks of linear layers that are trained")
     if unknown := [name for name in names if name not in linear]:
-        raise ValueError(f"lora_rank: a {type(model).__name__} has no linear layer {unknown[0]!r} in a repeated block")
+        raise ValueError(f"lora_rank: {type(model).__name__} has no linear layer {unknown[0]!r} in a repeated block")
     device = linear[names[0]].weight.device
     adapters = nn.ModuleDict()
     for name in names:
         layer = linear[name]
-        update = LoRA(layer.in_features, layer.out_features, rank=rank, scale=scale).to(device)
+        update = LoRA(*sizes_of(layer), rank=rank, scale=scale).to(device)
         update.beside(layer)
         adapters[name.replace(".", "/")] = update
     model.adapters = adapters
@@ -73,7 +90,7 @@ def adapt(model: nn.Module, *, rank: int, scale: float = SCALE, layers: Sequence
 
 def trained_layers(model: nn.Module) -> list[str]:
     """Names of the linear layers of repeated blocks that are trained now."""
-    linear = [(name, layer) for name, layer in model.named_modules() if type(layer) is nn.Linear and in_a_block(name)]
+    linear: list[tuple[str, Any]] = [(name, layer) for name, layer in model.named_modules() if is_linear(layer) and in_a_block(name)]
     return [name for name, layer in linear if layer.weight.requires_grad]
 
 
@@ -110,7 +127,8 @@ def merge(model: nn.Module) -> None:
     never adapted."""
     adapters: Any = model.adapters
     for name, layer in _layers(model).items():
-        layer.weight += adapters[name].update()
+        update = adapters[name].update()
+        layer.weight += update.T if is_transposed(layer) else update
         adapters[name].apart()
     del model.adapters, model.adapted
 
@@ -121,19 +139,20 @@ def in_a_block(name: str) -> bool:
 
 
 def low_rank_updates(model: nn.Module, layers: Collection[str], *, rank: int, scale: float) -> nn.ModuleDict:
-    """A LoRA for each linear layer of `model` whose name ends with one of `layers`, such as "q_proj". The caller must register
-    the result; keys are the layers' names with "/" instead of ".".
+    """A LoRA for each linear layer of `model` whose name ends with one of `layers`, such as "q_proj"; or, in a language model that has
+    none of these names, for those that are queries, keys and values at once. The caller must register the result; keys are the layers'
+    names with "/" instead of ".".
 
     Raises ValueError if the model has no such layer.
     """
-    found: dict[str, Any] = {
-        name: layer for name, layer in model.named_modules() if name.split(".")[-1] in layers and isinstance(layer, nn.Linear)
-    }
+    linear = {name: layer for name, layer in model.named_modules() if is_linear(layer)}
+    found = next(filter(None, ({n: linear[n] for n in linear if n.split(".")[-1] in names} for names in (layers, FUSED))), {})
     if not found:
-        raise ValueError(f"a {type(model).__name__} has no linear layer named {' or '.join(sorted(layers))} for a low-rank update")
+        names = " or ".join(sorted({*layers, *FUSED}))
+        raise ValueError(f"{type(model).__name__} has no linear layer named {names} for a low-rank update")
     updates = nn.ModuleDict()
     for name, layer in found.items():
-        update = LoRA(layer.in_features, layer.out_features, rank=rank, scale=scale)
+        update = LoRA(*sizes_of(layer), rank=rank, scale=scale)
         update.beside(layer)
         updates[name.replace(".", "/")] = update
     return updates

@@ -21,6 +21,7 @@ from typing import Any
 
 import timm
 import torch
+import transformers
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
@@ -34,6 +35,7 @@ from models.shared.sources import WHEEL, fetched, foreign
 from models.shared.vision import VisionConfig
 
 HUB, FILE = "hf:", ".safetensors"
+PART = {r"^vision_model\.": ""}  # of a model's weights, those of its tower
 LARGEST = 4096  # pixels a side
 PLAIN = (bool, int, float, str)
 ELSEWHERE = ("pretrained", "checkpoint", "path", "file", "url", "cache")  # in names of timm's arguments that lead to another place
@@ -64,6 +66,8 @@ def known_tower(config: Any) -> Any:
     changed: dict[str, Any] = {name: tuple(about[name]) for name in ("mean", "std") if hasattr(config, name)}
     if hasattr(config, "timm_name"):
         changed["timm_name"] = ""  # the tower that a preset names is replaced, too
+    if not getattr(config, "image_head", True):
+        changed["embed_dim"] = tower.num_features  # LiT compares with the tower's own feature
     return replace(config, vision=found, **changed)
 
 
@@ -75,14 +79,15 @@ def build_tower(description: str, *, weights: bool = False) -> Any:
     if about["library"] == "timm":
         tower = _timm(about, source)
         return tower if isinstance(tower, VisionTransformer) else NamedTower(tower, about["size"])
-    model: Any = AutoModel.from_config(described_as(about["architecture"]), trust_remote_code=False, attn_implementation="eager")
+    model = _transformers(described_as(about["architecture"]))
     if weights:
+        names: dict[str, Any] = {} if _is_known(model.config) else {"key_mapping": PART}
         model, found = fetched(
             f"image tower {source!r}", type(model).from_pretrained, source.removeprefix(HUB), config=model.config, use_safetensors=True,
-            trust_remote_code=False, output_loading_info=True, dtype=torch.float32, attn_implementation="eager",
+            trust_remote_code=False, output_loading_info=True, dtype=torch.float32, attn_implementation="eager", **names,
         )  # fmt: skip
         if missing := [name for name in found["missing_keys"] if not name.startswith("pooler.")]:
-            raise ValueError(f"{source} lacks {len(missing)} tensors of a {type(model).__name__}: {', '.join(sorted(missing)[:5])}")
+            raise ValueError(f"{source} lacks {len(missing)} tensors of {type(model).__name__}: {', '.join(sorted(missing)[:5])}")
     if hasattr(getattr(model, "pooler", None), "dense"):
         model.pooler = None  # BERT's: many weights lack it, and none was trained to look
     return NamedTower(model, about["size"])
@@ -96,6 +101,21 @@ def _about(description: str) -> dict[str, Any]:
     if not isinstance(about, dict) or not about.keys() >= {"library", "source", "architecture", "size"}:
         raise ValueError(f"vision.tower is {description!r:.80}, expected the name of a tower, or a description written by a training")
     return about
+
+
+def _transformers(config: Any) -> Any:
+    """The image tower of a configuration. AutoModel leaves out some that are parts of models only, such as BLIP's."""
+    if _is_known(config):
+        return AutoModel.from_config(config, trust_remote_code=False, attn_implementation="eager")
+    kind = getattr(transformers, type(config).__name__.removesuffix("Config") + "Model", None)
+    if kind is None:
+        raise ValueError(f"transformers has no image tower for a configuration of the kind {config.model_type!r}")
+    return kind._from_config(config, attn_implementation="eager")
+
+
+def _is_known(config: Any) -> bool:
+    known: Any = AutoModel
+    return type(config) in known._model_mapping
 
 
 def fetch_named_tower(visual: nn.Module, config: VisionConfig) -> dict[str, str]:
@@ -115,6 +135,7 @@ class NamedTower(nn.Module):
     def __init__(self, inner: nn.Module, size: int) -> None:
         super().__init__()
         self.inner: Any = inner
+        self.size = size
         self.is_timm = hasattr(inner, "forward_head")
         self.eval()  # or batch norms would learn from the zeros
         with torch.no_grad():
@@ -125,7 +146,7 @@ class NamedTower(nn.Module):
         side = math.isqrt(states.shape[1])  # what is left over from a square is not of the picture: class token, registers
         self.num_prefix_tokens = states.shape[1] - side * side
         self.has_class_token = self.num_prefix_tokens > 0
-        self.patch_embed = SimpleNamespace(num_patches=side * side)
+        self.patch_embed = SimpleNamespace(num_patches=side * side, img_size=(size, size))
 
     def forward(self, pixels: Tensor) -> Tensor:
         states, pooled = self._look(pixels)
@@ -135,6 +156,34 @@ class NamedTower(nn.Module):
 
     def forward_features(self, pixels: Tensor) -> Tensor:
         return self._look(pixels)[0]
+
+    def without_last(self, blocks: int) -> NamedTower:
+        """Leave out the last blocks and the norm after them. Raises ValueError where there are none of the same width."""
+        if self.is_timm:
+            layers = getattr(self.inner, "blocks", None)
+            norms = ("norm", "fc_norm")
+        else:
+            depth = getattr(self.inner.config, "num_hidden_layers", 0)
+            lists = (each for each in self.inner.modules() if isinstance(each, nn.ModuleList))
+            layers, norms = next((each for each in lists if len(each) == depth), None), ("layernorm", "post_layernorm")
+        whole = layers is None or len(layers) <= blocks
+        if whole and blocks:
+            raise ValueError(f"the states before the last {blocks} of its blocks are read, and this tower has {len(layers or ())} of them")
+        if whole:
+            return self
+        for name in norms:
+            if hasattr(self.inner, name):
+                setattr(self.inner, name, nn.Identity())
+        del layers[len(layers) - blocks :]
+        training = self.training
+        try:
+            with torch.no_grad():
+                width = self.eval().forward_features(torch.zeros(1, 3, self.size, self.size)).shape[-1]
+        except RuntimeError:
+            width = 0
+        if width != self.num_features:
+            raise ValueError("the states before its last block are read, and its blocks are of different widths: name a vision transformer")
+        return self.train(training)
 
     def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.is_timm:

@@ -9,17 +9,22 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, SiglipImageProcessor, SiglipModel
 from transformers import SiglipConfig as TheirConfig
 
-from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_convolutions, their_tower
+from models.shared.export import TEXTS, Check, Unsupported, fast_tokenizer, pictures, refuse_other_towers, their_tower
 from models.shared.images import HALF
 from models.siglip.convert import to_transformers
 from models.siglip.model import SigLIP
 
 
-def transformers(model: SigLIP, folder: Path) -> list[Check]:
-    """For `SiglipModel.from_pretrained(folder)`, with the tokenizer and the image processor."""
-    refuse_convolutions(model.config.vision, "transformers")
+def refuse_transformers(model: Any) -> None:
+    refuse_other_towers(model.config.vision, "transformers")
     if type(model) is not SigLIP or model.config.vision.pool != "map":
         raise Unsupported(f"transformers has no {type(model).__name__} with this tower: SigLIP itself, with its attention pooling")
+    fast_tokenizer(model.tokenizer, model.config.context)
+
+
+def transformers(model: SigLIP, folder: Path) -> list[Check]:
+    """For `SiglipModel.from_pretrained(folder)`, with the tokenizer and the image processor."""
+    refuse_transformers(model)
     vision, text = model.config.vision, model.config.text
     config = TheirConfig(
         vision_config=their_tower(vision) | {"image_size": vision.image_size, "patch_size": vision.patch_size},

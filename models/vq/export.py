@@ -16,14 +16,19 @@ from models.vq.convert import to_transformers
 from models.vq.model import VQ
 
 
-def transformers(model: VQ, folder: Path) -> list[Check]:
-    """For `ChameleonVQVAE.from_pretrained(folder)` of transformers.models.chameleon.modeling_chameleon, with the image processor."""
+def refuse_transformers(model: Any) -> None:
     config, network = model.config, model.config.network
     if config.quantiser == "fsq" or network.patch != 1 or network.norm != "group" or not network.middle or not network.attention:
         raise Unsupported(
             "transformers' image tokenizer has a codebook, group norms and attention, and folds no pixels; this one (as presets of the "
             "size tiny) has others: --model.quantiser gradient and the network of small can be written"
         )
+
+
+def transformers(model: VQ, folder: Path) -> list[Check]:
+    """For `ChameleonVQVAE.from_pretrained(folder)` of transformers.models.chameleon.modeling_chameleon, with the image processor."""
+    refuse_transformers(model)
+    config, network = model.config, model.config.network
     theirs: Any = ChameleonVQVAE(
         ChameleonVQVAEConfig(
             embed_dim=config.embed_dim,

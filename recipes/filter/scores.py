@@ -27,7 +27,7 @@ class CLIPScore:
 
     def __init__(self, model: nn.Module, name: str, cut: Cut) -> None:
         if Subject(model).embeddings is None:
-            raise EvalError(f"{name}: a {type(model).__name__} embeds no pictures and texts; expected a CLIP or another dual encoder")
+            raise EvalError(f"{name}: {type(model).__name__} embeds no pictures and texts; expected a CLIP or another dual encoder")
         self.model, self.name, self.cut = model, name, cut
         self.found = array("f")
 

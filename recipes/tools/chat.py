@@ -88,7 +88,7 @@ def main() -> None:
         images = [read_image(path) for path in paths(args.image)]
         model = models.load(args.run, str(resolve_device(args.device)))
         if not isinstance(model, ChatModel):
-            raise ValueError(f"{args.run} holds a {type(model).__name__}, which does not reply; a LLaVA does: `make chat-llava`")
+            raise ValueError(f"{args.run} holds {type(model).__name__}, which does not reply; a LLaVA does: `make chat-llava`")
         if interactive:
             sizes = ", ".join(f"{image.shape[1]} x {image.shape[0]}" for image in images)
             print(f"{args.image}, {sizes} pixels. Ask; an empty line ends.")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +21,11 @@ import models
 from data.files import FileError, new_folder, read_json, write_text
 from eval import EvalError
 from eval.report.results import Cell, Result, Run, read_result
-from models.shared import export as common
-from models.shared.export import Check, Unsupported
+from models.shared.export import EVERY, Check, Format, Unsupported
 from models.shared.lora import merge
+from recipes.train.pages import names
 
-Writer = Callable[[Any, Path], list[Check]]
-EVERY: dict[str, Writer] = {"timm": common.timm_tower, "onnx": common.onnx}
+FORMATS = ("transformers", "open_clip", "timm", "onnx")
 
 
 def main(run: Annotated[Path, tyro.conf.Positional], format: str = "transformers", out: Path | None = None) -> None:
@@ -44,36 +44,62 @@ def main(run: Annotated[Path, tyro.conf.Positional], format: str = "transformers
 
 def export(run: Path, format: str, out: Path) -> list[Check]:
     """Write `out`, whole or not at all. Raises ValueError for a format that does not hold the model, and if the written model differs."""
+    if format not in FORMATS:
+        raise ValueError(f"there is no format {format!r}: expected {', '.join(FORMATS)}")
     if out.exists():
         raise ValueError(f"{out} is already there: remove it, or name another folder with --out")
-    model: Any = models.load(run)
-    writers = formats(model)
-    if format not in writers:
-        raise ValueError(f"{run} is a {type(model).__name__}, which can be written for {', '.join(writers)}; not for {format!r}")
+    model = _trained(run)
     if hasattr(model, "adapted"):
         merge(model)  # no library knows our updates
     try:
+        _refuse(model, format)
         with new_folder(out) as partial:
-            found = writers[format](model, partial)
+            found = formats(model)[format].write(model, partial)
             for check in found:
                 print(f"{check.what}: the largest difference from ours is {check.largest:.1e} (at most {check.limit:g})")
             if wrong := [check for check in found if not check.largest <= check.limit]:
                 raise ValueError(f"{wrong[0].what} differ by {wrong[0].largest:.1e} when {format} has loaded them: nothing was written")
             write_text(partial / "README.md", card(run, model, format))
     except Unsupported as error:
-        raise ValueError(f"{run} cannot be written for {format}: {error}") from error
+        others = " or ".join(f"FORMAT={name}" for name in able(model) if name != format) or "No other format"
+        raise ValueError(f"{run} cannot be written for {format}: {error}. {others} can hold it") from error
     except SafetensorError as error:  # as of a full disk
         raise FileError(f"{out} cannot be written: {error}. Make room, or name another folder with --out") from error
     print(f"{out}: written for {format}")
     return found
 
 
-def formats(model: Any) -> dict[str, Writer]:
-    """Format -> writer: those of the model's package, and those of every model."""
+def _trained(run: Path) -> Any:
+    """Raises FileNotFoundError, with the command that trains it."""
+    if (run / "model.safetensors").exists():
+        return models.load(run)
+    page = max((name for name in names() if run.name.startswith(f"{name}-")), key=len, default="<page>")
+    begun = "its training was interrupted" if (run / "checkpoint.safetensors").exists() else "it is not trained"
+    raise FileNotFoundError(f"{run} holds no model, {begun}: `make train-{page}` trains it, with the same PRESET=, DATA=, SEED= and OUT=")
+
+
+def formats(model: Any) -> dict[str, Format]:
+    """The formats of the model's package, and those of every model."""
     package = type(model).__module__.rpartition(".")[0]
     own = importlib.import_module(f"{package}.export") if importlib.util.find_spec(f"{package}.export") else None
-    names = [name for name in ("transformers", "open_clip") if own and callable(getattr(own, name, None))]
-    return {name: getattr(own, name) for name in names} | EVERY
+    found = [name for name in ("transformers", "open_clip") if own and callable(getattr(own, name, None))]
+    return {name: Format(getattr(own, name), getattr(own, f"refuse_{name}")) for name in found} | EVERY
+
+
+def able(model: Any) -> list[str]:
+    """The formats that hold the model."""
+    found = []
+    for name in FORMATS:
+        with suppress(Unsupported):
+            _refuse(model, name)
+            found.append(name)
+    return found
+
+
+def _refuse(model: Any, format: str) -> None:
+    if format not in formats(model):
+        raise Unsupported(f"{format} has no {type(model).__name__}")
+    formats(model)[format].refuse(model)
 
 
 def card(run: Path, model: Any, format: str) -> str:
@@ -87,7 +113,7 @@ def card(run: Path, model: Any, format: str) -> str:
         "---",
         f"# {recipe.get('page', model.name)}, {recipe.get('preset', 'custom')}, seed {recipe.get('seed', 0)}",
         "",
-        f"A {type(model).__name__} of {parameters:,} parameters (paradigm: {model.paradigm}), trained by Paragone on `{data}`.",
+        f"{type(model).__name__} with {parameters:,} parameters (paradigm: {model.paradigm}), trained by Paragone on `{data}`.",
         "",
         "| | |",
         "|---|---|",

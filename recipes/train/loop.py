@@ -190,7 +190,7 @@ def build(
     if recipe.weights:
         model = models.load(recipe.weights)
         if not isinstance(model, kind):
-            raise ValueError(f"{recipe.weights} is a {type(model).__name__}, but the recipe trains a {kind.__name__}")
+            raise ValueError(f"{recipe.weights} is {type(model).__name__}, but the recipe trains {kind.__name__}")
         model.leave_out(())  # what the weights lack is trained
         progress.sources |= {name: recipe.weights for name, _ in model.named_children()}
     else:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import tyro
 
 import recipes
-from recipes.train.recipe import AnyRecipe, Recipe
+from recipes.train.recipe import AnyRecipe, Prerequisite, Recipe
 
 
 def page(name: str) -> Any:
@@ -46,4 +47,33 @@ def with_options(page_name: str, name: str, options: Sequence[str], program: str
     """A recipe of a page with fields set on the command line, such as `--optim.lr 1e-3`. Raises ValueError as `preset` does."""
     default = preset(page_name, name)
     kind: Any = Recipe[type(default.model)]  # type: ignore[misc]  # tyro then shows the fields of this model's configuration
-    return tyro.cli(kind, default=default, args=list(options), prog=f"{program} {page_name} {name}")
+    return without_replaced(tyro.cli(kind, default=default, args=list(options), prog=f"{program} {page_name} {name}"), default)
+
+
+# What a prerequisite gives -> fields of a model's configuration that name something else in its place.
+INSTEAD = {"language_model": ("language.source",), "clip": ("clip_source",)}
+INSTEAD |= dict.fromkeys(("image_tower", "image_encoder", "vision"), ("vision.tower", "timm_name", "image_weights", "clip_source"))
+TOWERS = ("classifier", "clip")  # pages of which nothing but the image tower is taken in these roles
+
+
+def without_replaced(recipe: AnyRecipe, default: AnyRecipe) -> AnyRecipe:
+    """The recipe without the prerequisites in whose place it names another tower or language model than the preset does, or whole
+    weights. The tokenizer of a prerequisite is then that of the language model."""
+
+    def replaced(each: Prerequisite) -> bool:
+        if recipe.weights:
+            return each.role in INSTEAD
+        names = INSTEAD.get(each.role, ()) if each.role in ("language_model", "clip") or each.recipe in TOWERS else ()
+        return any((named := _field(recipe.model, name)) and named != _field(default.model, name) for name in names)
+
+    gone = {each.role for each in recipe.prerequisites if replaced(each)}
+    kept = tuple(each for each in recipe.prerequisites if each.role not in gone)
+    source = _field(recipe.model, "language.source")
+    return replace(recipe, prerequisites=kept, tokenizer=source if source and recipe.tokenizer in gone else recipe.tokenizer)
+
+
+def _field(config: Any, path: str) -> str:
+    """ "" where the configuration has no such field."""
+    for name in path.split("."):
+        config = getattr(config, name, "")
+    return str(config)

@@ -85,7 +85,11 @@ def adopt(model: Model, needed: Sequence[Needed], adopted: Mapping[str, Model], 
         return
     try:
         model.adopt(dict(adopted))
-    except (KeyError, RuntimeError) as error:  # of the state dicts: a tensor that is missing, unexpected, or of another shape
+    except (
+        AttributeError,
+        KeyError,
+        RuntimeError,
+    ) as error:  # of the state dicts: a tensor that is missing, unexpected, or of another shape
         builds_on = " and ".join(f"{each.folder} ({each.role})" for each in needed)
         why = " ".join(str(error).split())[:300]
         raise ValueError(
@@ -155,7 +159,7 @@ def freeze_named(model: nn.Module, names: str) -> None:
         if not found:
             there = ", ".join(dict.fromkeys(full.split(".")[0] for full, _ in model.named_parameters()))
             raise ValueError(
-                f"freeze: a {type(model).__name__} has no module {name!r}; it has {there}, and modules in them (visual.blocks.0)"
+                f"freeze: {type(model).__name__} has no module {name!r}; it has {there}, and modules in them (visual.blocks.0)"
             )
         for parameter in found:
             parameter.requires_grad_(False)

@@ -65,6 +65,10 @@ def test_weights_are_known_by_their_names() -> None:
     assert figures("hf:/disk/models/facebook/flava-full")
     assert not figures("open_clip:ViT-B-32/laion2b_e16")
     assert not figures("hf:someone/not-facebook/flava")
+    assert not figures("hf:someone/flava-full")  # another hub id
+    for copy in ("/data/flava-full/", "./flava-full", "/cache/models--facebook--flava-full/snapshots/0123"):
+        assert figures(f"hf:{copy}") == figures("hf:facebook/flava-full")
+    assert figures("open_clip:hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K") == figures("open_clip:ViT-B-32/laion2b_s34b_b79k")
     assert not comparisons(result(weights=""))
     assert not comparisons({"published": "hf:unknown/model", "dataset": "coco", "cells": []})
 

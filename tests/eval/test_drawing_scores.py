@@ -114,7 +114,7 @@ def test_who_judges_must_weigh_answers(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(models, "load", lambda spec, device: Loaded(2, 2) if "good" in spec else torch.nn.Linear(2, 2))
     assert named_judge(str(tmp_path / "good-s0")).name == "good-s0"
-    with pytest.raises(EvalError, match=r"--judge .*bad: a Linear cannot compute the likelihood of an answer.*answer_likelihood"):
+    with pytest.raises(EvalError, match=r"--judge .*bad: Linear cannot compute the likelihood of an answer.*answer_likelihood"):
         named_judge(str(tmp_path / "bad"))
 
 

@@ -129,7 +129,7 @@ def test_a_run_of_the_suite_is_a_backbone(source: str, runs: Path, monkeypatch: 
 def test_runs_that_are_missing_or_no_language_models_are_named(runs: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"small:lm: .runs/lm-small-s0 has no model.json; `make train-lm PRESET=small`"):
         language_backbone("small:lm")
-    with pytest.raises(ValueError, match="clip-tiny-s0 contains a CLIP, which has no language model"):
+    with pytest.raises(ValueError, match="clip-tiny-s0 contains CLIP, which has no language model"):
         language_backbone("tiny:clip")
 
 

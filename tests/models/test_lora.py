@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, LlamaForCausalLM, MptConfig, PretrainedConfig
 
-from models.shared.lora import LoRA, low_rank_updates
+from models.shared.lora import LoRA, adapt, low_rank_updates, merge
 
 IDS = torch.randint(60, (2, 7), generator=torch.Generator().manual_seed(0))
 LAYERS = ("q_proj", "v_proj")
@@ -86,5 +86,30 @@ def test_a_copy_has_updates_of_its_own() -> None:
 
 
 def test_layers_that_are_not_there_are_named() -> None:
-    with pytest.raises(ValueError, match="a LlamaForCausalLM has no linear layer named c_attn or w for a low-rank update"):
-        low_rank_updates(llama(), ("w", "c_attn"), rank=3, scale=2.0)
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM has no linear layer named Wqkv or c_attn or .* or w for a low-rank update"):
+        low_rank_updates(llama(), ("w",), rank=3, scale=2.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "layer"),
+    [
+        (GPT2Config(vocab_size=60, n_embd=24, n_layer=1, n_head=2, n_positions=16), "c_attn"),
+        (GPTNeoXConfig(vocab_size=60, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32), "query_key_value"),
+        (MptConfig(vocab_size=60, d_model=24, n_layers=1, n_heads=2, max_seq_len=16), "Wqkv"),
+    ],
+)
+def test_queries_keys_and_values_may_be_one_layer(config: PretrainedConfig, layer: str) -> None:
+    """Of the model's own updates, and of those of any page, which are merged where they are kept."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).eval()
+    own = copy.deepcopy(model)
+    updates = low_rank_updates(own, LAYERS, rank=3, scale=2.0)
+    assert [name.rsplit("/")[-1] for name in updates] == [layer]
+    moved(updates)
+    adapt(model, rank=3, layers=[name.replace("/", ".") for name in updates])
+    model.adapters.load_state_dict(updates.state_dict())
+    with torch.no_grad():
+        expected = own(input_ids=IDS).logits
+        torch.testing.assert_close(model(input_ids=IDS).logits, expected, atol=1e-5, rtol=1e-5)
+        merge(model)
+        torch.testing.assert_close(model(input_ids=IDS).logits, expected, atol=1e-5, rtol=1e-5)

@@ -274,7 +274,7 @@ def test_it_takes_over_both_models_with_both_tokenizers_and_trains_nothing(
 
 def test_it_looks_through_a_clip_only(words: BPETokenizer, clip: CLIP) -> None:
     model = build(LLAMA, words, clip)
-    with pytest.raises(ValueError, match="must be a CLIP, not a LM"):
+    with pytest.raises(ValueError, match="must be CLIP, not LM"):
         model.adopt({"clip": LM(LMConfig(language=LLAMA, vocab_size=words.vocab_size), words)})
 
 
@@ -334,5 +334,5 @@ def test_it_sees_through_a_clip_of_locked_encoders_and_is_loaded_with_it(
     loaded: Any = models.load(tmp_path / "run")
     assert isinstance(loaded.clip, LockedCLIP)
     assert loaded.caption(images) == written
-    with pytest.raises(ValueError, match="MAGIC's image-text model must be a LockedCLIP, not a CLIP"):
+    with pytest.raises(ValueError, match="MAGIC's image-text model must be LockedCLIP, not CLIP"):
         model.adopt({"clip": clip})

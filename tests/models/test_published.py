@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,24 @@ def test_open_clip(checkpoint: Path, tag: str, tmp_path: Path) -> None:
 def test_open_clip_weights_in_a_file(checkpoint: Path) -> None:
     theirs = _save_open_clip(checkpoint, quick=False)
     _assert_same(published(f"open_clip:ViT-B-32/{checkpoint}"), theirs)
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_a_folder_in_open_clips_layout(tmp_path: Path, hub: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the pixels that its configuration tells; of the hub up to the wire."""
+    theirs = _save_open_clip(tmp_path / "open_clip_model.safetensors", quick=True)
+    content = {"model_cfg": CFG | {"quick_gelu": True}, "preprocess_cfg": {"mean": HALF, "std": HALF}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    monkeypatch.setattr(module, "cached_file", lambda place, file: str(tmp_path / file) if place == "some/clip" else pytest.fail(place))
+    _assert_same(published("open_clip:hf-hub:some/clip" if hub else f"open_clip:{tmp_path}"), theirs, mean=HALF, std=HALF)
+
+
+def test_a_folder_that_is_named_without_its_layout(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CFG, "preprocess_cfg": {}}))
+    with pytest.raises(FileNotFoundError, match=f"published weights are named open_clip:{tmp_path}"):
+        models.load(tmp_path)
+    with pytest.raises(ValueError, match=r"has no open_clip_model.safetensors: expected a folder in open_clip's layout"):
+        published(f"open_clip:{tmp_path}")
 
 
 def test_pixels_are_normalised_as_in_training(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +133,9 @@ def test_offline_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no route to host\nand more")
 
     monkeypatch.setattr(module, "download_pretrained", unreachable)
+    monkeypatch.setattr(module, "cached_file", unreachable)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", unreachable)
-    for spec in ("open_clip:ViT-B-32/laion2b_s34b_b79k", "hf:google/siglip-base-patch16-224"):
+    for spec in ("open_clip:ViT-B-32/laion2b_s34b_b79k", "hf:google/siglip-base-patch16-224", "open_clip:hf-hub:laion/some"):
         with pytest.raises(ConnectionError, match=r"cannot be downloaded \(no route to host\)"):
             published(spec)
 
@@ -123,7 +143,7 @@ def test_offline_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("ViT-B-32", "expected open_clip:MODEL/TAG or hf:NAME"),
+        ("ViT-B-32", "expected open_clip:MODEL/TAG, open_clip:FOLDER, or hf:NAME"),
         ("open_clip:ViT-B-32", "expected open_clip:MODEL/TAG"),
         ("hf:", "expected"),
         ("open_clip:ViT-Z/openai", "no model 'ViT-Z'"),

@@ -238,7 +238,7 @@ def test_a_run_folder_cannot_leave_out_what_is_no_method(tmp_path: Path) -> None
     content = json.loads(path.read_text())
     for wrong in (["text"], "unmask", ["config"], [1]):
         path.write_text(json.dumps(content | {"without": wrong}))
-        with pytest.raises(ValueError, match=r"without is .* expected names of methods of a flava"):
+        with pytest.raises(ValueError, match=r"without is .* expected names of methods of flava"):
             models.load(tmp_path / "run")
 
 

@@ -18,7 +18,10 @@ from torch import Tensor
 import models
 import models.shared.generate as generate
 import models.shared.towers as towers
+from data.scenes.build import make_sample
+from data.scenes.world import PRESETS as WORLDS
 from models.clip import CLIP, CLIPConfig
+from models.shared.backbones import without_last
 from models.shared.text import BPETokenizer
 from models.shared.towers import build_tower, fetch_named_tower, known_tower
 from models.shared.vision import VisionConfig
@@ -75,6 +78,12 @@ KINDS: dict[str, Any] = {
         transformers.CLIPConfig(vision_config=SIZES, text_config={"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2})
     ),
     "siglip vision": lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SIZES)),
+    "blip": lambda: transformers.BlipModel(
+        transformers.BlipConfig(
+            vision_config=SIZES,
+            text_config={"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "encoder_hidden_size": 32},
+        )
+    ),
     "convnext": lambda: transformers.ConvNextModel(
         transformers.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], image_size=64)
     ),
@@ -182,8 +191,10 @@ def _with_a_vision() -> list[str]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("name", _with_a_vision())
-@pytest.mark.parametrize("tower", ["test_vit", "test_resnet"])
+@pytest.mark.parametrize(
+    ("name", "tower"),
+    [*((name, "dinov2") for name in _with_a_vision()), *((name, "test_resnet") for name in ("blip2", "clip", "llava", "qwenvl"))],
+)
 def test_every_model_that_has_a_tower(name: str, tower: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It sees with a named tower, and its run folder loads without the name."""
     one_at_a_time = generate._one_at_a_time
@@ -192,14 +203,17 @@ def test_every_model_that_has_a_tower(name: str, tower: str, tmp_path: Path, mon
     tiny = kind.Config.tiny()
     if hasattr(tiny, "language") and is_dataclass(tiny.language):
         tiny = replace(tiny, language=replace(tiny.language, vocab_size=WORDS.vocab_size))
-    timms(tmp_path / "hub", tower, **({"img_size": 64} if "vit" in tower else {}))
-    small(tmp_path / "hub")
+    if tower == "test_resnet":
+        timms(tmp_path / "hub", tower)
+        small(tmp_path / "hub")
+    else:
+        written(transformers.Dinov2Model(transformers.Dinov2Config(**SIZES | {"image_size": 64, "patch_size": 16})), tmp_path / "hub")
     given = replace(tiny, vision=replace(tiny.vision, tower=str(tmp_path / "hub")))
     known = kind.configured(given, tokenizer=WORDS if kind.reads_text() else None, split=_Split())
     words = WORDS if kind.reads_text() else None
-    if name == "llip" or (tower == "test_resnet" and name in ("flava", "maskvlm", "llava", "qwenvl")):
+    if name in ("llip", "flava", "maskvlm") or (tower == "test_resnet" and name == "llava"):
         with pytest.raises(
-            ValueError, match=r"Llip has class tokens|hides patches, so its image tower must be|this image tower has no blocks"
+            ValueError, match=r"Llip has class tokens|hides patches, so its image tower must be|and this tower has 0 of them"
         ):
             kind(known, words)
         return
@@ -217,6 +231,68 @@ def test_every_model_that_has_a_tower(name: str, tower: str, tmp_path: Path, mon
             mine, other = getattr(model.eval(), looks)(PICTURES[:2]), getattr(again, looks)(PICTURES[:2])
             assert torch.equal(mine, other) if isinstance(mine, Tensor) else mine == other
             break
+
+
+@pytest.mark.parametrize(("name", "tower"), [("slip", "test_vit"), ("slip", "siglip"), ("declip", "siglip"), ("clip_rocket", "siglip")])
+def test_small_views_are_seen_by_a_tower_of_one_size(name: str, tower: str, tmp_path: Path) -> None:
+    """timm's test_vit takes other sizes itself."""
+    if tower == "test_vit":
+        timms(tmp_path, tower, img_size=64)
+    else:
+        written(KINDS["siglip vision"](), tmp_path)
+    kind = models.model_class(name)
+    tiny = kind.Config.tiny()
+    given = replace(tiny, vision=replace(tiny.vision, tower=str(tmp_path)))
+    model = kind(kind.configured(given, tokenizer=WORDS, split=_Split()), WORDS)  # type: ignore[arg-type]
+    samples = [make_sample(WORLDS["tiny"], "train", index) for index in range(2)]
+    assert model(model.collate(samples, np.random.default_rng(0))).total.isfinite()
+
+
+def test_lits_embedding_is_as_wide_as_its_tower(tmp_path: Path) -> None:
+    written(KINDS["vit"](), tmp_path)
+    tiny = CLIPConfig.tiny()
+    tower = replace(tiny.vision, tower=str(tmp_path))
+    lit = known_tower(replace(tiny, vision=tower, image_head=False, embed_dim=tiny.vision.width))
+    assert CLIP(replace(lit, vocab_size=WORDS.vocab_size), WORDS).encode_image(PICTURES[:1]).shape == (1, 32)
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip", "siglip vision", "test_eva"])
+def test_the_states_before_the_last_blocks(kind: str, tmp_path: Path) -> None:
+    """Without the norm, as transformers' `hidden_states` are."""
+    pixels = PIXELS
+    if kind == "test_eva":
+        theirs: Any = timms(tmp_path, "eva02_tiny_patch14_224", img_size=28, embed_dim=24, depth=3, num_heads=2)
+        pixels = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+        expected: list[Tensor] = []
+        theirs.blocks[1].register_forward_hook(lambda _, inputs, out: expected.append(out))
+        with torch.no_grad():
+            theirs(pixels)
+    else:
+        theirs = written(KINDS[kind](), tmp_path)
+        body = next(getattr(theirs, name) for name in ("vision_model", "base_model") if hasattr(theirs, name))
+        with torch.no_grad():
+            expected = [body(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]]
+    visual, known = loaded(str(tmp_path))
+    shorter = without_last(visual, 1)
+    with torch.no_grad():
+        assert_close(shorter.forward_features(pixels), expected[0], "states")
+    again = without_last(build_tower(known.vision.tower), 1)
+    assert again.state_dict().keys() == shorter.state_dict().keys()
+    with pytest.raises(ValueError, match="and this tower has"):
+        without_last(shorter, 9)
+
+
+def test_towers_of_stages_have_no_states_before_the_last_block(tmp_path: Path) -> None:
+    written(KINDS["convnext"](), tmp_path / "convnext")
+    for name in ("test_resnet", "test_efficientnet"):
+        timms(tmp_path / name, name)
+    for name, words in (
+        ("test_resnet", "this tower has 0"),
+        ("test_efficientnet", "of different widths: name a"),
+        ("convnext", "of different widths"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            without_last(loaded(str(tmp_path / name))[0], 1)
 
 
 def test_a_run_folder_follows_no_name(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_what_cannot_talk_or_be_talked_about_is_an_error_in_one_line(
     with pytest.raises(SystemExit, match="has no model"):
         page.main()
     models.save(LM(LMConfig(language=LANGUAGE, vocab_size=words.vocab_size), words), tmp_path / "run")
-    with pytest.raises(SystemExit, match=r"run holds a LM, which does not reply; a LLaVA does: `make chat-llava`"):
+    with pytest.raises(SystemExit, match=r"run holds LM, which does not reply; a LLaVA does: `make chat-llava`"):
         page.main()
     monkeypatch.setattr("sys.argv", ["chat", str(tmp_path / "run"), str(tmp_path / "nothing.png")])
     with pytest.raises(SystemExit, match=r"error: .*nothing.png: no such picture"):

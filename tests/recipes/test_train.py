@@ -239,7 +239,7 @@ def test_a_training_starts_from_published_weights(recipe: AnyRecipe, tmp_path: P
     train(start, tmp_path / "run")
     trained: Any = models.load(tmp_path / "run")
     assert torch.allclose(trained.visual_projection.weight, theirs.visual_projection.weight, atol=1e-6)
-    with pytest.raises(ValueError, match="is a CLIP, but the recipe trains a SigLIP"):
+    with pytest.raises(ValueError, match="is CLIP, but the recipe trains SigLIP"):
         train(replace(start, model=siglip.PRESETS["tiny"].model), tmp_path / "other")
 
 

@@ -22,7 +22,7 @@ from data.tars import members_of
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.parquet")
 FIRST = 100  # members of a tar, or texts, that tell what it is
-NUMBERS = re.compile(r"[\d\s.eE+-]+")
+BOXES = re.compile(r"\d+(\s+[\d.eE+-]+){4,}")  # a class, and four sides or a polygon
 OF_A_SPLIT = re.compile(r"([a-z]+)[-_]?\d*", re.I)  # train, val2014
 
 
@@ -94,7 +94,7 @@ def pictures_with_texts(place: Place) -> Found | None:
     rows = list(_pairs(place.path, dropped))
     if not any(row.captions for row in rows):
         return None
-    if all(NUMBERS.fullmatch(caption) for row in rows[:FIRST] for caption in row.captions):
+    if all(BOXES.fullmatch(caption) for row in rows[:FIRST] for caption in row.captions):
         raise DataError(f"{place.path}: the texts beside the pictures are numbers, as YOLO's boxes. Expected captions")
     name = "img2dataset's files" if any("url" in row.extra for row in rows) else "pictures with texts of the same name"
     return Found(name, {"": rows}, needs=("captions",), dropped=dropped)

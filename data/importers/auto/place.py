@@ -108,7 +108,8 @@ class Place:
         if self.images is not None or self.path.is_dir():
             return self.images or self.path
         folder = self.path.absolute().parent
-        return folder.parent if OF_ANNOTATIONS.search(folder.name) and not any_pictures(folder) else folder
+        apart = OF_ANNOTATIONS.search(folder.name) and folder.parent not in (Path.home(), Path("/")) and not any_pictures(folder)
+        return folder.parent if apart else folder
 
     @property
     def described(self) -> str:
