@@ -121,18 +121,28 @@ def _where(result: Result, folder: Path, cells: Cells, shown: Sequence[Key]) -> 
     answered = [key for (key, variant), cell in cells.items() if variant == "model" and cell["value"] is not None]
     others = [task for task in dict.fromkeys(key.task for key in answered) if task not in {key.task for key in shown}]
     others += [f"split {split}" for split in dict.fromkeys(key.split for key in answered) if split not in {key.split for key in shown}]
-    also = f" (also {words.short(', '.join(others), 50)})" if others else ""
     page, home = result.get("page", result["model"]), folder.parent.parent if result.get("stage") else folder
     which = {"WEIGHTS": result["published"]} if result.get("published") else {"OUT": home}
     everything = " ".join(["--all", *([f"--limit {result['limit']}"] if result.get("limit") else [])])  # without it all would run again
     tasks = ",".join(result.get("asked") or ())
     return [
         f"Took {words.duration(result['seconds'])} on {result['hardware']}.",
-        f"All {len(cells):,} numbers{also}, without evaluating again:",
+        _everything(len(cells), others),
         "  " + words.make(f"eval-{page}", **which, TEST=result.get("data"), TASKS=tasks, EVAL_ARGS=everything),
         f"Per-sample records and eval.json: {folder / 'eval' / result['dataset']}/",
         "Comparison with other models: make compare",
     ]
+
+
+def _everything(count: int, others: Sequence[str]) -> str:
+    """What the full tables add to the screen, with as many names as fit into a line."""
+    for named in range(len(others), -1, -1):
+        names = [*others[:named], *([f"{len(others) - named} more"] if named < len(others) else [])]
+        also = f" (also {', '.join(names)})" if names else ""
+        line = f"All {count:,} numbers{also}, without evaluating again:"
+        if len(line) <= WIDTH:
+            break
+    return line
 
 
 def print_tables(console: Console, result: Result) -> None:

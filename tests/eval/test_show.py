@@ -47,6 +47,21 @@ def test_the_screen_has_the_headline_beside_its_controls_and_a_line_for_what_is_
     assert not any("Below chance" in line for line in lines)
 
 
+def test_what_else_there_is_stays_in_its_line_and_names_nothing_in_part() -> None:
+    shown = number("zeroshot", "shape", 0.8, 0.125)
+
+    def line(*others: tuple[str, str]) -> str:
+        cells = [cell(task, split, "x", 0.5, low=0.4, high=0.6, n=9) for task, split in others]
+        return next(line for line in printed(shown + cells) if line.startswith("All "))
+
+    assert line() == "All 6 numbers, without evaluating again:"
+    assert line(("probe", "test"), ("bias", "test")) == "All 8 numbers (also probe, bias), without evaluating again:"
+    tasks = ("probe", "bias", "association", "clipscore", "memorisation", "fewshot_vqa")
+    many = line(*((task, split) for task in tasks for split in ("test", "heldout", "style")))
+    assert many == "All 24 numbers (also probe, bias, association, clipscore, 4 more), without evaluating again:"
+    assert line(("probe", "of my own " * 20)) == "All 7 numbers (also probe, 1 more), without evaluating again:"
+
+
 def test_below_chance_is_marked_with_its_interval_and_the_declared_reason() -> None:
     cells = number("zeroshot", "shape", 0.05, 0.125, adapter="likelihood")
     text = " ".join(" ".join(printed(cells, notes={"zeroshot": "Short texts are likelier."})).split())
