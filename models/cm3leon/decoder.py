@@ -55,7 +55,7 @@ class TokenDecoder(nn.Module):
             rotation = _rotation(places, self.config.width // self.config.heads, self.config.rotary_base, x.dtype)
         else:
             x = x + F.embedding(places, self.positions)  # its gradient is found faster than that of an index
-        x = as_autocast(x)  # the residual stream too: on a CPU that is a fifth of the time
+        x = as_autocast(x)  # the residual stream too, which saves time on a CPU
         bias = None if seen is None else _causal(ids.shape[1], seen, x.dtype) if seen.ndim == 2 else _bias(seen, x.dtype)
         for index, block in enumerate(self.blocks):
             x = block(x, rotation=rotation, bias=bias, cache=None if cache is None else cache[index])

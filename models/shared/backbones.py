@@ -206,7 +206,7 @@ def named_tower(name: str, *, weights: bool = False, image_size: int | None = No
             repository = timm.get_pretrained_cfg(name).hf_hub_id
             file = fetched(f"image tower {name!r}", cached_file, repository, "model.safetensors")  # timm would also accept a pickle
         published |= {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
-    # channels_last: convolutions on a CPU take two thirds of the time
+    # channels_last: convolutions on a CPU take less time
     return timm.create_model(architecture, num_classes=0, **published).to(memory_format=torch.channels_last)
 
 
