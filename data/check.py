@@ -173,6 +173,11 @@ def _layout_hints(found: Findings, folder: Path | None) -> list[str]:
             f"samples without an image have the members {met}. Expected {expected}, and one key for all members of a sample, "
             "folders included: `0001.jpg`, `0001.txt`, `0001.json`"
         )
+    if found.sizes and not (found.words or found.labels or found.fields):
+        hints.append(
+            "no sample has a caption, a label or a question: only models that need none, such as `make train-vq`, train on these images. "
+            "Texts would be .txt or .json members next to the images"
+        )
     if found.tally.drops["duplicate key"]:
         hints.append("a key occurs again after another key: the members of a sample must be neighbours in the tar (`tar --sort=name`)")
     if found.labels and all(label.isdecimal() for label in found.labels):
@@ -197,8 +202,6 @@ def _fatal(found: Findings) -> str:
         return "no usable sample"
     if found.tally.dropped > MAX_DROP_SHARE * found.tally.seen:
         return f"{found.tally.dropped} of {found.tally.seen} samples are dropped, more than {MAX_DROP_SHARE:.0%}"
-    if not found.words and not found.labels and not found.fields:
-        return "no sample has a caption, a label or a question: expected .txt or .json members next to the images"
     return ""
 
 

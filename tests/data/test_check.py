@@ -77,7 +77,6 @@ def test_a_good_set_is_described(tmp_path: Path, printed: Printed) -> None:
         ([(f"{n}.{e}", IMAGE) for n in range(4) for e in ("img", "txt")], "have the members .img, .txt. Expected .jpg"),
         ([(f"images/{n}.png", IMAGE) for n in range(4)] + [(f"texts/{n}.txt", b"t") for n in range(4)], "folders included"),
         ([(f"{n}.png", IMAGE) for n in range(4)] + [(f"{n}.txt", b"t") for n in range(4)], "must be neighbours"),
-        ([(f"{n}.png", IMAGE) for n in range(4)], "no sample has a caption"),
         ([("README", b"")], "no usable sample"),
     ],
 )
@@ -88,6 +87,18 @@ def test_a_wrong_key_layout_is_explained(tmp_path: Path, printed: Printed, membe
     assert hint in text
     assert "UNUSABLE" in text
     assert not (tmp_path / "set" / "index.json").exists()
+
+
+def test_images_alone_can_be_trained_on_and_are_noted(tmp_path: Path, printed: Printed) -> None:
+    write_tar(tmp_path / "set" / "0.tar", [(f"{n}.png", IMAGE) for n in range(4)])
+    assert check(tmp_path / "set", "train")
+    text = printed()
+    assert "no sample has a caption, a label or a question" in text
+    assert "UNUSABLE" not in text
+    assert json.loads((tmp_path / "set" / "index.json").read_text())["samples"] == 4
+    write_tar(tmp_path / "other" / "0.tar", good_members(4))
+    assert check(tmp_path / "other", "train")
+    assert "no sample has" not in printed()
 
 
 def test_drops_are_named(tmp_path: Path, printed: Printed) -> None:
