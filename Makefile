@@ -25,7 +25,7 @@ DEVICE ?= auto
 RUNS ?= .runs
 SIZE := $(if $(findstring small,$(PRESET)),small,tiny)
 SCENES := .data/scenes-$(SIZE)$(if $(PLANTED),-planted$(PLANTED))
-# What a preset trains on unless told otherwise.
+# The data set that a preset trains on by default.
 USUAL := $(if $(filter real,$(PRESET)),.data/openmoji,.data/scenes-$(SIZE))
 DATA ?= $(if $(filter real,$(PRESET)),openmoji,$(SCENES))
 ifeq ($(DATA),openmoji)
@@ -60,7 +60,7 @@ RUN_QUOTED = $(call quoted,$(RUN))
 WHERE = --data $(call quoted,$(DATA)) --device $(call quoted,$(DEVICE))
 FINISHED = grep -qs '"finished": true' $(RUN_QUOTED)/cost.json
 
-# The embedded data set is not what a paper was trained on: whoever means it says so.
+# No paper was trained on the embedded data set, so PRESET=paper uses it only if DATA= names it.
 ifeq ($(PRESET)/$(origin DATA),paper/file)
 ifneq ($(filter train-%,$(MAKECMDGOALS)),)
 $(error PRESET=paper needs data of the paper's kind: name your shards with DATA=, or the embedded data set with DATA=$(SCENES))
@@ -107,12 +107,12 @@ eval-%: $(READY) data ## evaluate a trained model, or WEIGHTS=, on all tasks tha
 export-%: $(READY) ## write a trained model for another library: FORMAT=transformers|open_clip|timm|onnx
 	$(PY) -m recipes.tools.export $(RUN_QUOTED) --format $(call quoted,$(or $(FORMAT),transformers)) $(ARGS)
 
-chat-%: $(READY) data ## chat with a trained model (llava, minigpt4) about an image, or several: IMAGE=photo.jpg,other.jpg
+chat-%: $(READY) data ## chat about one or more images with a trained model that replies: IMAGE=photo.jpg,other.jpg
 	@test -n $(call quoted,$(IMAGE)) || { echo $(call quoted,name a picture: make chat-$* IMAGE=photo.jpg); exit 1; }
 	@$(FINISHED) || $(MAKE) --no-print-directory $(call quoted,train-$*)
 	$(PY) -m recipes.tools.chat $(RUN_QUOTED) $(call quoted,$(IMAGE)) --device $(call quoted,$(DEVICE)) $(ARGS)
 
-demo: $(READY) data ## try all trained runs on a picture, a sentence and a question of yours, on a page in the browser; RUNS=.runs, ARGS="--port 8000"
+demo: $(READY) data ## try all trained runs on your own picture, sentence and question, in the browser: RUNS=.runs, ARGS="--port 8000"
 	@$(PY) -c 'import starlette, uvicorn' 2>/dev/null || $(PY) recipes/tools/install.py demo
 	$(PY) -m recipes.demo --runs $(call quoted,$(RUNS)) --data $(call quoted,$(TEST)) --device $(call quoted,$(DEVICE)) $(ARGS)
 
@@ -122,7 +122,7 @@ claims-%: $(READY) data ## test a paper's claims as controlled experiments: SEED
 time-%: $(READY) data ## estimate the training time on this machine from a few steps of each stage
 	$(PY) -m recipes.tools.timing $(NAME) --preset $(call quoted,$(PRESET)) $(WHERE) --seed $(call quoted,$(SEED)) $(ARGS)
 
-plan-%: $(READY) $(if $(findstring small,$(PRESET))$(findstring paper,$(PRESET)),,data) ## say what a training will take: parameters, FLOPs, memory, disk, time or GPU-hours
+plan-%: $(READY) $(if $(findstring small,$(PRESET))$(findstring paper,$(PRESET)),,data) ## estimate what a training run costs: parameters, FLOPs, memory, disk space, time or GPU-hours
 	$(PY) -m recipes.plan $(NAME) $(call quoted,$(PRESET)) $(WHERE) --seed $(call quoted,$(SEED)) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS))) $(ARGS)
 
 compare: $(READY) ## compare all evaluated runs: terminal, Markdown, CSV, HTML
@@ -133,7 +133,7 @@ picture: $(READY) ## take a screenshot of the report's first screen: ARGS="--out
 
 all: $(foreach page,$(COMPARED),train-$(page) eval-$(page)) compare ## train, evaluate and compare every model
 
-data: $(READY) ## generate the embedded data set for the preset, or restore what is missing of it; DATA=openmoji: drawn pictures with names; DATA=pool: polluted; DATA=pages: pages of several pictures; DATA=several: requests about several pictures
+data: $(READY) ## generate the embedded data set or restore missing parts of it; DATA=openmoji|pool|pages|several: another one, see data/README.md
 ifeq ($(DATA),.data/openmoji)
 	@$(PY) -m data.importers openmoji
 endif
@@ -159,16 +159,16 @@ $(PAGES_SET): $(READY)
 filter: $(READY) data ## list the samples of DATA= to keep: BY=clip|length|boilerplate|text|duplicates|blur|random|truth, or several; SHARE= CLIP= OUT=
 	$(PY) -m recipes.filter $(call quoted,$(DATA)) --by $(call quoted,$(BY)) $(if $(SHARE),--share $(call quoted,$(SHARE))) $(if $(CLIP),--clip $(call quoted,$(CLIP))) $(if $(OUT),--out $(call quoted,$(OUT))) --device $(call quoted,$(DEVICE)) $(ARGS)
 
-frontier: $(READY) data ## quality against compute: train every page, or ARGS="clip coca", with four budgets; says first how long it takes, and resumes
+frontier: $(READY) data ## quality against compute: train every page, or ARGS="clip coca", with four budgets; prints an estimate of the time first, and resumes
 	$(PY) -m recipes.frontier --preset $(call quoted,$(PRESET)) --seed $(call quoted,$(SEED)) $(WHERE) $(ARGS)
 
-race: $(READY) data ## time to quality: seconds and TFLOP of every page, or ARGS="clip coca", to three marks; says first how long it takes, and resumes
+race: $(READY) data ## time to quality: seconds and TFLOP of every page, or ARGS="clip coca", to three marks; prints an estimate of the time first, and resumes
 	$(PY) -m recipes.race --preset $(call quoted,$(PRESET)) --seed $(call quoted,$(SEED)) $(WHERE) $(ARGS)
 
-filter-curve: $(READY) data ## train CLIP on what filters keep of DATA=pool, or of your own: quality at equal samples against the share kept
+filter-curve: $(READY) data ## train CLIP on filtered subsets of DATA=: quality at equal samples seen, by filter and by the share kept
 	$(PY) -m recipes.filter.curve --preset $(call quoted,$(PRESET)) $(WHERE) $(if $(SEEDS),--seeds $(call quoted,$(SEEDS))) $(ARGS)
 
-import: $(READY) ## import your own data: ARGS="coco|folder|table|winoground|... --help"
+import: $(READY) ## import your own data: ARGS="auto|coco|folder|table|... --help"
 	$(PY) -m data.importers $(ARGS)
 
 check-data: $(READY) ## report what would be dropped from DATA=; writes a missing index.json (ARGS=--write-index rewrites it)
@@ -188,7 +188,7 @@ params: $(READY) ## compare parameter counts with the papers: ARGS="clip siglip"
 bench: $(READY) data ## measure speed relative to the reference libraries
 	$(PY) -m recipes.bench $(WHERE) $(ARGS)
 
-gpu: $(READY) ## measure everything that only a GPU can show, in ARGS="--minutes 12"; --rehearse runs it on the CPU
+gpu: $(READY) ## run the checks and measurements that need a GPU: ARGS="--minutes 12"; --rehearse runs them on the CPU
 	$(PY) -m recipes.gpu $(ARGS)
 
 results: $(READY) ## write recipes/RESULTS.md and the README's table from recipes/results/; ARGS=collect updates these from .runs first
@@ -200,7 +200,7 @@ test: $(READY) ## run the tests (minutes on two cores)
 test-slow: $(READY) ## run the slow tests
 	$(PY) -m pytest -m slow $(ARGS)
 
-stress: $(READY) ## attack everything for ten minutes: kills, broken files, two at once, full disks: ARGS="--seconds 60 --seed 1"
+stress: $(READY) ## inject faults for ten minutes: kills, broken files, concurrent processes, full disks: ARGS="--seconds 60 --seed 1"
 	$(PY) -m tests.stress $(ARGS)
 
 lint: $(READY) ## run ruff and mypy
