@@ -196,7 +196,5 @@ def test_a_model_of_other_sizes_than_what_it_builds_on(tmp_path: Path) -> None:
     )
     theirs, model = Frozen(one, tokenizer), Frozen(other, tokenizer)
     needed = [Needed("language_model", "lm", page("lm").PRESETS["tiny"], "tiny", tmp_path / "lm-tiny-s0")]
-    with pytest.raises(
-        ValueError, match=r"the frozen has other parts than .*lm-tiny-s0 \(language_model\)"
-    ):
+    with pytest.raises(ValueError, match=r"the frozen has other parts than .*lm-tiny-s0 \(language_model\)"):
         adopt(model, needed, {"language_model": theirs}, Progress())
