@@ -102,6 +102,19 @@ def test_without_its_digits_the_page_comes_back_to_the_byte(project: Path) -> No
     assert both(project) == both(ROOT)
 
 
+def test_the_contents_are_the_sections_that_are_there(project: Path) -> None:
+    def contents() -> list[str]:
+        write(project)
+        page = (project / "recipes" / "RESULTS.md").read_text()
+        linked = re.findall(r"\[([^]]+)\]\(#[\w-]+\)", page.split("\n## ")[0])
+        assert linked == re.findall(r"^## (.+)$", page, re.MULTILINE)
+        return linked
+
+    assert "Fault injection" in contents()
+    (project / "recipes" / "results" / "stress.json").unlink()
+    assert "Fault injection" not in contents()
+
+
 def test_every_older_claim_is_still_declared() -> None:
     """Or running it again would not replace the row."""
     rows = [row for about in json.loads((ROOT / "recipes/results/earlier.json").read_text())["claims"] for row in about["rows"]]
