@@ -55,10 +55,12 @@ class LabelCollate:
         words = {name: set(name.split()) for name in self.classes}
         shown = torch.tensor([_shown(sample, words) for sample in samples])
         if not shown.any():
-            few = ", ".join(self.classes[:5])
+            few, batch = ", ".join(self.classes[:5]), f"sample {samples[0].key} and the {len(samples) - 1} others of its batch"
+            if not any(sample.label or sample.objects for sample in samples):
+                raise ValueError(f"{batch} have neither labels nor objects: a classifier needs one of the two")
             raise ValueError(
-                f"sample {samples[0].key} and the {len(samples) - 1} others of its batch show no object and have no label among the "
-                f"{len(self.classes)} classes ({few}, ...): name this data set's own with --model.classes"
+                f"{batch} show no object and have no label among the {len(self.classes)} classes ({few}, ...): "
+                "name this data set's own with --model.classes"
             )
         return {"pixels": self.transform([sample.image for sample in samples], rng), "shown": shown}
 

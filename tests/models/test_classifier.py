@@ -38,6 +38,8 @@ def test_captions_change_nothing() -> None:
 
 def test_labels_of_another_data_set_are_asked_for() -> None:
     with pytest.raises(ValueError, match=r"sample x and the 0 others .* 22 classes .*--model.classes"):
+        build().collate([Sample("x", SAMPLES[0].image, label="cat")])
+    with pytest.raises(ValueError, match=r"sample x and the 0 others .* have neither labels nor objects"):
         build().collate([Sample("x", SAMPLES[0].image, captions=("a red star",))])
 
 
