@@ -16,7 +16,7 @@ import models
 from data.fields import check_types
 from data.loader import in_order
 from data.sample import Sample
-from data.shards import find
+from data.shards import Split, find
 from data.texts import texts
 from models.shared.text import BPETokenizer
 from recipes.train.pages import page
@@ -46,7 +46,7 @@ def odd_values(ground: Ground) -> Found:
         recipe = replace(recipe, model=shrunk(recipe.model))
         place, hint, value = ground.chance.choice(list(leaves(recipe.model)))
         odd = another(value, hint, ground.chance)
-        outcome = short_of_memory(partial(learn, recipe, place, odd, tokenizer, samples))
+        outcome = short_of_memory(partial(learn, recipe, place, odd, tokenizer, split, samples))
         yield f"{name}, {'.'.join(place)} {odd!r}", outcome.fault
 
 
@@ -89,12 +89,12 @@ def another(value: Any, hint: Any, chance: random.Random) -> Any:
     return chance.choice(WHOLE if type(value) is int else NUMBERS if type(value) is float else OTHERS)
 
 
-def learn(recipe: AnyRecipe, place: Place, value: Any, tokenizer: BPETokenizer, samples: Sequence[Sample]) -> None:
+def learn(recipe: AnyRecipe, place: Place, value: Any, tokenizer: BPETokenizer, split: Split, samples: Sequence[Sample]) -> None:
     """From a batch, in every stage."""
     recipe = replace(recipe, model=changed(recipe.model, place, value))
     kind = models.model_of(recipe.model)
     words = tokenizer if kind.reads_text() else None
-    model = constructed(kind, kind.configured(recipe.model, tokenizer=words, split=None), words)  # type: ignore[arg-type]
+    model = constructed(kind, kind.configured(recipe.model, tokenizer=words, split=split), words)
     if recipe.prerequisites and not any(parameter.requires_grad for parameter in model.parameters()):
         return
     model.remember([samples])
