@@ -159,9 +159,9 @@ class NamedTower(nn.Module):
 
     def without_last(self, blocks: int) -> NamedTower:
         """Leave out the last blocks and the norm after them. Raises ValueError where there are none of the same width."""
+        layers: Any
         if self.is_timm:
-            layers = getattr(self.inner, "blocks", None)
-            norms = ("norm", "fc_norm")
+            layers, norms = getattr(self.inner, "blocks", None), ("norm", "fc_norm")
         else:
             depth = getattr(self.inner.config, "num_hidden_layers", 0)
             lists = (each for each in self.inner.modules() if isinstance(each, nn.ModuleList))

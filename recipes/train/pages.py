@@ -51,7 +51,7 @@ def with_options(page_name: str, name: str, options: Sequence[str], program: str
 
 
 # What a prerequisite gives -> fields of a model's configuration that name something else in its place.
-INSTEAD = {"language_model": ("language.source",), "clip": ("clip_source",)}
+INSTEAD: dict[str, tuple[str, ...]] = {"language_model": ("language.source",), "clip": ("clip_source",)}
 INSTEAD |= dict.fromkeys(("image_tower", "image_encoder", "vision"), ("vision.tower", "timm_name", "image_weights", "clip_source"))
 TOWERS = ("classifier", "clip")  # pages of which nothing but the image tower is taken in these roles
 

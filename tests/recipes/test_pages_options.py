@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 
-from models.clip import CLIP, CLIPConfig
-from models.shared.text import BPETokenizer
 from recipes.train.pages import preset, with_options
-from recipes.train.progress import Progress
-from recipes.train.stages import Needed, adopt
-
-WORDS = BPETokenizer.train(["a small red star"], 300)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +32,3 @@ def test_what_is_named_replaces_what_a_preset_builds_on(page: str, options: list
 
 def test_what_a_preset_names_itself_stays() -> None:
     assert with_options("magic", "real", [], "test").prerequisites == preset("magic", "real").prerequisites
-
-
-def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
-    tiny = replace(CLIPConfig.tiny(), vocab_size=WORDS.vocab_size)
-    model, other = CLIP(tiny, WORDS), CLIP(replace(tiny, vision=replace(tiny.vision, width=80)), WORDS)
-    needed = Needed("image_tower", "classifier", preset("lit", "tiny"), "tiny", tmp_path / "classifier-tiny-s0")
-    with pytest.raises(
-        ValueError, match=r"CLIP with these values of --model.* cannot take over what .*classifier-tiny-s0 .*learned: .*size"
-    ):
-        adopt(model, [needed], {"image_tower": other}, Progress())
