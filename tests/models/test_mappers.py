@@ -217,7 +217,7 @@ def test_a_clip_of_another_size_is_taken_over_with_its_size(kind: str, words: BP
 def test_what_is_not_a_clip_is_refused(words: BPETokenizer) -> None:
     lm = LM(LMConfig(language=LANGUAGE, vocab_size=words.vocab_size), words)
     for kind in ("mlp", "mapl"):
-        with pytest.raises(ValueError, match="sees with a CLIP, not with a LM"):
+        with pytest.raises(ValueError, match="sees with a CLIP, not with LM"):
             build(kind, words).adopt({"vision": lm})
     lit = clip(words, image_head=False, embed_dim=VISION.width)
     with pytest.raises(ValueError, match="no projection of images"):

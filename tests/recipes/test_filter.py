@@ -232,7 +232,7 @@ def test_clip_score_is_the_mean_cosine_of_a_samples_captions() -> None:
 
 
 def test_what_embeds_nothing_gives_no_clip_score() -> None:
-    with pytest.raises(EvalError, match="a Linear embeds no pictures and texts; expected a CLIP"):
+    with pytest.raises(EvalError, match="run: Linear embeds no pictures and texts; expected a CLIP"):
         CLIPScore(nn.Linear(1, 1), "run", Cut(0.5))
 
 
