@@ -106,7 +106,15 @@ def test_streaming_shuffles_shards_and_samples(folder: Path) -> None:
 @pytest.mark.parametrize("budget", [HOLD, STREAM])
 @pytest.mark.parametrize(
     ("workers", "resumed"),
-    [(0, 0), pytest.param(1, 1, marks=pytest.mark.slow), (2, 2), (2, 0), (0, 2), pytest.param(2, 1, marks=pytest.mark.slow), (3, 2)],
+    [
+        (0, 0),
+        pytest.param(1, 1, marks=pytest.mark.slow),
+        (2, 2),
+        (2, 0),
+        pytest.param(0, 2, marks=pytest.mark.slow),
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        (3, 2),
+    ],
 )
 def test_resume_continues_exactly(folder: Path, budget: int, workers: int, resumed: int) -> None:
     whole = taken(make(folder, budget, workers=workers), 24)  # more than three epochs
@@ -200,7 +208,9 @@ def method(request: pytest.FixtureRequest) -> Iterator[str]:
     multiprocessing.set_start_method(usual, force=True)
 
 
-@pytest.mark.parametrize(("method", "budgets"), [("spawn", [STREAM]), ("forkserver", [HOLD, STREAM])], indirect=["method"])
+@pytest.mark.parametrize(
+    ("method", "budgets"), [pytest.param("spawn", [STREAM], marks=pytest.mark.slow), ("forkserver", [HOLD, STREAM])], indirect=["method"]
+)
 def test_workers_need_not_be_forked(folder: Path, method: str, budgets: list[int]) -> None:
     """What travels to the workers is pickled by both methods; a fresh interpreter costs seconds."""
     for budget in budgets:

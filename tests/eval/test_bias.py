@@ -172,7 +172,7 @@ def test_the_permutation_test_agrees_with_all_permutations() -> None:
     assert association.permutation_p(dark, light) > 0.9
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, pytest.param(64, marks=pytest.mark.slow)])
 def test_the_batch_size_changes_nothing_and_an_interrupted_evaluation_goes_on(tmp_path: Path, batch_size: int) -> None:
     samples = SAMPLES[::4]
     both = ("bias", "association")

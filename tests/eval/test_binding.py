@@ -117,7 +117,7 @@ def test_too_few_pictures_plan_nothing(samples: list[Sample]) -> None:
     assert plan(in_memory("fakes", {"test": [*samples, Sample("z", fakes.picture(900), captions=("text",))]})) == []
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_the_batch_size_changes_nothing_and_what_was_killed_is_completed(tmp_path: Path, batch_size: int) -> None:
     whole = ask(learner("colour"), tmp_path / "whole", batch_size=64)
     assert ask(learner("colour"), tmp_path / "other", batch_size=batch_size)["cells"] == whole["cells"]

@@ -164,7 +164,7 @@ def test_what_is_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert captioning.plan(fakes.in_memory("mute", {"test": mute})) == []
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_batches_and_interruptions_change_nothing(tmp_path: Path, batch_size: int) -> None:
     samples = fakes.single_objects()[:90]
     captions = [sample.captions[0] for sample in reversed(samples)]

@@ -137,7 +137,7 @@ def test_the_real_picture_of_each_prompt_is_what_it_says() -> None:
             assert [(each["colour"], each["shape"]) for each in said] == [(t.attributes["colour"], t.name) for t in sample.objects]
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_the_batch_size_changes_nothing_and_what_was_killed_is_completed(tmp_path: Path, batch_size: int) -> None:
     whole = ask(Draws(), tmp_path / "whole", batch_size=64)
     assert ask(Draws(), tmp_path / "other", batch_size=batch_size)["cells"] == whole["cells"]

@@ -118,7 +118,7 @@ def test_training_captions_are_read_from_shards_and_known_by_their_index(tmp_pat
     assert set(task.train.known.values()) == {text for sample in source.beginning("train", 12) for text in sample.captions}
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, pytest.param(64, marks=pytest.mark.slow)])
 def test_the_batch_size_changes_nothing_and_an_interrupted_evaluation_goes_on(tmp_path: Path, batch_size: int) -> None:
     def model() -> Says:
         return Says(lambda number: TRAIN[number % 10].captions[number % 2] if number % 3 else f"a cat number {number // 2}")

@@ -69,7 +69,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("moment", [pytest.param(20, marks=pytest.mark.slow), 80, pytest.param(160, marks=pytest.mark.slow), 250])
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(20, marks=pytest.mark.slow), pytest.param(80, marks=pytest.mark.slow), pytest.param(160, marks=pytest.mark.slow), 250],
+)
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, by_seven: Evaluated, moment: int) -> None:
     """Killed while encoding the n-th picture, with a torn last line in every file; resumed with the same batch size."""
     frail = fakes.noisy()
@@ -86,7 +89,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, by_seven: Evalu
             assert (tmp_path / "killed" / "fakes" / path.name).read_text() == path.read_text(), path.name
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.35, 0.8, 0.999])
+@pytest.mark.parametrize("share", [0.0, pytest.param(0.01, marks=pytest.mark.slow), 0.35, pytest.param(0.8, marks=pytest.mark.slow), 0.999])
 def test_files_cut_anywhere_are_completed(tmp_path: Path, share: float) -> None:
     judge = fakes.noisy()
 

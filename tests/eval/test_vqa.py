@@ -341,7 +341,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "fakes").glob("*.jsonl")}
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_the_batch_size_changes_nothing_and_an_interrupted_evaluation_goes_on(
     tmp_path: Path, whole: dict[str, bytes], batch_size: int
 ) -> None:

@@ -137,7 +137,7 @@ def test_a_limit_keeps_partners_together() -> None:
     assert len(task.partner) == 10
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, pytest.param(64, marks=pytest.mark.slow)])
 def test_the_batch_size_changes_nothing_and_an_interrupted_evaluation_goes_on(tmp_path: Path, batch_size: int) -> None:
     samples = paired(30)
     judge = fakes.noisy()

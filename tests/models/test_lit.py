@@ -160,7 +160,7 @@ def test_what_may_see_other_pixels_or_weights_next_time_is_not_kept(words: BPETo
 
 
 def test_without_a_head_the_embedding_is_as_wide_as_the_tower() -> None:
-    with pytest.raises(ValueError, match="--model.embed-dim is 128, expected the image tower's width, 160"):
+    with pytest.raises(ValueError, match=r"--model\.embed-dim is 128, expected the image tower's width, 160"):
         replace(CLIPConfig.tiny(), image_head=False)
 
 

@@ -125,7 +125,7 @@ def test_a_streamed_set_resumes_where_it_was(recipe: AnyRecipe, tmp_path: Path, 
 
 def test_sigkill_on_a_real_process(scenes: Path, tmp_path: Path) -> None:
     """The command line, killed from outside at an arbitrary moment, then run again."""
-    options = ["clip", "tiny", "--data", str(scenes), "--budget", "160", "--batch", "8", "--optim.warmup", "0", "--vocab-size", "300"]
+    options = ["clip", "tiny", "--data", str(scenes), "--budget", "80", "--batch", "8", "--optim.warmup", "0", "--vocab-size", "300"]
     options += ["--model.vision.depth", "1", "--model.text.depth", "1"]
     options += ["--device", "cpu", "--log.every", "1", "--log.validate", "0", "--save-minutes", "0", "--out"]
     process = start(("recipes.train", *options, str(tmp_path / "killed")), room=tmp_path)
