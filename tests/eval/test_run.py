@@ -57,6 +57,7 @@ def test_the_batch_size_changes_nothing(whole: Evaluated, by_seven: Evaluated) -
     same_records(whole.folder, by_seven.folder)
 
 
+@pytest.mark.slow
 def test_one_at_a_time_changes_nothing(tmp_path: Path) -> None:
     few = SPLITS | {"train": SPLITS["train"][::4], "test": SPLITS["test"][::4], "heldout": SPLITS["heldout"][:6]}
     reference = fakes.run(fakes.noisy(), few, tmp_path / "64", batch_size=64)

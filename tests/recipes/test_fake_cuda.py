@@ -20,6 +20,7 @@ from recipes.train.step import backward
 from tests.recipes.fake_cuda import prepared, trace
 
 WAITS = (DataDependentOutputException, DynamicOutputShapeException)
+ALIKE = {"lit", "clip_rocket", "slip", "cloob", "align", "llip", "clipcap", "mapl", "minigptv2", "vcgpt", "virtex"}  # as their parents
 STEPS = {"siglip", "vq"}  # Muon beside AdamW, and convolutions: optimisers see no more of a model than shapes
 PAGES = [name for name in pages("tiny") if learns(name)]
 
@@ -31,7 +32,7 @@ def test_every_stage_traces(name: str, few: Path, tmp_path: Path) -> None:
         trace(copy.deepcopy(model), recipe, number, batch, steps=name in STEPS)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in PAGES])
 def test_what_does_not_count_changes_nothing(name: str, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the host does not know what counts, padding and rows of other kinds are computed, too: losses and gradients stay."""
     model, recipe, batches = prepared(name, "tiny", str(few), tmp_path, batch=8)

@@ -73,6 +73,7 @@ def test_nothing_to_ask_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         share(monkeypatch, lambda *_: Reply("", True), "number", samples=blank)
 
 
+@pytest.mark.slow
 def test_it_builds_on_blip2_and_its_language_model_and_stands_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = tmp_path / "scenes-test"
     build_scenes(scenes, "tiny", workers=1, samples={"train": 100, "val": 10, "test": 12})

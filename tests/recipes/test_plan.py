@@ -118,6 +118,7 @@ def test_a_shape_that_depends_on_pixels_is_named() -> None:
         trace(stand.model, Optim(lr=1.0), stand.batch(4), micro_batch=None, bf16=False, on_gpu=False)
 
 
+@pytest.mark.slow
 def test_micro_batches_ranks_and_bf16_save_what_they_should(tmp_path: Path) -> None:
     model = page("siglip").PRESETS["tiny"].model
     model = replace(model, vision=replace(model.vision, depth=1), text=replace(model.text, depth=1))

@@ -74,6 +74,7 @@ def test_measuring_changes_no_weight_and_takes_no_time(few: Path, tmp_path: Path
     assert set(found[0]["values"]) == set(MARKS) == set(MEASURES)
 
 
+@pytest.mark.slow
 def test_it_measures_what_the_harness_measures(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short(page("coca").PRESETS["tiny"], str(few), steps=2)
     recipe = replace(recipe, log=replace(recipe.log, measure=24))

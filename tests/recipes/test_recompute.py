@@ -71,6 +71,7 @@ def test_heads_and_convolutions_are_no_blocks() -> None:
     assert list(repeated_blocks(Model())) == ["blocks.0"]
 
 
+@pytest.mark.slow
 def test_the_plan_shows_what_it_saves() -> None:
     recipe = page("clip").PRESETS["small"]
     recipe = replace(
