@@ -108,6 +108,17 @@ def _sizes(values: dict[str, Any]) -> dict[str, Any]:
     return {name: _sizes(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
+def known_positions(language: Any) -> int | None:
+    """Tokens that a language model with learned positions (GPT-2, OPT, MPNet), or with biases for so many (MPT), can read; None for rotary
+    positions, which do not end."""
+    config, tokens = language.config, language.get_input_embeddings()
+    if limit := getattr(config, "max_seq_len", None):
+        return int(limit)
+    limit = getattr(config, "max_position_embeddings", None)
+    tables = [each.num_embeddings for each in language.modules() if isinstance(each, nn.Embedding) and each is not tokens]
+    return limit if limit and any(limit <= size <= limit + 2 for size in tables) else None  # OPT has two more
+
+
 def language_model(config: LanguageConfig, *, weights: bool = False) -> nn.Module:
     """The transformers module: with `weights`, the pretrained model; otherwise its architecture with random weights. Raises
     ConnectionError like `known`."""

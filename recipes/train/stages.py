@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from data.fields import require
 from models.contract import Model
+from models.shared.backbones import known_positions
 from models.shared.lora import adapt, freeze_layers, thaw_layers, trained_layers
 from models.shared.room import free_memory, room_for_parameters
 from recipes.train.folder import CHECKPOINT, PAID, finished, read_cost
@@ -75,6 +77,10 @@ def constructed(kind: type[Model], config: Any, tokenizer: Any) -> Model:
         raise ValueError(f"no {kind.name} can be built with these values of --model.*: {why}") from error
     if empty := [name for name, parameter in model.named_parameters() if not parameter.numel()]:
         raise ValueError(f"with these values of --model.* {empty[0]} has no weights; expected sizes of 1 or more")
+    if hasattr(model, "language") and hasattr(config, "context"):
+        limit, places = known_positions(model.language), getattr(model, "places", 0)  # of an image
+        expected = f"at most the {limit} positions of {type(model.language).__name__}, less {places} for an image"
+        require(limit is None or config.context + places <= limit, "--model.context", config.context, expected)
     return model
 
 
@@ -85,11 +91,7 @@ def adopt(model: Model, needed: Sequence[Needed], adopted: Mapping[str, Model], 
         return
     try:
         model.adopt(dict(adopted))
-    except (
-        AttributeError,
-        KeyError,
-        RuntimeError,
-    ) as error:  # of the state dicts: a tensor that is missing, unexpected, or of another shape
+    except (AttributeError, KeyError, RuntimeError) as error:  # a tensor is missing, unexpected, or of another shape
         builds_on = " and ".join(f"{each.folder} ({each.role})" for each in needed)
         why = " ".join(str(error).split())[:300]
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -15,7 +16,7 @@ import models
 from data.fields import FieldError
 from data.shards import DataError
 from models.frozen import Frozen, FrozenConfig
-from models.shared.backbones import LanguageConfig
+from models.shared.backbones import LanguageConfig, known_positions
 from models.shared.device import resolve_device
 from models.shared.ranges import ABOVE_ZERO, ANY, CAN_BE_0, DEPTHS, LAYERS, SHARES, SIZES
 from models.shared.text import BPETokenizer
@@ -185,6 +186,33 @@ def test_values_that_do_not_go_together(name: str, place: tuple[str, ...], value
     config = _with(model, place, value)
     with pytest.raises(ValueError, match=said):
         constructed(models.model_of(config), config, BPETokenizer.train(["a red star"], 300))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "limit"),
+    [
+        ({"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 40}, 40),
+        ({"model_type": "opt", "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 1,
+          "num_attention_heads": 2, "max_position_embeddings": 40}, 40),
+        ({"model_type": "mpt", "d_model": 32, "n_layers": 1, "n_heads": 2, "max_seq_len": 40}, 40),
+        ({"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+          "max_position_embeddings": 40}, None),
+    ],
+)  # fmt: skip
+def test_texts_fit_into_learned_positions(architecture: dict[str, Any], limit: int | None) -> None:
+    tokenizer = BPETokenizer.train(["a red star"], 300)
+    language = LanguageConfig(architecture=json.dumps(architecture | {"vocab_size": tokenizer.vocab_size}))
+
+    def build(context: int) -> Any:
+        config = FrozenConfig(vision=VISION, language=language, prefix=2, context=context, vocab_size=tokenizer.vocab_size)
+        return constructed(Frozen, config, tokenizer)
+
+    assert known_positions(build(38).language) == limit
+    if limit is None:
+        build(39)
+    else:
+        with pytest.raises(ValueError, match=r"--model\.context is 39, expected at most the 40 positions of \w+, less 2 for an image"):
+            build(39)
 
 
 def test_a_model_of_other_sizes_than_what_it_builds_on(tmp_path: Path) -> None:
