@@ -58,10 +58,22 @@ def fetched(what: str, function: Callable[..., Found], *args: object, instead: s
 
 
 @contextmanager
+def without_panic() -> Iterator[None]:
+    """A panic of a library written in Rust, such as tokenizers, is no Exception and would end the process: ValueError in its place."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise ValueError(f"the library gave up on it: {error}") from error
+
+
+@contextmanager
 def foreign(what: str) -> Iterator[None]:
     """What libraries raise about files that others wrote, anything at all, as a ValueError that names them: `what`, as "tower 'NAME'"."""
     try:
-        yield
+        with without_panic():
+            yield
     except (OSError, MemoryError):
         raise
     except ValueError as error:

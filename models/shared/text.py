@@ -18,7 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from data.files import FileError, read_text, write_text
-from models.shared.sources import fetched, run_folder
+from models.shared.sources import fetched, run_folder, without_panic
 from models.shared.wheels import located
 
 
@@ -162,7 +162,7 @@ class HubTokenizer:
         if described is None:
             self.inner = fetched(f"tokenizer {source!r}", AutoTokenizer.from_pretrained, located(source), trust_remote_code=False)
         else:
-            fast = FastTokenizer.from_str(json.dumps(described["fast"]))
+            fast = _fast(json.dumps(described["fast"]))
             special = {name: token for name, token in described["special"].items() if name in SPECIAL and isinstance(token, str)}
             self.inner = PreTrainedTokenizerFast(tokenizer_object=fast, **special)
         if getattr(self.inner, "backend_tokenizer", None) is None:
@@ -232,11 +232,16 @@ def as_text(tokenizer: Tokenizer) -> str:
     return json.dumps(tokenizer.describe() if isinstance(tokenizer, HubTokenizer) else {"tokenizer": tokenizer.name})
 
 
+def _fast(text: str) -> FastTokenizer:
+    with without_panic():
+        return FastTokenizer.from_str(text)
+
+
 def from_text(text: str, file: str = "a tokenizer.json") -> Tokenizer:
     """Inverse of `as_text`. A name in `text` is not followed: loading a run folder must not read anything outside it."""
     content: dict[str, Any] = json.loads(text)
     if "tokenizer" not in content:
-        return BPETokenizer(FastTokenizer.from_str(text))
+        return BPETokenizer(_fast(text))
     if "fast" in content:
         return HubTokenizer(content["tokenizer"], content)
     if content["tokenizer"] == OpenCLIPTokenizer.name:

@@ -69,6 +69,17 @@ def test_a_description_of_no_model(change: Callable[[bytes], bytes], folder: Pat
         models.load(folder)
 
 
+@pytest.mark.parametrize("hub", [False, True])
+def test_a_tokenizer_at_which_the_library_gives_up(hub: bool, folder: Path) -> None:
+    """It ends in a panic, which is no Exception."""
+    path = folder / "tokenizer.json"
+    fast = json.loads(path.read_text())
+    fast["model"]["continuing_subword_prefix"] = "#####"
+    path.write_text(json.dumps({"tokenizer": "x", "special": {}, "fast": fast} if hub else fast))
+    with pytest.raises(FileError, match=rf"^{path} holds no tokenizer .* gave up on it.*Remove the run folder, and train it again$"):
+        models.load(folder)
+
+
 def test_weights_of_another_model(folder: Path) -> None:
     from models.shared.tensors import write_tensors
 
