@@ -6,6 +6,7 @@ different devices.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,18 @@ from recipes.train.pages import page
 from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe
 from recipes.train.stages import enter, set_training
+from tests.recipes.kit import narrow
 
 
-def prepared(name: str, preset: str, data: str, folder: Path, *, batch: int) -> tuple[Any, AnyRecipe, list[Batch]]:
-    """A page's model with random weights on the CPU, its recipe, and a batch for each stage. Prerequisites are left out."""
-    recipe = few_steps(offline(page(name).PRESETS[preset]), steps=1, batch=batch, data=data, device="cpu", vocab_size=400)
+def small(name: str) -> AnyRecipe:
+    """A page's `tiny` with narrow layers."""
+    recipe = page(name).PRESETS["tiny"]
+    return replace(recipe, model=narrow(recipe.model))
+
+
+def prepared(recipe: AnyRecipe, data: str, folder: Path, *, batch: int) -> tuple[Any, AnyRecipe, list[Batch]]:
+    """A model with random weights on the CPU, its shortened recipe, and a batch for each stage. Prerequisites are left out."""
+    recipe = few_steps(offline(recipe), steps=1, batch=batch, data=data, device="cpu", vocab_size=400)
     split, progress = find(data, "train"), Progress()
     model: Any = build(recipe, split, folder, Process.find("cpu"), [], progress, begun=False)
     model.remember(in_order(split, batch_size=64, needs=model.needs))

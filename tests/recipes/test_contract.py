@@ -1,6 +1,6 @@
 """What every page's model must keep, whatever it is: one test over all of them, found and not listed.
 
-Each `tiny` is trained for two steps a stage, on what it builds on, which is trained as briefly.
+Each `tiny`, with narrow layers, is trained for two steps a stage, on what it builds on, which is trained as briefly.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from recipes.train.recipe import AnyRecipe, Log
 from recipes.train.stages import enter, set_training
 from recipes.train.step import backward
 from recipes.train.watch import Watch
+from tests.recipes.kit import narrow
 from tests.recipes.ranks import on_ranks
 from tests.recipes.test_train import Killed, same_weights
 
@@ -43,6 +44,7 @@ def short(recipe: AnyRecipe, data: str, *, batch: int = BATCH, steps: int = 2) -
     some: dict[str, Any] = {"budget": batch * steps, "batch": batch}
     stages = tuple(replace(stage, optim=replace(stage.optim, warmup=0), **some) for stage in recipe.stages)
     how: dict[str, Any] = {
+        "model": narrow(recipe.model),
         "data": data,
         "device": "cpu",
         "precision": "fp32",

@@ -17,7 +17,7 @@ from recipes.gpu.short import learns, pages
 from recipes.train.progress import Progress
 from recipes.train.stages import enter, set_training
 from recipes.train.step import backward
-from tests.recipes.fake_cuda import prepared, trace
+from tests.recipes.fake_cuda import prepared, small, trace
 
 WAITS = (DataDependentOutputException, DynamicOutputShapeException)
 ALIKE = {"lit", "clip_rocket", "slip", "cloob", "align", "llip", "clipcap", "mapl", "minigptv2", "vcgpt", "virtex"}  # as their parents
@@ -27,7 +27,7 @@ PAGES = [name for name in pages("tiny") if learns(name)]
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_stage_traces(name: str, few: Path, tmp_path: Path) -> None:
-    model, recipe, batches = prepared(name, "tiny", str(few), tmp_path, batch=4)
+    model, recipe, batches = prepared(small(name), str(few), tmp_path, batch=4)
     for number, batch in enumerate(batches):
         trace(copy.deepcopy(model), recipe, number, batch, steps=name in STEPS)
 
@@ -35,7 +35,7 @@ def test_every_stage_traces(name: str, few: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in PAGES])
 def test_what_does_not_count_changes_nothing(name: str, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the host does not know what counts, padding and rows of other kinds are computed, too: losses and gradients stay."""
-    model, recipe, batches = prepared(name, "tiny", str(few), tmp_path, batch=8)
+    model, recipe, batches = prepared(small(name), str(few), tmp_path, batch=8)
     for number, batch in enumerate(batches):
         enter(model, recipe, number, Progress())
         set_training(model)
@@ -82,7 +82,7 @@ def test_what_waits_or_stays_behind_is_found(
         wrong(features)  # type: ignore[operator]
         return features
 
-    model, recipe, (batch,) = prepared("siglip", "tiny", str(few), tmp_path, batch=4)
+    model, recipe, (batch,) = prepared(small("siglip"), str(few), tmp_path, batch=4)
     monkeypatch.setattr(SigLIP, "encode", encode)
     with pytest.raises(error):
         trace(model, recipe, 0, batch, steps=False)

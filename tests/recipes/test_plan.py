@@ -48,7 +48,7 @@ def measured(model: Any, optimizer: torch.optim.Optimizer, batch: dict[str, torc
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_memory_and_flops_are_those_of_a_real_step(name: str, scenes: Path, tmp_path: Path) -> None:
-    model, recipe, batches = prepared(name, "tiny", str(scenes), tmp_path, batch=BATCH)
+    model, recipe, batches = prepared(page(name).PRESETS["tiny"], str(scenes), tmp_path, batch=BATCH)
     stage, batch = enter(model, recipe, 0, Progress()), batches[0]
     set_training(model)
     fakes, other = FakeTensorMode(allow_non_fake_inputs=True), copy.deepcopy(model)

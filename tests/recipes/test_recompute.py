@@ -16,7 +16,7 @@ from recipes.train.pages import names, page
 from recipes.train.progress import Progress
 from recipes.train.stages import enter, set_training
 from recipes.train.step import backward
-from tests.recipes.fake_cuda import prepared
+from tests.recipes.fake_cuda import prepared, small
 
 TRAINED = [
     name for name in names() if "tiny" in page(name).PRESETS and any(stage.optim.lr for stage in page(name).PRESETS["tiny"].schedule)
@@ -26,7 +26,7 @@ UNLIKE = {"clip", "flava", "coca", "simvlm", "blip2", "cm3leon", "flamingo", "vq
 
 @pytest.mark.parametrize("name", [name if name in UNLIKE else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED])
 def test_losses_and_gradients_are_the_same(name: str, few: Path, tmp_path: Path) -> None:
-    model, recipe, batches = prepared(name, "tiny", str(few), tmp_path, batch=4)
+    model, recipe, batches = prepared(small(name), str(few), tmp_path, batch=4)
     enter(model, recipe, len(recipe.schedule) - 1, Progress())
     set_training(model)
     for module in model.modules():  # most tiny presets have none

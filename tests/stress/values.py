@@ -24,6 +24,7 @@ from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe
 from recipes.train.stages import constructed, enter, set_training
 from recipes.train.step import backward
+from tests.recipes.kit import narrow
 from tests.recipes.test_contract import PAGES
 from tests.stress.child import short_of_memory
 from tests.stress.ground import Found, Ground
@@ -31,7 +32,6 @@ from tests.stress.ground import Found, Ground
 Place = tuple[str, ...]
 WHOLE: Sequence[Any] = (0, -1, 1, 2, 3, 7, 20, 10**9, 10**18, 1.5, "", None, True)
 NUMBERS: Sequence[Any] = (0.0, -1.0, nan, inf, 1e-30, 1e18, 0.5, 1.0, 2.0, "", None, True)
-NARROW = {"width": 32, "depth": 2, "decoder_depth": 1, "multimodal_depth": 1, "heads": 2, "hidden": 48, "embed_dim": 32, "queries": 4}
 OTHERS: Sequence[Any] = (None, 3, "nonsense", (), ("a",), (nan, nan, nan), (0, 0, 0), (1, 1, 1, 1))
 
 
@@ -43,7 +43,7 @@ def odd_values(ground: Ground) -> Found:
     while True:
         name = ground.chance.choice(PAGES)
         recipe = page(name).PRESETS["tiny"]
-        recipe = replace(recipe, model=shrunk(recipe.model))
+        recipe = replace(recipe, model=narrow(recipe.model))
         place, hint, value = ground.chance.choice(list(leaves(recipe.model)))
         odd = another(value, hint, ground.chance)
         outcome = short_of_memory(partial(learn, recipe, place, odd, tokenizer, split, samples), 120)
@@ -59,18 +59,6 @@ def leaves(config: Any, where: Place = ()) -> Iterator[tuple[Place, Any, Any]]:
             yield from leaves(value, place)
         elif hints[field.name] is not str:
             yield place, hints[field.name], value
-
-
-def shrunk(config: Any) -> Any:
-    """With narrow layers: what is wrong with a value does not depend on them."""
-    changes = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
-            changes[field.name] = shrunk(value)
-        elif value and field.name in NARROW:
-            changes[field.name] = min(value, NARROW[field.name])
-    return replace(config, **changes)
 
 
 def changed(config: Any, place: Place, value: Any) -> Any:
