@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,6 +122,13 @@ class BPETokenizer:
         self.__init__(FastTokenizer.from_str(state))  # type: ignore[misc]
 
 
+@cache
+def _simple_tokenizer() -> Any:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()  # some tenths of a second: it reads its 48,894 merges
+
+
 class OpenCLIPTokenizer:
     """CLIP's BPE with 49,408 tokens, which is part of the open_clip package and works offline. Padding is 0, as in the released models."""
 
@@ -129,9 +137,7 @@ class OpenCLIPTokenizer:
     mask: int | None = None
 
     def __init__(self) -> None:
-        from open_clip.tokenizer import SimpleTokenizer
-
-        self.inner = SimpleTokenizer()
+        self.inner = _simple_tokenizer()
         self.vocab_size = self.inner.vocab_size
         self.start: int | None = self.inner.sot_token_id
         self.end: int = self.inner.eot_token_id

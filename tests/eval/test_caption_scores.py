@@ -27,6 +27,12 @@ from eval.captions.scores import Corpus, whole
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no `java` command here")
 
+
+@pytest.fixture(autouse=True)
+def without_java() -> None:
+    """These tests have it where it is there."""
+
+
 WORDS = """
     a the an red black blue star man men woman dog's dogs' aren't can't it's they're i've he'd we'll i'm cannot gonna o'clock rock 'n'
     naïve café über 日本 t-shirt two-year-old mid-air 3 10 2nd 1,000 5.5 10:30 1/2 50% $5 £3 ½ Mr. Dr. U.S. p.m. etc. and/or black/white

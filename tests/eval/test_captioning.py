@@ -38,13 +38,6 @@ def writes(captions: Sequence[str]) -> Writes:
     return Writes(lambda number: captions[number] if number < len(captions) else "nothing")
 
 
-@pytest.fixture(autouse=True)
-def _without_java(monkeypatch: pytest.MonkeyPatch) -> None:
-    """METEOR's dictionaries take long to load: tests/eval/test_caption_scores.py has it."""
-    monkeypatch.setattr("eval.captions.java.has_java", lambda: False)
-    monkeypatch.setattr("eval.captions.tokens.has_java", lambda: False)
-
-
 def scene(number: int, captions: Sequence[str], objects: Sequence[str], relations: Sequence[Any] = ()) -> Sample:
     """`objects` as "large solid red star"."""
     words = [each.split() for each in objects]

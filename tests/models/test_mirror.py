@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,10 @@ from data.scenes.language import agreement, answer
 from data.scenes.world import PRESETS
 from models.shared.mirror import exchanged, mirrored
 
-SCENES = [make_sample(PRESETS["tiny"], "train", index) for index in range(300)]
+
+@cache
+def scenes() -> list[Sample]:
+    return [make_sample(PRESETS["tiny"], "train", index) for index in range(300)]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +75,7 @@ def test_every_text_is_exchanged() -> None:
 
 
 def test_twice_is_not_at_all() -> None:
-    for sample in SCENES[:50]:
+    for sample in scenes()[:50]:
         found = mirrored(mirrored(sample))
         assert np.array_equal(found.image, sample.image)
         assert (found.key, to_record(found)) == (sample.key, to_record(sample))
@@ -79,7 +84,7 @@ def test_twice_is_not_at_all() -> None:
 def test_what_was_true_of_a_scene_is_true_of_the_mirrored_one() -> None:
     """By the oracle; without the exchange a seventh of the captions would be false."""
     sides = wrong = 0
-    for sample in SCENES:
+    for sample in scenes():
         found = mirrored(sample)
         assert [agreement(caption, found) for caption in found.captions] == [1.0] * len(found.captions)
         wrong += sum(agreement(caption, found) < 1 for caption in sample.captions)
@@ -87,7 +92,7 @@ def test_what_was_true_of_a_scene_is_true_of_the_mirrored_one() -> None:
             assert answer(question.question, found.objects, found.extra["relations"]) == question.answer
             sides += question.answer in ("left", "right")
     assert sides > 30
-    assert wrong > 0.05 * 5 * len(SCENES)
+    assert wrong > 0.05 * 5 * len(scenes())
 
 
 def test_a_page_is_mirrored_as_a_whole() -> None:

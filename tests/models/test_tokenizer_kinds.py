@@ -17,6 +17,7 @@ from data.scenes.world import PRESETS
 from models.lm import LM, LMConfig
 from models.shared.backbones import LanguageConfig
 from models.shared.text import HubTokenizer, layout
+from tests.recipes.kit import narrow
 from tests.stand_ins import KINDS
 
 READERS = sorted(name for name, each in models.all_models().items() if each.reads_text())
@@ -42,7 +43,7 @@ def test_a_batch_is_learned_from_and_texts_are_told_apart(
     name: str, kind: str, tokenizers: dict[str, HubTokenizer], samples: list[Sample]
 ) -> None:
     cls, tokenizer = models.model_class(name), tokenizers[kind]
-    config = cls.configured(cls.Config.tiny(), tokenizer=tokenizer, split=None)  # type: ignore[arg-type]
+    config = cls.configured(narrow(cls.Config.tiny()), tokenizer=tokenizer, split=None)  # type: ignore[arg-type]
     torch.manual_seed(0)
     if tokenizer.start is None and name in ("asif", "coca", "lm", "lockedmagic", "magic", "virtex", "virtextokens"):
         with pytest.raises(ValueError, match=r"start token, and the tokenizer .* has none"):
@@ -81,6 +82,6 @@ def test_a_mask_of_its_own_is_used_and_none_is_added(tokenizers: dict[str, HubTo
         cls = models.model_class(name)
         for kind, added in (("bert", 0), ("gpt2", 1)):
             tokenizer = tokenizers[kind]
-            model: Any = cls(cls.configured(cls.Config.tiny(), tokenizer=tokenizer, split=None), tokenizer)  # type: ignore[arg-type]
+            model: Any = cls(cls.configured(narrow(cls.Config.tiny()), tokenizer=tokenizer, split=None), tokenizer)  # type: ignore[arg-type]
             assert len(model.text.tokens.weight) == tokenizer.vocab_size + added
             assert model.collate.mask == (tokenizer.vocab_size if tokenizer.mask is None else tokenizer.mask)
