@@ -53,23 +53,22 @@ def by_skill(rows: list[dict[str, object]]) -> dict[str, dict[str, Any]]:
 
 def test_pages_by_place_with_the_truth_the_baseline_and_what_was_found() -> None:
     prior = Prior.of_samples([page(TINY, "train", index) for index in range(200)])
-    rows = by_skill(measure_pages("pages", some_pages(), [true_of(each) for each in some_pages()], prior))
+    pages = some_pages()
+    rows = by_skill(measure_pages("pages", pages, [true_of(each) for each in pages], prior))
     assert list(rows) == [f"pages: place {place}" for place in range(5)]
     for place, row in enumerate(rows.values()):
-        texts = [[text for _, text in pairs_of(sample)] for sample in some_pages()]
-        followed = [
-            infer(views_of(sample)[: place + 1], told[:place]) == told[place] for sample, told in zip(some_pages(), texts, strict=True)
-        ]
+        texts = [[text for _, text in pairs_of(sample)] for sample in pages]
+        followed = [infer(views_of(sample)[: place + 1], told[:place]) == told[place] for sample, told in zip(pages, texts, strict=True)]
         guessed = [prior.guess(told[place - 1] if place else "") == told[place] for told in texts]
-        assert row["truth"] == pytest.approx(sum(followed) / len(some_pages()))
-        assert row["chance"] == pytest.approx(sum(guessed) / len(some_pages()))
-        assert row["n"] == len(some_pages())
+        assert row["truth"] == pytest.approx(sum(followed) / len(pages))
+        assert row["chance"] == pytest.approx(sum(guessed) / len(pages))
+        assert row["n"] == len(pages)
     first, last = rows["pages: place 0"], rows["pages: place 4"]
     assert first["truth"] < 0.2
     assert last["truth"] > 0.8
     assert last["chance"] < 0.5
-    nothing: list[list[Detected]] = [[([], {"tone": "dark", "texture": "plain"}) for _ in sample.images] for sample in some_pages()]
-    blind = by_skill(measure_pages("pages", some_pages(), nothing, prior))
+    nothing: list[list[Detected]] = [[([], {"tone": "dark", "texture": "plain"}) for _ in sample.images] for sample in pages]
+    blind = by_skill(measure_pages("pages", pages, nothing, prior))
     assert blind["pages: place 4"]["accuracy"] < 0.3
     assert blind["pages: place 4"]["truth"] == rows["pages: place 4"]["truth"]
 
