@@ -162,6 +162,10 @@ filter: $(READY) data ## list the samples of DATA= to keep: BY=clip|length|boile
 frontier: $(READY) data ## quality against compute: train every page, or ARGS="clip coca", with four budgets; prints an estimate of the time first, and resumes
 	$(PY) -m recipes.frontier --preset $(call quoted,$(PRESET)) --seed $(call quoted,$(SEED)) $(WHERE) $(ARGS)
 
+worlds: $(READY) data ## does the embedded data rank models as DATA= does: trains every page, or ARGS="clip coca", on both with an eighth of its budget; resumes
+	@$(PY) -m data.scenes.build --preset $(SIZE) --out .data/scenes-$(SIZE)
+	$(PY) -m recipes.worlds --preset $(call quoted,$(PRESET)) --seed $(call quoted,$(SEED)) $(WHERE) $(ARGS)
+
 race: $(READY) data ## time to quality: seconds and TFLOP of every page, or ARGS="clip coca", to three marks; prints an estimate of the time first, and resumes
 	$(PY) -m recipes.race --preset $(call quoted,$(PRESET)) --seed $(call quoted,$(SEED)) $(WHERE) $(ARGS)
 
@@ -220,4 +224,4 @@ $(READY): pyproject.toml
 	@$(PY) -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: remove "$(call quoted,$(VENV))" and choose their index with TORCH_INDEX="; exit 1; }
 	touch $(call quoted,$@)
 
-.PHONY: help demo compare picture all data $(PAGES_SET) filter filter-curve frontier race import check-data calibrate params bench gpu results test test-slow stress lint clean
+.PHONY: help demo compare picture all data $(PAGES_SET) filter filter-curve frontier worlds race import check-data calibrate params bench gpu results test test-slow stress lint clean

@@ -51,7 +51,7 @@ def made(venv: Path, *arguments: str, environment: dict[str, str] | None = None)
 def test_every_variable_reaches_its_command_whole(value: str, venv: Path) -> None:
     names = ("OUT", "DATA", "WEIGHTS", "SEED", "DEVICE", "PRESET", "SEEDS", "BY", "SHARE", "CLIP", "FORMAT")
     pages = ("train-clip", "claims-clip", "time-clip", "plan-clip", "export-clip")
-    tools = ("filter", "filter-curve", "check-data", "frontier", "race", "calibrate")
+    tools = ("filter", "filter-curve", "check-data", "frontier", "worlds", "race", "calibrate")
     where, seed, weights = ["--data", value, "--device", value], ["--seed", value], ["--weights", value]
     assert made(venv, *pages, *tools, *(f"{name}={value}" for name in names)) == [
         ["-m", "recipes.train", "clip", value, "--out", value, *where, *seed, *weights],
@@ -63,6 +63,8 @@ def test_every_variable_reaches_its_command_whole(value: str, venv: Path) -> Non
         ["-m", "recipes.filter.curve", "--preset", value, *where, "--seeds", value],
         ["-m", "data.check", value],
         ["-m", "recipes.frontier", "--preset", value, *seed, *where],
+        ["-m", "data.scenes.build", "--preset", "tiny", "--out", ".data/scenes-tiny"],
+        ["-m", "recipes.worlds", "--preset", value, *seed, *where],
         ["-m", "recipes.race", "--preset", value, *seed, *where],
         ["-m", "recipes.tools.calibrate", "--data", value],
     ]

@@ -38,6 +38,8 @@ CASES = [
     ("recipes.filter.curve", ["--data", "OUT", "--jobs", "-1"], "--jobs is -1, expected 1 or more parallel runs"),
     ("recipes.filter.curve", ["--data", "OUT", "--jobs", "0"], "--jobs is 0, expected 1 or more parallel runs"),
     ("recipes.frontier.__main__", ["clip", "--jobs", "-1"], "--jobs is -1, expected 1 or more parallel runs"),
+    ("recipes.worlds.__main__", ["--data", "x", "--share", "0"], "--share is 0.0, expected more than 0, at most 1"),
+    ("recipes.worlds.__main__", ["--data", "x", "--jobs", "0"], "--jobs is 0, expected 1 or more parallel runs"),
     ("recipes.frontier.__main__", ["clip", "--seed", "-1"], "seed is -1, expected 0 or more"),
     ("recipes.race.__main__", ["clip", "--seed", "-1"], "seed is -1, expected 0 or more"),
     ("recipes.gpu.__main__", ["--minutes", "nan"], "--minutes nan: expected a number above 0"),

@@ -5,6 +5,7 @@
     recipes/results/published/<run>.json         published weights: their authors' scores beside ours
     recipes/results/claims/<page>.<claim>.json   a finished claim
     recipes/results/frontier/<page>.json         a page at several budgets; their figure is frontier.svg
+    recipes/results/worlds/<page>.<data>.json    a page's recipe on the embedded and on another data set
     recipes/results/race/<page>.json             when a page reached three marks
     recipes/results/bench.json timing.json calibrate.json
 
@@ -61,7 +62,7 @@ def collect(runs: Path, results: Path, names: Sequence[str] = (), commit: str = 
     for path in sorted((runs / "claims").glob("*/*.json")):
         claim = claim_file(path, commit)
         said.append(_write(results / "claims" / f"{claim['model']}.{claim['claim']}.json", claim))
-    for kind in ("frontier", "race"):
+    for kind in ("frontier", "worlds", "race"):
         for path in sorted((runs / kind).glob("*.json")):
             said.append(_write(results / kind / path.name, _originated(read_json(path), path, commit)))
     for name, merged in (("bench.json", benched), ("timing.json", timed), ("calibrate.json", calibrated)):

@@ -31,6 +31,7 @@ from recipes.tools.frontier import FIGURE, draw, frontier_section
 from recipes.tools.gpu import gpu_section
 from recipes.tools.markdown import BELOW, code, column_name, origins, ratio, short, shown, table
 from recipes.tools.older import older_below, older_cell, older_keys, older_lines
+from recipes.tools.worlds import worlds_section
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -250,6 +251,10 @@ class Published:
         return [record for _, record in self._read("frontier/*.json")]
 
     @cached_property
+    def worlds(self) -> list[Json]:
+        return [record for _, record in self._read("worlds/*.json")]
+
+    @cached_property
     def race(self) -> list[Json]:
         return [record for _, record in self._read("race/*.json")]
 
@@ -278,6 +283,7 @@ def results_page(published: Published) -> str:
         models_section,
         authors_section,
         frontier_part,
+        worlds_part,
         race_section,
         claims_section,
         speed_section,
@@ -354,6 +360,10 @@ def measure_lines(run: Collected) -> list[list[str]]:
 
 def frontier_part(published: Published) -> list[str]:
     return frontier_section(published.frontier, published.folder)
+
+
+def worlds_part(published: Published) -> list[str]:
+    return worlds_section(published.worlds)
 
 
 def race_section(published: Published) -> list[str]:
