@@ -26,6 +26,7 @@ from models.shared.text import BPETokenizer
 from models.shared.towers import build_tower, fetch_named_tower, known_tower
 from models.shared.vision import VisionConfig
 from tests.models.kit import assert_close, randomise
+from tests.recipes.kit import narrow
 
 WORDS = BPETokenizer.train(["a red circle", "how many blue squares are there?"], 300)
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
@@ -200,7 +201,7 @@ def test_every_model_that_has_a_tower(name: str, tower: str, tmp_path: Path, mon
     one_at_a_time = generate._one_at_a_time
     monkeypatch.setattr(generate, "_one_at_a_time", lambda reader, logits, end, _, *how: one_at_a_time(reader, logits, end, 6, *how))
     kind = models.model_class(name)
-    tiny = kind.Config.tiny()
+    tiny = narrow(kind.Config.tiny())
     if hasattr(tiny, "language") and is_dataclass(tiny.language):
         tiny = replace(tiny, language=replace(tiny.language, vocab_size=WORDS.vocab_size))
     if tower == "test_resnet":
@@ -241,7 +242,7 @@ def test_small_views_are_seen_by_a_tower_of_one_size(name: str, tower: str, tmp_
     else:
         written(KINDS["siglip vision"](), tmp_path)
     kind = models.model_class(name)
-    tiny = kind.Config.tiny()
+    tiny = narrow(kind.Config.tiny())
     given = replace(tiny, vision=replace(tiny.vision, tower=str(tmp_path)))
     model = kind(kind.configured(given, tokenizer=WORDS, split=_Split()), WORDS)  # type: ignore[arg-type]
     samples = [make_sample(WORLDS["tiny"], "train", index) for index in range(2)]
