@@ -134,25 +134,32 @@ class Part:
 class Gallery:
     """A few images side by side, with the outputs of every model."""
 
-    pictures: list[Picture]
+    sources: list[str]  # data sets
+    pictures: list[tuple[str, Picture]]  # with their data sets
     parts: list[Part]
 
 
-def gallery(rows: Sequence[Row], found: Sequence[Picture]) -> Gallery:
-    """Build the gallery from evenly spaced showcase images, chosen independently of the outputs. Each page gets one line, from the first
-    of its rows."""
-    chosen = [found[i * len(found) // GALLERY] for i in range(GALLERY)] if len(found) > GALLERY else list(found)
-    names = {row.label: row.name for row in reversed(rows)}  # the first row of each
+def gallery(sources: Sequence[tuple[str, Sequence[Row], Sequence[Picture]]]) -> Gallery:
+    """Build the gallery from evenly spaced showcase images, chosen independently of the outputs, of up to GALLERY data sets, given as
+    (name, rows, pictures). Each page gets one line; its outputs for a data set are those of the first of its rows there."""
+    having = [source for source in sources if source[2]][:GALLERY]
+    chosen: list[tuple[str, dict[str, str], Picture]] = []  # data set, page -> name of its row, image
+    for place, (name, rows, found) in enumerate(having):
+        count = (GALLERY + len(having) - 1 - place) // len(having)
+        names = {row.label: row.name for row in reversed(rows)}  # the first row of each
+        evenly = [found[i * len(found) // count] for i in range(count)] if len(found) > count else found
+        chosen += [(name, names, picture) for picture in evenly]
+    labels = dict.fromkeys(row.label for _, rows, _ in having for row in rows)
     parts = []
     for ability, head in DOES.items():
         lines: list[tuple[str, list[Shown | None]]] = []
-        for label in dict.fromkeys(row.label for row in rows):
-            made = [next((each for each in picture.shown if each.model == names[label]), None) for picture in chosen]
+        for label in labels:
+            made = [next((each for each in picture.shown if each.model == names.get(label)), None) for _, names, picture in chosen]
             if any(each and getattr(each, ability) for each in made):
                 lines.append((label, made))
         if lines:
             parts.append(Part(ability=ability, head=head, lines=lines))
-    return Gallery(pictures=chosen, parts=parts)
+    return Gallery(sources=[name for name, _, _ in having], pictures=[(name, picture) for name, _, picture in chosen], parts=parts)
 
 
 def abilities(shown: Sequence[Picture]) -> list[str]:

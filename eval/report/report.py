@@ -70,10 +70,6 @@ class DatasetReport:
     def pictures(self) -> list[Picture]:
         return pictures(self.rows)
 
-    @cached_property
-    def gallery(self) -> Gallery:
-        return gallery(self.rows, self.pictures)
-
     @property
     def abilities(self) -> list[str]:
         return abilities(self.pictures)
@@ -89,6 +85,10 @@ class Report:
     unevaluated: list[str]  # pages that are trained but have no results
     stale: list[str]  # results that are not of the model in the run folder: why, and what evaluates it again
     faults: list[str]  # files that could not be used: a sentence about each
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        return gallery([(dataset.name, dataset.rows, dataset.pictures) for dataset in self.datasets])
 
     @property
     def commands(self) -> list[str]:

@@ -482,8 +482,8 @@ def test_the_report_opens_with_pictures_that_say_what_each_page_made_of_them(tmp
     for model in ("clip", "coca", "cm3leon"):
         write_run(tmp_path, model, samples=10, log=False)
     write_run(tmp_path, "clip", 1, samples=10, log=False, recipe={"lr": 0.1})  # a second row of a page: the table is its place
-    gallery = report_on(tmp_path).datasets[0].gallery
-    assert [picture.key for picture in gallery.pictures] == ["000000", "000001", "000003", "000004"]  # evenly spaced among six
+    gallery = report_on(tmp_path).gallery
+    assert [picture.key for _, picture in gallery.pictures] == ["000000", "000001", "000003", "000004"]  # evenly spaced among six
     told = {part.ability: [name for name, _ in part.lines] for part in gallery.parts}
     speakers = ["cm3leon", "coca"]
     assert told == {"caption": speakers, "answers": speakers, "drawing": ["cm3leon"], "ranked": ["clip", *speakers]}
@@ -492,6 +492,25 @@ def test_the_report_opens_with_pictures_that_say_what_each_page_made_of_them(tmp
     assert compare(runs=tmp_path, out=tmp_path / "out") == 0
     page = (tmp_path / "out/report.html").read_text()
     assert page.index('class="gallery"') < page.index('class="results')
+    assert "test images of scenes-tiny, not chosen by results" in page
+
+
+def test_pictures_of_several_data_sets_share_the_opening(tmp_path: Path) -> None:
+    """Evenly, each with the outputs of the runs that were evaluated on it; a page has one line."""
+    judged = (("clip", "scenes-tiny"), ("coca", "scenes-tiny"), ("clip", "mine"), ("siglip", "mine"), ("cm3leon", "photos"))
+    for model, dataset in judged:
+        write_run(tmp_path, model, samples=10, log=False, dataset=dataset)
+    gallery = report_on(tmp_path).gallery
+    sources = [source for source, _ in gallery.pictures]
+    assert (sources, gallery.sources) == (sorted(sources, key=gallery.sources.index), ["scenes-tiny", "mine", "photos"])
+    assert [sources.count(source) for source in gallery.sources] == [2, 1, 1]
+    ranked = dict(next(part for part in gallery.parts if part.ability == "ranked").lines)
+    seen = {page: {source for source, shown in zip(sources, made, strict=True) if shown} for page, made in ranked.items()}
+    assert seen == {"clip": {"mine", "scenes-tiny"}, "coca": {"scenes-tiny"}, "siglip": {"mine"}, "cm3leon": {"photos"}}
+    assert compare(runs=tmp_path, out=tmp_path / "out") == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert "test images of scenes-tiny and mine and photos, not" in page
+    assert page.count("<small>mine</small>") == 1
 
 
 def test_a_stage_and_a_page_have_rows_of_their_own(tmp_path: Path) -> None:
