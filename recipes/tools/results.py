@@ -99,7 +99,7 @@ ROUGH = """
 a fault if work is lost, a command hangs or ends in a traceback, or one bad input prevents the processing of others.
 """
 MARK = "\N{DAGGER}"  # marks results of older code
-README_COLUMNS = 9
+README_COLUMNS = 8
 CLAIM = ("page", "sentence", "paper", "ours", "seeds", "verdict")  # columns of the claims table
 SPEEDS = {  # kind of comparison -> heading; like-for-like comparisons come first
     "fp32": "Like for like, fp32",
