@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.contract import Losses
-from models.shared.distributed import gather, rank
+from models.shared.distributed import pass_on, ranks
 
 
 def siglip_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Losses:
@@ -17,20 +17,53 @@ def siglip_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Los
 
     image, text: L2-normalised features of this rank's pairs `[b, D]`. The bias enters with a plus sign: the displayed
     equation of the paper has the sign wrong, its algorithm 1 is right. The sum is divided by B, not B^2.
-    The texts of the other ranks come in chunks of b, so that no more than b x b logits exist at once (section 3.3).
+    The texts pass round all ranks in chunks of b (section 3.3), so that a rank never holds more than two chunks and b x b logits.
     """
+    if ranks() > 1:
+        total, positive, negative = _AroundAllRanks.apply(image, text, scale, bias)
+    else:
+        positive, negative = _of_chunk(image, text, scale, bias, own=True)
+        total = positive + negative
+    return Losses(total, {"positive": positive, "negative": negative}, {"total": at_chance(ranks() * len(image))})
+
+
+def _of_chunk(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, *, own: bool) -> tuple[Tensor, Tensor]:
+    """The sums over positive and negative pairs of b images with a chunk of b texts, divided by b. Only one's own are positive."""
     b = len(image)
-    own = 2 * torch.eye(b, device=image.device) - 1
-    chunks = gather(text).split(b)
-    positive, negative = image.new_zeros(()), image.new_zeros(())
-    for index, chunk in enumerate(chunks):
-        z = own if index == rank() else -torch.ones_like(own)
-        losses = -F.logsigmoid(z * (scale * image @ chunk.T + bias))  # [b, b]
-        if index == rank():  # rows and columns by place: selecting by a mask would make a GPU's host wait
-            positive = positive + losses.diagonal().contiguous().sum() / b
-            losses = losses.flatten()[1:].view(b - 1, b + 1)[:, :-1]  # all but the diagonal
-        negative = negative + losses.flatten().sum() / b
-    return Losses(positive + negative, {"positive": positive, "negative": negative}, {"total": at_chance(len(chunks) * b)})
+    z = 2 * torch.eye(b, device=image.device) - 1 if own else -1.0
+    losses = -F.logsigmoid(z * (scale * image @ text.T + bias))  # [b, b]
+    if not own:
+        return losses.new_zeros(()), losses.flatten().sum() / b
+    positive = losses.diagonal().contiguous().sum() / b  # rows and columns by place: selecting by a mask would make a GPU's host wait
+    return positive, losses.flatten()[1:].view(b - 1, b + 1)[:, :-1].flatten().sum() / b
+
+
+class _AroundAllRanks(torch.autograd.Function):
+    """The total and both terms of this rank's images with the texts of all ranks. Only the total has gradients.
+
+    They are computed with each chunk's loss: kept for later, the logits of all chunks would take memory in proportion to the whole batch.
+    A chunk's gradient travels with it, and comes home complete.
+    """
+
+    @staticmethod
+    def forward(ctx, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        terms = [image.new_zeros(()), image.new_zeros(())]
+        gradients = [torch.zeros_like(each) for each in (image, text, scale, bias)]
+        for hop in range(ranks()):
+            with torch.enable_grad():
+                leaves = [each.detach().requires_grad_() for each in (image, text, scale, bias)]
+                found = _of_chunk(*leaves, own=hop == 0)
+                further = torch.autograd.grad(found[0] + found[1], leaves)
+            terms = [term + each.detach() for term, each in zip(terms, found, strict=True)]
+            gradients = [gradient + each for gradient, each in zip(gradients, further, strict=True)]
+            text, gradients[1] = pass_on(torch.stack([text, gradients[1]]))
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(*terms)
+        return terms[0] + terms[1], terms[0], terms[1]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+        return tuple(grad * each for each in ctx.saved_tensors)
 
 
 def at_chance(batch: int) -> float:

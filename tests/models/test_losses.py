@@ -24,11 +24,13 @@ from models.contract import Losses
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
 from models.siglip import SigLIP, SigLIPConfig
-from models.siglip import objective as siglip_objective
 from models.siglip.objective import siglip_loss
-from recipes.train.step import average_gradients, backward
+from recipes.plan.trace import Memory
+from recipes.train.parallel import replicated
+from recipes.train.step import backward
 from tests.models.kit import pictures, randomise, texts, tokenizer
 from tests.processes import on_ranks
+from tests.recipes.ranks import on_ranks as threads
 
 BATCH = 8
 
@@ -127,26 +129,43 @@ def test_siglip_chance_is_the_best_constant() -> None:
 # ------------------------------------------------------------------------------------------- chunks of other ranks
 
 
-def test_siglip_in_chunks_equals_dense(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four ranks played one after the other: the mean of their losses, and of their gradients, is the dense loss'."""
-    values = [*_features(8), torch.tensor(3.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)]
+def test_siglip_round_all_ranks_equals_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three ranks: the mean of their losses, and of their gradients, is the dense loss'. An outer factor reaches the gradients."""
+    values = [*_features(6), torch.tensor(3.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)]
     dense = [value.clone().requires_grad_() for value in values]
-    chunked = [value.clone().requires_grad_() for value in values]
     expected = siglip_loss(*dense)
-    expected.total.backward()
-    image, text, scale, bias = chunked
-    monkeypatch.setattr(siglip_objective, "gather", lambda _: text)
-    losses: list[Losses] = []
-    for rank in range(4):
-        monkeypatch.setattr(siglip_objective, "rank", lambda rank=rank: rank)
+    (2 * expected.total).backward()
+    copies = [[value.clone().requires_grad_() for value in values] for _ in range(3)]
+
+    def work(rank: int) -> Losses:
         own = slice(2 * rank, 2 * rank + 2)
-        losses.append(siglip_loss(image[own], text[own], scale, bias))
-    total = torch.stack([loss.total for loss in losses]).mean()
-    total.backward()
-    assert total.item() == pytest.approx(expected.total.item(), abs=1e-12)
+        image, text, scale, bias = copies[rank]
+        losses = siglip_loss(image[own], text[own], scale, bias)
+        (2 * losses.total).backward()
+        return losses
+
+    losses = threads(monkeypatch, work, world=3)
+    for name, term in {"total": expected.total, **expected.terms}.items():
+        mean = torch.stack([one.total if name == "total" else one.terms[name] for one in losses]).mean()
+        assert mean.item() == pytest.approx(term.item(), abs=1e-12), name
     assert {loss.chance["total"] for loss in losses} == {expected.chance["total"]}
-    for mine, reference in zip(chunked, dense, strict=True):
-        torch.testing.assert_close(mine.grad, reference.grad, atol=1e-12, rtol=0)
+    for *mine, reference in zip(*copies, dense, strict=True):
+        torch.testing.assert_close(sum(one.grad for one in mine) / 3, reference.grad, atol=1e-12, rtol=0)
+
+
+def test_siglips_memory_does_not_grow_with_the_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 pairs on each of 2 and of 8 ranks: at most some chunks of logits at once, and after the forward pass none."""
+
+    def work(_: int) -> tuple[int, int]:
+        image, text = (torch.randn(64, 4, requires_grad=True) for _ in range(2))
+        with Memory() as memory:
+            losses = siglip_loss(image, text, torch.tensor(1.0, requires_grad=True), torch.tensor(0.0, requires_grad=True))
+            return memory.peak, memory.live if losses.total.requires_grad else 0
+
+    few, many = (threads(monkeypatch, work, world=world) for world in (2, 8))
+    logits = 4 * 64 * 64
+    assert max(peak for peak, _ in many) < 1.1 * max(peak for peak, _ in few)
+    assert max(live for _, live in many) < logits / 2
 
 
 def test_siglip_with_a_softmax_is_clip_on_siglips_features() -> None:
@@ -230,8 +249,13 @@ def _gradients(name: str, batch: dict[str, Tensor], *, micro_batch: int | None, 
     """What the optimiser would see. The loss is included: it is the mean over ranks of what each of them computed."""
     model = _model(name).to(dtype)
     with patch.object(Tensor, "float", lambda x: x.to(dtype)):  # the models' way out of autocast; in double it would round
-        losses = backward(model, batch, micro_batch=micro_batch, autocast=contextlib.nullcontext())
-    average_gradients(model.parameters())
+        losses = backward(
+            model,
+            batch,
+            micro_batch=micro_batch,
+            autocast=contextlib.nullcontext(),
+            passes=replicated(model) if dist.is_initialized() else None,
+        )
     total = losses.total.detach().clone()
     if dist.is_initialized():
         dist.all_reduce(total)

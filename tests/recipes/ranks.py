@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -35,6 +35,19 @@ class Meeting:
     def all_gather(self, rows: list[Tensor], x: Tensor) -> None:
         for row, theirs in zip(rows, self._exchange(x), strict=True):
             row.copy_(theirs)
+
+    isend, irecv = "isend", "irecv"
+
+    class P2POp(NamedTuple):
+        what: str
+        tensor: Tensor
+        peer: int
+
+    def batch_isend_irecv(self, operations: list[P2POp]) -> list[Any]:
+        """One tensor to a rank, one from a rank."""
+        sent, received = operations
+        received.tensor.copy_(self._exchange(sent.tensor)[received.peer])
+        return []
 
     def all_reduce(self, x: Tensor) -> None:
         x.copy_(torch.stack(self._exchange(x)).sum(dim=0))
