@@ -21,7 +21,7 @@ from data.keep import WHOLE, digest, note_missing
 from data.memory import Collate, MemoryBatches, decoded, fits, load
 from data.sample import Sample
 from data.shards import DataError, Split
-from data.streaming import StreamBatches
+from data.streaming import StreamBatches, deal_streams
 
 WORKERS_WITHOUT_MEMORY = ("DataLoader worker (pid", "shared memory", "No space left", "Function not implemented", "Cannot allocate memory")
 NO_MEMORY = (
@@ -39,7 +39,7 @@ class Loader:
     needs: fields of Sample that must not be empty; samples without one are dropped and counted.
     max_drop_share: if a larger share of the samples is dropped, the loader raises DataError.
     precompute: applied once to all samples held in memory; streamed samples go to `collate` as they are.
-    state: a value returned by `state()`; batches continue right after it. Data, seed, batch size and world must be the same.
+    state: a value returned by `state()`; batches go on right after it. Data, seed, batch size and world must be the same (see `deal`).
 
     Raises DataError for data that cannot be used.
     """
@@ -139,6 +139,18 @@ class Loader:
     def dropped_examples(self) -> list[str]:
         """A few of them, as "shard:key reason"."""
         return [example for tally in self._tallies.values() for example in tally.examples]
+
+
+def deal(states: Sequence[dict[str, Any]], world: int) -> list[dict[str, Any]]:
+    """The positions of all ranks (`Loader.state`), for another number of ranks. They go on with the same samples: none is lost or repeated.
+
+    Raises DataError for streams that cannot be divided among them.
+    """
+    if len(states) == world:
+        return list(states)
+    batch = states[0]["batch_size"] * len(states) // world
+    dealt = deal_streams(states, world) if states[0]["kind"] == "streaming" else [states[0]] * world
+    return [state | {"batch_size": batch, "world": world} for state in dealt]
 
 
 def in_order(

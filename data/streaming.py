@@ -11,7 +11,7 @@ import copy
 import itertools
 import math
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,7 @@ class StreamBatches(IterableDataset[Any]):
         self.max_drop_share = max_drop_share
         self.batches = state["batches"] if state else 0  # of this rank
         self.positions = [tuple(p) for p in state["positions"]] if state else [(0, 0)] * max(1, min(workers, per_rank))
+        self.streams = (state or {}).get("streams") or _of_rank(rank, world, len(self.positions))
         if len(self.positions) > per_rank:
             raise DataError(f"the saved position has {len(self.positions)} streams per rank, but {per_rank} shards are left for each")
         count = len(self.positions)
@@ -96,7 +97,8 @@ class StreamBatches(IterableDataset[Any]):
         self.batches += 1
 
     def state(self) -> dict[str, Any]:
-        return {"kind": "streaming", "batches": self.batches, "positions": [list(position) for position in self.positions]}
+        positions = [list(position) for position in self.positions]
+        return {"kind": "streaming", "batches": self.batches, "positions": positions, "streams": self.streams}
 
     @property
     def epoch(self) -> int:
@@ -131,8 +133,27 @@ class StreamBatches(IterableDataset[Any]):
     def _shuffled(self, number: int, epoch: int, tally: Tally) -> Iterator[Members]:
         """The undecoded samples of one stream in one epoch."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.urls))
-        mine = order[self.rank :: self.world][number :: len(self.positions)]
-        urls = (self.urls[shard] for shard in mine)
+        (number, rank), (world, count) = self.streams["own"][number], self.streams["of"]
+        urls = (self.urls[shard] for shard in order[rank::world][number::count])
         in_file_order = (members for url in urls for members in read_shard(url, tally, self.split.kept(url)))
-        seed = int(np.random.SeedSequence([self.seed, self.rank, number, epoch]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.seed, rank, number, epoch]).generate_state(1)[0])
         return detshuffle(bufsize=SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, seed=seed).run(in_file_order)
+
+
+def deal_streams(states: Sequence[dict[str, Any]], world: int) -> list[dict[str, Any]]:
+    """`StreamBatches.state` of all ranks, for another number of ranks: each stream goes on, on a rank that may be another.
+
+    Raises DataError if the streams cannot be divided among them.
+    """
+    streams = [state.get("streams") or _of_rank(rank, len(states), len(state["positions"])) for rank, state in enumerate(states)]
+    found = sorted(each for mine, state in zip(streams, states, strict=True) for each in zip(mine["own"], state["positions"], strict=True))
+    if len(found) % world:
+        fit = ", ".join(str(ranks) for ranks in range(1, len(found) + 1) if len(found) % ranks == 0)
+        raise DataError(f"the saved position has {len(found)} streams of shards, which {world} processes cannot share: resume with {fit}")
+    dealt = [list(zip(*found[rank::world], strict=True)) for rank in range(world)]
+    return [states[0] | {"positions": [*places], "streams": {"own": [*own], "of": streams[0]["of"]}} for own, places in dealt]
+
+
+def _of_rank(rank: int, world: int, count: int) -> dict[str, Any]:
+    """The streams of a rank when a run starts: (number, rank) of each, and how many ranks and streams of each there are."""
+    return {"own": [[number, rank] for number in range(count)], "of": [world, count]}

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from data.decode import Tally
-from data.loader import Loader, in_order
+from data.loader import Loader, deal, in_order
 from data.shards import DataError, find
 from data.streaming import StreamBatches
 from tests.data.kit import collate_broken, collate_keys, good_members, make_split, write_tar
@@ -125,6 +125,40 @@ def test_resume_continues_exactly(folder: Path, budget: int, workers: int, resum
         again = make(folder, budget, workers=resumed, state=state)
         assert again.epoch == loader.epoch
         assert taken(again, 24 - stop) == whole[stop:]
+
+
+def test_another_number_of_ranks_goes_on_with_the_samples_in_memory(folder: Path) -> None:
+    whole = [key for keys, _ in taken(make(folder, HOLD, batch_size=4), 12) for key in keys]
+    states: list = [None] * 4
+    order = []
+    for world, then in ((4, 2), (2, 1), (1, 4), (4, 1)):
+        loaders = [make(folder, HOLD, batch_size=4 // world, rank=rank, world=world, state=states[rank]) for rank in range(world)]
+        steps = zip(*(taken(loader, 3) for loader in loaders), strict=True)
+        order += [key for step in steps for keys, _ in step for key in keys]
+        states = deal(json.loads(json.dumps([loader.state() for loader in loaders])), then)
+    assert order == whole
+
+
+def test_another_number_of_ranks_goes_on_with_the_streams(folder: Path) -> None:
+    """Each stream of four ranks runs through its epochs, whichever ranks read it later."""
+    seen: dict[tuple[int, ...], list[int]] = {(0, rank): [] for rank in range(4)}
+    states: list = [None] * 4
+    for world, then in ((4, 2), (2, 1), (1, 4), (4, 4)):
+        loaders = [make(folder, STREAM, batch_size=4 // world, rank=rank, world=world, state=states[rank]) for rank in range(world)]
+        for loader in loaders:
+            for _ in range(5):
+                state = loader.state()
+                own = state["streams"]["own"]
+                ((keys, _),) = taken(loader, 1)
+                seen[tuple(own[state["batches"] % len(own)])] += keys
+        states = deal(json.loads(json.dumps([loader.state() for loader in loaders])), then)
+    for (number, rank), keys in seen.items():
+        source = stream(folder, rank=rank, world=4, workers=0)
+        expected = [int(m["__key__"]) for epoch in range(12) for m in source._shuffled(number, epoch, Tally())]
+        assert keys == expected[: len(keys)]
+        assert len(keys) > 15
+    with pytest.raises(DataError, match="has 4 streams of shards, which 3 processes cannot share: resume with 1, 2, 4"):
+        deal(states, 3)
 
 
 @pytest.mark.parametrize("budget", [HOLD, STREAM])
