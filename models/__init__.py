@@ -185,12 +185,13 @@ def _said(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def save(model: Model, folder: str | Path) -> None:
-    """Write the files that `load` reads. The weights are written atomically. Raises FileError if they cannot be written."""
+def save(model: Model, folder: str | Path, state: dict[str, Any] | None = None) -> None:
+    """Write the files that `load` reads. The weights (default: the model's own `state`) are written atomically. Raises FileError if they
+    cannot be written."""
     from models.shared.tensors import write_tensors
 
     describe(model, Path(folder))
-    write_tensors(Path(folder) / "model.safetensors", model.state_dict())
+    write_tensors(Path(folder) / "model.safetensors", model.state_dict() if state is None else state)
 
 
 def describe(model: Model, folder: Path) -> None:

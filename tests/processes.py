@@ -86,7 +86,7 @@ def execute(module: str, arguments: Sequence[str]) -> Any:
     return 0
 
 
-def on_ranks(work: Callable[..., None], *arguments: Any) -> None:
-    """`work(rank, *arguments)` in two processes at once. Raises what one of them raises."""
+def on_ranks(work: Callable[..., None], *arguments: Any, world: int = 2) -> None:
+    """`work(rank, *arguments)` in several processes at once. Raises what one of them raises."""
     ready()
-    mp.start_processes(work, args=arguments, nprocs=2, start_method=METHOD)  # type: ignore[attr-defined]
+    mp.start_processes(work, args=arguments, nprocs=world, start_method=METHOD)  # type: ignore[attr-defined]

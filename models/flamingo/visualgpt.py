@@ -139,6 +139,7 @@ class FusedAttention(nn.Module):
         if names is None:
             raise ValueError(f"{type(layer).__name__}: expected a layer like Llama's or GPT-2's, with {' or '.join(map(str, NAMES))}")
         self._norm = (getattr(layer, names[1]),)
+        layer.reads_beside = True  # type: ignore[assignment]  # its norm is read from here, too
         layer.register_forward_pre_hook(self._keep, with_kwargs=True)
         getattr(layer, names[0]).register_forward_hook(self._change)
 

@@ -88,7 +88,7 @@ class EncoderDecoder(nn.Module):
 
     def remember(self, prefix: Prefix) -> list[Memory]:
         """Each decoder layer's keys and values of a prefix."""
-        return [block.cross.remember(prefix.states) for block in self.decoder]  # type: ignore[operator, union-attr]
+        return [block.remember(prefix.states) for block in self.decoder]  # type: ignore[operator]
 
     def predict(
         self,
@@ -153,6 +153,9 @@ class DecoderBlock(nn.Module):
         x = x + self.attn(self.norm1(x), causal=sees is None, mask=sees, cache=cache)
         x = x + self.cross(self.norm2(x), memory, mask=mask)
         return x + self.mlp(self.norm3(x))
+
+    def remember(self, states: Tensor) -> Memory:
+        return self.cross.remember(states)
 
 
 class SelfAttention(nn.Module):

@@ -31,6 +31,7 @@ class Codebook(nn.Module):
     vectors: Tensor
     sums: Tensor
     usage: Tensor
+    stays_whole = True  # `revive` replaces rows of it
 
     def __init__(self, size: int, dim: int, *, commitment: float, codebook: float, decay: float, dead: float) -> None:
         super().__init__()

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
 
 from data.shards import DataError
+from recipes.train.distributed import peer_lost
 from recipes.train.loop import train
 from recipes.train.pages import with_options
+
+PATIENCE = 3.0  # seconds in which torchrun notices the rank that ended first, so that it names this one and not those that wait for it
+RESUME = "The same command resumes, also with fewer processes; `torchrun --max-restarts 3` does so by itself"
 
 
 def main() -> None:
@@ -30,6 +36,11 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except torch.OutOfMemoryError as error:
         sys.exit(f"error: {str(error).splitlines()[0]} A smaller --micro-batch needs less memory and changes nothing else")
+    except RuntimeError as error:
+        if not peer_lost(error):
+            raise
+        time.sleep(PATIENCE)
+        sys.exit(f"error: rank {os.environ.get('RANK')} cannot go on: another rank has ended, which torchrun names. {RESUME}")
     except KeyboardInterrupt:  # before the first step: later ones save first
         sys.exit(128 + signal.SIGINT)
 

@@ -71,6 +71,11 @@ class Process:
             dist.destroy_process_group()
 
 
+def peer_lost(error: RuntimeError) -> bool:
+    """Whether an operation of all ranks failed because another one has ended."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)
+
+
 def peak_memory_mb() -> float:
     if torch.cuda.is_initialized():  # not is_available: the run may use the CPU of a CUDA machine
         return torch.cuda.max_memory_allocated() / 2**20

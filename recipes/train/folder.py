@@ -19,6 +19,7 @@ from eval.report.numbers import amount
 from models.contract import Model
 from models.shared.device import hardware
 from recipes.train.distributed import Process, peak_memory_mb
+from recipes.train.parallel import whole_state
 from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Optim, Recipe, Stage
 
@@ -26,7 +27,7 @@ ELSEWHERE = "Remove the run folder, or choose another OUT="
 PAID = ("samples_seen", "train_seconds", "train_flops")
 CHECKPOINT = "checkpoint.safetensors"
 # Fields that may change when a run is resumed: they affect location, speed and rounding errors, not the training itself.
-FREE = ("page", "preset", "device", "compile", "recompute", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
+FREE = ("page", "preset", "device", "compile", "recompute", "sharded", "workers", "memory_gb", "save_minutes", "log", "micro_batch")
 
 
 @contextmanager
@@ -122,10 +123,19 @@ def read_cost(folder: Path) -> dict[str, Any]:
 def keep_stage(folder: Path, recipe: AnyRecipe, stage: Stage, model: Model, process: Process, progress: Progress) -> None:
     """Save the model at the end of a stage as a run folder in `folder`/stages, for tasks that the paper evaluates after that stage."""
     kept = folder / "stages" / stage.name
-    models.save(model, kept)
+    save_model(model, kept, process)
+    if process.rank:
+        return
     write_cost(kept, recipe, model, process, progress)
     about = read_json(folder / "recipe.json", ELSEWHERE)
     write_json(kept / "recipe.json", {**about, "stage": stage.name})
+
+
+def save_model(model: Model, folder: Path, process: Process) -> None:
+    """Write the files of the whole model, on rank 0. All ranks must call it, because a model may be sharded."""
+    state = whole_state(model, keep=process.rank == 0)
+    if process.rank == 0:
+        models.save(model, folder, state)
 
 
 def write_cost(folder: Path, recipe: AnyRecipe, model: Model, process: Process, progress: Progress) -> None:

@@ -25,7 +25,7 @@ import models
 import models.shared.text
 from data.fields import require
 from data.keep import keeping
-from data.loader import Loader, in_order
+from data.loader import Loader, deal, in_order
 from data.sample import Sample
 from data.shards import Split, find, splits
 from data.texts import texts
@@ -36,14 +36,15 @@ from models.shared.recompute import recompute
 from models.shared.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes.train import checkpoint
 from recipes.train.distributed import Process
-from recipes.train.folder import CHECKPOINT, exclusive_lock, finished, keep_stage, open_run, write_cost
+from recipes.train.folder import CHECKPOINT, exclusive_lock, finished, keep_stage, open_run, save_model, write_cost
 from recipes.train.log import Reporter
-from recipes.train.optimiser import optimiser, step_if_finite
+from recipes.train.optimiser import clip_gradients, optimiser, step_if_finite
+from recipes.train.parallel import parallel
 from recipes.train.progress import Progress
 from recipes.train.quality import Quality
 from recipes.train.recipe import AnyRecipe, Stage
 from recipes.train.stages import Needed, adapt_stages, adopt, constructed, describe, enter, prerequisites, set_training
-from recipes.train.step import average_gradients, backward
+from recipes.train.step import backward
 from recipes.train.watch import Signals, Watch
 
 PART = 256  # training samples that a model reads at a time before the first step
@@ -97,9 +98,9 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
             raise ValueError(f"batch {stage.batch} must be a multiple of the number of processes, {process.world}")
     state_path = folder / CHECKPOINT
     left = checkpoint.read_progress(state_path) if state_path.exists() else None
-    if left and left.loader and len(left.loader) != process.world:
-        raise ValueError(f"{folder} was started with {len(left.loader)} processes, not {process.world}: resume with the same number")
     progress = left or Progress()
+    if progress.loader:
+        progress.loader = deal(progress.loader, process.world)
     report = Reporter(folder, recipe, step=progress.step, samples=progress.samples, active=process.rank == 0)
     model = build(recipe, split, folder, process, needed, progress, begun=begun)
     if not begun:
@@ -115,13 +116,16 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
     autocast = process.autocast(recipe.precision)
     stopped = Signals()
 
+    passes = None
     first = progress.stage
     for number in range(first, len(recipe.schedule)):
         stage = enter(model, recipe, number, progress)
+        if not (passes and recipe.sharded):
+            passes = parallel(model, process, shard=recipe.sharded)
         optimizer = optimiser(model, stage.optim, fused=process.device.type == "cuda")
         if left and number == first:
             checkpoint.load(state_path, model, optimizer)
-        loader = _loader(recipe, stage, split, model, process, progress, report)
+        loader = _loader(recipe, stage, split, model, passes, process, progress, report)
         report.event("stage", describe(model, recipe, stage, progress), step=progress.step, stage=stage.name)
         validation = _validation_batches(recipe, stage, model, process)
         quality = Quality(recipe if process.world == 1 else replace(recipe, log=replace(recipe.log, measure=0)))
@@ -135,9 +139,8 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
                 group["lr"] = stage.optim.lr_at(progress.in_stage, stage.budget)
             seed = (recipe.seed * 1_000_003 + progress.step) * process.world + process.rank
             with flop_counter() if not progress.flops else contextlib.nullcontext() as flops:
-                losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed)
-                average_gradients(model.parameters())
-                norm = nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm)
+                losses = backward(model, batch, micro_batch=recipe.micro_batch, autocast=autocast, seed=seed, passes=passes)
+                norm = clip_gradients(model.parameters(), stage.optim.clip_norm)
                 step_if_finite(optimizer, norm)
             if flops is not None:
                 progress.flops = flops.get_total_flops() * process.world / stage.batch
@@ -159,13 +162,13 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
         _save(state_path, model, optimizer, progress, loader, watch, report, process)
         if progress.in_stage < stage.budget:
             break
-        if stage.name in model.asked_after and process.rank == 0:
+        if stage.name in model.asked_after:
             keep_stage(folder, recipe, stage, model, process, progress)
 
     stopped.release()
     done = progress.complete(recipe)
+    save_model(model, folder, process)
     if process.rank == 0:
-        models.save(model, folder)
         write_cost(folder, recipe, model, process, progress)
         end = "done" if done else "stopped by a signal and saved; run the same command to resume"
         report.event("end", f"{folder}: {progress.samples:,} samples in {progress.seconds:,.0f} s, {end}", step=progress.step)
@@ -182,8 +185,9 @@ def build(
 ) -> Model:
     """Build the model with its tokenizer, prerequisites and published backbones, identically on every rank. If training has begun
     (`begun`), build it as described in the run folder."""
+    device = "cpu" if recipe.sharded and process.world > 1 else str(process.device)  # from where it is taken to the devices in shares
     if begun:
-        return models.load(folder, str(process.device), weights=False)
+        return models.load(folder, device, weights=False)
     adopted = {each.role: models.load(each.folder) for each in needed}
     kind = models.model_of(recipe.model)
     torch.manual_seed(recipe.seed)
@@ -204,7 +208,7 @@ def build(
     if process.rank == 0:
         models.describe(model, folder)
     process.wait()
-    return model.to(process.device)
+    return model.to(device)
 
 
 def _tokenizer(recipe: AnyRecipe, split: Split, adopted: Mapping[str, Any]) -> Tokenizer:
@@ -218,14 +222,24 @@ def _tokenizer(recipe: AnyRecipe, split: Split, adopted: Mapping[str, Any]) -> T
 # ---------------------------------------------------------------------------------------------------- helpers
 
 
-def _loader(recipe: AnyRecipe, stage: Stage, split: Split, model: Model, process: Process, progress: Progress, report: Reporter) -> Loader:
+def _loader(
+    recipe: AnyRecipe,
+    stage: Stage,
+    split: Split,
+    model: Model,
+    passes: nn.Module,
+    process: Process,
+    progress: Progress,
+    report: Reporter,
+) -> Loader:
     def precompute(samples: Sequence[Sample]) -> Sequence[Sample]:
         """Add the cost of precomputing to that of the training, but not again on resuming: a resumed run reports the same cost as an
         uninterrupted one."""
         start = time.monotonic()
         parts = (samples[first : first + PART] for first in range(0, len(samples), PART))
-        with flop_counter() as flops:
-            found = [sample for part in report.counting("features computed once", parts, len(samples)) for sample in model.precompute(part)]
+        counted = report.counting("features computed once", parts, len(samples))
+        with torch.no_grad(), flop_counter() as flops:
+            found = [sample for part in counted for sample in passes(model.precompute, part)]
         if not progress.in_stage:
             progress.spent += flops.get_total_flops() * process.world
             progress.seconds += time.monotonic() - start
@@ -258,9 +272,8 @@ def _save(
 ) -> None:
     progress.seconds, watch.saved = watch.seconds(), time.monotonic()
     progress.loader = process.gather(loader.state())
-    if process.rank == 0:
-        checkpoint.save(path, model, optimizer, progress)
-        report.event("save", str(path), step=progress.step)
+    checkpoint.save(path, model, optimizer, progress)
+    report.event("save", str(path), step=progress.step)
 
 
 def _validation_batches(recipe: AnyRecipe, stage: Stage, model: Model, process: Process) -> list[Batch]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.shared.device import multiplies_bf16
+from recipes.train.parallel import by_kind, is_sharded, share_of, whole
 from recipes.train.recipe import Optim
 
 
@@ -24,12 +25,25 @@ def optimiser(model: nn.Module, optim: Optim, *, fused: bool = True) -> torch.op
         raise ValueError("optim.muon: no module has repeated blocks of linear layers; do not set it")
     inner = [matrix for matrix in repeated if matrix.requires_grad]  # none if the blocks are frozen, as beside low-rank updates
     apart = {id(matrix) for matrix in inner}
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if p.ndim >= 2 and id(p) not in apart], "weight_decay": optim.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
+    if any(map(is_sharded, trainable)):  # no group has tensors of both kinds: a fused kernel does not take them together
+        groups = [dict(group, params=some) for group in groups for some in by_kind(group["params"]) if some]
     adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused or None)
     return ChainedOptimizer(adamw, Muon(inner, lr=optim.lr, weight_decay=optim.weight_decay)) if inner else adamw
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
+    """torch's `clip_grad_norm_`, also for parameters of which only some are sharded. Returns the norm of all gradients before."""
+    kinds = by_kind(parameter for parameter in parameters if parameter.grad is not None)
+    if not kinds[1]:
+        return nn.utils.clip_grad_norm_(kinds[0], most)
+    norm = nn.utils.get_total_norm([whole(nn.utils.get_total_norm([p.grad for p in some if p.grad is not None])) for some in kinds if some])
+    for some in kinds:
+        nn.utils.clip_grads_with_norm_(some, most, norm)
+    return norm
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
@@ -54,7 +68,8 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised so that all singular values are close to one (https://kellerjordan.github.io/posts/muon). Updates
     are scaled to the size of AdamW's (arXiv 2502.16982, section 2.2), so that both use the same learning rate.
 
-    torch's implementation is equivalent, but always multiplies in bf16, which CPUs without native support emulate slowly.
+    torch's implementation is equivalent, but always multiplies in bf16, which CPUs without native support emulate slowly, and of a sharded
+    matrix it takes each share for a matrix. Here every rank gathers the momentum of the matrices, a few at a time, and orthogonalises all.
     """
 
     MOMENTUM = 0.95
@@ -74,12 +89,12 @@ class Muon(torch.optim.Optimizer):
                     alike.setdefault(matrix.shape, []).append(matrix)
             stacks = [(shape, found[first : first + 16]) for shape, found in alike.items() for first in range(0, len(found), 16)]
             for shape, matrices in stacks:
-                directions = orthogonal(torch.stack([self._momentum(matrix, skipped) for matrix in matrices]))
+                directions = orthogonal(torch.stack([whole(self._momentum(matrix, skipped)) for matrix in matrices]))
                 if skipped is not None:
                     directions = directions * (1 - skipped)
                 for matrix, direction in zip(matrices, directions, strict=True):
                     matrix.mul_(1 - rate * group["weight_decay"])
-                    matrix.add_(direction, alpha=-group["lr"] * 0.2 * math.sqrt(max(shape)))
+                    matrix.add_(share_of(direction, matrix), alpha=-group["lr"] * 0.2 * math.sqrt(max(shape)))
 
     def _momentum(self, matrix: Tensor, skipped: Tensor | None) -> Tensor:
         assert matrix.grad is not None

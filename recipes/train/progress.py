@@ -23,6 +23,8 @@ class Progress:
     """FLOPs of earlier stages"""
     flops: float = 0.0
     """FLOPs per sample in this stage; 0 until they are counted"""
+    saved: int = 0
+    """checkpoints so far"""
     loader: list[dict[str, Any]] | None = None
     """loader position of each rank"""
     frozen: list[str] = field(default_factory=list)

@@ -123,6 +123,8 @@ class Recipe(Generic[Config]):
     """samples per forward pass on each rank; a smaller value saves memory and changes nothing else"""
     recompute: bool = False
     """compute the activations inside repeated blocks again in the backward pass: less memory, about a third more time"""
+    sharded: bool = False
+    """divide parameters, gradients and optimiser state among the GPUs, for a model that does not fit on each; the results are the same"""
     data: str = ".data/scenes-tiny"
     """data set folder, folder of shards, or shard pattern"""
     shards: int = 0
@@ -165,6 +167,7 @@ class Recipe(Generic[Config]):
             require(0 <= getattr(self, name) <= most, name, getattr(self, name), f"0 or more, at most {most:,}")
         few, many = VOCABULARY
         require(few <= self.vocab_size <= many, "vocab_size", self.vocab_size, f"{few} (the bytes and three more) to {many:,}")
+        require(not (self.sharded and self.compile), "compile", self.compile, "false for a sharded model: set --sharded or --compile")
         if self.micro_batch is not None:
             require(1 <= self.micro_batch <= largest, "micro_batch", self.micro_batch, f"1 to the batch of {largest:,}")
 

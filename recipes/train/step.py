@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.contract import Batch, Losses, Model
+from recipes.train.parallel import Passes, average_kept, no_reduction
 
 
-def backward(model: Model, batch: Batch, *, micro_batch: int | None, autocast: Any, seed: int = 0) -> Losses:
+def backward(
+    model: Model, batch: Batch, *, micro_batch: int | None, autocast: Any, seed: int = 0, passes: nn.Module | None = None
+) -> Losses:
     """Accumulate the gradients of the batch's loss in the parameters.
 
     A contrastive loss compares all pairs of a batch, so averaging the losses of micro-batches would give a different loss.
     Instead, as in GradCache (arXiv 2101.06983): encode all micro-batches without a graph, compute the loss of the whole
     batch and its gradient with respect to the features, then encode each micro-batch again with a graph and backpropagate
     those gradients through it. `seed` ensures that both passes use the same dropout masks.
+
+    `passes`: the model as `recipes.train.parallel` wraps it for many ranks. Gradients are then averaged over ranks during the last pass.
     """
+    passes = passes or Passes(model)
     size = len(next(iter(batch.values())))
     if micro_batch is None or micro_batch >= size:
-        torch.manual_seed(seed)
-        with autocast:
-            features = model.encode(batch)
-        losses = model.objective(features)
+        losses = passes(lambda: _logged(model.objective(_encode(model, batch, autocast, seed))))
         if losses.total.requires_grad:  # False for training-free models
             losses.total.backward()
+        average_kept(passes)
         return losses
 
     parts = [{name: rows[start : start + micro_batch] for name, rows in batch.items()} for start in range(0, size, micro_batch)]
     with torch.no_grad():
-        cached = [_encode(model, part, autocast, seed + index) for index, part in enumerate(parts)]
+        cached = [passes(_encode, model, part, autocast, seed + index) for index, part in enumerate(parts)]
     leaves = {name: torch.cat([features[name] for features in cached]) for name in cached[0]}
     leaves = {name: leaf.requires_grad_(leaf.is_floating_point()) for name, leaf in leaves.items()}  # labels have no gradient
-    losses = model.objective(leaves)
-    if not losses.total.requires_grad:
-        return losses
-    losses.total.backward()
-    for index, part in enumerate(parts):
-        features = _encode(model, part, autocast, seed + index)
-        rows = slice(index * micro_batch, (index + 1) * micro_batch)
-        pushed = [name for name, feature in features.items() if feature.requires_grad and leaves[name].grad is not None]
-        gradients = [leaves[name].grad[rows] for name in pushed]  # type: ignore[index]
-        torch.autograd.backward([features[name] for name in pushed], gradients)
+    with no_reduction(passes):
+        losses = passes(lambda: _logged(model.objective(leaves)))
+        if not losses.total.requires_grad:
+            return losses
+        losses.total.backward()
+    gradients = {name: leaf.grad.split(micro_batch) for name, leaf in leaves.items() if leaf.grad is not None}
+
+    def trained(part: Batch, number: int) -> dict[str, Tensor]:
+        features = _encode(model, part, autocast, seed + number)
+        return {name: feature for name, feature in features.items() if feature.requires_grad and name in gradients}
+
+    for number, part in enumerate(parts):
+        with no_reduction(passes, unless=part is parts[-1]):
+            features = passes(trained, part, number)
+            torch.autograd.backward(list(features.values()), [gradients[name][number] for name in features])
+    average_kept(passes)
     return losses
 
 
@@ -54,19 +62,6 @@ def _encode(model: Model, part: Batch, autocast: Any, seed: int) -> dict[str, Te
         return model.encode(part)
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average gradients over ranks, in a single all-reduce.
-
-    DistributedDataParallel does not fit: it considers a gradient final after the first backward pass, but `backward` has
-    one pass for the parameters of the objective and several for those of the towers.
-    """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+def _logged(losses: Losses) -> Losses:
+    """With terms that are only logged: on many ranks, gradients are awaited of what the outputs of a pass depend on."""
+    return losses._replace(terms={name: term.detach() for name, term in losses.terms.items()})

@@ -26,7 +26,8 @@ from models.shared.generate import Decoding
 from models.shared.text import BPETokenizer
 from models.shared.transformer import TransformerConfig
 from models.shared.vision import VisionConfig
-from recipes.train.step import average_gradients, backward
+from recipes.train.parallel import replicated
+from recipes.train.step import backward
 from tests.models.kit import assert_close, pictures, randomise, texts, tokenizer
 from tests.processes import on_ranks
 
@@ -163,8 +164,13 @@ def _rank(rank: int, folder: Path) -> None:
 def _gradients(batch: dict[str, Tensor], *, micro_batch: int | None) -> dict[str, Tensor]:
     model = _model().double()
     with patch.object(Tensor, "float", lambda x: x.double()):  # the way out of autocast, which would round here
-        losses = backward(model, batch, micro_batch=micro_batch, autocast=contextlib.nullcontext())
-    average_gradients(model.parameters())
+        losses = backward(
+            model,
+            batch,
+            micro_batch=micro_batch,
+            autocast=contextlib.nullcontext(),
+            passes=replicated(model) if dist.is_initialized() else None,
+        )
     total = losses.total.detach().clone()
     if dist.is_initialized():
         dist.all_reduce(total)

@@ -223,12 +223,13 @@ def _losses(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("name", PAGES)
-def test_two_ranks_learn_what_one_does(name: str, runs: Path, tmp_path: Path) -> None:
+def test_two_ranks_learn_what_one_does(name: str, sharded: bool, runs: Path, tmp_path: Path) -> None:
     """Through torchrun, on what one process has trained before."""
     one = trained(name, runs)
     program = tmp_path / "ranks.py"
-    program.write_text(RANKS.format(name=name, data=page(name).PRESETS["tiny"].data, run=tmp_path / "run", runs=runs))
+    program.write_text(RANKS.format(name=name, sharded=sharded, data=page(name).PRESETS["tiny"].data, run=tmp_path / "run", runs=runs))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", str(program)]
     root = Path(__file__).parent.parent.parent
     done = subprocess.run(command, cwd=root, env=_environment(root), capture_output=True, text=True, check=False)
@@ -240,6 +241,7 @@ def test_two_ranks_learn_what_one_does(name: str, runs: Path, tmp_path: Path) ->
 
 RANKS = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from recipes.train.loop import train
@@ -249,7 +251,8 @@ from tests.recipes.test_contract import short
 
 for each in names():
     page(each).PRESETS = {{key: short(recipe, {data!r}) for key, recipe in page(each).PRESETS.items()}}
-sys.exit(train(page({name!r}).PRESETS["tiny"], Path("{run}"), "tiny", Path("{runs}"), page={name!r}))
+recipe = replace(page({name!r}).PRESETS["tiny"], sharded={sharded})
+sys.exit(train(recipe, Path("{run}"), "tiny", Path("{runs}"), page={name!r}))
 """
 
 

@@ -1,4 +1,4 @@
-"""The loop in two processes that meet over gloo, as torchrun starts them."""
+"""The loop in several processes that meet over gloo, as torchrun starts them: replicated and sharded models."""
 
 from __future__ import annotations
 
@@ -8,30 +8,145 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from data.files import FileError
 from data.sample import Sample
 from data.shards import write_index, write_shard
 from recipes.train.loop import train
-from recipes.train.recipe import AnyRecipe
+from recipes.train.recipe import AnyRecipe, Optim
 from recipes.train.watch import Watch
 from tests.data.kit import encode, picture
 from tests.processes import METHOD, command, execute, on_ranks, ready
 
+STEPS, BATCH = 4, 16
+NARROW = {"atol": 2e-5, "rtol": 1e-3}  # sums in another order, after some steps of AdamW
 
-def test_two_ranks_save_together_stop_together_and_resume(recipe: AnyRecipe, tmp_path: Path) -> None:
-    on_ranks(_rank, recipe, tmp_path, [_free_port() for _ in range(4)])
-    stopped, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("stopped", "whole"))
-    assert all(torch.equal(stopped[name], whole[name]) for name in whole)
-    (tmp_path / "stopped" / "cost.json").unlink()
-    with pytest.raises(ValueError, match="started with 2 processes, not 1"):
-        train(recipe, tmp_path / "stopped")
+
+@pytest.fixture(scope="module")
+def dots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rank draws captions by itself, so each picture has only one here. Shards have different sizes."""
+    folder = tmp_path_factory.mktemp("data") / "dots"
+    samples = [Sample(f"{n:06d}", picture(n, 64), captions=(f"picture {n}",)) for n in range(64)]
+    parts = [samples[:5], samples[5:30], samples[30:61], samples[61:]]
+    entries = [
+        write_shard(folder / "train" / f"{n:05d}.tar", ((sample, "png", encode(sample.image)) for sample in part))
+        for n, part in enumerate(parts)
+    ]
+    write_index(folder / "train", name="dots", split="train", shards=entries)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def short(recipe: AnyRecipe, dots: Path) -> AnyRecipe:
+    return replace(recipe, data=str(dots), budget=STEPS * BATCH, batch=BATCH, optim=replace(recipe.optim, warmup=0), vocab_size=300)
+
+
+@pytest.fixture(scope="module")
+def muon(short: AnyRecipe) -> AnyRecipe:
+    return replace(short, optim=Optim(lr=1e-3, muon=True), micro_batch=3, recompute=True)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_close(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], **tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+# ------------------------------------------------------------------------------------------- what ranks learn
+
+
+def test_two_ranks_learn_what_one_does(short: AnyRecipe, muon: AnyRecipe, tmp_path: Path) -> None:
+    """Replicated and sharded with AdamW; sharded with Muon, micro-batches and recomputation."""
+    runs = {"replicated": short, "sharded": replace(short, sharded=True), "muon-sharded": replace(muon, sharded=True)}
+    on_ranks(_runs, [(tmp_path / name, each, 0) for name, each in runs.items()], 2, _ports(len(runs)))
+    for name, one in (("one", short), ("one-muon", muon)):
+        assert train(one, tmp_path / name) == 0
+    for name in runs:
+        assert_close(weights(tmp_path / name), weights(tmp_path / ("one-muon" if "muon" in name else "one")), **NARROW)
+        lines = [steps(tmp_path / each) for each in (name, "one-muon" if "muon" in name else "one")]
+        assert [line["samples"] for line in lines[0]] == [BATCH * (n + 1) for n in range(STEPS)]
+        for field in ("loss", "grad_norm"):
+            assert [line[field] for line in lines[0]] == pytest.approx([line[field] for line in lines[1]], rel=1e-3), field
+        assert lines[0][0]["chance"] == lines[1][0]["chance"]  # negatives come from both processes
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    return [line for line in map(json.loads, (folder / "train.jsonl").read_text().splitlines()) if "event" not in line]
+
+
+# ------------------------------------------------------------------------------------------- save, stop, resume
+
+
+def test_a_run_goes_on_with_other_numbers_of_ranks_sharded_or_not(short: AnyRecipe, tmp_path: Path) -> None:
+    """Its samples and weights are those of a run that nothing interrupted: none is left out or comes twice."""
+    folder, split = tmp_path / "moved", replace(short, sharded=True)
+    for world, recipe, stop in ((4, split, 1), (2, short, 2), (2, split, 3)):
+        on_ranks(_runs, [(folder, recipe, stop)], world, _ports(1), world=world)
+        assert json.loads((folder / "cost.json").read_text())["samples_seen"] == stop * BATCH
+        left = sorted(path.name for path in folder.glob("checkpoint*"))
+        assert [name.rpartition("-")[0] or name for name in left] == ["checkpoint"] * recipe.sharded + ["checkpoint.safetensors"]
+    (shares,) = folder.glob("checkpoint-*")
+    assert {path.suffix for path in shares.iterdir()} == {".safetensors"}
+    _cut_short_is_an_error(shares, split, folder)
+    assert train(split, folder) == 0  # one process: sharded or not is the same
+    assert train(short, tmp_path / "whole") == 0
+    assert_close(weights(folder), weights(tmp_path / "whole"), **NARROW)
+
+
+def _cut_short_is_an_error(shares: Path, recipe: AnyRecipe, folder: Path) -> None:
+    first, *_ = sorted(shares.iterdir())
+    content = first.read_bytes()
+    first.unlink()
+    with pytest.raises(FileError, match="has 1 files, expected 2"):
+        train(recipe, folder)
+    first.write_bytes(content[: len(content) // 2])
+    with pytest.raises(FileError, match=r"checkpoint\.safetensors is not a checkpoint of this run"):
+        train(recipe, folder)
+    first.write_bytes(content)
+
+
+@pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_two_ranks_save_together_and_stop_together(sharded: bool, short: AnyRecipe, tmp_path: Path) -> None:
+    """To the bit, with clocks that differ, and a signal that reaches one rank only."""
+    recipe = replace(short, sharded=sharded)
+    on_ranks(_runs, [(tmp_path / "whole", recipe, 0), (tmp_path / "stopped", recipe, 2), (tmp_path / "stopped", recipe, 0)], 2, _ports(3))
+    assert_close(weights(tmp_path / "stopped"), weights(tmp_path / "whole"), atol=0, rtol=0)
+
+
+def _runs(rank: int, runs: list[tuple[Path, AnyRecipe, int]], world: int, ports: list[int]) -> None:
+    """Runs one after another, each stopped after so many steps (0: not) by a signal to the last rank. Ranks ask to save in turn."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
+    real = Watch.step
+    Watch.due_to_save = lambda self: rank == self.progress.step % 3  # type: ignore[method-assign]
+    for (folder, recipe, stop), port in zip(runs, ports, strict=True):
+
+        def step(self: Watch, *args: Any, stop: int = stop) -> None:
+            real(self, *args)
+            if rank == world - 1 and self.progress.step == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        Watch.step = step  # type: ignore[method-assign]
+        os.environ["MASTER_PORT"] = str(port)
+        assert train(recipe, folder) == (128 + signal.SIGTERM if stop else 0)
+
+
+# ----------------------------------------------------------------------------------------------------- torchrun
 
 
 def torchrun(*arguments: str) -> None:
@@ -40,63 +155,68 @@ def torchrun(*arguments: str) -> None:
     subprocess.run([*ranks, "-m", "recipes.train", *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
 
 
-def agent(*arguments: str) -> None:
+def agent(*arguments: str, work: Callable[..., Any] = execute, restarts: int = 0) -> None:
     """The same with forked ranks: torchrun's own agent, which starts them, hands them their places and watches them."""
-    meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test"}
-    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, start_method=METHOD, **meeting)
+    meeting: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test"}
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, start_method=METHOD, max_restarts=restarts, **meeting)
     ready()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
     try:
-        assert set(elastic_launch(config, execute)("recipes.train", arguments).values()) == {0}
+        assert set(elastic_launch(config, work)("recipes.train", arguments).values()) == {0}
     finally:
         for number, handler in handlers.items():  # the agent leaves its own behind
             signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("start", [agent, pytest.param(torchrun, marks=pytest.mark.slow)])
-def test_torchrun_learns_what_one_process_does(start: Callable[..., None], tmp_path: Path) -> None:
-    """The whole command. A rank draws captions by itself, so each picture has only one here."""
-    samples = [Sample(f"{n:06d}", picture(n, 64), captions=(f"picture {n}",)) for n in range(64)]
-    entry = write_shard(tmp_path / "dots" / "train" / "00000.tar", ((sample, "png", encode(sample.image)) for sample in samples))
-    write_index(tmp_path / "dots" / "train", name="dots", split="train", shards=[entry])
-    options = ["clip", "tiny", "--data", str(tmp_path / "dots"), "--budget", "64", "--batch", "16", "--optim.warmup", "0"]
-    options += ["--device", "cpu", "--precision", "fp32", "--log.every", "1", "--vocab-size", "300", "--out"]
-    start(*options, str(tmp_path / "two"))
-    assert command("recipes.train", *options, str(tmp_path / "one")).returncode == 0
-    one, two = (
-        [line for line in map(json.loads, (tmp_path / name / "train.jsonl").read_text().splitlines()) if "event" not in line]
-        for name in ("one", "two")
-    )
+def options(dots: Path, out: Path, *more: str) -> list[str]:
+    found = ["clip", "tiny", "--data", str(dots), "--budget", "64", "--batch", "16", "--optim.warmup", "0", "--vocab-size", "300", *more]
+    return [*found, "--device", "cpu", "--precision", "fp32", "--log.every", "1", "--out", str(out)]
+
+
+@pytest.mark.slow
+def test_torchrun_learns_what_one_process_does(dots: Path, tmp_path: Path) -> None:
+    torchrun(*options(dots, tmp_path / "two"))
+    assert command("recipes.train", *options(dots, tmp_path / "one")).returncode == 0
+    one, two = (steps(tmp_path / name) for name in ("one", "two"))
     assert [line["samples"] for line in two] == [16, 32, 48, 64]
-    assert two[0]["chance"] == one[0]["chance"]  # negatives come from both processes
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-3)
 
 
-def _rank(rank: int, recipe: AnyRecipe, folder: Path, ports: list[int]) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+@pytest.mark.timeout(150)
+def test_a_dead_rank_ends_the_job_and_torchrun_names_and_restarts_it(dots: Path, tmp_path: Path) -> None:
+    """Killed in its third step, while the other one waits for it in the backward pass. Shards of different sizes, streamed."""
+    small = ["--model.vision.depth", "1", "--model.text.depth", "1"]
+    arguments = options(dots, tmp_path / "run", *small, "--memory-gb", "0", "--save-minutes", "0", "--sharded")
+    died = tmp_path / "run" / "died"
+    with pytest.raises(ChildFailedError) as failure:
+        agent(*arguments, work=_dies_once)
+    assert time.time() - died.stat().st_mtime < 60
+    assert failure.value.get_first_failure()[0] == 1
+    assert "Signal 9 (SIGKILL)" in str(failure.value)
+    died.unlink()
+    agent(*arguments, work=_dies_once, restarts=1)
+    assert [line["samples"] for line in steps(tmp_path / "run")] == [16, 32, 48, 64]
+    assert json.loads((tmp_path / "run" / "cost.json").read_text())["finished"]
 
-    def run(name: str) -> int:
-        os.environ["MASTER_PORT"] = str(ports.pop())
-        return train(recipe, folder / name)
 
-    assert run("whole") == 0
+def _dies_once(module: str, arguments: list[str]) -> Any:
+    """Rank 1 is killed in its third step, unless it was before."""
+    died, real = Path(arguments[-1]) / "died", Watch.step
 
-    real = Watch.step
-
-    def step(self: Watch, *args: object) -> None:
-        real(self, *args)  # type: ignore[arg-type]
-        if rank == 1 and self.progress.step == 6:  # the scheduler may tell one rank only
-            os.kill(os.getpid(), signal.SIGTERM)
+    def step(self: Watch, *args: Any) -> None:
+        if self.process.rank == 1 and self.progress.step == 3 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self, *args)
 
     Watch.step = step  # type: ignore[method-assign]
-    Watch.due_to_save = lambda self: rank == self.progress.step % 3  # type: ignore[method-assign]  # clocks differ
-    status = run("stopped")
-    assert status == 128 + signal.SIGTERM
-    assert json.loads((folder / "stopped" / "cost.json").read_text())["samples_seen"] == 6 * 16
+    if status := execute(module, arguments):
+        sys.exit(status)
+    return 0
 
-    Watch.step = real  # type: ignore[method-assign]
-    assert run("stopped") == 0
+
+def _ports(count: int) -> list[int]:
+    return [_free_port() for _ in range(count)]
 
 
 def _free_port() -> int:
