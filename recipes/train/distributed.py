@@ -33,8 +33,14 @@ class Process:
         if found.type == "cuda":
             found = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(found)
-        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size(), found)
+        # torchrun keeps its store when it restarts the ranks of a machine, with the addresses of those that have ended. On several machines
+        # the ranks do not know how often; recipes/train.slurm tells torchrun to begin with another store.
+        store, rank, world = next(iter(dist.rendezvous("env://")))  # type: ignore[attr-defined]
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE") == "1" else ""
+        backend = "nccl" if found.type == "cuda" else "gloo"
+        own = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=own, rank=rank, world_size=world)
+        return cls(rank, world, found)
 
     def autocast(self, precision: str) -> Any:
         if precision == "auto":
