@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -23,13 +25,23 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from data.files import FileError
 from data.sample import Sample
 from data.shards import write_index, write_shard
+from recipes.train.distributed import Process
 from recipes.train.loop import train
+from recipes.train.parallel import parallel, whole
+from recipes.train.progress import Progress
 from recipes.train.recipe import AnyRecipe, Optim
+from recipes.train.stages import enter, set_training
+from recipes.train.step import backward
 from recipes.train.watch import Watch
 from tests.data.kit import encode, picture
 from tests.processes import METHOD, command, execute, on_ranks, ready
+from tests.recipes.fake_cuda import prepared, small
+from tests.recipes.test_contract import BATCH as BATCH_OF_RANK
+from tests.recipes.test_contract import _neighbours, _uneven
+from tests.recipes.test_recompute import TRAINED
 
 STEPS, BATCH = 4, 16
+FEW = ("flava", "coca")  # whose rows differ, and whose blocks are read twice
 NARROW = {"atol": 2e-5, "rtol": 1e-3}  # sums in another order, after some steps of AdamW
 
 
@@ -83,6 +95,46 @@ def test_two_ranks_learn_what_one_does(short: AnyRecipe, muon: AnyRecipe, tmp_pa
         for field in ("loss", "grad_norm"):
             assert [line[field] for line in lines[0]] == pytest.approx([line[field] for line in lines[1]], rel=1e-3), field
         assert lines[0][0]["chance"] == lines[1][0]["chance"]  # negatives come from both processes
+
+
+@pytest.mark.parametrize("pages", [FEW, *(pytest.param((name,), marks=pytest.mark.slow) for name in TRAINED if name not in FEW)])
+def test_ranks_have_the_losses_and_gradients_of_one_process(pages: tuple[str, ...], few: Path, tmp_path: Path) -> None:
+    """In every stage, for ranks whose rows differ in what they count."""
+    on_ranks(_gradients, pages, str(few), tmp_path)
+
+
+def _gradients(rank: int, pages: tuple[str, ...], data: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    built = {name: prepared(small(name), data, folder / f"{name}-{rank}", batch=2 * BATCH_OF_RANK) for name in pages}
+    for module, found in list(sys.modules.items()):
+        if module.startswith("models.") and hasattr(found, "hard_negatives"):
+            vars(found)["hard_negatives"] = _neighbours
+    stages = [(name, model, number, _uneven(batch)) for name, (model, _, batches) in built.items() for number, batch in enumerate(batches)]
+    expected = [_losses(model, built[name][1], number, batch, None) for name, model, number, batch in stages]
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for (name, model, number, batch), one in zip(stages, expected, strict=True):
+        half = {field: rows.chunk(2)[rank] for field, rows in batch.items()}
+        scale = torch.stack([value.norm() for value in one.values()]).norm()
+        for shard in (False, True):
+            mean = _losses(model, built[name][1], number, half, shard)
+            assert mean.keys() == one.keys(), f"{name}, stage {number}, sharded: {shard}"
+            for what, value in one.items():
+                assert (mean[what] - value).norm() <= 1e-4 * value.norm() + 1e-5 * scale, f"{what} of {name}, stage {number}, {shard}"
+    dist.destroy_process_group()
+
+
+def _losses(model: Any, recipe: AnyRecipe, number: int, batch: dict[str, torch.Tensor], shard: bool | None) -> dict[str, torch.Tensor]:
+    """The total and every gradient: of one process (None), of a replicated model by micro-batches, or of a sharded one."""
+    model = copy.deepcopy(model)
+    enter(model, recipe, number, Progress())
+    set_training(model)
+    passes = parallel(model, Process(0, 1 if shard is None else 2, torch.device("cpu")), shard=bool(shard))
+    some = {"micro_batch": 2 if shard is False else None, "autocast": torch.autocast("cpu", enabled=False)}
+    total = backward(model, batch, **some, passes=passes).total.detach().clone()
+    if shard is not None:
+        dist.all_reduce(total)
+        total /= 2
+    return {"total": total} | {key: whole(each.grad) for key, each in model.named_parameters() if each.grad is not None}
 
 
 def steps(folder: Path) -> list[dict[str, Any]]:
@@ -187,7 +239,7 @@ def test_a_dead_rank_ends_the_job_and_torchrun_restarts_it_and_names_it(dots: Pa
     """Killed in its second step, while the other one waits for it, and after the restart in its third. Shards of different sizes, streamed:
     one rank is through its own long before the other one."""
     small = ["--model.vision.depth", "1", "--model.text.depth", "1"]
-    arguments = options(dots, tmp_path / "run", *small, "--memory-gb", "0", "--save-minutes", "0", "--sharded")
+    arguments = options(dots, tmp_path / "run", *small, "--memory-gb", "0", "--save-minutes", "0")
     with pytest.raises(ChildFailedError) as failure:
         agent(*arguments, work=_dies_twice, restarts=1)
     assert time.time() - (tmp_path / "run" / "died-3").stat().st_mtime < 60
