@@ -146,7 +146,7 @@ def conclude(page: str, pair: Pair, args: argparse.Namespace, console: Console) 
         return
     costs = [read_cost(run.folder) for run in pair.runs]
     names = [find(run.recipe.data, "train").name for run in pair.runs]
-    sides = [
+    sides: list[Json] = [
         {"dataset": name, "samples": cost["samples_seen"], "run": str(run.folder), "values": found}
         for name, run, cost, found in zip(names, pair.runs, costs, values, strict=True)
     ]

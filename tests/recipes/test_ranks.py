@@ -172,7 +172,8 @@ def _cut_short_is_an_error(shares: Path, recipe: AnyRecipe, folder: Path) -> Non
     first.write_bytes(content)
 
 
-@pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
 def test_two_ranks_save_together_and_stop_together(sharded: bool, short: AnyRecipe, tmp_path: Path) -> None:
     """To the bit, with clocks that differ, and a signal that reaches one rank only."""
     recipe = replace(short, sharded=sharded)
