@@ -155,8 +155,8 @@ def conclude(page: str, pair: Pair, args: argparse.Namespace, console: Console) 
     record = about | {"embedded": sides[0], "other": sides[1], "hardware": hardware} | origin(costs)
     write_json(args.runs / "worlds" / f"{page}.{names[1]}.json", record)
     for side in sides:
-        values = ", ".join(f"{name} {each['value']:.3f}" for name, each in side["values"].items())
-        console.print(f"{page} on {side['dataset']}: {values}")
+        said = ", ".join(f"{name} {each['value']:.3f}" for name, each in side["values"].items())
+        console.print(f"{page} on {side['dataset']}: {said}")
 
 
 if __name__ == "__main__":
