@@ -236,7 +236,7 @@ def image_bytes(members: Members, number: int = 0) -> tuple[str, bytes]:
         if name in members:
             return extension, members[name]
     if number:
-        raise Unusable("an image of several is missing", f"number {number}")
+        raise Unusable("one of the sample's images is missing", f"number {number}")
     raise Unusable("no image", f"members: {_extensions(members)}")
 
 
@@ -314,7 +314,9 @@ def _names_beside(folder: str) -> tuple[str, ...]:
     names = class_names(folder) if folder.startswith(("/", *REMOTE)) else ()
     if not names and folder.startswith(REMOTE):
         warnings.warn(
-            f"{folder}/{CLASS_NAMES}: none there or above, so classes are numbers. Put it beside the tars: a name a line", stacklevel=2
+            f"{folder}/{CLASS_NAMES}: neither there nor in the parent folder, so classes are numbers. Put it beside the tars, "
+            "one name per line",
+            stacklevel=2,
         )
     return names
 

@@ -1,6 +1,6 @@
 """Lists of the samples to train on: what a filter leaves between a pool and the loader (DataComp, arXiv 2304.14108).
 
-`make filter` writes them as json lines, and anybody can write a key a line:
+`make filter` writes them as json lines, and anybody can write one key per line:
 
     {"list": 1, "pool": "pool-tiny", "split": "train", "hash": "5e...", ...}     the first line, of lists that were written here
     {"shard": "00000.tar", "key": "00000012", "clip": 0.31}                      one sample, and what filters found of it
@@ -150,7 +150,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, set[str]], set[str]]:
         else:
             alone.add(entry["key"])
     if not named and not alone:
-        raise DataError(f"{path} lists no samples. Expected a key a line; {WRITE_IT}")
+        raise DataError(f"{path} lists no samples. Expected one key per line; {WRITE_IT}")
     return header, named, alone
 
 

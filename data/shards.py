@@ -268,7 +268,7 @@ def _expand(spec: str | Path) -> list[str]:
         patterns = [part for part in parts if not os.path.exists(part)]
         # Before the library expands them: it holds all numbers of a range at once.
         if any(math.prod(map(_count, _BRACES.findall(part))) > MOST_TARS for part in patterns):
-            raise DataError(f"{str(spec)!r:.200} names more than {MOST_TARS:,} places: are its braces as meant?")
+            raise DataError(f"{str(spec)!r:.200} names more than {MOST_TARS:,} places. Check the braces")
         places = [place for part in parts for place in (braceexpand.braceexpand(part) if part in patterns else [part])]
     except ValueError as error:  # unbalanced braces
         raise DataError(f"{str(spec)!r}: {error}. Expected a path, or a pattern such as '/x/{{00000..00012}}.tar'") from error

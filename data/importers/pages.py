@@ -30,11 +30,11 @@ def import_pages(
         out: data set folder to write, such as .data/mine.
         split: name of the split to write: train, val or test.
         size: shrink images so that the shorter side has this many pixels.
-        most: images of a page; a page ends before the next one (Flamingo, appendix A.3.2: 5).
+        most: images per page; a page ends before the next one (Flamingo, appendix A.3.2: 5).
         least_images: pages with fewer images are left out.
     """
     if not 1 <= most <= MAX_IMAGES:
-        raise DataError(f"--most is {most}, expected 1 to {MAX_IMAGES} images of a page")
+        raise DataError(f"--most is {most}, expected 1 to {MAX_IMAGES} images per page")
     dropped: Counter[str] = Counter()
     rows = []
     for entry in read_entries(pages, dropped):

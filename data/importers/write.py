@@ -110,7 +110,7 @@ def read_text(path: Path) -> str:
         print(f"{path} is not UTF-8: it is read as Windows-1252 (Latin-1). If letters come out wrong, save it as UTF-8")
     elif encoding == "damaged UTF-8":
         lost = text.count("\ufffd")
-        print(f"{path} is damaged UTF-8: {lost} bytes of it are no letters and are read as \N{REPLACEMENT CHARACTER}")
+        print(f"{path} is damaged UTF-8: {lost} bytes are invalid and are replaced by \N{REPLACEMENT CHARACTER}")
     return text
 
 

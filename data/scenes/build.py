@@ -205,7 +205,7 @@ def run(args: argparse.Namespace, write: Callable[[], None]) -> None:
     except (DataError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except BrokenProcessPool:
-        sys.exit(f"error: {args.out}: a worker was ended, as by a machine that is short of memory. Run again, with fewer --workers")
+        sys.exit(f"error: {args.out}: a worker was killed, probably for lack of memory. Run again with fewer --workers")
 
 
 def main() -> None:

@@ -45,6 +45,7 @@ class Outlook:
         self.samples: dict[tuple[str, bool], float] = {}
         self.began = self.since = time.monotonic()
         self.bar: Progress | None = None
+        self.most = 0.0  # share that was shown
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -105,9 +106,14 @@ class Outlook:
         spent, left = time.monotonic() - self.began, self.left
         return 0.0 if left is None else spent / max(1e-9, spent + left)
 
+    def _forward(self) -> float:
+        """The share, or what was shown before: an estimate that grows would let it run backwards."""
+        self.most = max(self.most, self.share)
+        return self.most
+
     def line(self) -> str:
         """clip-tiny-s0   34 %  vqa test: shuffled images, 120 of 300  about 2 min left"""
-        parts = [self.name, f"{int(100 * self.share):>3} %", self.doing]
+        parts = [self.name, f"{int(100 * self._forward()):>3} %", self.doing]
         if 0 <= self.number < len(self.units) and self.done:
             parts[-1] += f", {self.done:,.0f} samples"
         return "  ".join([*parts, remaining(self.left)])
@@ -121,6 +127,6 @@ class Outlook:
 
     def _show(self) -> None:
         if self.bar:
-            self.bar.update(self.bar.task_ids[0], completed=TICKS * self.share, description=self.doing, left=remaining(self.left))
+            self.bar.update(self.bar.task_ids[0], completed=TICKS * self._forward(), description=self.doing, left=remaining(self.left))
         elif self.plain and not self.console.quiet:
             news(self.line())

@@ -141,13 +141,17 @@ class Gallery:
 
 def gallery(sources: Sequence[tuple[str, Sequence[Row], Sequence[Picture]]]) -> Gallery:
     """Build the gallery from evenly spaced showcase images, chosen independently of the outputs, of up to GALLERY data sets, given as
-    (name, rows, pictures). Each page gets one line; its outputs for a data set are those of the first of its rows there."""
+    (name, rows, pictures). Each page gets one line. Of several rows, its outputs for a data set are those of the one that was trained on
+    it, with the preset `tiny` if possible."""
     having = [source for source in sources if source[2]][:GALLERY]
     chosen: list[tuple[str, dict[str, str], Picture]] = []  # data set, page -> name of its row, image
     for place, (name, rows, found) in enumerate(having):
         count = (GALLERY + len(having) - 1 - place) // len(having)
-        names = {row.label: row.name for row in reversed(rows)}  # the first row of each
-        evenly = [found[i * len(found) // count] for i in range(count)] if len(found) > count else found
+        names: dict[str, str] = {}
+        for row in sorted(rows, key=lambda row: (row.trained_on != name, row.preset != "tiny")):
+            names.setdefault(row.label, row.name)
+        ordered = sorted(found, key=lambda picture: picture.key)  # not by the scores of captions
+        evenly = [ordered[i * len(ordered) // count] for i in range(count)] if len(ordered) > count else ordered
         chosen += [(name, names, picture) for picture in evenly]
     labels = dict.fromkeys(row.label for _, rows, _ in having for row in rows)
     parts = []

@@ -175,4 +175,6 @@ def _width(head: str) -> int:
 
 
 def terminal_entry(shown: Entry) -> Text:
-    return Text(shown.text, style="bold" if shown.best else "dim" if shown.kind == "absent" else "")
+    return Text(
+        shown.text + ("\N{DOWNWARDS ARROW}" if shown.below else ""), style="bold" if shown.best else "dim" if shown.kind == "absent" else ""
+    )

@@ -240,4 +240,5 @@ def below_chance(name: str, key: Key, value: Value, chance: float | None) -> str
     """The sentence that states that a number is below chance, without an explanation."""
     number, low, high, guess = (words.quantity(each, value.unit) for each in (value.value, value.low, value.high, chance))
     made = f", by {value.adapter}" if value.adapter else ""
-    return f"{name}, {key.task} {key.metric}: {number} ({low}\N{EN DASH}{high}), chance {guess}{made}."
+    where = "" if key.split == "test" else f" ({key.split})"
+    return f"{name}, {key.task} {key.metric}{where}: {number} ({low}\N{EN DASH}{high}), chance {guess}{made}."

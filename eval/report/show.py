@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ VARIANTS = ("model", "chance", "untrained", "shuffled images", "oracle")
 CONTROLS = ("chance", "untrained", "shuffled images", "blank images", "oracle")  # columns after the model's; the last are cut first
 WIDTH = 100
 LINES = 40
-REMARKS = 10  # lines below the table, for missing tasks and values below chance
+REMARKS = 12  # lines below the table, for missing tasks and values below chance
+WHERE = 5  # lines about the full results
 
 Result = dict[str, Any]
 Cells = dict[tuple[Key, str], dict[str, Any]]
@@ -38,21 +40,16 @@ def print_screen(console: Console, result: Result, folder: Path) -> None:
     console.print(Text(f"{result['run']}: {named} on {result['dataset']}", style="bold"))
     if result.get("unfinished"):
         make = words.make(f"train-{page}", OUT=folder)
-        console.print(
-            Text(f"Its training is not finished: it has seen {result['unfinished']} so far. To finish it: {make}", style="yellow"),
-            soft_wrap=True,
-        )
+        console.print(Text(f"Its training is not finished: it has seen {result['unfinished']} so far. To finish it:", style="yellow"))
+        console.print(Text(f"  {make}", style="yellow"), soft_wrap=True)
     if shown:
         console.print(_headlines(shown, cells, width))
     if compared := comparisons(result):
         console.print(_beside_the_authors(compared))
-    below = [_below(key, cells, result.get("notes", {})) for key in shown if is_below(*_beside_chance(key, cells))]
-    missing = _missing(keys, cells)
-    room = REMARKS - 2 * len(missing)
-    lines = [*missing, *below[:room]] + ([f"{len(below) - room} more headline measures are below chance."] if len(below) > room else [])
-    for line in lines:
-        for part in Text(line).wrap(console, width)[:2]:
-            console.print(part)
+    used = 1 + 2 * bool(result.get("unfinished")) + bool(shown) * (len(shown) + 2) + bool(compared) * (len(compared) + 2) + WHERE
+    remarks = [*_missing(keys, cells), *_below(shown, cells, result.get("notes", {}))]
+    for line in _fitted(remarks, min(REMARKS, LINES - used), console, width):
+        console.print(line)
     for line in _where(result, folder, cells, shown):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
@@ -95,24 +92,52 @@ def _beside_chance(key: Key, cells: Cells) -> tuple[float | None, float | None, 
     return cell.get("low"), cell.get("high"), cells.get((key, "chance"), {}).get("value"), cell.get("better", "higher")
 
 
-def _below(key: Key, cells: Cells, notes: dict[str, str]) -> str:
-    cell, chance = cells[key, "model"], cells[key, "chance"]
-    found = f"{key.task} {key.metric}: {_number(cell)} ({_number(cell, 'low')}-{_number(cell, 'high')}), chance {_number(chance)}"
-    return f"\N{DOWNWARDS ARROW} Below chance: {found}, by {cell.get('adapter', '?')}. {notes.get(key.task, '')}".strip()
+def _below(shown: Sequence[Key], cells: Cells, notes: dict[str, str]) -> list[str]:
+    """One line for each reason why headline metrics are below chance."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for key in shown:
+        if not is_below(*_beside_chance(key, cells)):
+            continue
+        cell, chance = cells[key, "model"], cells[key, "chance"]
+        found = f"{_task(key)} {key.metric}: {_number(cell)} ({_number(cell, 'low')}-{_number(cell, 'high')}), chance {_number(chance)}"
+        reasons.setdefault((cell.get("adapter", "?"), notes.get(key.task, "")), []).append(found)
+    return [f"\N{DOWNWARDS ARROW} Below chance: {'; '.join(found)}, by {made}. {note}".strip() for (made, note), found in reasons.items()]
+
+
+def _fitted(remarks: Sequence[str], room: int, console: Console, width: int) -> list[Text]:
+    """The lines of the remarks, in at most `room` lines. What does not fit ends in an ellipsis, and remarks without a line are counted."""
+    wrapped = [list(Text(remark).wrap(console, width)) for remark in remarks]
+    if sum(map(len, wrapped)) <= room:
+        return [line for lines in wrapped for line in lines]
+    kept = wrapped if len(wrapped) <= room else wrapped[: max(0, room - 1)]
+    most = [1] * len(kept)
+    while sum(most) < room - (len(kept) < len(wrapped)) and any(n < len(lines) for n, lines in zip(most, kept, strict=True)):
+        for number, lines in enumerate(kept):  # a line more for each in turn
+            if most[number] < len(lines) and sum(most) < room - (len(kept) < len(wrapped)):
+                most[number] += 1
+    found: list[Text] = []
+    for number, lines in zip(most, kept, strict=True):
+        part = lines[:number]
+        if number < len(lines):
+            part[-1].truncate(width - 2)
+            part[-1].append(" \N{HORIZONTAL ELLIPSIS}")
+        found += part
+    return found + [Text(f"{len(wrapped) - len(kept)} more remarks.")] * (len(kept) < len(wrapped) and room > 0)
 
 
 def _missing(keys: Sequence[Key], cells: Cells) -> list[str]:
-    """One line for tasks that the model cannot do and one for tasks that were not run, with tasks grouped by reason."""
+    """One line for tasks that the model cannot do and one for tasks that were not run, with tasks grouped by reason. Reasons that differ in
+    numbers alone, such as the size of a gallery, are one."""
     lines = []
     answered = {key.task for key in keys if cells.get((key, "model"), {}).get("value") is not None}
     for status, heading in (("n/a", "It cannot"), ("not run", "Not run")):
-        reasons: dict[str, dict[str, None]] = {}
+        reasons: dict[str, tuple[str, dict[str, None]]] = {}
         for key in keys:
             cell = cells.get((key, "model"), {})
             if key.task not in answered and cell.get("status") == status:
-                reasons.setdefault(cell["note"], {})[key.task] = None
+                reasons.setdefault(re.sub(r"[\d,]+", "N", cell["note"]), (cell["note"], {}))[1][key.task] = None
         if reasons:
-            lines.append(f"{heading}: " + "; ".join(f"{', '.join(tasks)} ({reason})" for reason, tasks in reasons.items()) + ".")
+            lines.append(f"{heading}: " + "; ".join(f"{', '.join(tasks)} ({reason})" for reason, tasks in reasons.values()) + ".")
     return lines
 
 

@@ -58,6 +58,9 @@ class Bias:
     gallery: ClassVar[bool] = False
     needs: ClassVar[type] = Scorer
     needed_method: ClassVar[str] = "encode_image and encode_text, or score"
+    below_chance: ClassVar[str] = (
+        "The worst group is the lowest of nine measured accuracies: guesses, equally good in all, would be below chance, too."
+    )
 
     def __post_init__(self) -> None:
         counts = {group: sum(group_of(sample) == group for sample in self.samples) for group in GROUPS}

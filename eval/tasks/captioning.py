@@ -34,7 +34,7 @@ PRIMARY = 500
 SHIFTED = 250
 READ = 20_000  # training pictures whose captions the controls are made of
 NO_TRAIN = "the data set has no captions of training pictures"
-ONE_EACH = "it takes two pictures that have several captions each"
+ONE_EACH = "needs at least two images with several captions each"
 
 
 def described(source: Source) -> dict[str, list[Sample]]:

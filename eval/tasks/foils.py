@@ -45,6 +45,9 @@ class Foils:
     gallery: ClassVar[bool] = False
     needs: ClassVar[type] = Scorer
     needed_method: ClassVar[str] = "encode_image and encode_text, or score"
+    below_chance: ClassVar[str] = (
+        "Both texts have nearly the same words: a preference for one wording, such as the more common word, loses all foils of that kind."
+    )
 
     def __post_init__(self) -> None:
         kinds = self._kinds = [foil.kind for sample in self.samples for foil in sample.foils]

@@ -140,6 +140,9 @@ class POPE:
     gallery: ClassVar[bool] = False
     needs: ClassVar[type] = Decider
     needed_method: ClassVar[str] = "answer_likelihood, answer or score"
+    below_chance: ClassVar[str] = (
+        "Chance says yes half of the time. A model that mostly says no, as with a threshold from other data, has a lower recall and F1."
+    )
 
     def __post_init__(self) -> None:
         self.measures: Sequence[Measure] = []

@@ -197,6 +197,9 @@ class Probe:
     gallery: ClassVar[bool] = False
     needs: ClassVar[type] = Features
     needed_method: ClassVar[str] = "encode_image"
+    below_chance: ClassVar[str] = (
+        "On heldout, training images with the right shape have other colours: neighbours that share the colour are always wrong."
+    )
 
     def __post_init__(self) -> None:
         self.truths = [truth_of(sample) for sample in self.samples]

@@ -97,6 +97,9 @@ class ZeroShot:
     gallery: ClassVar[bool] = True
     needs: ClassVar[type] = Scorer
     needed_method: ClassVar[str] = "encode_image and encode_text, or score"
+    below_chance: ClassVar[str] = (
+        "Under a shift (heldout, style) a model prefers what it knows, such as a familiar colour and shape together; a guess does not."
+    )
 
     def __post_init__(self) -> None:
         combinations = [dict(zip(self.axes, values, strict=True)) for values in product(*self.axes.values())]

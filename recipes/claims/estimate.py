@@ -46,10 +46,10 @@ def estimate(untrained: Sequence[Run], missing: int, jobs: int, runs: Path) -> s
     samples = sum(run.recipe.samples for run in untrained)
     grounds = "; ".join(f"{kind}: {1 / rate:,.0f} samples/s {how}" for kind, (rate, how) in known.items() if rate)
     unknown = [kind for kind, (rate, _) in known.items() if not rate]
-    about = f"about {seconds / min(jobs, len(untrained)) / 60:,.0f} minutes" if seconds else "for an unknown time"
+    about = f"about {seconds / min(jobs, len(untrained)) / 60:,.0f} minutes" if seconds else "time unknown"
     rest = f", not counting {', '.join(unknown)}, whose speed is unknown" if unknown and seconds else ""
     basis = grounds or "no finished run to estimate from"
-    return f"{len(untrained)} runs of {samples:,} samples together to train, {about} with {jobs} at a time ({basis}){rest}"
+    return f"{len(untrained)} runs to train ({samples:,} samples in total), {about}, {jobs} in parallel ({basis}){rest}"
 
 
 def _finished_rate(run: Run, runs: Path) -> tuple[float, str] | None:

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--most-words", type=int, default=1000)
     parser.add_argument("--characters", type=int, default=6)
     parser.add_argument("--repeats", type=float, default=0.005, help="largest share of the samples that have a caption")
-    parser.add_argument("--entities", type=Path, help="file with a name a line (default: the class names of the data set)")
+    parser.add_argument("--entities", type=Path, help="file with one name per line (default: the class names of the data set)")
     parser.add_argument("--distance", type=float, default=0.25, help="of thumbnails, up to which pictures are duplicates")
     parser.add_argument("--sharpness", type=float, default=0.3, help="least sharpness")
     parser.add_argument("--seed", type=int, default=0, help="of random")
@@ -95,7 +95,7 @@ def clip_score(arguments: argparse.Namespace) -> CLIPScore:
 
 def entities(arguments: argparse.Namespace, split: Split) -> Iterator[str]:
     if arguments.entities is None and not split.classes:
-        raise FileError("entities: the data set has no class names, so a file is expected with a name a line: ARGS='--entities FILE'")
+        raise FileError("entities: the data set has no class names, so a file is expected with one name per line: ARGS='--entities FILE'")
     return iter(read_text(arguments.entities).split("\n") if arguments.entities else split.classes or ())
 
 

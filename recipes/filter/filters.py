@@ -39,7 +39,7 @@ class Cut:
     least: float | None = None
 
     def __post_init__(self) -> None:
-        require((self.share is None) != (self.least is None), "share, least", (self.share, self.least), "one of both: SHARE=0.3, say")
+        require((self.share is None) != (self.least is None), "share, least", (self.share, self.least), "either SHARE=0.3 or --least")
         require(self.share is None or 0 < self.share <= 1, "share", self.share, "above 0, at most 1")
         require(self.least is None or math.isfinite(self.least), "least", self.least, "a finite number")
 

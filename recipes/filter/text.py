@@ -66,7 +66,7 @@ class Mentions:
 
     def __init__(self, names: Iterable[str]) -> None:
         names = {" ".join(name.lower().split()) for name in names} - {""}
-        require(bool(names), "entities", len(names), "one name or more, a line each")
+        require(bool(names), "entities", len(names), "one name per line")
         longest_first = sorted(names, key=lambda name: (-len(name), name))  # "hot dog" before "dog"
         self.names = len(names)
         self.pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})(?:e?s)?\b")

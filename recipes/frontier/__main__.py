@@ -1,8 +1,8 @@
 """Quality against compute: `python -m recipes.frontier [PAGE ...]` (= `make frontier`).
 
 Trains each page with an eighth, a quarter, a half and the whole of its budget, with schedules to match, and evaluates six measures that
-every paradigm is asked about. Says first how long it will take. Run again, it goes on where it was stopped; finished runs of
-`make train-<page>` and of claims are used again. Prerequisites are whole, and their cost is counted.
+every paradigm is asked about. Prints a time estimate first. Resumes where it stopped; finished runs of
+`make train-<page>` and of claims are reused. Prerequisites are whole, and their cost is counted.
 
     .runs/frontier/<page>.json      schema, page, preset, dataset, seed, points; date, commit, versions, hardware
     points, one for each budget     share, samples, flops and seconds (all told, prerequisites included), run, values

@@ -1,8 +1,8 @@
 """Time to quality, a race that anyone can enter: `python -m recipes.race [PAGE ...]` (= `make race`).
 
 Trains each page as `make train-<page>` does, measures three qualities on 256 validation samples ten times per stage, and prints seconds and
-TFLOP at the first measurement that reaches the mark, prerequisites included. Measuring takes no time of the race. Says first how long it
-will take; run again, it goes on where it was stopped. To enter, change a page (or add one), race, and commit the result file:
+TFLOP at the first measurement that reaches the mark, prerequisites included. Measuring takes no time of the race. Prints a time
+estimate first, and resumes where it stopped. To enter, change a page (or add one), race, and commit the result file:
 `make results ARGS=collect`.
 
     .runs/race/runs/<run>/      the runs
@@ -82,7 +82,9 @@ def conclude(run: Planned) -> Json:
     """The result of a finished run, from its log."""
     measured = [event for event in read_jsonl(run.folder / "train.jsonl") if event.get("event") == "quality"]
     if broken := [event for event in measured if not _is_measurement(event)]:
-        raise EvalError(f"{run.folder / 'train.jsonl'}: {broken[0]!r:.100} is no measurement. Remove the run folder, and race again")
+        raise EvalError(
+            f"{run.folder / 'train.jsonl'}: {broken[0]!r:.100} is not a valid measurement. Remove the run folder, and race again"
+        )
     cost = read_cost(run.folder)
     before = {name: total(cost, name) - cost[name] for name in ("train_seconds", "train_flops")}  # what the prerequisites took
     about = {"schema": SCHEMA, "page": run.page, "preset": run.preset, "seed": run.recipe.seed, "hardware": cost["hardware"]}

@@ -78,7 +78,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder of a model that replies, such as .runs/llava-tiny-s0")
     parser.add_argument("image", help="a JPEG, PNG or WebP file, or several, separated by commas")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--temperature", type=float, default=SAMPLED.temperature, help="of the replies; 0 takes the likeliest word always")
+    parser.add_argument(
+        "--temperature", type=float, default=SAMPLED.temperature, help="sampling temperature; 0 always takes the most likely token"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the replies; the same seed replies the same")
     args = parser.parse_args()
     interactive = sys.stdin.isatty()

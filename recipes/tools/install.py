@@ -50,7 +50,10 @@ def main() -> None:
     other = installed_checkout()
     wanted = extra(ROOT, sys.argv[1]) if sys.argv[1:] else arguments(ROOT, other)
     if not sys.argv[1:] and "-e" not in wanted:
-        print(f"{sys.prefix} belongs to the checkout {other} and stays its: only dependencies are installed", file=sys.stderr)
+        print(
+            f"{sys.prefix} is installed from another checkout ({other}), which is left unchanged: only dependencies are installed",
+            file=sys.stderr,
+        )
     sys.exit(subprocess.run([sys.executable, "-m", "pip", "install", *wanted], check=False).returncode)
 
 

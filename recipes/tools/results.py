@@ -8,6 +8,7 @@ results/earlier.json has the numbers that were published before these files exis
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,10 @@ MODELS = """
 
 Test split, one row per experiment. With several seeds, values are means with 95 % intervals over seeds (Student t). With one seed,
 intervals are 95 % bootstrap intervals over test samples, which do not include seed-to-seed variance. n/a: the model cannot do the task.
-Controls are means over the models; *n* is the number of samples. Tasks and their papers: [eval/README.md](../eval/README.md). To reproduce
-a row: `make train-<page> eval-<page> SEED=<seed>`, then `make results ARGS=collect`.
+Pages without a row have no collected run yet. Controls are means over the models; *n* is the number of samples. Tasks and their papers:
+[eval/README.md](../eval/README.md). To reproduce a row: `make train-<page> eval-<page> SEED=<seed>` (for other presets and data as stated),
+then `make results ARGS=collect`. Evaluation times are those of one process that shared the machine with trainings, unless two threads are
+named.
 """
 MEASURES = """
 ### Model-specific measures
@@ -302,9 +305,11 @@ def models_section(published: Published) -> list[str]:
     lines = [MODELS]
     for dataset, results in published.results.items():
         rows, columns = to_rows(results), keys(results)
-        lines += [f"### {cell(dataset)}", "", *results_table(rows, columns)]
+        lines += [f"### {cell(dataset)}", "", *reproduced(rows, dataset), *results_table(rows, columns)]
         reasons = [reason for row in rows for key in columns if (reason := below(rows, row, key))]
-        lines += ["", *(f"- {BELOW} below chance: {cell(reason)}" for reason in reasons)] if reasons else []
+        remarks = [f"- {BELOW} below chance: {cell(reason)}" for reason in reasons]
+        remarks += [f"- not run: {cell(reason)}" for reason in not_run(rows, columns)]
+        lines += ["", *remarks] if remarks else []
         lines += ["", "Costs, prerequisites included; means over seeds:", "", *costs_table(rows)]
         lines += ["", *origins("Trained", ((row, record_of(result)) for row in rows for result in row.results))]
         lines += [*origins("Evaluated", ((row, evaluation_of(result)) for row in rows for result in row.results)), ""]
@@ -315,6 +320,35 @@ def models_section(published: Published) -> list[str]:
     if measured := [run for run in published.runs if run.record["measures"]]:
         lines += [MEASURES, *table(("run", "measure", "value"), "lll", [line for run in measured for line in measure_lines(run)])]
     return lines
+
+
+def reproduced(rows: Sequence[Row], dataset: str) -> list[str]:
+    """How to reproduce rows that have another preset than `tiny`, or were trained on other data than these."""
+    others: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if (row.preset, row.trained_on) != ("tiny", dataset):
+            others.setdefault((row.preset, row.trained_on), []).append(row.page)
+    said = []
+    for (preset, trained_on), names in others.items():
+        test = f".data/{dataset}" if dataset != trained_on else ""
+        command = words.make("train-PAGE", PRESET=preset, DATA=f".data/{trained_on}", TEST=test).replace(
+            "train-PAGE", "train-<page> eval-<page>"
+        )
+        said += [f"{', '.join(names)}: preset {preset}, trained on {trained_on}; `{command}`.", ""]
+    return said
+
+
+def not_run(rows: Sequence[Row], columns: Sequence[Key]) -> list[str]:
+    """Tasks that models can do and that were not run, with the reason: a line for each reason. Reasons that differ in numbers are one."""
+    reasons: dict[str, tuple[str, dict[str, dict[str, None]]]] = {}
+    for row in rows:
+        for key in columns:
+            value = row.value(key)
+            if value.value is None and value.status == "not run":
+                why = value.note or "evaluated before this task existed"
+                found = reasons.setdefault(re.sub(r"[\d,]+", "N", why), (why, {}))[1]
+                found.setdefault(row.name, {})[key.task] = None
+    return ["; ".join(f"{name}, {', '.join(tasks)}" for name, tasks in models.items()) + f": {why}." for why, models in reasons.values()]
 
 
 def results_table(rows: Sequence[Row], columns: Sequence[Key]) -> list[str]:
@@ -478,8 +512,10 @@ def readme_table(published: Published) -> str:
     body = [cells for _, cells in lines]
     body += readme_controls(rows, published.older_controls if older else [], columns)
     about = [f"`{dataset}`, test split, means over seeds. Intervals, costs, commits, claims, speed: [RESULTS.md](recipes/RESULTS.md)."]
-    if any(BELOW in "".join(cells) for _, cells in lines):
-        about.append(f"{BELOW} below chance, for [these reasons](recipes/RESULTS.md#models).")
+    said = [f"{BELOW} below chance"] * any(BELOW in "".join(cells) for _, cells in lines)
+    said += ["*not run*"] * any("not run" in cells for _, cells in lines)
+    if said:
+        about.append(f"{', '.join(said)}: for [these reasons](recipes/RESULTS.md#models).")
     if older:
         commits = ", ".join(dict.fromkeys(short(row["commit"]) for row in older))
         about.append(f"{MARK} trained with older code (commit {commits}), not yet trained again.")

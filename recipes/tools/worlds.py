@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from scipy.stats import spearmanr
@@ -17,8 +18,8 @@ HEAD = """
 
 The same recipes, with the same share of their budget, trained and evaluated on the embedded data and on real pictures (`make worlds
 DATA=`), and Spearman's rank correlation over pages. It is 1 if both data sets rank the pages alike. Its 95 % interval, by Fisher's z with
-the variance of Fieller et al. (1957), is about the choice of pages; it does not include the error of the scores. One seed; intervals of
-scores are 95 % bootstrap intervals over samples.
+the variance of Fieller et al. (1957), reflects the choice of pages only, not the error of the scores. One seed; intervals of scores are
+95 % bootstrap intervals over samples.
 """
 FEWEST = 4  # pages: with three, z has no variance
 
@@ -26,18 +27,20 @@ FEWEST = 4  # pages: with three, z has no variance
 def worlds_section(records: Sequence[Json]) -> list[str]:
     """The lines of the section; none without results."""
     lines: list[str] = []
-    for dataset in sorted({record["other"]["dataset"] for record in records}):
-        chosen = [record for record in records if record["other"]["dataset"] == dataset]
+    for (dataset, preset, share, seed), alike in groupby(sorted(records, key=_kind), key=_kind):
+        chosen = list(alike)
         names = list(dict.fromkeys(name for record in chosen for name in record["other"]["values"] if name in record["embedded"]["values"]))
         sides = [(name, side) for name in names for side in ("embedded", "other")]
-        heads = ("page", "budget", *(f"{name}: {chosen[0][side]['dataset']}" for name, side in sides))
-        rows = [
-            [record["page"], f"{record['share']:g}", *(_cell(record[side]["values"].get(name)) for name, side in sides)]
-            for record in chosen
-        ]
-        lines += ["", f"### {dataset}", "", *table(heads, "lr" + "r" * len(sides), rows), "", *(said(name, chosen) for name in names), ""]
+        heads = ("page", *(f"{name}: {chosen[0][side]['dataset']}" for name, side in sides))
+        rows = [[record["page"], *(_cell(record[side]["values"].get(name)) for name, side in sides)] for record in chosen]
+        lines += ["", f"### {dataset}", "", f"Preset {preset}, {share:g} of the budget, seed {seed}.", ""]
+        lines += [*table(heads, "l" + "r" * len(sides), rows), "", *(said(name, chosen) for name in names), ""]
         lines += origins("Trained", ((record["page"], record) for record in chosen))
     return [HEAD, *lines[1:]] if lines else []
+
+
+def _kind(record: Json) -> tuple[str, str, float, int]:
+    return record["other"]["dataset"], record["preset"], record["share"], record["seed"]
 
 
 def said(name: str, records: Sequence[Json]) -> str:
@@ -52,6 +55,9 @@ def said(name: str, records: Sequence[Json]) -> str:
     low, rho, high = correlation(pairs)
     if math.isnan(rho):
         return f"- {name}: all pages have the same score on one of the data sets, so there is no correlation."
+    if abs(rho) > 1 - 1e-9:  # z is infinite
+        order = f"the same order{' reversed' * (rho < 0)}, by chance in {1 / math.factorial(len(pairs)):.1%} of cases"
+        return f"- {name}: rank correlation {rho:.2f} over {len(pairs)} pages: {order}."
     return f"- {name}: rank correlation {rho:.2f} ({low:.2f} to {high:.2f}) over {len(pairs)} pages."
 
 

@@ -116,7 +116,7 @@ def read_cost(folder: Path) -> dict[str, Any]:
         except ValueError as error:
             raise FileError(f"{path}: {error}. {cure}") from error
         if absent:
-            raise FileError(f"{path}: {absent[0]} is {cost.get(absent[0])!r:.80}, which is no such figure. {cure}")
+            raise FileError(f"{path}: {absent[0]} is {cost.get(absent[0])!r:.80}, which is not a valid number. {cure}")
     return cost
 
 

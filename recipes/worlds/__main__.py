@@ -2,11 +2,11 @@
 
 Trains the same recipes with a share of their budget (an eighth by default, schedules to match) on the embedded data and on DATA, and
 evaluates each run on its own data. Pages that build on other runs are left out unless named: a prerequisite may need labels or questions
-that DATA lacks. Says first how long it will take. Run again, it goes on where it was stopped; finished runs are used again.
+that DATA lacks. Prints a time estimate first. Resumes where it stopped, and reuses finished runs.
 
     .runs/worlds/<page>.<data set>.json    schema, page, preset, seed, share; embedded and other: dataset, samples, run, and the measures
                                            that the model has; date, commit, versions, hardware
-    measures                               value, low, high (95 %, bootstrap over samples), n, unit
+    measures                               metric, value, low, high (95 %, bootstrap over samples), n, unit
 
 RESULTS.md has the rank correlation over pages of each measure (recipes/tools/worlds.py).
 """
@@ -14,6 +14,7 @@ RESULTS.md has the rank correlation over pages of each measure (recipes/tools/wo
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,10 +41,11 @@ from recipes.train.loop import train
 
 Json = dict[str, Any]
 SCHEMA = 1
-MEASURES = {  # heading -> cell of the evaluation, on the main split: these need captions and nothing else
-    "retrieval R@10 of 500": ("retrieval", "i2t R@10 (500)"),
-    "captions CIDEr-D": ("captioning", "CIDEr-D"),
+MEASURES = {  # heading -> task and metric, on the main split: these need captions and nothing else
+    "retrieval R@10": ("retrieval", re.compile(r"i2t R@10 \((\d+)\)")),  # among so many images: the most, up to 500
+    "captions CIDEr-D": ("captioning", re.compile("CIDEr-D")),
 }
+GALLERY = 500
 TASKS = tuple(dict.fromkeys(task for task, _ in MEASURES.values()))
 
 
@@ -93,7 +95,9 @@ def pair(page: str, args: argparse.Namespace) -> Pair:
     standard = pages.preset(page, args.preset)
     names = [find(data, "train").name for data in (standard.data, args.data)]
     if names[0] == names[1]:
-        raise ValueError(f"--data {args.data} is the data set {names[0]}, which {page} trains on anyway: name one to compare it with")
+        raise ValueError(
+            f"--data {args.data} is the data set {names[0]}, which {page} already trains on: name a different data set with DATA="
+        )
     recipe = scaled(replace(standard, seed=args.seed, device=args.device), args.share)
     both = (planned(page, replace(recipe, data=data), args.preset, args.runs, standard.data) for data in (standard.data, args.data))
     return Pair(*both)
@@ -131,11 +135,20 @@ def measured(run: Planned) -> dict[str, Json] | None:
     if result.stale or not {key.task for key, _ in result.by_key} >= set(TASKS):
         return None
     found: dict[str, Json] = {}
-    for heading, cell in MEASURES.items():
-        for (key, variant), value in result.by_key.items():
-            if (key.task, key.metric) == cell and key.split in ("test", "val") and variant == "model" and value.value is not None:
-                found[heading] = {"value": value.value, "low": value.low, "high": value.high, "n": value.n, "unit": value.unit}
+    for heading, (task, metric) in MEASURES.items():
+        sizes: list[tuple[int, Json]] = []
+        for (key, variant), cell in result.by_key.items():
+            named = metric.fullmatch(key.metric)
+            if named and key.task == task and key.split in ("test", "val") and variant == "model" and cell.value is not None:
+                about = {"metric": key.metric, "value": cell.value, "low": cell.low, "high": cell.high, "n": cell.n, "unit": cell.unit}
+                sizes.append((int(named[1]) if metric.groups else 0, about))
+        if sizes:
+            found[heading] = max((each for each in sizes if each[0] <= GALLERY), default=min(sizes, key=_size), key=_size)[1]
     return found
+
+
+def _size(sized: tuple[int, Json]) -> int:
+    return sized[0]
 
 
 def conclude(page: str, pair: Pair, args: argparse.Namespace, console: Console) -> None:

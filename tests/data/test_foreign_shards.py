@@ -290,7 +290,8 @@ def test_names_and_templates_are_fetched_beside_remote_shards(tmp_path: Path) ->
         assert class_names(remote.rpartition("/")[0]) == ("tabby cat", "dog", "fish")
         assert prompt_templates(remote.rpartition("/")[0]) == ("a photo of a {class}.",)
         with pytest.warns(
-            UserWarning, match=r"/bare/test/classnames.txt: none there or above, so classes are numbers. Put it beside the tars"
+            UserWarning,
+            match=r"/bare/test/classnames.txt: neither there nor in the parent folder, so classes are numbers. Put it beside the tars",
         ):
             assert labels_of(remote.replace("pets", "bare")) == ["2", "0"]
         server.shutdown()

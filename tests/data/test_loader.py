@@ -110,7 +110,7 @@ def test_streaming_shuffles_shards_and_samples(folder: Path) -> None:
         (0, 0),
         pytest.param(1, 1, marks=pytest.mark.slow),
         (2, 2),
-        (2, 0),
+        pytest.param(2, 0, marks=pytest.mark.slow),
         pytest.param(0, 2, marks=pytest.mark.slow),
         pytest.param(2, 1, marks=pytest.mark.slow),
         (3, 2),

@@ -106,7 +106,7 @@ IMAGE = encode(picture(1))
     [
         ({"images": 3}, ("png", "1.png", "2.png"), 3, ""),
         ({"images": 2}, ("png", "1.png", "2.png"), 2, ""),  # no more than the json says
-        ({"images": 3}, ("png", "2.png"), 0, "an image of several is missing"),
+        ({"images": 3}, ("png", "2.png"), 0, "one of the sample's images is missing"),
         ({"images": 3}, ("1.png", "2.png"), 0, "no image"),
         ({"images": 0}, ("png", "1.png"), 0, "number of images"),
         ({"images": 10_000}, ("png", "1.png"), 0, "number of images"),

@@ -84,7 +84,9 @@ def paths_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(found for key, each in inner for found in paths_in(each, (*path, key)))]
 
 
-@pytest.mark.parametrize("name", [EVALUATION, "recipe.json", "cost.json", SHOWCASE, "train.jsonl", "claims"])
+@pytest.mark.parametrize(
+    "name", [EVALUATION, "recipe.json", "cost.json", pytest.param(SHOWCASE, marks=pytest.mark.slow), "train.jsonl", "claims"]
+)
 def test_any_value_of_any_field_leaves_the_other_run_its_row(name: str, two: Path) -> None:
     """Every field of every file in turn, by every odd value."""
     path = two / "coca-tiny-s0" / name

@@ -495,6 +495,26 @@ def test_the_report_opens_with_pictures_that_say_what_each_page_made_of_them(tmp
     assert "test images of scenes-tiny, not chosen by results" in page
 
 
+@pytest.mark.usefixtures("without_plots")
+def test_the_opening_is_chosen_by_no_result(tmp_path: Path) -> None:
+    """Neither by the scores of captions nor among the rows of a page: the one that was trained on these data counts."""
+    path = write_run(tmp_path, "coca", log=False) / "eval/scenes-tiny/showcase.json"
+    before = [picture.key for _, picture in report_on(tmp_path).gallery.pictures]
+    shown = json.loads(path.read_text())
+    for item, score in zip(shown["items"], (0.1, 0.2, 0.3, 0.4, 0.5, 9.0), strict=True):
+        item["score"] = score
+    path.write_text(json.dumps(shown))
+    assert [picture.key for _, picture in report_on(tmp_path).gallery.pictures] == before
+    said = {part.ability: part.lines[0][1][0] for part in report_on(tmp_path).gallery.parts}
+    write_run(tmp_path, "coca", log=False, trained_on="mine", recipe={"lr": 0.1})
+    report = report_on(tmp_path)
+    assert len(report.datasets[0].rows) == 2
+    own = next(row.name for row in report.datasets[0].rows if row.trained_on == "scenes-tiny")
+    assert {made[0].model for part in report.gallery.parts for _, made in part.lines if made[0]} == {own}
+    assert {part.ability for part in report.gallery.parts} == set(said)
+
+
+@pytest.mark.usefixtures("without_plots")
 def test_pictures_of_several_data_sets_share_the_opening(tmp_path: Path) -> None:
     """Evenly, each with the outputs of the runs that were evaluated on it; a page has one line."""
     judged = (("clip", "scenes-tiny"), ("coca", "scenes-tiny"), ("clip", "mine"), ("siglip", "mine"), ("cm3leon", "photos"))
@@ -509,7 +529,7 @@ def test_pictures_of_several_data_sets_share_the_opening(tmp_path: Path) -> None
     assert seen == {"clip": {"mine", "scenes-tiny"}, "coca": {"scenes-tiny"}, "siglip": {"mine"}, "cm3leon": {"photos"}}
     assert compare(runs=tmp_path, out=tmp_path / "out") == 0
     page = (tmp_path / "out/report.html").read_text()
-    assert "test images of scenes-tiny and mine and photos, not" in page
+    assert "test images of scenes-tiny, mine and photos, not" in page
     assert page.count("<small>mine</small>") == 1
 
 

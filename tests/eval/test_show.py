@@ -71,16 +71,29 @@ def test_below_chance_is_marked_with_its_interval_and_the_declared_reason() -> N
     assert "Below chance" in " ".join(printed(number("chair", "CHAIR-i", 0.9, 0.5, better="lower")))
 
 
+@pytest.mark.parametrize("missing", [0, 1, 2])
 @pytest.mark.parametrize("width", [60, 100, 200])
-def test_the_screen_stays_a_screen_whatever_goes_wrong(width: int) -> None:
+def test_the_screen_stays_a_screen_whatever_goes_wrong(width: int, missing: int) -> None:
     """Everything below chance, every task missing for a long reason of its own."""
     tasks = ("zeroshot", "retrieval", "foils", "vqa", "pope", "chair", "winoground", "binding", "captioning", "drawing", "association")
     cells = [each for task in tasks for each in number(task, "a metric of its own", 0.1, 0.5)]
-    cells += [cell(f"missing {i}", "test", "x", None, status="n/a", note=f"reason {i} " * 30) for i in range(20)]
-    cells += [cell(f"not run {i}", "test", "x", None, status="not run", note=f"reason {i} " * 30) for i in range(20)]
-    lines = printed(cells, width)
+    cells += [cell(f"missing {i}", "test", "x", None, status="n/a", note=f"reason {chr(97 + i)} " * 30) for i in range(20 * (missing > 0))]
+    cells += [cell(f"not run {i}", "test", "x", None, status="not run", note="too many " * 30) for i in range(20 * (missing > 1))]
+    notes = {task: f"A reason of {task}, which is as long as such reasons are and takes a line or two of its own." for task in tasks}
+    lines = printed(cells, width, notes=notes, unfinished="3,200 samples")
     assert len(lines) <= 40
     assert all(len(line) <= 100 for line in lines)
+
+
+def test_reasons_are_said_once_and_whole() -> None:
+    why = "A pair counts when all its comparisons are right and none is a tie: a model that misses the swap is far below chance."
+    cells = number("zeroshot", "shape", 0.05, 0.5) + number("winoground", "group", 0.05, 0.5)
+    for size in (500, 2000):
+        cells.append(cell("retrieval", "test", f"i2t R@1 ({size})", None, status="not run", note=f"{size:,} images are too many"))
+    text = " ".join(" ".join(printed(cells, notes={"zeroshot": why, "winoground": why})).split())
+    assert text.count(why) == text.count("Below chance") == text.count("are too many") == 1
+    assert "zeroshot shape: .050" in text
+    assert "; winoground group: .050" in text
 
 
 def test_time_left_follows_the_seconds_per_sample_of_each_task(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +124,8 @@ def test_time_left_follows_the_seconds_per_sample_of_each_task(monkeypatch: pyte
 def test_an_unfinished_training_and_the_selected_tasks_are_said() -> None:
     cells = number("zeroshot", "shape", 0.8, 0.125)
     lines = printed(cells, unfinished="3,200 samples", asked=["zeroshot", "vqa"])
-    assert "Its training is not finished: it has seen 3,200 samples so far. To finish it: make train-toy OUT=.runs/toy-tiny-s0" in lines
+    said = lines.index("Its training is not finished: it has seen 3,200 samples so far. To finish it:")
+    assert lines[said + 1] == "  make train-toy OUT=.runs/toy-tiny-s0"
     assert any("TASKS=zeroshot,vqa EVAL_ARGS=--all" in line for line in lines)
     assert not any("not finished" in line or "TASKS=" in line for line in printed(cells))
 

@@ -1,11 +1,21 @@
-"""What several tests of trainings share."""
+"""Helpers of the training tests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import pytest
+
 NARROW = {"width": 32, "depth": 2, "decoder_depth": 1, "multimodal_depth": 1, "heads": 2, "hidden": 48, "embed_dim": 32, "queries": 4}
+
+ALIKE = {"lit", "clip_rocket", "slip", "cloob", "align", "llip", "declip", "clipcap", "mapl", "minigptv2", "vcgpt", "virtex"}  # as parents
+
+
+def alike_are_slow(pages: Iterable[str]) -> list[Any]:
+    """Pages as parameters of a test; those that take the path of their parents are slow."""
+    return [pytest.param(page, marks=pytest.mark.slow) if page in ALIKE else page for page in pages]
 
 
 def narrow(config: Any) -> Any:

@@ -286,12 +286,12 @@ def test_the_best_of_several_must_beat_them_all() -> None:
 def test_time_is_estimated_from_finished_runs_or_from_steps(page: Examine, tmp_path: Path, capsys: Any) -> None:
     page(claim("a", planted(0.1)), seeds=[0])
     first = capsys.readouterr().out
-    assert "2 runs of 192 samples together to train" in first
+    assert "2 runs to train (192 samples in total)" in first
     assert "in 5 steps" in first
     declared = sys.modules["recipes.bridge"]
     declared.CLAIMS = (claim("a", last_losses(10), lambda recipe: replace(recipe, model=replace(recipe.model, gain=2.0))),)  # type: ignore[attr-defined]
     untrained = {question.run.key: question.run for question in plan("bridge", preset="tiny", runs=tmp_path)}
-    assert "for an unknown time" in estimate(list(untrained.values()), 6, 2, tmp_path)  # the tower first
+    assert "time unknown" in estimate(list(untrained.values()), 6, 2, tmp_path)  # the tower first
     for cost in (tmp_path / "claims" / "runs").glob("*/cost.json"):
         cost.write_text(json.dumps(json.loads(cost.read_text()) | {"train_seconds": 96 * 2.0, "threads": 1}))
     tower = [
@@ -299,7 +299,7 @@ def test_time_is_estimated_from_finished_runs_or_from_steps(page: Examine, tmp_p
         for run in {q.run.key: q.run for q in plan("tower", preset="tiny", runs=tmp_path)}.values()
     ]
     said = estimate(tower[:1] * 5, 5, 2, tmp_path)
-    assert "5 runs of 480 samples together to train, about 8 minutes with 2 at a time" in said
+    assert "5 runs to train (480 samples in total), about 8 minutes, 2 in parallel" in said
     assert "0 samples/s in 2 finished runs" in said
 
 

@@ -32,7 +32,7 @@ from recipes.train.recipe import AnyRecipe, Log
 from recipes.train.stages import enter, set_training
 from recipes.train.step import backward
 from recipes.train.watch import Watch
-from tests.recipes.kit import narrow
+from tests.recipes.kit import alike_are_slow, narrow
 from tests.recipes.ranks import on_ranks
 from tests.recipes.test_train import Killed, same_weights
 
@@ -171,7 +171,7 @@ def test_what_is_trained_has_a_gradient_in_some_stage_and_what_is_frozen_has_non
     assert learns == trains
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", alike_are_slow(PAGES))
 def test_two_ranks_have_the_losses_and_gradients_of_one(name: str, runs: Path, few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In every stage, for ranks whose rows differ in what they count: texts of other lengths, other numbers of masked words and hidden
     pixels. Hard negatives are a rank's own and are drawn, so here they are each pair's neighbour."""

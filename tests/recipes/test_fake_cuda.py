@@ -18,21 +18,21 @@ from recipes.train.progress import Progress
 from recipes.train.stages import enter, set_training
 from recipes.train.step import backward
 from tests.recipes.fake_cuda import prepared, small, trace
+from tests.recipes.kit import alike_are_slow
 
 WAITS = (DataDependentOutputException, DynamicOutputShapeException)
-ALIKE = {"lit", "clip_rocket", "slip", "cloob", "align", "llip", "clipcap", "mapl", "minigptv2", "vcgpt", "virtex"}  # as their parents
 STEPS = {"siglip", "vq"}  # Muon beside AdamW, and convolutions: optimisers see no more of a model than shapes
 PAGES = [name for name in pages("tiny") if learns(name)]
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", alike_are_slow(PAGES))
 def test_every_stage_traces(name: str, few: Path, tmp_path: Path) -> None:
     model, recipe, batches = prepared(small(name), str(few), tmp_path, batch=4)
     for number, batch in enumerate(batches):
         trace(copy.deepcopy(model), recipe, number, batch, steps=name in STEPS)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in PAGES])
+@pytest.mark.parametrize("name", alike_are_slow(PAGES))
 def test_what_does_not_count_changes_nothing(name: str, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the host does not know what counts, padding and rows of other kinds are computed, too: losses and gradients stay."""
     model, recipe, batches = prepared(small(name), str(few), tmp_path, batch=8)

@@ -65,7 +65,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_curve_from_the_pool_to_its_claims(run: Callable[..., int], pool: Path, tmp_path: Path, capsys: Any) -> None:
     assert run(pool, only="clip-score") == 0
     said = capsys.readouterr().out
-    assert said.index("samples together to train, about") < said.index("clip-0.3:")  # the estimate comes first
+    assert said.index("samples in total), about") < said.index("clip-0.3:")  # the estimate comes first
     assert "precision" in said
 
     lists = {name: keeping(find(pool, "train"), pool / "curve" / f"{name}.jsonl") for name in curve.LISTS}

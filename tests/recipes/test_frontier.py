@@ -129,7 +129,7 @@ def test_it_trains_evaluates_resumes_and_writes(
         assert frontier.frontier({"tower": budgets("tower", args)}, args, 1) == 0
         assert len(evaluated) == len(set(evaluated)) == 4
         said = capsys.readouterr().out
-        assert ("All runs are trained and measured" if again else "4 runs of") in said
+        assert ("All runs are trained and measured" if again else "4 runs to train") in said
     points = json.loads((tmp_path / "frontier" / "tower.json").read_text())["points"]
     assert [point["share"] for point in points] == list(SHARES)
     assert all(one["samples"] < two["samples"] and one["flops"] < two["flops"] for one, two in pairwise(points))

@@ -39,6 +39,7 @@ from recipes.train.loop import train
 from recipes.train.pages import names, page
 from recipes.train.recipe import AnyRecipe, Log
 from tests.hub import connect
+from tests.recipes.kit import alike_are_slow
 from tests.recipes.test_train import events, steps
 from tests.stand_ins import KINDS, kind_of
 
@@ -183,7 +184,7 @@ def trained(name: str, runs: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("name", alike_are_slow(SAID))
 def test_paper_takes_a_step(name: str, runs: Path) -> None:
     folder = trained(name, runs)
     model: Any = models.load(folder)
@@ -197,7 +198,7 @@ def test_paper_takes_a_step(name: str, runs: Path) -> None:
     assert all(0 < step["loss"] < float("inf") and 0 < step["grad_norm"] < float("inf") for step in logged), logged
 
 
-@pytest.mark.parametrize("name", [name for name in SAID if name not in ("vq", "classifier")])
+@pytest.mark.parametrize("name", alike_are_slow(name for name in SAID if name not in ("vq", "classifier")))
 def test_paper_does_what_it_can(name: str, runs: Path) -> None:
     """Every capability answers: with the real kind of tokenizer, texts have a beginning and an end."""
     model: Any = models.load(trained(name, runs)).eval()

@@ -129,7 +129,7 @@ def test_a_log_that_holds_no_measurement_is_named(line: str, scenes: Path, tmp_p
     (run.folder / "train.jsonl").write_text('[1, 2]\n{"event": "qual')  # torn, and of something else
     assert race.conclude(run)["marks"]["zero-shot shape"]["best"] is None
     (run.folder / "train.jsonl").write_text(f"{line}\n")
-    with pytest.raises(EvalError, match=r"train\.jsonl: .* is no measurement"):
+    with pytest.raises(EvalError, match=r"train\.jsonl: .* is not a valid measurement"):
         race.conclude(run)
 
 

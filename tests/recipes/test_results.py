@@ -165,7 +165,7 @@ def test_what_is_below_chance_says_why(uncollected: Path, runs: Path) -> None:
     readme = readme_table(Published(results))
     assert cells(readme, "clip")["zeroshot: shape"] == ".050↓"
     assert cells(readme, f"frozen {MARK}")["winoground: group, pairs"] == ".010↓"
-    assert "↓ below chance, for [these reasons](recipes/RESULTS.md#models)." in readme
+    assert ": for [these reasons](recipes/RESULTS.md#models)." in readme
     older = [line for line in page.splitlines() if line.startswith("- ↓ below chance: frozen, binding")]
     assert len(older) == 1
     assert "often writes neither" in older[0]

@@ -181,7 +181,7 @@ def test_the_seed_decides_everything(recipe: AnyRecipe, whole: Path, tmp_path: P
     assert not same_weights(whole, tmp_path / "other")
 
 
-@pytest.mark.parametrize("kind", ["recipe", "siglip_recipe"])
+@pytest.mark.parametrize("kind", ["recipe", pytest.param("siglip_recipe", marks=pytest.mark.slow)])
 def test_micro_batches_change_nothing(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     recipe: AnyRecipe = request.getfixturevalue(kind)
     train(recipe, tmp_path / "whole")

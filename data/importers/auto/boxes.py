@@ -52,11 +52,13 @@ def visual_genome(place: Place) -> Found | None:
     first = content[0] if isinstance(content, list) and content and isinstance(content[0], dict) else {}
     if "regions" in first:
         raise DataError(
-            f"{place.path}: Visual Genome's regions, whose phrases tell of parts of pictures. Import objects.json, attributes.json or "
+            f"{place.path}: Visual Genome's regions, whose phrases describe parts of images. Import objects.json, attributes.json or "
             "question_answers.json instead"
         )
     if "relationships" in first:
-        raise DataError(f"{place.path}: Visual Genome's relationships. For questions about them use ARO (the importer aro), made of them")
+        raise DataError(
+            f"{place.path}: Visual Genome's relationships. For questions about them use ARO (the importer aro), which is built from them"
+        )
     if isinstance(first.get("qas"), list):
         return _genome_questions(content)
     boxes = "attributes" if isinstance(first.get("attributes"), list) else "objects"
