@@ -50,7 +50,7 @@ def print_screen(console: Console, result: Result, folder: Path) -> None:
     remarks = [*_missing(keys, cells), *_below(shown, cells, result.get("notes", {}))]
     for line in _fitted(remarks, min(REMARKS, LINES - used), console, width):
         console.print(line)
-    for line in _where(result, folder, cells, shown):
+    for remark in _where(result, folder, cells, shown):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
