@@ -48,9 +48,9 @@ def print_screen(console: Console, result: Result, folder: Path) -> None:
         console.print(_beside_the_authors(compared))
     used = 1 + 2 * bool(result.get("unfinished")) + bool(shown) * (len(shown) + 2) + bool(compared) * (len(compared) + 2) + WHERE
     remarks = [*_missing(keys, cells), *_below(shown, cells, result.get("notes", {}))]
-    for line in _fitted(remarks, min(REMARKS, LINES - used), console, width):
-        console.print(line)
-    for remark in _where(result, folder, cells, shown):
+    for remark in _fitted(remarks, min(REMARKS, LINES - used), console, width):
+        console.print(remark)
+    for line in _where(result, folder, cells, shown):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
