@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -49,6 +50,14 @@ def test_the_campaign_kills_in_every_stage_and_at_every_step_of_the_report(monke
     assert (trainings["tried"], trainings["faults"], comparisons["faults"]) == (stages, [], [])
     assert trainings["note"] == f"in {stages} of {stages} stages of {len(PAGES)} pages"
     assert comparisons["note"] == f"at {len(kills.REPORT)} of {len(kills.REPORT)} steps"
+
+
+def test_what_an_attack_prints_is_no_file_that_may_not_grow() -> None:
+    def prints() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        print("a line of the report", flush=True)
+
+    assert run(prints).kind == "done"
 
 
 def test_the_referee_tells_a_refusal_from_a_fault() -> None:
