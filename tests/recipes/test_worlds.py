@@ -65,7 +65,7 @@ def test_the_section_says_what_it_rests_on() -> None:
     assert f"- {NAME}: rank correlation 0.90 (0." in "\n".join(worlds_section([*pages, *other]))
     apart = worlds_section([*pages, record("five", 0.9, 0.35) | {"share": 0.5}])
     assert sum("### photos" in line for line in apart) == 2
-    assert sum("1 pages, too few" in line for line in apart) == 1
+    assert sum("1 page, too few" in line for line in apart) == 1
     assert f"- {NAME}: 3 pages, too few" in "\n".join(worlds_section([*pages[:3], record("four", 0.8, None)]))
     same = [record(name, 0.5, number / 10) for number, name in enumerate("abcd")]
     assert "so there is no correlation" in "\n".join(worlds_section(same))
