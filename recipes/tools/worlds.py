@@ -51,7 +51,7 @@ def said(name: str, records: Sequence[Json]) -> str:
         if name in record["embedded"]["values"] and name in record["other"]["values"]
     ]
     if len(pairs) < FEWEST:
-        return f"- {name}: {words.count(len(pairs), "page")}, too few for a correlation."
+        return f"- {name}: {words.count(len(pairs), 'page')}, too few for a correlation."
     low, rho, high = correlation(pairs)
     if math.isnan(rho):
         return f"- {name}: all pages have the same score on one of the data sets, so there is no correlation."
