@@ -416,7 +416,7 @@ def _masked_nll(head: nn.Module, states: Tensor, labels: Tensor, asked: Tensor, 
 
     states `[B, T, D]`; labels `[B, T, K]`; weights of the same shape, all 1 unless given.
     """
-    weight = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights
+    weight = torch.ones(labels.shape, device=labels.device) if weights is None else weights
     if not device.host_knows(asked):
         logits = head(states).float().unflatten(-1, (labels.shape[2], -1))  # [B, T, K, C]
         wanted = labels.masked_fill(~asked[..., None], IGNORE_INDEX)

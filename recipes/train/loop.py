@@ -124,7 +124,7 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
         stage = enter(model, recipe, number, progress)
         if not (passes and recipe.sharded):
             passes = parallel(model, process, shard=recipe.sharded)
-        optimizer = optimiser(model, stage.optim, fused=process.device.type == "cuda")
+        optimizer = optimiser(model, stage.optim, fused=process.device.type == "cuda", precision=recipe.precision)
         if left and number == first:
             checkpoint.load(state_path, model, optimizer)
         loader = _loader(recipe, stage, split, model, passes, process, progress, report)
