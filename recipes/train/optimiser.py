@@ -15,8 +15,8 @@ from recipes.train.recipe import Optim
 
 
 def optimiser(model: nn.Module, optim: Optim, *, fused: bool = True, precision: str = "auto") -> torch.optim.Optimizer:
-    """AdamW with weight decay for matrices only, not for gains, biases and scalars; with `optim.muon`, combined with Muon, which multiplies in
-    the recipe's `precision`.
+    """AdamW with weight decay for matrices only, not for gains, biases and scalars; with `optim.muon`, combined with Muon,
+    which multiplies in the recipe's `precision`.
 
     Raises ValueError if the model has no repeated blocks for Muon.
     """
