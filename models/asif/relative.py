@@ -38,8 +38,8 @@ class Relative(NamedTuple):
 
 
 def relative(x: Tensor, anchors: Tensor, *, k: int, p: float, chunk: int = CHUNK) -> Relative:
-    """Of absolute vectors x `[N, D]` and anchors `[n, D]`, all of unit length (or 0). With k > n all anchors are used. `chunk` is rounded up
-    to whole blocks."""
+    """Of absolute vectors x `[N, D]` and anchors `[n, D]`, all of unit length (or 0). With k > n all anchors are used. `chunk` is
+    rounded up to whole blocks."""
     chunk = BLOCK * math.ceil(chunk / BLOCK)
     keys = torch.cat([_nearest(part, anchors, k, chunk) for part in x.split(ROWS)])
     lower, similarity = _halves(keys)
