@@ -96,8 +96,6 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
     for stage in recipe.schedule:
         if stage.batch % process.world:
             raise ValueError(f"batch {stage.batch} must be a multiple of the number of processes, {process.world}")
-    if recipe.sharded and (why := models.model_of(recipe.model).not_sharded):
-        raise ValueError(f"sharded: {why}. Leave out --sharded")
     state_path = folder / CHECKPOINT
     left = checkpoint.read_progress(state_path) if state_path.exists() else None
     progress = left or Progress()

@@ -80,9 +80,10 @@ def sharded(model: nn.Module, device: torch.device) -> nn.Module:
     for block in repeated_blocks(model).values():
         if any(getattr(each, "reads_beside", False) for each in block.modules()):
             continue  # its parameters are read outside of its forward pass, too
-        fully_shard(block, mesh=mesh, ignored_params=ignored)
-        if hasattr(block, "remember"):
-            register_fsdp_forward_method(block, "remember")
+        for part in block if isinstance(block, nn.ModuleList) else [block]:  # a list has no forward pass, its parts have
+            fully_shard(part, mesh=mesh, ignored_params=ignored)
+            if hasattr(part, "remember"):
+                register_fsdp_forward_method(part, "remember")
     fully_shard(passes, mesh=mesh, ignored_params=ignored, reshard_after_forward=True)
     passes.kept = kept  # type: ignore[assignment]
     return passes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from data.files import FileError
 from data.sample import Sample
 from data.shards import write_index, write_shard
+from models.shared.recompute import recompute, repeated_blocks
 from recipes.train.distributed import Process
 from recipes.train.loop import train
 from recipes.train.parallel import parallel, whole
@@ -41,7 +43,17 @@ from tests.recipes.test_contract import _neighbours, _uneven
 from tests.recipes.test_recompute import TRAINED
 
 STEPS, BATCH = 4, 16
-FEW = ("flava", "coca")  # whose rows differ, and whose blocks are read twice
+HOW = ("", "lora", "freeze")
+FEW = [("flava", ""), ("coca", ""), ("simvlm", ""), ("clip", "lora")]  # rows that differ, blocks that are read twice, or as rows ask for
+
+
+class Way(NamedTuple):
+    sharded: bool = False
+    micro_batch: int | None = None
+    recompute: bool = False
+
+
+WAYS = (Way(micro_batch=2), Way(sharded=True), Way(sharded=True, micro_batch=2, recompute=True))
 NARROW = {"atol": 2e-5, "rtol": 1e-3}  # sums in another order, after some steps of AdamW
 
 
@@ -97,41 +109,61 @@ def test_two_ranks_learn_what_one_does(short: AnyRecipe, muon: AnyRecipe, tmp_pa
         assert lines[0][0]["chance"] == lines[1][0]["chance"]  # negatives come from both processes
 
 
-@pytest.mark.parametrize("pages", [FEW, *(pytest.param((name,), marks=pytest.mark.slow) for name in TRAINED if name not in FEW)])
-def test_ranks_have_the_losses_and_gradients_of_one_process(pages: tuple[str, ...], few: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cases", [FEW, *(pytest.param([(name, how) for how in HOW], marks=pytest.mark.slow, id=name) for name in TRAINED)])
+def test_ranks_have_the_losses_and_gradients_of_one_process(cases: list[tuple[str, str]], few: Path, tmp_path: Path) -> None:
     """In every stage, for ranks whose rows differ in what they count."""
-    on_ranks(_gradients, pages, str(few), tmp_path)
+    on_ranks(_gradients, cases, str(few), tmp_path)
 
 
-def _gradients(rank: int, pages: tuple[str, ...], data: str, folder: Path) -> None:
+def _gradients(rank: int, cases: list[tuple[str, str]], data: str, folder: Path) -> None:
     torch.set_num_threads(1)
-    built = {name: prepared(small(name), data, folder / f"{name}-{rank}", batch=2 * BATCH_OF_RANK) for name in pages}
     for module, found in list(sys.modules.items()):
         if module.startswith("models.") and hasattr(found, "hard_negatives"):
             vars(found)["hard_negatives"] = _neighbours
-    stages = [(name, model, number, _uneven(batch)) for name, (model, _, batches) in built.items() for number, batch in enumerate(batches)]
-    expected = [_losses(model, built[name][1], number, batch, None) for name, model, number, batch in stages]
+    stages = [(case, *each) for case in cases for each in _stages(*case, data, folder / f"{'-'.join(case)}-{rank}")]
+    expected = [_losses(model, recipe, number, batch, None) for _, model, recipe, number, batch in stages]
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    for (name, model, number, batch), one in zip(stages, expected, strict=True):
+    for (case, model, recipe, number, batch), one in zip(stages, expected, strict=True):
         half = {field: rows.chunk(2)[rank] for field, rows in batch.items()}
         scale = torch.stack([value.norm() for value in one.values()]).norm()
-        for shard in [False] if model.not_sharded else [False, True]:
-            mean = _losses(model, built[name][1], number, half, shard)
-            assert mean.keys() == one.keys(), f"{name}, stage {number}, sharded: {shard}"
+        for way in WAYS:
+            mean, where = _losses(model, recipe, number, half, way), f"{case}, stage {number}, {way}"
+            assert mean.keys() == one.keys(), f"{where}: {mean.keys() ^ one.keys()}"
             for what, value in one.items():
-                assert (mean[what] - value).norm() <= 1e-4 * value.norm() + 1e-5 * scale, f"{what} of {name}, stage {number}, {shard}"
+                assert (mean[what] - value).norm() <= 1e-4 * value.norm() + 1e-5 * scale, f"{what} of {where}"
     dist.destroy_process_group()
 
 
-def _losses(model: Any, recipe: AnyRecipe, number: int, batch: dict[str, torch.Tensor], shard: bool | None) -> dict[str, torch.Tensor]:
-    """The total and every gradient: of one process (None), of a replicated model by micro-batches, or of a sharded one."""
-    model = copy.deepcopy(model)
+def _stages(name: str, how: str, data: str, folder: Path) -> list[tuple[Any, AnyRecipe, int, dict[str, torch.Tensor]]]:
+    """The model with its recipe, and the number and batch of each stage."""
+    model, recipe, batches = prepared(replace(small(name), lora_rank=2 * (how == "lora")), data, folder, batch=2 * BATCH_OF_RANK)
+    if how == "freeze":
+        recipe = replace(recipe, freeze=_some_part(model, recipe))
+    return [(model, recipe, number, _uneven(batch)) for number, batch in enumerate(batches)]
+
+
+def _some_part(model: Any, recipe: AnyRecipe) -> str:
+    """A block or module without which every stage still trains something."""
+    for name in (*repeated_blocks(model), *(name for name, _ in model.named_children())):
+        with contextlib.suppress(ValueError):
+            for number in range(len(recipe.schedule)):
+                enter(copy.deepcopy(model), replace(recipe, freeze=name), number, Progress())
+            return name
+    raise AssertionError("nothing can be frozen")
+
+
+def _losses(model: Any, recipe: AnyRecipe, number: int, batch: dict[str, torch.Tensor], way: Way | None) -> dict[str, torch.Tensor]:
+    """The total and every gradient, of one process (None) or the mean of ranks."""
+    model, one = copy.deepcopy(model), way is None
+    way = way or Way()
+    if way.recompute:
+        recompute(model)
     enter(model, recipe, number, Progress())
     set_training(model)
-    passes = parallel(model, Process(0, 1 if shard is None else 2, torch.device("cpu")), shard=bool(shard))
-    some = {"micro_batch": 2 if shard is False else None, "autocast": torch.autocast("cpu", enabled=False)}
+    passes = parallel(model, Process(0, 1 if one else 2, torch.device("cpu")), shard=way.sharded)
+    some = {"micro_batch": way.micro_batch, "autocast": torch.autocast("cpu", enabled=False)}
     total = backward(model, batch, **some, passes=passes).total.detach().clone()
-    if shard is not None:
+    if not one:
         dist.all_reduce(total)
         total /= 2
     return {"total": total} | {key: whole(each.grad) for key, each in model.named_parameters() if each.grad is not None}
