@@ -11,7 +11,6 @@ from torch import Tensor
 from models.contract import Losses
 from models.shared.distributed import pass_on, ranks
 
-
 ROWS = 1024  # images whose logits with a chunk of texts exist at a time
 
 

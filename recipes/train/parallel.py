@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.shared.recompute import repeated_blocks
+from recipes.train import distributed
 from recipes.train.distributed import Process
 
 
@@ -49,7 +50,7 @@ def replicated(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch 2.14 has another name for what 2.11 calls so
         return DistributedDataParallel(
             Passes(model),
-            process_group=dist.new_group(),
+            process_group=dist.new_group(timeout=distributed.LIMIT),
             broadcast_buffers=False,  # the objective has given them the values of the whole batch
             find_unused_parameters=True,
             gradient_as_bucket_view=True,

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from data.files import FileError
 from data.sample import Sample
 from data.shards import write_index, write_shard
 from models.shared.recompute import recompute, repeated_blocks
+from recipes.train import distributed
 from recipes.train.distributed import Process
 from recipes.train.loop import train
 from recipes.train.parallel import parallel, whole
@@ -298,6 +300,65 @@ def _dies_twice(module: str, arguments: list[str]) -> Any:
     if status := execute(module, arguments):
         sys.exit(status)
     return 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("sharded", [False, True])
+def test_ranks_save_when_torchrun_is_asked_to_stop(sharded: bool, dots: Path, tmp_path: Path) -> None:
+    """It sends SIGTERM to each rank's whole group of processes, in which the loader's workers must not be."""
+    more = ["--memory-gb", "0", "--workers", "1", "--budget", "64000", "--save-minutes", "0", *["--sharded"] * sharded]
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "recipes.train"]
+    run = subprocess.Popen([*ranks, *options(dots, tmp_path / "run", *more)], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while not (tmp_path / "run" / "checkpoint.safetensors").exists():
+        assert run.poll() is None
+        time.sleep(0.2)
+    run.terminate()
+    assert run.wait() != 0
+    last = json.loads((tmp_path / "run" / "train.jsonl").read_text().splitlines()[-1])
+    assert "stopped by a signal and saved" in last["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_rank_that_hangs_ends_the_job(dots: Path, tmp_path: Path) -> None:
+    """After the time limit of a message; torchrun kills it."""
+    with pytest.raises(ChildFailedError) as failure:
+        agent(*options(dots, tmp_path / "run"), work=_hangs)
+    assert failure.value.get_first_failure()[0] == 0  # which could not go on
+    assert (tmp_path / "run" / "said").read_text() == "[1]"
+
+
+def _hangs(module: str, arguments: list[str]) -> Any:
+    distributed.LIMIT = timedelta(seconds=10)
+    step, gone = Watch.step, distributed.unaware
+
+    def stops(self: Watch, *args: Any) -> None:
+        step(self, *args)
+        if self.process.rank == 1 and self.progress.step == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def says(seconds: float) -> list[int]:
+        found = gone(seconds)
+        Path(arguments[-1], "said").write_text(str(found))
+        return found
+
+    Watch.step, distributed.unaware = stops, says  # type: ignore[method-assign]
+    if status := execute(module, arguments):
+        sys.exit(status)
+    return 0
+
+
+def test_ranks_that_lost_another_say_which(tmp_path: Path) -> None:
+    on_ranks(_misses, tmp_path, world=3)
+
+
+def _misses(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
+    assert rank == 1 or distributed.unaware(1.0) == [1]
+    (folder / str(rank)).touch()
+    while len(list(folder.glob("[0-2]"))) < 3:
+        time.sleep(0.05)
 
 
 def _ports(count: int) -> list[int]:
