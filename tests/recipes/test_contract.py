@@ -236,8 +236,6 @@ def _losses(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 @pytest.mark.parametrize("name", PAGES)
 def test_two_ranks_learn_what_one_does(name: str, sharded: bool, runs: Path, tmp_path: Path) -> None:
     """Through torchrun, on what one process has trained before."""
-    if sharded and models.model_of(page(name).PRESETS["tiny"].model).not_sharded:
-        pytest.skip("refused")
     one = trained(name, runs)
     program = tmp_path / "ranks.py"
     program.write_text(RANKS.format(name=name, sharded=sharded, data=page(name).PRESETS["tiny"].data, run=tmp_path / "run", runs=runs))
