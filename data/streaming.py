@@ -75,7 +75,7 @@ class StreamBatches(IterableDataset[Any]):
         if len(self.positions) > per_rank:
             raise DataError(f"the saved position has {len(self.positions)} streams per rank, but {per_rank} shards are left for each")
         count = len(self.positions)
-        self.workers = math.gcd(count, min(count, workers))  # so that each worker serves whole streams; 0 stays 0
+        self.workers = math.gcd(count, min(count, workers)) if workers else 0  # so that each worker serves whole streams
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], Position, dict[int, Tally]] | DataError]:
         """Yields batch, position of its stream after it, and the stream's tally so far; or a DataError to be raised.

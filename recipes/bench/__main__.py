@@ -1,7 +1,8 @@
 """Speed against the reference libraries, as ratios: `python -m recipes.bench` (= `make bench`).
 
 Both sides run in this process, in turn, on the same hardware at the same time: other load hits both. Each ratio is the
-median over repetitions of theirs / ours within one repetition, with its range. Each file of this folder says what it compares.
+median over repetitions of theirs / ours within one repetition, with its range, and beside it what bounds ours. Each file of this folder
+says what it compares.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from eval.base.console import plain_console
 from eval.base.provenance import provenance
 from models.shared.device import hardware
 from recipes.bench.ratios import QUICK, Bench, Row, Setting
+from recipes.tools.markdown import bounded
 from recipes.train.distributed import Process
 
 
@@ -67,12 +69,12 @@ def found() -> dict[str, Callable[[Bench], list[Row]]]:
 def _print(rows: list[Row], process: Process) -> None:
     table = Table(title=f"samples/s, median of {len(rows[0].ratios)} interleaved repetitions, {hardware(process.device)}")
     table.caption = "\n".join(f"{row.what}: {row.shapes}" for row in {row.what: row for row in rows}.values())
-    for column in ("", "ours", "samples/s", "theirs", "samples/s", "times faster (range)"):
+    for column in ("", "ours", "samples/s", "theirs", "samples/s", "times faster (range)", "bound by (share of its time)"):
         table.add_column(column)
     for row in rows:
         mine, other = (f"{statistics.median(rates):,.0f}" for rates in (row.our_rates, row.their_rates))
         ratio = f"{statistics.median(row.ratios):.2f} ({min(row.ratios):.2f} - {max(row.ratios):.2f})"
-        table.add_row(row.what, row.ours, mine, row.theirs, other, ratio)
+        table.add_row(row.what, row.ours, mine, row.theirs, other, ratio, bounded(row.bound))
     plain_console().print(table)
 
 

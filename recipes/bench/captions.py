@@ -50,11 +50,11 @@ def captioning(bench: Bench) -> list[Row]:
         mine, other = (run() for run in contestants.values())
         if mine != other:
             raise RuntimeError(f"the same weights should write the same captions, but wrote {mine[0]} and {other[0]}")
-        seconds = interleaved(contestants, repeats)
+        timed = interleaved(contestants, repeats)
         lengths = [len(ids) for ids in mine]
         written = f"captions of {sum(lengths) / len(lengths):.0f} tokens, {max(lengths)} at most"
         shapes = f"decoder {CONFIG.text.width} x {layers}, {CONFIG.queries} image tokens, {written}, batch {len(captions)}, fp32"
-        rows.append(row_of("captioning", ours, reference, shapes, seconds, len(captions), "fp32"))
+        rows.append(row_of("captioning", ours, reference, shapes, timed, len(captions), "fp32"))
     return rows
 
 

@@ -40,9 +40,9 @@ def drawing(bench: Bench) -> list[Row]:
         contestants[ours] = _in(process, precision, _ours(model, texts, guidance))
         contestants[reference] = _in(process, precision, _theirs(theirs, model, texts, guidance))
         pairs.append((ours, reference, precision))
-    seconds = interleaved(contestants, repeats)
+    timed = interleaved(contestants, repeats)
     shapes = f"decoder {WIDTH} x {depth}, {model.cells} image tokens, batch {batch}"
-    return [row_of("drawing", ours, reference, shapes, seconds, batch, precision) for ours, reference, precision in pairs]
+    return [row_of("drawing", ours, reference, shapes, timed, batch, precision) for ours, reference, precision in pairs]
 
 
 def _model(depth: int) -> CM3leon:

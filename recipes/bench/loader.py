@@ -40,10 +40,10 @@ def loader(bench: Bench) -> list[Row]:
 
         return run
 
-    seconds = interleaved({name: take(source) for name, source in batches.items()}, setting.repeats)
+    timed = interleaved({name: take(source) for name, source in batches.items()}, setting.repeats)
     samples = setting.loader_batch * setting.loader_batches
     shapes = f"{split.name}, {setting.image} px, random crops, batch {setting.loader_batch}"
-    return [row_of("loader", mine, reference, shapes, seconds, samples, alike) for mine, alike in ((memory, ""), (streaming, "fp32"))]
+    return [row_of("loader", mine, reference, shapes, timed, samples, alike) for mine, alike in ((memory, ""), (streaming, "fp32"))]
 
 
 def _open_clip_batches(setting: Setting, split: Split, workers: int) -> Iterator[Any]:

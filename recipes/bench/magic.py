@@ -49,9 +49,9 @@ def guidance(bench: Bench) -> list[Row]:
     contestants = {ours: searched, theirs: lambda: gradient_guided(model, images, prompt, LENGTH)}
     if any(len(run()[0]) != LENGTH for run in contestants.values()):
         raise RuntimeError(f"both sides should write {LENGTH} tokens")
-    seconds = interleaved(contestants, repeats)
+    timed = interleaved(contestants, repeats)
     shapes = f"CLIP and language model of tiny, captions of {LENGTH} tokens, one at a time, fp32"
-    return [row_of("guidance", ours, theirs, shapes, seconds, len(images), "")]
+    return [row_of("guidance", ours, theirs, shapes, timed, len(images), "")]
 
 
 def gradient_guided(model: MAGIC, images: Sequence[np.ndarray], prompt: Sequence[int], limit: int) -> list[list[int]]:

@@ -75,9 +75,9 @@ def masked_step(bench: Bench) -> list[Row]:
         raise RuntimeError(
             f"the same weights and samples should give the same loss, but gave {first}: this compares different computations"
         )
-    seconds = interleaved(contestants, repeats)
+    timed = interleaved(contestants, repeats)
     shapes = f"three encoders {width} x {depth}, {SIZE} px / {PATCH}, {TOKENS} tokens, batch {batch}"
-    return [row_of("flava step", mine, other, shapes, seconds, batch, alike=mine) for mine, other in pairs]
+    return [row_of("flava step", mine, other, shapes, timed, batch, alike=mine) for mine, other in pairs]
 
 
 def _step(model: nn.Module, loss: Callable[[Any], Tensor], process: Process, precision: str) -> Callable[[], float]:

@@ -158,7 +158,7 @@ def claim_file(path: Path, commit: str = "") -> Json:
 def benched(before: Json, new: Json) -> Json:
     """Put new benchmark rows before the older blocks; a benchmark that was run again is removed from its older block."""
     rows = [
-        {name: row[name] for name in ("what", "ours", "theirs", "alike", "shapes")}
+        {name: row[name] for name in ("what", "ours", "theirs", "alike", "shapes", "bound") if name in row}
         | {"times_faster": median(row["ratios"]), "low": min(row["ratios"]), "high": max(row["ratios"]), "repetitions": len(row["ratios"])}
         for row in new["rows"]
     ]

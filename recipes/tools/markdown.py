@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eval.report import words
@@ -60,3 +60,10 @@ def origins(what: str, records: Iterable[tuple[Any, Json]]) -> list[str]:
         when = min(days) if min(days) == max(days) else f"{min(days)} to {max(days)}"
         lines.append(f"{what}{f' ({cell(which)})' if which else ''}: commit {commit}, {when}, {cell(hardware)}; {cell(versions)}.  ")
     return lines
+
+
+def bounded(shares: Mapping[str, float]) -> str:
+    """The largest of the shares that recipes/bench/ratios.py `bound` returns, in words."""
+    names = {"products": f"matrix products, at {shares['peak']:.0%} of their peak", "memory": "memory", "python": "Python"}
+    largest = max(names, key=lambda name: shares[name])
+    return f"{names[largest]} ({shares[largest]:.0%})"

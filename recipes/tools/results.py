@@ -30,7 +30,7 @@ from eval.tasks import headlines
 from recipes.tools.collect import SCHEMA, Json, collect
 from recipes.tools.frontier import FIGURE, draw, frontier_section
 from recipes.tools.gpu import gpu_section
-from recipes.tools.markdown import BELOW, code, column_name, origins, ratio, short, shown, table
+from recipes.tools.markdown import BELOW, bounded, code, column_name, origins, ratio, short, shown, table
 from recipes.tools.older import older_below, older_cell, older_keys, older_lines
 from recipes.tools.worlds import worlds_section
 
@@ -80,7 +80,9 @@ SPEED = """
 ## Speed
 
 Ratio of samples per second, ours to theirs: median and range over alternating repetitions in one process, with the same weights and shapes
-(`make bench`). Above 1, ours is faster.
+(`make bench`). Above 1, ours is faster. *Bound by*: what ours spends most of its time on, with that share: matrix products (and the speed of
+all of them, as a share of that of the largest product in the same run), other kernels, which wait for the memory, or Python and what it
+calls.
 """
 TIMES = """
 ## Times
@@ -436,11 +438,18 @@ def speed_section(published: Published) -> list[str]:
     lines = [SPEED]
     for alike, heading in SPEEDS.items():
         rows = [
-            [row["what"], row["ours"], row["theirs"], ratio(row["times_faster"], row["low"], row["high"]), code(row)]
+            [
+                row["what"],
+                row["ours"],
+                row["theirs"],
+                ratio(row["times_faster"], row["low"], row["high"]),
+                bounded(row["bound"]) if "bound" in row else "",
+                code(row),
+            ]
             for row in published.speed
             if row["alike"] == alike
         ]
-        lines += [f"### {heading}", "", *table(("", "ours", "theirs", "times faster", "code"), "lllrl", rows), ""]
+        lines += [f"### {heading}", "", *table(("", "ours", "theirs", "times faster", "bound by", "code"), "lllrll", rows), ""]
     return [*lines, *origins("Measured", ((row["what"], row) for row in published.speed))]
 
 

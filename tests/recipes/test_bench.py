@@ -23,6 +23,7 @@ EXPECTED = {
     "anchors": 2,
     "captioning": 2,
     "clip step": 4,
+    "coca step": 2,
     "siglip step": 2,
     "drawing": 4,
     "loader": 2,
@@ -32,7 +33,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("only", ["anchors,siglip,loader", pytest.param("", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("only", ["anchors,coca,siglip,loader", pytest.param("", marks=pytest.mark.slow)])
 def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], only: str) -> None:
     monkeypatch.setattr(__main__, "QUICK", SMALL)
     monkeypatch.setattr(captions, "LESSONS", 20)
@@ -50,6 +51,8 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     expected = {what: count for what, count in EXPECTED.items() if not only or what.split()[0] in only.split(",")}
     assert [row["what"] for row in rows] == [what for what, count in expected.items() for _ in range(count)]
     for row in rows:
+        assert row["bound"]["products"] + row["bound"]["memory"] + row["bound"]["python"] == pytest.approx(1, abs=0.01)
+        assert (row["bound"]["peak"] > 0) == (row["what"] != "loader")
         assert len(row["ratios"]) == len(row["our_rates"]) == 2
         assert row["ratios"] == pytest.approx([ours / theirs for ours, theirs in zip(row["our_rates"], row["their_rates"], strict=True)])
 
