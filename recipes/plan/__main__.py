@@ -241,8 +241,8 @@ def main() -> None:
         recipe = with_options(options.page, options.preset, rest, "recipes.plan")
         on_gpu = planned_for_gpu(options.preset, recipe.device)
         ranks = whole_numbers(options.ranks, "ranks", least=1) if options.ranks else [1, 8] if on_gpu else [1]
-        plans = [plan(each, options.preset, ranks, on_gpu=on_gpu) for each in (recipe, replace(recipe, recompute=True))]
-        show(*plans, recipe, options, on_gpu=on_gpu)
+        found, recomputed = (plan(each, options.preset, ranks, on_gpu=on_gpu) for each in (recipe, replace(recipe, recompute=True)))
+        show(found, recomputed, recipe, options, on_gpu=on_gpu)
     except (DataError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
