@@ -10,7 +10,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -139,17 +139,17 @@ def _where(recipe: AnyRecipe) -> str:
 # ------------------------------------------------------------------------------------------------------------ print
 
 
-def show(plan: Plan, recipe: AnyRecipe, options: argparse.Namespace, *, on_gpu: bool) -> None:
+def show(plan: Plan, recomputed: Plan, recipe: AnyRecipe, options: argparse.Namespace, *, on_gpu: bool) -> None:
+    """A plan, beside that of the same training with `--recompute`."""
     console = plain_console()
     console.width = console.width if console.is_terminal else 160
     bits = "bf16" if computes_bf16(recipe, on_gpu=on_gpu) else "fp32"
     console.print(f"{options.page} {options.preset}: {models.model_of(recipe.model).__name__} on {'a GPU' if on_gpu else 'a CPU'}, {bits}")
     for needed in prerequisites(recipe, options.preset, options.runs):
         console.print(f"requires {needed.folder} as {needed.role}: {needed.state}; not part of this plan")
-    for row in (_parameters(plan), _flops(plan), _memory(plan)):
+    for row in (_parameters(plan), _flops(plan), _memory(plan, recomputed)):
         console.print(row)
-    if not recipe.recompute:
-        console.print("--recompute or a smaller --micro-batch reduces the memory of activations")
+    console.print("a smaller --micro-batch reduces the memory of activations, too")
     held = f"; the host's memory also holds {_size(plan.held_bytes)} of decoded data" if plan.held_bytes else ""
     console.print(f"sharded: parameters, gradients and optimiser state are divided among the devices, activations are not{held}")
     both = plan.checkpoint_bytes + plan.model_bytes
@@ -190,12 +190,13 @@ def _flops(plan: Plan) -> Table:
     return _right(table, 1)
 
 
-def _memory(plan: Plan) -> Table:
-    heads = ("parameters", "gradients", "optimiser", "activations", "together", "sharded")
+def _memory(plan: Plan, recomputed: Plan) -> Table:
+    heads = ("parameters", "gradients", "optimiser", "activations", "together", "--recompute", "--sharded", "both")
     table = Table("stage", "devices", "samples on each", *heads, title="memory on each device, without what libraries take for themselves")
-    for each in plan.stages:
-        step = each.step
-        sizes = (step.parameters, step.gradients, step.optimiser, step.activations, step.peak, step.sharded(each.ranks))
+    for each, other in zip(plan.stages, recomputed.stages, strict=True):
+        step, ranks = each.step, each.ranks
+        parts = (step.parameters, step.gradients, step.optimiser, step.activations)
+        sizes = (*parts, step.peak, other.step.peak, step.sharded(ranks), other.step.sharded(ranks))
         table.add_row(each.stage.name, str(each.ranks), f"{each.stage.batch // each.ranks:,}", *map(_size, sizes))
     return _right(table, 1)
 
@@ -240,7 +241,8 @@ def main() -> None:
         recipe = with_options(options.page, options.preset, rest, "recipes.plan")
         on_gpu = planned_for_gpu(options.preset, recipe.device)
         ranks = whole_numbers(options.ranks, "ranks", least=1) if options.ranks else [1, 8] if on_gpu else [1]
-        show(plan(recipe, options.preset, ranks, on_gpu=on_gpu), recipe, options, on_gpu=on_gpu)
+        found, recomputed = (plan(each, options.preset, ranks, on_gpu=on_gpu) for each in (recipe, replace(recipe, recompute=True)))
+        show(found, recomputed, recipe, options, on_gpu=on_gpu)
     except (DataError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
