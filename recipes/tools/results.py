@@ -27,8 +27,9 @@ from eval.report.plain import cell
 from eval.report.results import Key, Result, Run, read_json, refuse_unlike, result_of
 from eval.report.rows import Row, below, control, control_variants, keys, place, to_rows
 from eval.tasks import headlines
+from recipes.tools import frontier, worlds
 from recipes.tools.collect import SCHEMA, Json, collect
-from recipes.tools.frontier import FIGURE, draw, frontier_section
+from recipes.tools.frontier import frontier_section
 from recipes.tools.gpu import gpu_section
 from recipes.tools.markdown import BELOW, code, column_name, origins, ratio, short, shown, table
 from recipes.tools.older import older_below, older_cell, older_keys, older_lines
@@ -122,8 +123,10 @@ def main() -> None:
     try:
         if args.command == "collect":
             print("\n".join(collect(args.runs, ROOT / "recipes" / "results", args.names, args.commit)))
-            if curves := Published(ROOT / "recipes" / "results").frontier:
-                draw(curves, ROOT / "recipes" / "results" / FIGURE)
+            published = Published(ROOT / "recipes" / "results")
+            for section, records in ((frontier, published.frontier), (worlds, published.worlds)):
+                if records:
+                    section.draw(records, published.folder / section.FIGURE)
         write(ROOT)
     except (EvalError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -397,7 +400,7 @@ def frontier_part(published: Published) -> list[str]:
 
 
 def worlds_part(published: Published) -> list[str]:
-    return worlds_section(published.worlds)
+    return worlds_section(published.worlds, published.folder)
 
 
 def race_section(published: Published) -> list[str]:
