@@ -121,7 +121,7 @@ def test_claims_take_part_that_captions_suffice_for(scenes: Path, other: str, tm
 
 def test_a_difference_is_in_favour_of_the_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"first": [0.9, 0.8, 1.0, 0.9], "other": [0.1, 0.3, 0.2, 0.2]}
-    cells = {name: {NAME: Cell(Key("retrieval", "test", "m"), value=sum(each) / 4, n=4)} for name, each in values.items()}
+    cells = {name: {NAME: Cell(key=Key("retrieval", "test", "m"), value=sum(each) / 4, n=4)} for name, each in values.items()}
     totals = {id(cells[name][NAME]): {str(row): (value, 1.0) for row, value in enumerate(each)} for name, each in values.items()}
     monkeypatch.setattr("recipes.worlds.claims.cells", lambda run: cells.get(run))
     monkeypatch.setattr("recipes.worlds.claims.totals_of", lambda cell: totals[id(cell)])
@@ -169,7 +169,7 @@ def test_it_trains_on_both_evaluates_each_on_its_own_and_resumes(
         evaluated[folder.name] = data
 
     def read(run: Planned) -> dict[str, Cell] | None:
-        cell = Cell(Key("retrieval", "test", "m"), value=len(run.recipe.data) / 1000, low=0.0, high=1.0, n=9)
+        cell = Cell(key=Key("retrieval", "test", "m"), value=len(run.recipe.data) / 1000, low=0.0, high=1.0, n=9)
         return {NAME: cell} if run.folder.name in evaluated else None
 
     def work(commands: dict[str, list[str]], *_: object) -> int:
