@@ -144,10 +144,11 @@ def draw(records: Sequence[Json], path: Path) -> None:
     records = max((list(alike) for _, alike in groupby(sorted(records, key=_kind), key=_kind)), key=len)
     names = measures(records)
     rows = [(scores, "score"), (effects, "difference, first arm ahead")]
+    rows = [(points, about) for points, about in rows if any(points(records, name) for name in names)]
     inked = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
     style: Any = {"svg.hashsalt": "paragone", "font.size": 8, **inked}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4 * len(names), 6.4), layout="constrained")
+        figure = Figure(figsize=(4 * len(names), 3.2 * len(rows)), layout="constrained")
         panels = figure.subplots(len(rows), len(names), squeeze=False)
         for row, (points, about) in zip(panels, rows, strict=True):
             for axes, name in zip(row, names, strict=True):
