@@ -307,7 +307,8 @@ def results_page(published: Published) -> str:
 def models_section(published: Published) -> list[str]:
     lines = [MODELS]
     for dataset, results in published.results.items():
-        rows, columns = to_rows(results), keys(results)
+        rows = to_rows(results)
+        columns = [key for key in keys(results) if any(row.value(key).status != "n/a" for row in rows)]  # what some model can do
         lines += [f"### {cell(dataset)}", "", *reproduced(rows, dataset), *results_table(rows, columns)]
         reasons = [reason for row in rows for key in columns if (reason := below(rows, row, key))]
         remarks = [f"- {BELOW} below chance: {cell(reason)}" for reason in reasons]
