@@ -7,7 +7,7 @@ resume from, and every dropped sample counted by its reason.
 
 from __future__ import annotations
 
-import signal
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
@@ -113,7 +113,7 @@ class Loader:
                 batch_size=None,
                 num_workers=self.workers,
                 collate_fn=_into_shared_memory,
-                worker_init_fn=_leave_interrupts_to_the_parent,
+                worker_init_fn=_leave_signals_to_the_parent,
                 generator=torch.Generator(),  # or it would draw from the global one, and a resumed run would differ
             )
         except (RuntimeError, OSError) as error:
@@ -195,9 +195,12 @@ def _compare(now: dict[str, Any], saved: dict[str, Any]) -> None:
             raise DataError(f"the saved position has {name} {then}, now it is {value}: resume with the same, or start a new run")
 
 
-def _leave_interrupts_to_the_parent(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; a parent that saves first still needs its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Ctrl-C reaches the whole group of processes, and so does torchrun's SIGTERM; a parent that saves first still needs its workers.
+
+    They notice by themselves when it is gone.
+    """
+    os.setpgid(0, 0)
 
 
 def _into_shared_memory(item: Any) -> Any:

@@ -93,8 +93,6 @@ class Model(nn.Module):
     notes: ClassVar[Mapping[str, str]] = {}
     """task -> explanation of a result that a reader might mistake for a bug"""
 
-    not_sharded: ClassVar[str] = ""
-    """why a model cannot be trained with `--sharded`; "" for one that can"""
     without: ClassVar[tuple[str, ...]] = ()
     """capabilities left out because published weights lack parts that they need, see `leave_out`"""
 

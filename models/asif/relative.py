@@ -5,11 +5,13 @@
 Two rules are not needed in the paper, whose k nearest of 1.6 M anchors always have positive similarity. Anchors with a negative product
 are set to 0 for any p: an even power would make them positive, a fractional one NaN. Ties go to the earlier anchor.
 
-Products are summed in float64 and rounded to float32, so that they do not depend on the chunk size.
+Anchors are multiplied in blocks that begin at the same anchors whatever the chunk: the order in which a product is summed, and so every bit
+of it, does not depend on how many anchors are compared at a time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 16_384  # anchors compared at a time: a million are never in one matrix
-LAST = 0xFFFFFFFF
+BLOCK = 4096  # anchors in one matrix product
+CHUNK = 2 * BLOCK  # anchors between two selections: a million are never in one matrix
+ROWS = 512  # of which the products with a block of anchors are in memory
+COLUMNS = 16  # rows of one side that are compared at a time with all of the other
 
 
 class Relative(NamedTuple):
@@ -34,25 +38,27 @@ class Relative(NamedTuple):
 
 
 def relative(x: Tensor, anchors: Tensor, *, k: int, p: float, chunk: int = CHUNK) -> Relative:
-    """Of absolute vectors x `[N, D]` and anchors `[n, D]`, all of unit length (or 0). With k > n all anchors are used."""
-    keys = torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
-    for start in range(0, len(anchors), chunk):
-        products = (x.double() @ anchors[start : start + chunk].double().T).float()
-        keys = torch.cat([keys, _keys(products, start)], dim=1)
-        keys = keys.topk(min(k, keys.shape[1])).values  # [N, <= k]
-    similarity = _similarity(keys).clamp(min=0)
+    """Of absolute vectors x `[N, D]` and anchors `[n, D]`, all of unit length (or 0). With k > n all anchors are used. `chunk` is
+    rounded up to whole blocks."""
+    chunk = BLOCK * math.ceil(chunk / BLOCK)
+    keys = torch.cat([_nearest(part, anchors, k, chunk) for part in x.split(ROWS)])
+    lower, similarity = _halves(keys)
     largest = similarity.amax(dim=1, keepdim=True) if len(anchors) else similarity
     weights = (similarity / largest.clamp(min=torch.finfo(torch.float32).tiny)) ** p  # relative to the largest: no power underflows
-    return Relative(LAST - (keys & LAST), F.normalize(weights, dim=1))
+    return Relative((-1 - lower).long(), F.normalize(weights, dim=1))
 
 
-def products(one: Relative, other: Relative, n: int, *, chunk: int = CHUNK) -> Tensor:
-    """The score of every pair, `[N, M]`, without a matrix over all n anchors."""
-    found = one.weights.new_zeros(len(one.weights), len(other.weights))
-    for start in range(0, n, chunk):
-        a, b = (_part(each, start, min(chunk, n - start)) for each in (one, other))
-        found += a @ b.T
-    return found
+def products(one: Relative, other: Relative, n: int) -> Tensor:
+    """The score of every pair, `[N, M]`: of the `n` anchors only those that the other side has are read."""
+    if not n:
+        return one.weights.new_zeros(len(one.weights), len(other.weights))
+    found = [one.weights.new_empty(0, len(other.weights))]
+    for part in rows(one, COLUMNS):
+        table = one.weights.new_zeros(n, COLUMNS)  # every part has this many columns, so that all are summed alike
+        table[part.anchors, torch.arange(len(part.anchors), device=table.device)[:, None]] = part.weights
+        scores = F.embedding_bag(other.anchors, table, per_sample_weights=other.weights, mode="sum")  # [M, COLUMNS]
+        found.append(scores.T[: len(part.anchors)])
+    return torch.cat(found)
 
 
 def rows(each: Relative, size: int) -> Iterator[Relative]:
@@ -61,21 +67,28 @@ def rows(each: Relative, size: int) -> Iterator[Relative]:
         yield Relative(each.anchors[start : start + size], each.weights[start : start + size])
 
 
-def _part(each: Relative, start: int, size: int) -> Tensor:
-    """Columns of the dense form, `[N, size]`. What lies outside of them falls into one more column, which is dropped."""
-    places = each.anchors - start
-    inside = (places >= 0) & (places < size)
-    return Relative(places.where(inside, size), each.weights * inside).dense(size + 1)[:, :size]
+def _nearest(x: Tensor, anchors: Tensor, k: int, chunk: int) -> Tensor:
+    """Keys of the k nearest anchors of every row, `[N, k]` or `[N, n]`, nearest first.
+
+    Keys are distinct integers in the order of the products, which are their upper half; of equal products, the earlier anchor's is larger.
+    Negative products count as 0, so that their bits have the order of their values.
+    """
+    n, best = len(anchors), torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
+    room = best.new_empty(len(x), min(n, k + chunk))
+    lower, upper = _halves(room)
+    for start in range(0, n, chunk):
+        kept, end = best.shape[1], min(start + chunk, n)
+        room[:, :kept] = best
+        for first in range(start, end, BLOCK):
+            products = x @ anchors[first : first + BLOCK].T
+            here = slice(kept + first - start, kept + first - start + products.shape[1])
+            torch.clamp(products, min=0, out=upper[:, here])
+            lower[:, here] = -1 - torch.arange(first, first + products.shape[1], dtype=torch.int32, device=x.device)
+        best = room[:, : kept + end - start].topk(min(k, kept + end - start), sorted=end == n).values
+    return best
 
 
-def _keys(products: Tensor, start: int) -> Tensor:
-    """Distinct integers in the order of float32 `[N, c]`; of equals the first is larger. They hold the product and the anchor."""
-    bits = (products + 0.0).view(torch.int32)  # + 0.0: no negative zero
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats below 0 have their bits in the opposite order
-    places = torch.arange(start, start + products.shape[1], device=products.device)
-    return (ordered.long() << 32) | (LAST - places)
-
-
-def _similarity(keys: Tensor) -> Tensor:
-    ordered = (keys >> 32).int()
-    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+def _halves(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Views of int64 keys `[N, c]`: -1 - anchor as int32, and the product as float32."""
+    halves = keys.view(torch.int32)  # the lower one first in memory
+    return halves[:, ::2], halves[:, 1::2].view(torch.float32)

@@ -202,13 +202,17 @@ class FLAVA(Model):
         self.answer, self.answer_likelihood = self._answer, self._answer_likelihood
 
     def enter_stage(self, name: str) -> None:
-        """ "unimodal", as the paper initialises its encoders, "joint", or "vqa": the mixtures of these names."""
+        """ "unimodal", as the paper initialises its encoders, "joint", or "vqa": the mixtures of these names. The image encoder is frozen
+        where there are only texts: where all rows are computed, its gradients would be 0, and its weights would decay."""
         mixtures = {"unimodal": self.config.unimodal, "joint": self.config.mixture, "vqa": self.config.vqa}
         if name not in mixtures:
             raise ValueError(f"stage {name!r}: expected {', '.join(mixtures)}")
         if mixtures[name].questions and not self.config.answers:
             raise ValueError(f"stage {name!r} asks questions, and the training set has no answers: expected samples with questions")
         self.collate = replace(self.collate, mixture=mixtures[name])
+        looks = mixtures[name].texts < 1
+        self.visual.requires_grad_(looks)
+        self.mask_token.requires_grad_(looks)
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per sample what `flava_loss` takes. Rows that have no part in a term are 0 there."""
@@ -399,13 +403,13 @@ class FLAVA(Model):
 
 
 def _of(values: Tensor, rows: Tensor) -> Tensor:
-    """`values` `[B, ...]` at the `rows` `[B]` that are set, where the host knows them; else all, of which `_spread` keeps the same."""
-    return values[rows] if device.host_knows(rows) else values
+    """`values` `[B, ...]` at the `rows` `[B]` that are set, where these may be none; else all, of which `_spread` keeps the same."""
+    return values[rows] if device.may_decide_passes(rows) else values
 
 
 def _spread(values: Tensor, rows: Tensor) -> Tensor:
     """Back to the whole batch: the `values` of `_of` at the `rows` `[B]` that are set, 0 elsewhere."""
-    if not device.host_knows(rows):
+    if not device.may_decide_passes(rows):
         return values.masked_fill(~rows.view(-1, *[1] * (values.ndim - 1)), 0)
     whole = values.new_zeros(len(rows), *values.shape[1:])
     return whole.index_put((rows.nonzero()[:, 0],), values)
@@ -416,7 +420,7 @@ def _masked_nll(head: nn.Module, states: Tensor, labels: Tensor, asked: Tensor, 
 
     states `[B, T, D]`; labels `[B, T, K]`; weights of the same shape, all 1 unless given.
     """
-    weight = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights
+    weight = torch.ones(labels.shape, device=labels.device) if weights is None else weights
     if not device.host_knows(asked):
         logits = head(states).float().unflatten(-1, (labels.shape[2], -1))  # [B, T, K, C]
         wanted = labels.masked_fill(~asked[..., None], IGNORE_INDEX)

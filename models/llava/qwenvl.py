@@ -237,7 +237,7 @@ class QwenVL(ChatModel):
         """Negative log-likelihood "nll" in nats of the targets of each sample, and their number of "tokens", `[B]`."""
         ids, labels, soft = batch["ids"], batch["labels"], self._soft(batch)
         images, texts, _ = ids.shape
-        if texts > 1 and device.host_knows(ids):
+        if texts > 1 and device.may_decide_passes(ids):
             return self.packed_nll(ids, labels, soft)
         rows, vectors = ids.flatten(0, 1), soft.repeat_interleave(texts, dim=0)
         if device.host_knows(ids):

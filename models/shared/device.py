@@ -7,6 +7,8 @@ import platform
 
 import torch
 
+from models.shared.distributed import ranks
+
 KINDS = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -36,6 +38,12 @@ def host_knows(x: torch.Tensor) -> bool:
     """Whether the host can read the values of x without waiting for a device: on a CPU. There shapes may depend on them, so that nothing is
     computed for padding; elsewhere every position is computed, and padding is excluded from the sum."""
     return x.device.type == "cpu"
+
+
+def may_decide_passes(x: torch.Tensor) -> bool:
+    """Whether the values of x may decide how often a block runs: where the host knows them, in a single process. On many ranks they differ,
+    and a sharded block is gathered each time that it runs, which all ranks must do together."""
+    return host_knows(x) and ranks() == 1
 
 
 def multiplies_bf16(device: torch.device) -> bool:

@@ -58,12 +58,12 @@ class PrefixModel(Model):
 
     def packed_nll(self, ids: Tensor, labels: Tensor, soft: Tensor) -> Batch:
         """As `encode`, summed over K sequences for each image: ids and labels `[B, K, T]`, soft `[B, places, width]`. What the sequences of
-        an image have in common at their beginning is computed once on a CPU."""
+        an image have in common at their beginning is computed once on a CPU, in a single process."""
         count = (labels != IGNORE_INDEX).sum(dim=(1, 2))
         images, texts, _ = ids.shape
         if texts == 1:
             return {"nll": nll(self.language, ids[:, 0], labels[:, 0], soft)[0], "tokens": count}
-        if not device.host_knows(ids):  # which sequences begin alike would have to be asked, and the host would wait
+        if not device.may_decide_passes(ids):  # of the sequences that begin alike
             each = nll(self.language, ids.flatten(0, 1), labels.flatten(0, 1), soft.repeat_interleave(texts, dim=0))[0]
             return {"nll": each.unflatten(0, (images, texts)).sum(dim=1), "tokens": count}
         pictures = [image for image in range(images) for _ in range(texts)]

@@ -93,7 +93,6 @@ class SimVLMConfig:
 
 class SimVLM(Model):
     paradigm = "generative"
-    not_sharded = "ranks of a sharded SimVLM do not send the same messages, for a reason that is not known yet"
     Config = SimVLMConfig
     builds_on = ("lm",)
     score_kind = "likelihood"
@@ -114,7 +113,7 @@ class SimVLM(Model):
         pictures = torch.arange(len(image), device=image.device).repeat_interleave(texts)
         lengths = (flat["labels"] != IGNORE_INDEX).sum(dim=1)
         shown, alone = ((flat["shown"] == value) & (lengths > 0) for value in (True, False))
-        if device.host_knows(shown) and bool(shown.any()):
+        if device.may_decide_passes(shown) and bool(shown.any()):
             by_length = shown.nonzero()[:, 0][lengths[shown].argsort()]
             groups = [(rows, True) for rows in by_length.chunk(PASSES)] + [(alone.nonzero()[:, 0], False)]
         else:  # without any picture the stage still gets a gradient, of 0

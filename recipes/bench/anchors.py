@@ -21,8 +21,8 @@ TEXTS = 432
 def anchored(bench: Bench) -> list[Row]:
     """From vectors to the score of every image with every text, with few anchors and with ten times as many.
 
-    The dense side holds all n similarities of everything at once, in float32, and leaves ties to chance; ours compares anchors in
-    chunks, in float64. Both must come to the same scores.
+    The dense side holds all n similarities of everything at once and leaves ties to chance; ours compares anchors in chunks, whose size
+    changes no bit. Both must come to the same scores.
     """
     anchors, images, process, repeats = bench.setting.anchors, bench.setting.batch, bench.process, bench.setting.repeats
     return [_row(count, images, process, repeats) for count in (anchors, 10 * anchors)]

@@ -6,13 +6,12 @@ import argparse
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 from data.shards import DataError
-from recipes.train.distributed import peer_lost
+from recipes.train.distributed import peer_lost, unaware
 from recipes.train.loop import train
 from recipes.train.pages import with_options
 
@@ -39,8 +38,9 @@ def main() -> None:
     except RuntimeError as error:
         if not peer_lost(error):
             raise
-        time.sleep(PATIENCE)
-        sys.exit(f"error: rank {os.environ.get('RANK')} cannot go on: another rank has ended, which torchrun names. {RESUME}")
+        gone = ", ".join(map(str, unaware(PATIENCE)))
+        which = f"no answer from rank {gone}" if gone else "another rank has ended, which torchrun names"
+        sys.exit(f"error: rank {os.environ.get('RANK')} cannot go on: {which}. {RESUME}")
     except KeyboardInterrupt:  # before the first step: later ones save first
         sys.exit(128 + signal.SIGINT)
 

@@ -93,6 +93,8 @@ def _write_shares(folder: Path, shares: Mapping[str, Tensor]) -> None:
     try:
         state_dict_saver.save(dict(shares), storage_writer=hf_storage.HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except api.CheckpointException as error:  # on all ranks, whichever failed
+        if rank() == 0:
+            remove_folder(folder)
         raise FileError(f"{folder} cannot be written ({_why(error)}). Make room, and run the same command to resume") from error
 
 

@@ -6,13 +6,17 @@ import contextlib
 import os
 import resource
 import sys
+import time
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from models.shared.device import multiplies_bf16, resolve_device
+
+LIMIT: timedelta | None = None  # of waiting for a message; None: torch's own, 10 minutes between GPUs and 30 between CPUs
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Process:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE") == "1" else ""
         backend = "nccl" if found.type == "cuda" else "gloo"
         own = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=own, rank=rank, world_size=world)
+        dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=LIMIT)
         return cls(rank, world, found)
 
     def autocast(self, precision: str) -> Any:
@@ -77,9 +81,50 @@ class Process:
             dist.destroy_process_group()
 
 
+class Votes:
+    """What any rank wants, so that all do it at the same step."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.earlier: tuple[torch.Tensor, torch.cuda.Event] | None = None
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Of each flag, whether it is set on any rank; all ranks must call it. Between GPUs the answer is that of the call before, because
+        the host would have to wait for its own."""
+        if self.process.world == 1:
+            return list(flags)
+        votes = torch.stack([torch.full((), float(flag), device=self.process.device) for flag in flags])
+        dist.all_reduce(votes)
+        if votes.device.type == "cpu":
+            return votes.bool().tolist()
+        answer = torch.empty(len(flags), pin_memory=True)
+        answer.copy_(votes, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        earlier, self.earlier = self.earlier, (answer, done)
+        if earlier is None:
+            return [False] * len(flags)
+        earlier[1].synchronize()
+        found = earlier[0].bool().tolist()
+        if any(found):
+            self.earlier = None  # asked before anyone knew
+        return found
+
+
 def peer_lost(error: RuntimeError) -> bool:
-    """Whether an operation of all ranks failed because another one has ended."""
+    """Whether an operation of all ranks failed because another one has ended, or does not answer."""
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)
+
+
+def unaware(seconds: float) -> list[int]:
+    """To be called by every rank that has lost another: those that do not call it within so many seconds, as far as can be known."""
+    try:
+        store, world = dist.distributed_c10d._get_default_store(), dist.get_world_size()
+        store.set(f"lost {dist.get_rank()}", "")
+        time.sleep(seconds)
+        return [rank for rank in range(world) if not store.check([f"lost {rank}"])]
+    except (RuntimeError, ValueError):  # whoever keeps the store is gone, too
+        return []
 
 
 def peak_memory_mb() -> float:

@@ -35,7 +35,7 @@ from models.shared.device import hardware
 from models.shared.recompute import recompute
 from models.shared.text import BPETokenizer, Tokenizer, named_tokenizer
 from recipes.train import checkpoint
-from recipes.train.distributed import Process
+from recipes.train.distributed import Process, Votes
 from recipes.train.folder import CHECKPOINT, exclusive_lock, finished, keep_stage, open_run, save_model, write_cost
 from recipes.train.log import Reporter
 from recipes.train.optimiser import clip_gradients, optimiser, step_if_finite
@@ -96,8 +96,6 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
     for stage in recipe.schedule:
         if stage.batch % process.world:
             raise ValueError(f"batch {stage.batch} must be a multiple of the number of processes, {process.world}")
-    if recipe.sharded and (why := models.model_of(recipe.model).not_sharded):
-        raise ValueError(f"sharded: {why}. Leave out --sharded")
     state_path = folder / CHECKPOINT
     left = checkpoint.read_progress(state_path) if state_path.exists() else None
     progress = left or Progress()
@@ -116,7 +114,7 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
     if recipe.compile:
         model.encode = torch.compile(model.encode)  # type: ignore[method-assign]
     autocast = process.autocast(recipe.precision)
-    stopped = Signals()
+    stopped, votes = Signals(), Votes(process)
 
     passes = None
     first = progress.stage
@@ -124,7 +122,7 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
         stage = enter(model, recipe, number, progress)
         if not (passes and recipe.sharded):
             passes = parallel(model, process, shard=recipe.sharded)
-        optimizer = optimiser(model, stage.optim, fused=process.device.type == "cuda")
+        optimizer = optimiser(model, stage.optim, fused=process.device.type == "cuda", precision=recipe.precision)
         if left and number == first:
             checkpoint.load(state_path, model, optimizer)
         loader = _loader(recipe, stage, split, model, passes, process, progress, report)
@@ -134,7 +132,8 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
         watch = Watch(recipe, stage, report, progress, process)
         set_training(model)
         endless = iter(loader)
-        while progress.in_stage < stage.budget and not process.any(stopped.signal is not None):
+        stop = process.any(stopped.signal is not None)
+        while progress.in_stage < stage.budget and not stop:
             with watch.waiting():
                 batch = {name: rows.to(process.device, non_blocking=True) for name, rows in next(endless).items()}
             for group in optimizer.param_groups:
@@ -159,7 +158,8 @@ def _learn(recipe: AnyRecipe, split: Split, folder: Path, process: Process, need
                 if quality.tasks:
                     with watch.pausing():
                         _measure(model, quality, report, progress, watch.seconds())
-            if process.any(watch.due_to_save()):  # all ranks must agree: saving gathers from all of them, and their clocks differ
+            save, stop = votes.any(watch.due_to_save(), stopped.signal is not None)  # clocks differ, and saving gathers from all ranks
+            if save:
                 _save(state_path, model, optimizer, progress, loader, watch, report, process)
         _save(state_path, model, optimizer, progress, loader, watch, report, process)
         if progress.in_stage < stage.budget:

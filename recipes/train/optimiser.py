@@ -14,8 +14,9 @@ from recipes.train.parallel import by_kind, is_sharded, share_of, whole
 from recipes.train.recipe import Optim
 
 
-def optimiser(model: nn.Module, optim: Optim, *, fused: bool = True) -> torch.optim.Optimizer:
-    """AdamW with weight decay for matrices only, not for gains, biases and scalars; with `optim.muon`, combined with Muon.
+def optimiser(model: nn.Module, optim: Optim, *, fused: bool = True, precision: str = "auto") -> torch.optim.Optimizer:
+    """AdamW with weight decay for matrices only, not for gains, biases and scalars; with `optim.muon`, combined with Muon,
+    which multiplies in the recipe's `precision`.
 
     Raises ValueError if the model has no repeated blocks for Muon.
     """
@@ -32,7 +33,7 @@ def optimiser(model: nn.Module, optim: Optim, *, fused: bool = True) -> torch.op
     if any(map(is_sharded, trainable)):  # no group has tensors of both kinds: a fused kernel does not take them together
         groups = [dict(group, params=some) for group in groups for some in by_kind(group["params"]) if some]
     adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused or None)
-    return ChainedOptimizer(adamw, Muon(inner, lr=optim.lr, weight_decay=optim.weight_decay)) if inner else adamw
+    return ChainedOptimizer(adamw, Muon(inner, lr=optim.lr, weight_decay=optim.weight_decay, precision=precision)) if inner else adamw
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
@@ -74,8 +75,9 @@ class Muon(torch.optim.Optimizer):
 
     MOMENTUM = 0.95
 
-    def __init__(self, matrices: Iterable[Tensor], *, lr: float, weight_decay: float) -> None:
+    def __init__(self, matrices: Iterable[Tensor], *, lr: float, weight_decay: float, precision: str = "auto") -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -89,7 +91,8 @@ class Muon(torch.optim.Optimizer):
                     alike.setdefault(matrix.shape, []).append(matrix)
             stacks = [(shape, found[first : first + 16]) for shape, found in alike.items() for first in range(0, len(found), 16)]
             for shape, matrices in stacks:
-                directions = orthogonal(torch.stack([whole(self._momentum(matrix, skipped)) for matrix in matrices]))
+                momentum = torch.stack([whole(self._momentum(matrix, skipped)) for matrix in matrices])
+                directions = orthogonal(momentum, self.precision)
                 if skipped is not None:
                     directions = directions * (1 - skipped)
                 for matrix, direction in zip(matrices, directions, strict=True):
@@ -109,10 +112,12 @@ class Muon(torch.optim.Optimizer):
         return gradient.lerp(mean, self.MOMENTUM)
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+def orthogonal(matrices: Tensor, precision: str = "auto") -> Tensor:
     """Orthogonalise a stack of matrices `[N, A, B]`: keep the singular vectors and bring all singular values close to one (0.7 to 1.2), by
-    five steps of a quintic Newton-Schulz iteration, in bf16 if the hardware supports it. Stacking is faster than one matrix at a time."""
-    x = matrices.to(torch.bfloat16 if multiplies_bf16(matrices.device) else torch.float32)
+    five steps of a quintic Newton-Schulz iteration. Precision: "fp32", "bf16", or "auto", which is bf16 if the hardware supports it.
+    Stacking is faster than one matrix at a time."""
+    bf16 = multiplies_bf16(matrices.device) if precision == "auto" else precision == "bf16"
+    x = matrices.to(torch.bfloat16 if bf16 else torch.float32)
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).contiguous()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.shared.recompute import repeated_blocks
+from recipes.train import distributed
 from recipes.train.distributed import Process
 
 
@@ -49,7 +50,7 @@ def replicated(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch 2.14 has another name for what 2.11 calls so
         return DistributedDataParallel(
             Passes(model),
-            process_group=dist.new_group(),
+            process_group=dist.new_group(timeout=distributed.LIMIT),
             broadcast_buffers=False,  # the objective has given them the values of the whole batch
             find_unused_parameters=True,
             gradient_as_bucket_view=True,
@@ -80,9 +81,10 @@ def sharded(model: nn.Module, device: torch.device) -> nn.Module:
     for block in repeated_blocks(model).values():
         if any(getattr(each, "reads_beside", False) for each in block.modules()):
             continue  # its parameters are read outside of its forward pass, too
-        fully_shard(block, mesh=mesh, ignored_params=ignored)
-        if hasattr(block, "remember"):
-            register_fsdp_forward_method(block, "remember")
+        for part in block if isinstance(block, nn.ModuleList) else [block]:  # a list has no forward pass, its parts have
+            fully_shard(part, mesh=mesh, ignored_params=ignored)
+            if hasattr(part, "remember"):
+                register_fsdp_forward_method(part, "remember")
     fully_shard(passes, mesh=mesh, ignored_params=ignored, reshard_after_forward=True)
     passes.kept = kept  # type: ignore[assignment]
     return passes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -253,13 +252,13 @@ def test_workers_need_not_be_forked(folder: Path, method: str, budgets: list[int
 
 
 @pytest.mark.parametrize("budget", [HOLD, STREAM])
-def test_ctrl_c_is_the_parents_affair(folder: Path, budget: int) -> None:
-    whole = taken(make(folder, budget, workers=1), 12)
+def test_signals_to_the_group_are_the_parents_affair(folder: Path, budget: int) -> None:
+    """Ctrl-C, and torchrun's SIGTERM."""
     batches = iter(make(folder, budget, workers=1))
-    first = next(batches)
-    for worker in multiprocessing.active_children():
-        os.kill(worker.pid, signal.SIGINT)
-    assert [first["keys"].tolist(), *(next(batches)["keys"].tolist() for _ in range(11))] == [keys for keys, _ in whole]
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert workers
+    assert os.getpgrp() not in {os.getpgid(worker.pid) for worker in workers}
 
 
 def test_drops_of_workers_reach_the_caller(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import models
 from data.scenes.build import make_sample
 from data.scenes.world import PRESETS
 from models.asif import ASIF, ASIFConfig
-from models.asif.relative import products, relative
+from models.asif.relative import BLOCK, CHUNK, Relative, products, relative
 from models.asif.texts import surprising_words
 from models.classifier import Classifier, ClassifierConfig
 from models.lm import LM, LMConfig
@@ -76,8 +76,9 @@ def test_it_is_the_dense_derivation(k: int, p: float) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 10, 61, 96, 97, 1000])
 @pytest.mark.parametrize("k", [1, 20, 200])
-def test_chunks_of_any_size_change_no_bit(k: int, chunk: int) -> None:
+def test_chunks_of_any_size_change_no_bit(k: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a chunk holds fewer than k anchors, or none that is similar."""
+    monkeypatch.setattr("models.asif.relative.BLOCK", 8)
     x, anchors = unit(9, 12, 0), unit(97, 12, 1)
     anchors[10:20] = -x[0]  # a chunk of nothing but opposites
     anchors[40:50] = anchors[60:70]  # and ties
@@ -86,7 +87,25 @@ def test_chunks_of_any_size_change_no_bit(k: int, chunk: int) -> None:
     assert torch.equal(whole.weights, parts.weights)
     other = relative(unit(5, 12, 3), anchors, k=k, p=3)
     dense = whole.dense(97) @ other.dense(97).T
-    assert torch.allclose(products(whole, other, 97, chunk=chunk), dense, atol=1e-6)
+    assert torch.allclose(products(whole, other, 97), dense, atol=1e-6)
+
+
+def test_nor_do_chunks_of_many_blocks() -> None:
+    """Of sizes for which a library multiplies with other kernels than for small ones."""
+    x, anchors = unit(33, 160, 0), unit(9 * BLOCK + 7, 160, 1)
+    whole, *others = (relative(x, anchors, k=300, p=8, chunk=chunk) for chunk in (len(anchors), 1, 2 * BLOCK, CHUNK))
+    assert all(torch.equal(whole.anchors, each.anchors) and torch.equal(whole.weights, each.weights) for each in others)
+    exact = (x.double() @ anchors.double().T).topk(300).values
+    found = x.double()[:, None] @ anchors.double()[whole.anchors].mT
+    assert torch.allclose(found[:, 0], exact, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 40])
+def test_a_score_depends_on_its_pair_alone(count: int) -> None:
+    anchors = unit(97, 12, 1)
+    one, other = (relative(unit(40, 12, seed), anchors, k=20, p=3) for seed in (0, 3))
+    some = products(Relative(*(each[:count] for each in one)), other, 97)
+    assert torch.equal(some, products(one, other, 97)[:count])
 
 
 @pytest.mark.parametrize("p", [1, 2, 3, 8])

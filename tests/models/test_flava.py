@@ -177,6 +177,14 @@ def test_every_stage_has_its_own_mixture(model: FLAVA, samples: list[Sample], st
     assert other.collate(samples[:8], np.random.default_rng(0))["kind"].tolist() == expected
 
 
+def test_texts_alone_leave_the_image_encoder_as_it_is(model: FLAVA) -> None:
+    """Also where every row is computed, with gradients of 0."""
+    other = FLAVA(replace(model.config, unimodal=Mixture(pictures=0.0, texts=1.0)), model.tokenizer)
+    for stage, looks in (("unimodal", False), ("joint", True)):
+        other.enter_stage(stage)
+        assert {each.requires_grad for each in (other.mask_token, *other.visual.parameters())} == {looks}
+
+
 def test_a_patch_has_the_codes_of_its_own_square(model: FLAVA) -> None:
     """Row by row, whatever the number of codes."""
     grid = torch.arange(64).view(1, 8, 8)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import models.siglip.objective as siglip_objective
 from models.clip import CLIP, CLIPConfig
 from models.clip.objective import clip_loss
 from models.contract import Losses
@@ -129,13 +130,19 @@ def test_siglip_chance_is_the_best_constant() -> None:
 # ------------------------------------------------------------------------------------------- chunks of other ranks
 
 
-def test_siglip_round_all_ranks_equals_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1024, 1, 2])
+def test_siglip_round_all_ranks_and_in_pieces_equals_dense(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three ranks: the mean of their losses, and of their gradients, is the dense loss'. An outer factor reaches the gradients."""
     values = [*_features(6), torch.tensor(3.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)]
     dense = [value.clone().requires_grad_() for value in values]
     expected = siglip_loss(*dense)
     (2 * expected.total).backward()
     copies = [[value.clone().requires_grad_() for value in values] for _ in range(3)]
+    monkeypatch.setattr(siglip_objective, "ROWS", rows)
+    pieces = [value.clone().requires_grad_() for value in values]
+    (2 * siglip_loss(*pieces).total).backward()
+    for mine, reference in zip(pieces, dense, strict=True):
+        torch.testing.assert_close(mine.grad, reference.grad, atol=1e-12, rtol=0)
 
     def work(rank: int) -> Losses:
         own = slice(2 * rank, 2 * rank + 2)
@@ -166,6 +173,19 @@ def test_siglips_memory_does_not_grow_with_the_number_of_ranks(monkeypatch: pyte
     logits = 4 * 64 * 64
     assert max(peak for peak, _ in many) < 1.1 * max(peak for peak, _ in few)
     assert max(live for _, live in many) < logits / 2
+
+
+def test_siglips_memory_is_linear_in_a_ranks_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(siglip_objective, "ROWS", 16)
+
+    def work(pairs: int) -> int:
+        image, text = (torch.randn(pairs, 4, requires_grad=True) for _ in range(2))
+        with Memory() as memory:
+            siglip_loss(image, text, torch.tensor(1.0, requires_grad=True), torch.tensor(0.0, requires_grad=True))
+            return memory.peak
+
+    few, many = (max(threads(monkeypatch, lambda _, pairs=pairs: work(pairs))) for pairs in (64, 512))
+    assert many < 1.1 * few * 512 / 64
 
 
 def test_siglip_with_a_softmax_is_clip_on_siglips_features() -> None:

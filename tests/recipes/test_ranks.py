@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -12,8 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,6 +27,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from data.files import FileError
 from data.sample import Sample
 from data.shards import write_index, write_shard
+from models.shared.recompute import recompute, repeated_blocks
+from recipes.train import distributed
 from recipes.train.distributed import Process
 from recipes.train.loop import train
 from recipes.train.parallel import parallel, whole
@@ -41,7 +45,17 @@ from tests.recipes.test_contract import _neighbours, _uneven
 from tests.recipes.test_recompute import TRAINED
 
 STEPS, BATCH = 4, 16
-FEW = ("flava", "coca")  # whose rows differ, and whose blocks are read twice
+HOW = ("", "lora", "freeze")
+FEW = [("flava", ""), ("coca", ""), ("simvlm", ""), ("clip", "lora")]  # rows that differ, blocks that are read twice, or as rows ask for
+
+
+class Way(NamedTuple):
+    sharded: bool = False
+    micro_batch: int | None = None
+    recompute: bool = False
+
+
+WAYS = (Way(micro_batch=2), Way(sharded=True), Way(sharded=True, micro_batch=2, recompute=True))
 NARROW = {"atol": 2e-5, "rtol": 1e-3}  # sums in another order, after some steps of AdamW
 
 
@@ -97,41 +111,61 @@ def test_two_ranks_learn_what_one_does(short: AnyRecipe, muon: AnyRecipe, tmp_pa
         assert lines[0][0]["chance"] == lines[1][0]["chance"]  # negatives come from both processes
 
 
-@pytest.mark.parametrize("pages", [FEW, *(pytest.param((name,), marks=pytest.mark.slow) for name in TRAINED if name not in FEW)])
-def test_ranks_have_the_losses_and_gradients_of_one_process(pages: tuple[str, ...], few: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cases", [FEW, *(pytest.param([(name, how) for how in HOW], marks=pytest.mark.slow, id=name) for name in TRAINED)])
+def test_ranks_have_the_losses_and_gradients_of_one_process(cases: list[tuple[str, str]], few: Path, tmp_path: Path) -> None:
     """In every stage, for ranks whose rows differ in what they count."""
-    on_ranks(_gradients, pages, str(few), tmp_path)
+    on_ranks(_gradients, cases, str(few), tmp_path)
 
 
-def _gradients(rank: int, pages: tuple[str, ...], data: str, folder: Path) -> None:
+def _gradients(rank: int, cases: list[tuple[str, str]], data: str, folder: Path) -> None:
     torch.set_num_threads(1)
-    built = {name: prepared(small(name), data, folder / f"{name}-{rank}", batch=2 * BATCH_OF_RANK) for name in pages}
     for module, found in list(sys.modules.items()):
         if module.startswith("models.") and hasattr(found, "hard_negatives"):
             vars(found)["hard_negatives"] = _neighbours
-    stages = [(name, model, number, _uneven(batch)) for name, (model, _, batches) in built.items() for number, batch in enumerate(batches)]
-    expected = [_losses(model, built[name][1], number, batch, None) for name, model, number, batch in stages]
+    stages = [(case, *each) for case in cases for each in _stages(*case, data, folder / f"{'-'.join(case)}-{rank}")]
+    expected = [_losses(model, recipe, number, batch, None) for _, model, recipe, number, batch in stages]
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    for (name, model, number, batch), one in zip(stages, expected, strict=True):
+    for (case, model, recipe, number, batch), one in zip(stages, expected, strict=True):
         half = {field: rows.chunk(2)[rank] for field, rows in batch.items()}
         scale = torch.stack([value.norm() for value in one.values()]).norm()
-        for shard in [False] if model.not_sharded else [False, True]:
-            mean = _losses(model, built[name][1], number, half, shard)
-            assert mean.keys() == one.keys(), f"{name}, stage {number}, sharded: {shard}"
+        for way in WAYS:
+            mean, where = _losses(model, recipe, number, half, way), f"{case}, stage {number}, {way}"
+            assert mean.keys() == one.keys(), f"{where}: {mean.keys() ^ one.keys()}"
             for what, value in one.items():
-                assert (mean[what] - value).norm() <= 1e-4 * value.norm() + 1e-5 * scale, f"{what} of {name}, stage {number}, {shard}"
+                assert (mean[what] - value).norm() <= 1e-4 * value.norm() + 1e-5 * scale, f"{what} of {where}"
     dist.destroy_process_group()
 
 
-def _losses(model: Any, recipe: AnyRecipe, number: int, batch: dict[str, torch.Tensor], shard: bool | None) -> dict[str, torch.Tensor]:
-    """The total and every gradient: of one process (None), of a replicated model by micro-batches, or of a sharded one."""
-    model = copy.deepcopy(model)
+def _stages(name: str, how: str, data: str, folder: Path) -> list[tuple[Any, AnyRecipe, int, dict[str, torch.Tensor]]]:
+    """The model with its recipe, and the number and batch of each stage."""
+    model, recipe, batches = prepared(replace(small(name), lora_rank=2 * (how == "lora")), data, folder, batch=2 * BATCH_OF_RANK)
+    if how == "freeze":
+        recipe = replace(recipe, freeze=_some_part(model, recipe))
+    return [(model, recipe, number, _uneven(batch)) for number, batch in enumerate(batches)]
+
+
+def _some_part(model: Any, recipe: AnyRecipe) -> str:
+    """A block or module without which every stage still trains something."""
+    for name in (*repeated_blocks(model), *(name for name, _ in model.named_children())):
+        with contextlib.suppress(ValueError):
+            for number in range(len(recipe.schedule)):
+                enter(copy.deepcopy(model), replace(recipe, freeze=name), number, Progress())
+            return name
+    raise AssertionError("nothing can be frozen")
+
+
+def _losses(model: Any, recipe: AnyRecipe, number: int, batch: dict[str, torch.Tensor], way: Way | None) -> dict[str, torch.Tensor]:
+    """The total and every gradient, of one process (None) or the mean of ranks."""
+    model, one = copy.deepcopy(model), way is None
+    way = way or Way()
+    if way.recompute:
+        recompute(model)
     enter(model, recipe, number, Progress())
     set_training(model)
-    passes = parallel(model, Process(0, 1 if shard is None else 2, torch.device("cpu")), shard=bool(shard))
-    some = {"micro_batch": 2 if shard is False else None, "autocast": torch.autocast("cpu", enabled=False)}
+    passes = parallel(model, Process(0, 1 if one else 2, torch.device("cpu")), shard=way.sharded)
+    some = {"micro_batch": way.micro_batch, "autocast": torch.autocast("cpu", enabled=False)}
     total = backward(model, batch, **some, passes=passes).total.detach().clone()
-    if shard is not None:
+    if not one:
         dist.all_reduce(total)
         total /= 2
     return {"total": total} | {key: whole(each.grad) for key, each in model.named_parameters() if each.grad is not None}
@@ -266,6 +300,65 @@ def _dies_twice(module: str, arguments: list[str]) -> Any:
     if status := execute(module, arguments):
         sys.exit(status)
     return 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("sharded", [False, True])
+def test_ranks_save_when_torchrun_is_asked_to_stop(sharded: bool, dots: Path, tmp_path: Path) -> None:
+    """It sends SIGTERM to each rank's whole group of processes, in which the loader's workers must not be."""
+    more = ["--memory-gb", "0", "--workers", "1", "--budget", "64000", "--save-minutes", "0", *["--sharded"] * sharded]
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "recipes.train"]
+    run = subprocess.Popen([*ranks, *options(dots, tmp_path / "run", *more)], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while not (tmp_path / "run" / "checkpoint.safetensors").exists():
+        assert run.poll() is None
+        time.sleep(0.2)
+    run.terminate()
+    assert run.wait() != 0
+    last = json.loads((tmp_path / "run" / "train.jsonl").read_text().splitlines()[-1])
+    assert "stopped by a signal and saved" in last["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_rank_that_hangs_ends_the_job(dots: Path, tmp_path: Path) -> None:
+    """After the time limit of a message; torchrun kills it."""
+    with pytest.raises(ChildFailedError) as failure:
+        agent(*options(dots, tmp_path / "run"), work=_hangs)
+    assert failure.value.get_first_failure()[0] == 0  # which could not go on
+    assert (tmp_path / "run" / "said").read_text() == "[1]"
+
+
+def _hangs(module: str, arguments: list[str]) -> Any:
+    distributed.LIMIT = timedelta(seconds=10)
+    step, gone = Watch.step, distributed.unaware
+
+    def stops(self: Watch, *args: Any) -> None:
+        step(self, *args)
+        if self.process.rank == 1 and self.progress.step == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def says(seconds: float) -> list[int]:
+        found = gone(seconds)
+        Path(arguments[-1], "said").write_text(str(found))
+        return found
+
+    Watch.step, distributed.unaware = stops, says  # type: ignore[method-assign]
+    if status := execute(module, arguments):
+        sys.exit(status)
+    return 0
+
+
+def test_ranks_that_lost_another_say_which(tmp_path: Path) -> None:
+    on_ranks(_misses, tmp_path, world=3)
+
+
+def _misses(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
+    assert rank == 1 or distributed.unaware(1.0) == [1]
+    (folder / str(rank)).touch()
+    while len(list(folder.glob("[0-2]"))) < 3:
+        time.sleep(0.05)
 
 
 def _ports(count: int) -> list[int]:
