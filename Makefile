@@ -162,7 +162,7 @@ filter: $(READY) data ## list the samples of DATA= to keep: BY=clip|length|boile
 frontier: $(READY) data ## quality against compute: train every page, or ARGS="clip coca", with four budgets; prints an estimate of the time first, and resumes
 	$(PY) -m recipes.frontier --preset $(call quoted,$(PRESET)) --seed $(call quoted,$(SEED)) $(WHERE) $(ARGS)
 
-worlds: $(READY) data ## check whether the embedded data rank models as DATA= does (required): trains every page, or ARGS="clip coca", on both with an eighth of its budget; resumes
+worlds: $(READY) data ## check whether the embedded data rank models and claims as DATA= does (required): trains every page, or ARGS="clip coca", and arms of its claims on both with an eighth of the budget; resumes
 	@$(PY) -m data.scenes.build --preset $(SIZE) --out .data/scenes-$(SIZE)
 	$(PY) -m recipes.worlds --preset $(call quoted,$(PRESET)) --seed $(call quoted,$(SEED)) $(WHERE) $(ARGS)
 

