@@ -104,7 +104,10 @@ def test_the_differences_of_claims_have_signs_and_ranks(tmp_path: Path) -> None:
     draw([record("one", 0.2, 0.1), record("two", 0.4, 0.2)], tmp_path / "without.svg")
 
 
-def test_claims_take_part_that_captions_suffice_for(scenes: Path, other: str, tmp_path: Path) -> None:
+def test_claims_take_part_that_captions_suffice_for(scenes: Path, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "scenes-tiny").symlink_to(scenes)
+    monkeypatch.chdir(tmp_path)
     args = Namespace(preset="tiny", data=other, seed=0, share=0.5, device="cpu", runs=tmp_path)
     assert find(pages.preset("clip", "tiny").data, "train").name != find(other, "train").name
     chosen = {page: [trial.claim.name for trial in trials(page, independent("tiny"), args)] for page in ("clip", "align", "coca", "llip")}
