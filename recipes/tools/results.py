@@ -80,9 +80,9 @@ SPEED = """
 ## Speed
 
 Ratio of samples per second, ours to theirs: median and range over alternating repetitions in one process, with the same weights and shapes
-(`make bench`). Above 1, ours is faster. *Bound by*: what ours spends most of its time on, with that share: matrix products (and the speed of
-all of them, as a share of that of the largest product in the same run), other kernels, which wait for the memory, or Python and what it
-calls.
+(`make bench`). Above 1, ours is faster. *Bound by*: what ours spends most of its time on, with that share: matrix products (and the speed
+of all of them, as a share of that of the largest product in the same run), other kernels, which wait for the memory, or Python and what
+it calls.
 """
 TIMES = """
 ## Times
