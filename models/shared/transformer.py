@@ -68,9 +68,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, *, causal: bool = False, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """`[B, T, D]` -> `[B, T, D]`. With a cache, x continues the cached sequence and also attends to it."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, H, T, D/H]
-        q, k, v = qkv if cache is None else (qkv[0], *cache.append(qkv[1:]))
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B, T, 3, H, D/H]
+        q, k, v = apart(qkv)
+        if cache is not None:
+            k, v = cache.append(qkv.permute(2, 0, 3, 1, 4)[1:])
         return self.proj(attend(q, k, v, causal=causal, mask=mask).transpose(1, 2).flatten(2))
+
+
+def apart(fused: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys and values, or only two of them, `[B, H, T, D/H]` each, of a fused projection `[B, T, 3 or 2, H, D/H]`. Split in this
+    order, their gradients are put together as the projection needs them, without another copy."""
+    return tuple(part.transpose(1, 2) for part in fused.unbind(2))
 
 
 class CrossAttention(nn.Module):
@@ -91,7 +99,7 @@ class CrossAttention(nn.Module):
 
     def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, H, S, D/H]` of a memory `[B, S, M]`."""
-        k, v = self.kv(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        k, v = apart(self.kv(memory).unflatten(-1, (2, self.heads, -1)))
         return k, v
 
 

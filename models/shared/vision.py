@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from data.fields import require
-from models.shared.transformer import ACTIVATIONS, TransformerConfig, attend
+from models.shared.transformer import ACTIVATIONS, TransformerConfig, apart, attend
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _VisionAttention(TimmAttention):
     """timm's attention with the same parameters, computed by `attend`."""
 
     def forward(self, x: Tensor, **_: object) -> Tensor:  # [B, T, D] -> [B, T, D]
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = apart(self.qkv(x).unflatten(-1, (3, self.num_heads, -1)))
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
